@@ -1,0 +1,1 @@
+"""Pyro probabilistic programs for how a scene of moving bodies goes on."""
