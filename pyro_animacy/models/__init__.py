@@ -1,1 +1,22 @@
-"""."""
+"""The models, one file each: config, networks, model, guide, in that order."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
+from pyro_animacy.models.program import MessengerGuide
+
+
+class Family(NamedTuple):
+    """How to build a model: ``model(config, scale=, bodies=, axes=)`` and ``guide(model)``."""
+
+    config: type
+    model: Callable[..., nn.Module]
+    guide: Callable[[nn.Module], MessengerGuide]
+
+
+FAMILIES: dict[str, Family] = {
+    "control_vae": Family(ControlVAEConfig, ControlVAE, ControlVAEGuide),
+}

@@ -1,0 +1,149 @@
+"""A run on disk: weights that describe themselves, and the state to go on from.
+
+- ``best.safetensors``: the parameters with the best validation score; its header holds what is
+  needed to build the model again and a digest of the parameters.
+- ``trainer.pt``: parameters, optimiser and counters, loaded with ``weights_only=True``.
+
+Both are written to a temporary file and renamed, so that a kill at any moment leaves the last good
+one. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pyro_animacy.data.windows import Scale
+from pyro_animacy.errors import RunError
+
+FORMAT = 1
+WEIGHTS, TRAINER = "best.safetensors", "trainer.pt"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What is needed to build a model again before its parameters are loaded.
+
+    Attributes:
+        model: Name of the model.
+        config: The model's options.
+        scale: The length scale of its recordings.
+        bodies: Names of the bodies.
+        axes: Names of the axes.
+        fps: Frames per second.
+        units: Units of position.
+        format: Version of this layout.
+    """
+
+    model: str
+    config: dict[str, Any]
+    scale: Scale
+    bodies: tuple[str, ...]
+    axes: tuple[str, ...]
+    fps: float
+    units: str
+    format: int = FORMAT
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside ``path`` and rename it, so that ``path`` is old or new, never half.
+
+    Raises:
+        RunError: If it cannot be written (a full disk, a missing permission); ``path`` is as it was.
+    """
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: cannot be written ({error}); free some space or choose another folder. "
+            "What was saved before is kept"
+        ) from error
+
+
+def save_weights(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
+    """Write parameters and the model's card as safetensors."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    header = {"card": json.dumps(dataclasses.asdict(card)), "sha256": _digest(tensors)}
+    write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Read parameters and the model's card.
+
+    Raises:
+        RunError: If the file is missing, cut short, altered, or of a later version.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; is this the folder of a finished `fit`?")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged ({error}); fit again, or resume the run") from error
+    try:
+        fields = json.loads(header["card"])
+        if fields["format"] > FORMAT:
+            raise RunError(
+                f"{path}: written by a later version (format {fields['format']}, this one reads "
+                f"{FORMAT}); upgrade pyro-animacy"
+            )
+        fields["scale"]["center"] = tuple(fields["scale"]["center"])
+        fields["scale"] = Scale(**fields["scale"])
+        fields["bodies"], fields["axes"] = tuple(fields["bodies"]), tuple(fields["axes"])
+        card = ModelCard(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: not the weights of a pyro-animacy model ({error!r})") from error
+    if header.get("sha256") != _digest(tensors):
+        raise RunError(f"{path}: altered since it was written (digest differs); fit again")
+    return tensors, card
+
+
+def save_trainer(path: Path, state: dict[str, Any]) -> None:
+    """Write the state to go on from: tensors, numbers, strings and containers of them."""
+    write_atomically(path, lambda to: torch.save(state, to))
+
+
+def load_trainer(path: Path) -> dict[str, Any]:
+    """Read the state to go on from, without unpickling.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; there is nothing to resume in {path.parent}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise RunError(f"{path}: damaged, cannot resume ({first}); fit again") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise RunError(f"{path}: not a trainer state this version can resume; fit again")
+    return state
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,169 @@
+"""A run: a trained model with all that is known of how it came to be."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+import yaml
+from torch import nn
+
+from pyro_animacy.data.trajectories import split
+from pyro_animacy.errors import DataError, RunError
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.models import FAMILIES
+from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.nets import StackConfig
+
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained model and its folder.
+
+    Attributes:
+        path: The folder.
+        model: The model, a Pyro program.
+        guide: Its guide.
+        card: How the model was built: options, scale, bodies.
+        settings: ``config.yaml``: every option, the data's source, versions and seed.
+        summary: ``summary.json``, or empty before the fit has ended.
+    """
+
+    path: Path
+    model: nn.Module
+    guide: MessengerGuide
+    card: ModelCard
+    settings: dict[str, Any]
+    summary: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Run":
+        """Load a run from its folder.
+
+        Raises:
+            RunError: If the folder is missing, or a file in it is missing, damaged, altered or of
+                a later version.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise RunError(f"{path}: no such run folder; give the folder that `fit --out` made")
+        tensors, card = checkpoint.load_weights(path / checkpoint.WEIGHTS)
+        model, guide = build(card)
+        try:
+            nn.ModuleDict({"model": model, "guide": guide}).load_state_dict(tensors)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:200]
+            raise RunError(
+                f"{path / checkpoint.WEIGHTS}: does not fit the {card.model} it describes ({first})"
+            ) from error
+        summary = path / SUMMARY
+        return cls(
+            path=path, model=model, guide=guide, card=card,
+            settings=read_settings(path),
+            summary=json.loads(summary.read_text()) if summary.is_file() else {},
+        )  # fmt: skip
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``: loss terms, schedules and validation scores by step."""
+        file = self.path / METRICS
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return [json.loads(line) for line in lines]
+
+    def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
+        """The part of the run's own recordings that it was never trained on."""
+        train = self.settings["train"]
+        return split_recordings(dataset, train["heldout"], train["validation"], train["seed"])[3]
+
+
+def build(card: ModelCard) -> tuple[nn.Module, MessengerGuide]:
+    """Build the model and guide that a card describes, with fresh parameters.
+
+    Raises:
+        RunError: If this version knows no such model or its options differ.
+    """
+    if card.model not in FAMILIES:
+        raise RunError(
+            f"the run's model is {card.model!r}; this version knows {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[card.model]
+    try:
+        fields = {
+            name: StackConfig(**value) if isinstance(value, dict) else value
+            for name, value in card.config.items()
+        }
+        config = family.config(**fields)
+    except TypeError as error:
+        raise RunError(f"the run's model options are not those of this version ({error})") from None
+    model = family.model(config, scale=card.scale, bodies=len(card.bodies), axes=len(card.axes))
+    return model, family.guide(model)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read ``config.yaml`` of a run.
+
+    Raises:
+        RunError: If it is missing or cannot be read.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise RunError(f"{file}: no such file; {path} is not the folder of a run")
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
+    if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
+        raise RunError(f"{file}: expected the sections model and train of a fitted run")
+    return settings
+
+
+def split_recordings(
+    dataset: xr.Dataset, heldout: float, validation: float, seed: int
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Split recordings into training, of it fitting and validation, and held-out parts.
+
+    By recording, or by time where there are fewer than five; see `data.trajectories.split`.
+
+    Returns:
+        Train, fit, validation, held out; fit and validation together are train.
+    """
+    train, out = split(dataset, heldout, seed=seed)
+    fitting, check = split(train, validation, seed=seed + 1)
+    return train, fitting, check, out
+
+
+def check_bodies(card: ModelCard, dataset: xr.Dataset) -> None:
+    """Raise DataError unless the recordings have the bodies and the rate the model was made for."""
+    bodies = tuple(str(b) for b in dataset["body"].to_numpy())
+    if len(bodies) != len(card.bodies):
+        raise DataError(
+            f"the recordings have {len(bodies)} bodies ({_some(bodies)}), the run's model has "
+            f"{len(card.bodies)} ({_some(card.bodies)}); choose them with --bodies"
+        )
+    fps = float(dataset.attrs["fps"])
+    if abs(fps - card.fps) > 0.01 * card.fps:
+        raise DataError(
+            f"the recordings have {fps:g} frames a second, the run's model was fitted at "
+            f"{card.fps:g}; use --downsample or --fps so that they agree"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device, or raise RunError if it cannot be had."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise RunError(f"train.device is {name!r}, which cannot be used here ({first})") from None
+    return device
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -1,0 +1,159 @@
+"""The held-out score: log density of what the bodies did next, beside the baselines.
+
+For each recorded step with its context, log p(a_t | c_t) is bounded from below by
+
+    IWAE_K = E log (1/K) sum_k  pi(a_t | c_t, z_k) p(z_k | c_t) / q(z_k | c_t, s~_{t+1}),   z_k ~ q
+
+(Burda, Grosse & Salakhutdinov 2016), nondecreasing in K and exact in the limit; K = 1 is the ELBO.
+Given the recorded states the steps are independent, so the sum over steps bounds the log density of
+the recording. All models are scored on the same steps, on the same draw of dequantisation noise, in
+nats per step of the joint displacement in data units.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised
+from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.models.program import MessengerGuide
+
+BASELINE_ORDERS = (1, 2, 3, 4, 5)
+DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
+
+
+@torch.no_grad()
+def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
+    """Bounds on log p(a_t | c_t) of every step of a batch, in model units.
+
+    Args:
+        guide: The guide, bound to its model.
+        batch: Windows.
+        draws: K, the number of importance samples.
+
+    Returns:
+        IWAE_K and the ELBO (the mean of the log weights), each (T, B).
+    """
+    with pyro.plate("draws", draws, dim=-3):
+        guide(batch, score=True)
+    model_trace, guide_trace = guide.get_traces()
+    log_weight = torch.zeros(())
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        log_weight = log_weight + site["fn"].log_prob(site["value"])
+        if name in guide_trace.nodes:
+            posterior = guide_trace.nodes[name]
+            log_weight = log_weight - posterior["fn"].log_prob(posterior["value"])
+    return log_weight.logsumexp(0) - math.log(draws), log_weight.mean(0)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Held-out log density in nats per step of the joint displacement, data units.
+
+    Attributes:
+        model: IWAE, mean over steps.
+        elbo: ELBO, mean over the same steps.
+        standard_error: Of ``model``, over trajectories where there are several, else over blocks.
+        baselines: Mean log density of each baseline on the same steps.
+        steps: Number of steps scored.
+    """
+
+    model: float
+    elbo: float
+    standard_error: float
+    baselines: dict[str, float]
+    steps: int
+
+    @property
+    def best_baseline(self) -> str:
+        """Name of the baseline with the highest score."""
+        return max(self.baselines, key=lambda name: self.baselines[name])
+
+
+def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
+    """Complete windows of one step whose context serves the model and every baseline alike."""
+    context = max(history, max(BASELINE_ORDERS) + 1)
+    return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True)
+
+
+def fit_baselines(train: xr.Dataset, scale: Scale, history: int) -> dict[str, LinearAutoregression]:
+    """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised."""
+    windows = scoring_windows(dequantised(train, DEQUANTISE_TRAIN), scale, history)
+    baselines = {"constant_velocity": LinearAutoregression.constant_velocity(windows)}
+    for order in BASELINE_ORDERS:
+        baselines[f"ar{order}"] = LinearAutoregression.fit(order, windows)
+    return baselines
+
+
+def score(
+    guide: MessengerGuide,
+    heldout: xr.Dataset,
+    *,
+    scale: Scale,
+    history: int,
+    baselines: dict[str, LinearAutoregression],
+    draws: int = 64,
+    most: int = 50_000,
+    progress: Callable | None = None,
+) -> Score:
+    """Score the model and the baselines on the held-out recordings.
+
+    Args:
+        guide: The guide, bound to its model.
+        heldout: Recordings the model has not seen.
+        scale: The model's scale.
+        history: Frames in the model's context.
+        baselines: Those of `fit_baselines`.
+        draws: K of IWAE.
+        most: Steps scored at most; of more, this many are taken evenly spaced.
+        progress: Wraps the iterable of chunks in a progress bar.
+    """
+    windows = scoring_windows(dequantised(heldout, DEQUANTISE_HELDOUT), scale, history)
+    which = torch.arange(len(windows))
+    if len(which) > most:
+        which = which[torch.linspace(0, len(which) - 1, most).long()]
+    chunks = which.split(max(1, 65_536 // draws))
+    parameter = next(guide.parameters())
+    bounds, others = [], {name: [] for name in baselines}
+    with torch.random.fork_rng():
+        torch.manual_seed(DEQUANTISE_HELDOUT)
+        for chunk in progress(chunks) if progress else chunks:
+            batch = windows.batch(chunk)
+            spare = len(batch.position) - history - 1  # the baselines' context is the longer one
+            recent = Batch(batch.position[spare:], batch.observed[spare:])
+            recent = recent.to(parameter.device, parameter.dtype)
+            iwae, elbo = log_density(guide, recent, draws)
+            bounds.append(torch.stack([iwae[-1], elbo[-1]], 1).double().cpu())
+            for name, baseline in baselines.items():
+                others[name].append(baseline(batch))
+    # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
+    to_data = -windows.position.shape[-1] * math.log(scale.unit)
+    both = torch.cat(bounds) + to_data
+    return Score(
+        model=both[:, 0].mean().item(),
+        elbo=both[:, 1].mean().item(),
+        standard_error=_standard_error(both[:, 0], windows.index[which, 0]),
+        baselines={n: torch.cat(v).mean().item() + to_data for n, v in others.items()},
+        steps=len(which),
+    )
+
+
+def _standard_error(values: Tensor, trajectory: Tensor, blocks: int = 20) -> float:
+    """Standard error of a mean of dependent steps: over trajectories, or blocks of one of them."""
+    group = trajectory
+    if len(trajectory.unique()) < blocks:
+        group = torch.arange(len(values)) * blocks // len(values)
+    _, member = group.unique(return_inverse=True)
+    G = int(member.max()) + 1
+    if G < 2:
+        return math.nan
+    deviation = torch.zeros(G, dtype=values.dtype).index_add_(0, member, values - values.mean())
+    return (deviation.square().sum() * G / (G - 1)).sqrt().item() / len(values)
+

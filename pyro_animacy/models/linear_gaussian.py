@@ -1,0 +1,91 @@
+"""Linear-Gaussian autoregression of the displacement: the baseline. Read this model first.
+
+    a_t ~ N( b + sum_{j=1..k} A_j a_{t-j}, Sigma ),        s_{t+1} = s_t + a_t
+
+with a full Sigma over all bodies' coordinates, fitted by maximum likelihood, which is least squares
+(Luetkepohl, New Introduction to Multiple Time Series Analysis, 2005, section 3.2 and 3.4).
+Constant velocity is the special case k = 1, b = 0, A_1 = I.
+"""
+
+import pyro
+import torch
+from pyro.distributions import MultivariateNormal
+from torch import Tensor, nn
+
+from pyro_animacy.data.windows import Batch, Windows
+
+
+class LinearAutoregression(nn.Module):
+    """AR(k) of the joint displacement, a Pyro program like the others.
+
+    Attributes:
+        coefficients: (1 + k D, D), the intercept b over the transposed A_1, ..., A_k.
+        covariance: (D, D), Sigma.
+    """
+
+    coefficients: Tensor
+    covariance: Tensor
+
+    def __init__(self, coefficients: Tensor, covariance: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("coefficients", coefficients)
+        self.register_buffer("covariance", covariance)
+        self.history = 1 + (len(coefficients) - 1) // len(covariance)
+
+    @classmethod
+    def fit(cls, order: int, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
+        """Fit AR(``order``) to windows of one step whose context is ``order + 1`` frames or more.
+
+        Sums are accumulated over chunks, in float64, so that memory does not grow with the data.
+        """
+        D = windows.position.shape[-1]
+        size = 1 + order * D
+        gram, cross = torch.zeros(size, size).double(), torch.zeros(size, D).double()
+        total, count = torch.zeros(D, D).double(), 0
+        for which in torch.arange(len(windows)).split(chunk):
+            X, a = _design(windows.batch(which), order)
+            gram, cross, total = gram + X.T @ X, cross + X.T @ a, total + a.T @ a
+            count += len(X)
+        # A body that never moves makes the Gram matrix singular: the least-norm solution is used.
+        coefficients = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
+        covariance = (total - coefficients.T @ cross) / count
+        return cls(coefficients, _positive(covariance))
+
+    @classmethod
+    def constant_velocity(cls, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
+        """Fit Sigma of a_t ~ N(a_{t-1}, Sigma)."""
+        D = windows.position.shape[-1]
+        coefficients = torch.cat([torch.zeros(1, D), torch.eye(D)]).double()
+        total, count = torch.zeros(D, D).double(), 0
+        for which in torch.arange(len(windows)).split(chunk):
+            X, a = _design(windows.batch(which), 1)
+            e = a - X @ coefficients
+            total, count = total + e.T @ e, count + len(e)
+        return cls(coefficients, _positive(total / count))
+
+    def step(self, X: Tensor) -> MultivariateNormal:
+        """p(a_t | a_{t-1}, ..., a_{t-k}) for a design matrix X (..., 1 + k D)."""
+        return MultivariateNormal(X @ self.coefficients, self.covariance)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Declare the last step of each window (frames, B, D); returns log p(a_t | past), (B,)."""
+        X, a = _design(batch, self.history - 1)
+        policy = self.step(X)
+        with pyro.plate("trajectory", len(X)):
+            pyro.sample("action", policy, obs=a)
+        return policy.log_prob(a)
+
+
+def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:
+    """X = (1, a_{t-1}, ..., a_{t-k}) (B, 1 + k D) and a_t (B, D) of each window's last step."""
+    moves = batch.position.double().diff(dim=0)
+    past = [moves[-1 - j] for j in range(1, order + 1)]
+    return torch.cat([torch.ones_like(moves[-1][:, :1]), *past], 1), moves[-1]
+
+
+def _positive(covariance: Tensor) -> Tensor:
+    """The covariance with its rounding errors mended, so that it has a Cholesky factor."""
+    symmetric = (covariance + covariance.T) / 2
+    least = 1e-10 * symmetric.diagonal().mean().clamp(min=1e-12)
+    values, vectors = torch.linalg.eigh(symmetric)
+    return vectors @ torch.diag(values.clamp(min=least)) @ vectors.T

@@ -1,0 +1,220 @@
+"""Networks. Each returns a distribution, so that nobody slices a (mean, scale) tensor later.
+
+One stack serves all: `Stack` is a multilayer perceptron, or, with ``experts > 1``, a mixture of
+experts. Its skip connections hand the input (or the part of it named by ``repeat``) to every
+layer again, as in the ControlVAE code (Yao et al. 2022).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pyro.distributions import Independent, Normal
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+Activation = Literal["elu", "relu", "silu"]
+_ACTIVATIONS = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """Sizes of a network.
+
+    Args:
+        hidden: Units in each hidden layer.
+        layers: Number of hidden layers.
+        activation: Nonlinearity after each hidden layer.
+        repeat_input: Give the repeated input to every layer again, not only to the first.
+        experts: Number of experts; 1 is a plain multilayer perceptron.
+        blend: What the gate mixes: the experts' ``weights``, layer by layer, or their ``outputs``.
+        gate_hidden: Units in each of the gate's two hidden layers.
+        layer_norm: Normalise hidden activations (without learned gain) before each later layer.
+    """
+
+    hidden: int = 128
+    layers: int = 2
+    activation: Activation = "elu"
+    repeat_input: bool = False
+    experts: int = 1
+    blend: Literal["weights", "outputs"] = "weights"
+    gate_hidden: int = 64
+    layer_norm: bool = False
+
+
+class ExpertLinear(nn.Module):
+    """E affine maps side by side: (..., E, in) or (..., in) to (..., E, out)."""
+
+    def __init__(self, experts: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(experts, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(experts, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply every expert to one input (..., E, in), where E may be 1 to share the input."""
+        return torch.einsum("...ei,eio->...eo", x.expand(*x.shape[:-2], *self.bias.shape[:1], -1),
+                            self.weight) + self.bias
+
+    def blended(self, x: Tensor, gate: Tensor) -> Tensor:
+        """The map with weights sum_e g_e W_e, for x (..., in) and gate (..., E).
+
+        A blend of weights is linear in x, so it equals the blend of this layer's outputs:
+        (sum_e g_e W_e) x = sum_e g_e (W_e x). No per-sample weight matrix is formed.
+        """
+        experts, inputs, outputs = self.weight.shape
+        every = x @ self.weight.permute(1, 0, 2).reshape(inputs, experts * outputs)
+        every = every.unflatten(-1, (experts, outputs)) + self.bias
+        return (gate.unsqueeze(-2) @ every).squeeze(-2)
+
+
+class Stack(nn.Module):
+    """A multilayer perceptron, or a gated mixture of them: (..., inputs) to (..., outputs).
+
+    Args:
+        inputs: Size of the input.
+        outputs: Size of the output.
+        config: Sizes.
+        repeat: Size of the leading part of the input that every layer sees again when
+            ``repeat_input`` is set; the whole input by default. The policy repeats the latent.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, config: StackConfig, repeat: int | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.repeat = (inputs if repeat is None else repeat) if config.repeat_input else 0
+        sizes = [inputs] + [config.hidden + self.repeat] * config.layers
+        widths = [config.hidden] * config.layers + [outputs]
+        self.gate: nn.Module | None
+        self.layers = nn.ModuleList()
+        if config.experts == 1:
+            self.gate = None
+            for i, o in zip(sizes, widths, strict=True):
+                self.layers.append(nn.Linear(i, o))
+        else:
+            size = config.gate_hidden
+            self.gate = nn.Sequential(
+                nn.Linear(inputs, size), nn.ELU(), nn.Linear(size, size), nn.ELU(),
+                nn.Linear(size, config.experts), nn.Softmax(-1),
+            )  # fmt: skip
+            for i, o in zip(sizes, widths, strict=True):
+                self.layers.append(ExpertLinear(config.experts, i, o))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        if self.gate is None:
+            return self._run(x, [layer for layer in self.layers])
+        gate = self.gate(x)
+        if self.config.blend == "weights":
+            return self._run(x, [lambda h, f=f: f.blended(h, gate) for f in self.layers])
+        every = self._run(x.unsqueeze(-2), list(self.layers))
+        return (gate.unsqueeze(-2) @ every).squeeze(-2)
+
+    def _run(self, x: Tensor, layers: list) -> Tensor:
+        activation = _ACTIVATIONS[self.config.activation]
+        h = activation(layers[0](x))
+        for index, layer in enumerate(layers[1:], start=2):
+            if self.config.layer_norm:
+                h = F.layer_norm(h, h.shape[-1:])
+            if self.repeat:
+                again = x[..., : self.repeat]
+                h = torch.cat([again.expand(*h.shape[:-1], -1), h], -1)
+            h = layer(h)
+            if index < len(layers):
+                h = activation(h)
+        return h
+
+
+def normal(loc: Tensor, scale: Tensor | float) -> Independent:
+    """N(loc, diag(scale^2)) over the last axis of ``loc`` (..., size)."""
+    return Normal(loc, torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)).to_event(1)
+
+
+class FixedScaleNormal(nn.Module):
+    """N(f(x), scale^2 I): the mean is a network, the standard deviation is given."""
+
+    def __init__(self, network: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x: Tensor) -> Independent:
+        """Return the distribution with batch shape (...) and event shape (size,)."""
+        return normal(self.network(x), self.scale)
+
+
+class ResidualNormal(nn.Module):
+    """q = N(mu_p + mu_q(x), sigma_q^2): a posterior as a shift of the prior it is given.
+
+    Args:
+        network: Gives mu_q, and with ``learn_scale`` also log(sigma_q / sigma_p).
+        learn_scale: Learn sigma_q; otherwise sigma_q = sigma_p.
+    """
+
+    def __init__(self, network: nn.Module, *, learn_scale: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.learn_scale = learn_scale
+
+    def forward(self, prior: Independent, x: Tensor, seen: Tensor) -> Independent:
+        """Return q (..., size). Where ``seen`` (...) is false, q is the prior."""
+        out = self.network(x) * seen.unsqueeze(-1)
+        mu_p, sigma_p = prior.base_dist.loc, prior.base_dist.scale
+        if not self.learn_scale:
+            return normal(mu_p + out, sigma_p)
+        mu_q, log_ratio = out.chunk(2, -1)
+        return normal(mu_p + mu_q, sigma_p * log_ratio.clamp(-7, 3).exp())
+
+
+class PolicyNormal(nn.Module):
+    """pi(a|c, z) = N(mu(c, z), diag sigma(c, z)^2), the paper's diagonal Gaussian policy.
+
+    The mean is an affine map of the context plus a network of (z, c). The affine map starts where
+    ``mean_init`` puts it (constant velocity, where the context holds the last displacement), so
+    that a linear autoregression is nested in the policy and is where its training begins.
+
+    Args:
+        context_size: Size C of the context c.
+        latent_size: Size Z of the latent z, which every layer sees again if so configured.
+        action_size: Size D of the action a.
+        config: Sizes of the network.
+        scale: A fixed standard deviation, or None to learn it.
+        floor: The least standard deviation when it is learned.
+        mean_init: Initial weight (D, C) of the affine map.
+    """
+
+    floor: Tensor
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        context_size: int,
+        latent_size: int,
+        action_size: int,
+        config: StackConfig,
+        *,
+        scale: float | None,
+        floor: float,
+        mean_init: Tensor,
+    ) -> None:
+        super().__init__()
+        outputs = action_size if scale is not None else 2 * action_size
+        self.network = Stack(latent_size + context_size, outputs, config, repeat=latent_size)
+        self.affine = nn.Linear(context_size, action_size)
+        with torch.no_grad():
+            self.affine.weight.copy_(mean_init)
+            self.affine.bias.zero_()
+        self.register_buffer("scale", None if scale is None else torch.tensor(scale))
+        self.register_buffer("floor", torch.tensor(floor))
+
+    def forward(self, context: Tensor, latent: Tensor) -> Independent:
+        """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""
+        c = context.expand(*latent.shape[:-1], -1)
+        out = self.network(torch.cat([latent, c], -1))
+        if self.scale is not None:
+            return normal(out + self.affine(context), self.scale)
+        mean, raw = out.chunk(2, -1)
+        return normal(mean + self.affine(context), F.softplus(raw) + self.floor)
