@@ -175,6 +175,13 @@ class Windows:
         return (points @ turn).flatten(-2)
 
 
+def whole(dataset: xr.Dataset, scale: Scale) -> Batch:
+    """Every trajectory from its first frame, in model units: one batch of (time, trajectory, D)."""
+    x = (dataset["position"].to_numpy() - np.asarray(scale.center)) / scale.unit
+    x = torch.from_numpy(x.reshape(*x.shape[:2], -1).astype(np.float32)).transpose(0, 1)
+    return Batch(x.nan_to_num(0.0), ~x.isnan())
+
+
 def dequantised(dataset: xr.Dataset, seed: int) -> xr.Dataset:
     """Return the recordings with one fixed draw of uniform noise as wide as their resolution.
 

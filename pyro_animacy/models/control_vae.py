@@ -176,11 +176,10 @@ class ControlVAE(nn.Module):
         discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)
         teacher_forced = score or config.roll_out == "teacher_forced"
         if teacher_forced:
-            seen = seen & self.context_seen(batch)
-            displacement = (target - state) * seen
+            c, displacement, _ = evidence = self.evidence(batch)
+            seen = seen & evidence.seen[..., None]
             with time, trajectory, poutine.scale(scale=discount[:, None]):
-                c = self.context(state, actions)
-                pi = self.step("latent", c, Evidence(c, displacement, seen.any(-1)))
+                pi = self.step("latent", c, evidence)
                 if score or config.likelihood == "policy":
                     action = displacement
                 else:
@@ -257,10 +256,16 @@ class ControlVAE(nn.Module):
         T = len(x) - k
         return x[k - 1 : -1], x[k:], observed[k:], [moves[i : i + T] for i in range(k - 2, -1, -1)]
 
-    def context_seen(self, batch: Batch) -> Tensor:
-        """Whether every coordinate of the frames behind c_t was recorded, (T, B, 1)."""
+    def evidence(self, batch: Batch) -> Evidence:
+        """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
+
+        A step is seen where its context was recorded in full and some of its next coordinates.
+        """
         k = self.config.history
-        return batch.observed.all(-1)[:-1].unfold(0, k, 1).all(-1)[..., None]
+        state, target, seen, actions = self.recorded(batch)
+        complete = batch.observed.all(-1)[:-1].unfold(0, k, 1).all(-1)
+        seen = seen & complete[..., None]
+        return Evidence(self.context(state, actions), (target - state) * seen, seen.any(-1))
 
 
 class ControlVAEGuide(MessengerGuide):

@@ -1,0 +1,199 @@
+"""Draws from a fitted model: the posterior of a recording, forecasts, and free generation.
+
+Each runs the model's own step program; the draws are a batch axis, so that all are drawn at once.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from pyro_animacy.criticism.draws import draws_tree
+from pyro_animacy.data.windows import Batch, whole
+from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.infer.run import Run, check_bodies
+
+Mode = Literal["reconstruct", "forecast", "generate"]
+MEMORY_SHARE = 0.5  # of the memory that is free, the most that draws may take
+CHUNK = 16_384  # trajectories x draws run at once
+
+
+def predict(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    mode: Mode = "generate",
+    draws: int = 100,
+    context: int | None = None,
+    horizon: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.DataTree:
+    """Draw from a fitted model.
+
+    - ``reconstruct``: z_t from the guide, which sees the recording; in closed loop or step by step
+      as the model was trained. Groups ``posterior`` (the latents) and ``posterior_predictive``.
+    - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with z_t
+      from the prior. Group ``predictions``.
+    - ``generate``: free motion from each trajectory's initial state, for as many frames as were
+      recorded or for ``horizon``. Group ``posterior_predictive``.
+
+    All hold ``position`` (chain, draw, trajectory, time, body, space) in data units;
+    ``observed_data`` holds the recording at the same times, NaN beyond its end.
+
+    Args:
+        run: The fitted run.
+        dataset: Recordings of the bodies the model was fitted to.
+        mode: What to draw.
+        draws: Number of draws for each trajectory.
+        context: Frames given before a forecast; at least the model's history, its default.
+        horizon: Frames to draw; by default as many as the longest trajectory has left.
+        seed: Seeds all draws.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: If an option cannot be used, or the draws would not fit in memory.
+        DataError: If the recordings do not suit the model, or none has the context observed.
+    """
+    check_bodies(run.card, dataset)
+    history = run.card.config["history"]
+    context = history if context is None else context
+    longest = int(dataset["length"].max())
+    if mode not in ("reconstruct", "forecast", "generate"):
+        raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
+    if draws < 1:
+        raise ConfigError(f"draws is {draws}; expected at least 1")
+    if context < history:
+        raise ConfigError(f"context is {context} frames; the model's history needs {history}")
+    if mode != "forecast":
+        context = history
+    horizon = longest - context if horizon is None else horizon
+    if mode == "reconstruct":
+        horizon = min(horizon, longest - context)
+    if horizon < 1:
+        raise ConfigError(
+            f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
+            "context; give a smaller --context or a --horizon"
+        )
+    observed = _first_frames(dataset, context, horizon, history)
+    trajectories, frames = observed.sizes["trajectory"], context + horizon
+    with_latents = mode == "reconstruct"
+    per_frame = run.model.state_size + with_latents * run.card.config["latent_size"]
+    _check_memory(4 * draws * trajectories * frames * per_frame, draws, trajectories, frames)
+
+    position = np.empty((draws, trajectories, frames, run.model.state_size), np.float32)
+    latent = None
+    if with_latents:
+        size = run.card.config["latent_size"]
+        latent = np.empty((draws, trajectories, horizon, size), np.float32)
+    recording = whole(observed, run.card.scale)
+    scale = run.card.scale
+    origin = np.tile(np.asarray(scale.center, np.float32), len(run.card.bodies))
+    draw = _reconstruct if with_latents else _roll_on
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in _chunks(draws, trajectories, progress):
+            several = part.stop - part.start
+            repeated = Batch(*(x.repeat(1, several, 1) for x in recording))
+            states, latents = draw(run, repeated, context)
+            position[part] = _by_draw(states, several) * np.float32(scale.unit) + origin
+            if latent is not None and latents is not None:
+                latent[part] = _by_draw(latents, several)
+    return draws_tree(
+        position, observed, mode=mode, context=context, latent=latent, model=run.card.model
+    )  # fmt: skip
+
+
+def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
+    """(time, draws x trajectories, size) as (draws, trajectories, time, size)."""
+    return x.unflatten(1, (several, -1)).permute(1, 2, 0, 3).cpu().numpy()
+
+
+def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
+    """Context as recorded, then the step program alone: (frames, B, D)."""
+    history = run.card.config["history"]
+    x = batch.position
+    moves = x[context - history : context].diff(dim=0)
+    newest_first = [moves[i] for i in range(history - 2, -1, -1)]
+    rolled = run.model.roll_out(x[context - 1], newest_first, len(x) - context)
+    return torch.cat([x[:context], torch.stack(rolled.state)]), None
+
+
+def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Context as recorded, then what the guide makes of each step: (frames, B, D), (T, B, Z).
+
+    As the model was trained: in closed loop the model follows the recording from its own states,
+    teacher forced it answers each recorded state with one step.
+    """
+    state, target, seen, actions = run.model.recorded(batch)
+    T = len(target)
+    if run.card.config["roll_out"] == "closed_loop":
+        with run.guide:
+            rolled = run.model.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
+        nodes = run.guide.trace.nodes
+        latents = torch.stack([nodes[f"latent_{t}"]["value"] for t in range(T)])
+        states = torch.stack(rolled.state)
+    else:
+        evidence = run.model.evidence(batch)
+        with run.guide:
+            action = run.model.step("latent", evidence.context, evidence).sample()
+        latents = run.guide.trace.nodes["latent"]["value"]
+        states = state + action
+    return torch.cat([batch.position[:context], states]), latents
+
+
+def _first_frames(dataset: xr.Dataset, context: int, horizon: int, history: int) -> xr.Dataset:
+    """The first ``context + horizon`` frames of each trajectory whose context's end was observed.
+
+    Raises:
+        DataError: If there is none.
+    """
+    given = dataset["position"].to_numpy()[:, context - history : context]
+    usable = np.isfinite(given).all((1, 2, 3)) & (given.shape[1] == history)
+    if not usable.any():
+        raise DataError(
+            f"no trajectory has its frames {context - history + 1} to {context} observed in full; "
+            "give longer recordings or a smaller --context"
+        )
+    frames = context + horizon
+    kept = dataset.isel(trajectory=np.flatnonzero(usable), time=slice(0, frames))
+    kept = kept.pad(time=(0, frames - kept.sizes["time"]), constant_values=np.nan)
+    return kept.assign_coords(
+        time=np.arange(frames) / float(dataset.attrs["fps"]),
+        length=kept["length"].clip(max=frames),
+    )
+
+
+def _check_memory(size: int, draws: int, trajectories: int, frames: int) -> None:
+    """Raise ConfigError if arrays of ``size`` bytes would not fit."""
+    free = _free_memory()
+    if size > MEMORY_SHARE * free:
+        raise ConfigError(
+            f"{draws} draws of {trajectories} trajectories of {frames} frames take "
+            f"{size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; ask for fewer --draws, a "
+            "shorter --horizon, or fewer trajectories"
+        )
+
+
+def _free_memory() -> float:
+    """Bytes of memory that can be had without swapping."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return float(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: what is free for sure is not told, so take a half
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+
+
+def _chunks(draws: int, trajectories: int, progress: bool) -> Iterator[slice]:
+    """Slices of the draws, as many at once as `CHUNK` allows."""
+    several = max(1, CHUNK // trajectories)
+    with tqdm(total=draws, desc="sample", unit="draw", disable=not progress, delay=1) as bar:
+        for first in range(0, draws, several):
+            part = slice(first, min(first + several, draws))
+            yield part
+            bar.update(part.stop - part.start)
