@@ -25,6 +25,9 @@ class Scale:
         extent: Spread of positions around the centre, in units of ``unit``.
         separation: Spread of the differences between bodies, in units of ``unit``.
         resolution: Smallest common step of the recordings, in units of ``unit``.
+        furthest: Greatest distance from the centre recorded of each coordinate (D), in units of
+            ``unit``, over the symmetry's images of the recordings.
+        fastest: Greatest displacement per frame recorded of each coordinate (D), likewise.
     """
 
     center: tuple[float, ...]
@@ -32,10 +35,12 @@ class Scale:
     extent: float
     separation: float
     resolution: float
+    furthest: tuple[float, ...]
+    fastest: tuple[float, ...]
 
     @classmethod
-    def of(cls, dataset: xr.Dataset) -> "Scale":
-        """Measure the scale of the recordings in ``dataset``.
+    def of(cls, dataset: xr.Dataset, symmetry: Symmetry = "none") -> "Scale":
+        """Measure the scale of the recordings in ``dataset``, trained on under ``symmetry``.
 
         Raises:
             DataError: If nothing moves.
@@ -55,7 +60,16 @@ class Scale:
             extent=extent / unit or 1.0,
             separation=separation / unit or 1.0,
             resolution=float(dataset["resolution"].min()) / unit,
+            furthest=_greatest((x - center) / unit, symmetry),
+            fastest=_greatest(np.diff(x, axis=1) / unit, symmetry),
         )
+
+
+def _greatest(x: np.ndarray, symmetry: Symmetry) -> tuple[float, ...]:
+    """Greatest size of each coordinate of (trajectory, time, body, axis); of any turn of it."""
+    if symmetry == "rotate":
+        x = np.broadcast_to(np.linalg.norm(x, axis=-1, keepdims=True), x.shape)
+    return tuple(float(v) for v in np.nanmax(np.abs(x), axis=(0, 1)).ravel())
 
 
 def body_pairs(bodies: int) -> list[tuple[int, int]]:

@@ -107,10 +107,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
                 f"{path}: written by a later version (format {fields['format']}, this one reads "
                 f"{FORMAT}); upgrade pyro-animacy"
             )
-        fields["scale"]["center"] = tuple(fields["scale"]["center"])
-        fields["scale"] = Scale(**fields["scale"])
-        fields["bodies"], fields["axes"] = tuple(fields["bodies"]), tuple(fields["axes"])
-        card = ModelCard(**fields)
+        fields["scale"] = Scale(**{k: _tuple(v) for k, v in fields["scale"].items()})
+        card = ModelCard(**{k: _tuple(v) for k, v in fields.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not the weights of a pyro-animacy model ({error!r})") from error
     if header.get("sha256") != _digest(tensors):
@@ -147,3 +145,8 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
         digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tuple(value: Any) -> Any:
+    """A list from JSON as the tuple it was."""
+    return tuple(value) if isinstance(value, list) else value

@@ -140,7 +140,7 @@ class Trainer:
         self.path, self.progress = path, progress
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
-        scale = Scale.of(self.fit_part)
+        scale = Scale.of(self.fit_part, options.symmetry)
         self.card = ModelCard(
             model="control_vae",
             config=dataclasses.asdict(config.model),

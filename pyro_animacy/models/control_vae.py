@@ -138,6 +138,8 @@ class ControlVAE(nn.Module):
     """
 
     view: Tensor
+    furthest: Tensor
+    fastest: Tensor
 
     def __init__(
         self, config: ControlVAEConfig, *, scale: Scale, bodies: int, axes: int = 2
@@ -146,6 +148,8 @@ class ControlVAE(nn.Module):
         self.config = config
         self.state_size = D = bodies * axes
         self.register_buffer("view", _view(bodies, axes, scale))
+        self.register_buffer("furthest", torch.tensor(scale.furthest))
+        self.register_buffer("fastest", torch.tensor(scale.fastest))
         viewed = self.view.shape[1]
         self.context_size = C = viewed + (config.history - 1) * D
         Z = config.latent_size
@@ -237,11 +241,15 @@ class ControlVAE(nn.Module):
     def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
 
+        What lies beyond anything recorded is seen as on the edge of it, where the recordings show
+        how bodies turn back: a roll-out that has strayed is not a case to extrapolate to.
+
         Args:
             state: s_t (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
         """
-        return torch.cat([state @ self.view, *actions], -1)
+        seen = state.clamp(-self.furthest, self.furthest) @ self.view
+        return torch.cat([seen, *(a.clamp(-self.fastest, self.fastest) for a in actions)], -1)
 
     def recorded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Unpack a batch of ``history + T`` frames.

@@ -1,0 +1,168 @@
+"""Recorded and generated motion side by side, as an animated GIF: no script to run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+
+from pyro_animacy.criticism.comparison import DIMS, data_units
+from pyro_animacy.criticism.plots import (
+    body_legend,
+    body_look,
+    frame_panel,
+    one_draw,
+    styled,
+    view,
+)
+
+FRAMES = 110  # at most, which keeps a file under a megabyte
+SECONDS = (2.5, 6.0)  # shortest and longest play
+TRAIL = 2.0  # seconds of play that a trail lasts
+DPI = 144
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Which frames of a recording are shown, and how fast.
+
+    Attributes:
+        frames: indices of the recorded frames shown.
+        delay: milliseconds each is shown.
+        tempo: played seconds are recorded seconds divided by this.
+    """
+
+    frames: np.ndarray
+    delay: int
+    tempo: float
+
+
+def pace(length: int, fps: float) -> Pace:
+    """A play of `length` frames at `fps` that lasts SECONDS and has at most FRAMES frames."""
+    stride = max(1, int(np.ceil(length / FRAMES)))
+    frames = np.arange(0, length, stride)
+    seconds = float(np.clip(length / fps, *SECONDS))
+    # Viewers count a GIF's delays in hundredths, and slow those below two.
+    delay = max(20, 10 * round(100 * seconds / len(frames)))
+    return Pace(frames, delay, stride / fps / (delay / 1000))
+
+
+def animate(
+    observed: xr.Dataset, generated: xr.DataArray, trajectory: str, draws: tuple[int, ...] = (0,)
+) -> bytes:
+    """The recording beside draws of it, bodies as markers with fading trails.
+
+    Args:
+        observed: recording from `align`.
+        generated: (chain, draw, trajectory, time, body, space) from `align`.
+        trajectory: which to show.
+        draws: which draws of the first chain, one panel each.
+
+    Returns:
+        A GIF file, looping.
+    """
+    recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
+    panels = [recorded, *(one_draw(generated, trajectory, draw) for draw in draws)]
+    seen = np.isfinite(recorded).any((-1, -2))
+    length = int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 1
+    panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
+    fps = float(observed.attrs["fps"])
+    play = pace(length, fps)
+    trail = max(2, round(TRAIL / (play.delay / 1000) * (play.frames[1] if length > 1 else 1)))
+    with styled():
+        figure = Figure(
+            figsize=(0.1 + 2.15 * len(panels), 2.95),
+            dpi=DPI,
+            layout=ConstrainedLayoutEngine(h_pad=0.06),
+        )
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        low, high = view(*panels)
+        for index, axis in enumerate(axes):
+            axis.set_title("recorded" if index == 0 else "generated", fontweight="bold")
+            grid = frame_panel(axis, low, high)
+        axes[0].set_xlabel(f"grid {grid:g} {data_units(observed)}", fontsize=8, loc="left")
+        body_legend(figure, [str(body) for body in observed["body"].values])
+        clock = axes[-1].text(1, -0.03, "", transform=axes[-1].transAxes, ha="right", va="top")
+        clock.set(fontsize=8, animated=True)
+        scenes = [_Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
+        canvas.draw()
+        background = canvas.copy_from_bbox(figure.bbox)
+        images = []
+        for frame in play.frames:
+            canvas.restore_region(background)
+            for scene, panel in zip(scenes, panels, strict=True):
+                scene.show(panel, int(frame), trail)
+            clock.set_text(f"{frame / fps:.1f} s{_tempo(play.tempo)}")
+            clock.axes.draw_artist(clock)
+            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return _gif(images, play.delay)
+
+
+def _tempo(tempo: float) -> str:
+    return "" if abs(tempo - 1) < 0.15 else f"  (×{tempo:.2g} speed)"
+
+
+class _Scene:
+    """The moving artists of one panel: redrawn on a kept background, ten times faster than all."""
+
+    def __init__(self, axis: Axes, bodies: int) -> None:
+        self.axis = axis
+        self.trails = [LineCollection([], linewidths=2.2, capstyle="round") for _ in range(bodies)]
+        self.markers: list[PathCollection] = []
+        for body, trail in enumerate(self.trails):
+            colour, marker = body_look(body)
+            trail.set_animated(True)
+            axis.add_collection(trail, autolim=False)
+            self.markers.append(
+                axis.scatter([], [], s=70, c=colour, marker=marker, edgecolors="white", zorder=5)
+            )
+            self.markers[-1].set_animated(True)
+
+    def show(self, position: np.ndarray, frame: int, trail: int) -> None:
+        """Draw `position` (time, body, 2) at `frame`, with the `trail` frames before it."""
+        past = position[max(0, frame - trail) : frame + 1]
+        fade = np.linspace(0, 0.8, trail + 1)[-len(past) :][1:]
+        for body, (line, marker) in enumerate(zip(self.trails, self.markers, strict=True)):
+            path = past[:, body]
+            colours = np.tile(to_rgba(body_look(body)[0]), (len(path) - 1, 1))
+            colours[:, 3] = fade
+            line.set_segments(list(np.stack([path[:-1], path[1:]], axis=1)))
+            line.set_color(list(colours))
+            marker.set_offsets(path[-1:])
+            self.axis.draw_artist(line)
+        for marker in self.markers:
+            self.axis.draw_artist(marker)
+
+
+def _gif(images: list[Image.Image], delay: int) -> bytes:
+    """Frames as one looping GIF with one palette, so that colours hold still."""
+    chosen = [images[index] for index in np.linspace(0, len(images) - 1, 4).astype(int)]
+    sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
+    for row, image in enumerate(chosen):
+        sheet.paste(image, (0, row * image.height))
+    palette = sheet.quantize(96, method=Image.Quantize.MEDIANCUT)
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.min(1) > 240] = 255  # the paper stays white, which the median cut would tint
+    palette.putpalette(colours.ravel().tolist())
+    frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    with io.BytesIO() as buffer:
+        frames[0].save(
+            buffer,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=delay,
+            loop=0,
+            optimize=False,
+        )
+        return buffer.getvalue()

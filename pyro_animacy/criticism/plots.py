@@ -1,0 +1,379 @@
+"""The report's figures. Each function returns a matplotlib Figure (or GIF bytes), shows nothing.
+
+Figures are at most 4.5 inches wide with 9-point type, to be read on a phone. Colours are those
+of Okabe & Ito (2008), told apart by colour-blind readers; bodies differ in marker too.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+
+from pyro_animacy.criticism.comparison import DIMS, Comparison, data_units
+from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, nats, series
+
+BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+RECORDED, GENERATED, QUIET = "#000000", "#0072B2", "#6b6b6b"
+WIDTH = 4.5  # inches
+BINS = 48  # of a density, at most
+STYLE = {
+    "font.size": 9,
+    "text.parse_math": False,  # names of bodies may hold a dollar
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": QUIET,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+LOSS_TERMS = {
+    "loss": "total loss",
+    "reconstruction": "reconstruction",
+    "kl": "KL (nats)",
+    "action_cost": "action cost",
+    "validation_nats_per_step": "validation score (nats per step)",
+    "kl_weight": "KL weight",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style of every figure, without touching matplotlib's global settings."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # A name in a script that the font lacks shows as boxes here; the page has it right.
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
+
+
+def body_look(index: int) -> tuple[str, str]:
+    """Colour and marker of the body with this index."""
+    return BODY_COLOURS[index % len(BODY_COLOURS)], BODY_MARKERS[index % len(BODY_MARKERS)]
+
+
+def png(figure: Figure, dpi: int = 144) -> bytes:
+    """The figure as a PNG file."""
+    with styled(), io.BytesIO() as buffer:
+        FigureCanvasAgg(figure)
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+        return buffer.getvalue()
+
+
+def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Each logged term of the loss over training steps, one panel a term.
+
+    Args:
+        metrics: rows with `step` and any of the terms; what is absent or None is left out.
+    """
+    found = {key: series(metrics, key) for key in LOSS_TERMS}
+    found = {key: pair for key, pair in found.items() if pair[0]}
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.5 + 1.15 * max(1, len(found))), layout="constrained")
+        axes = figure.subplots(max(1, len(found)), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (key, (steps, values)) in zip(axes, found.items(), strict=False):
+            validation = key == "validation_nats_per_step"
+            marker = "o" if validation or len(steps) < 12 else None
+            colour = "#D55E00" if validation else GENERATED
+            axis.plot(steps, values, color=colour, marker=marker, markersize=3)
+            axis.set_title(LOSS_TERMS[key], loc="left")
+            axis.yaxis.set_major_locator(MaxNLocator(3))
+            axis.margins(x=0.02, y=0.12)
+            if validation:
+                best = int(np.argmax(values))
+                axis.plot(steps[best], values[best], "o", mfc="white", color=colour, markersize=7)
+                axis.annotate(
+                    f"best {nats(values[best])}",
+                    (steps[best], values[best]),
+                    xytext=(0, -12),
+                    textcoords="offset points",
+                    ha="right" if best > len(values) / 2 else "left",
+                )
+        axes[-1].set_xlabel("training step")
+        axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def plot_scores(summary: Mapping[str, Any]) -> Figure:
+    """Held-out nats per step of the model and of every baseline, higher is better.
+
+    Args:
+        summary: a run's `heldout_nats_per_step`, `heldout_standard_error` and `baselines`.
+    """
+    scores = {baseline_name(key): value for key, value in finite_baselines(summary).items()}
+    own_score = summary.get("heldout_nats_per_step")
+    if own_score is not None and np.isfinite(own_score):
+        scores["this model"] = own_score
+    names = sorted(scores, key=scores.__getitem__)
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * max(2, len(names))), layout="constrained")
+        axis = figure.subplots()
+        for row, name in enumerate(names):
+            own = name == "this model"
+            colour = "#D55E00" if own else QUIET
+            error = (summary.get("heldout_standard_error") or 0) if own else 0
+            axis.errorbar(
+                scores[name], row, xerr=2 * error or None, fmt="D" if own else "o", color=colour
+            )
+            axis.annotate(
+                nats(scores[name]),
+                (scores[name] + 2 * error, row),
+                xytext=(8, 0),
+                textcoords="offset points",
+                va="center",
+                fontweight="bold" if own else "normal",
+            )
+        axis.set_yticks(range(len(names)), names)
+        for label in axis.get_yticklabels():
+            own = label.get_text() == "this model"
+            label.set(fontweight="bold" if own else "normal", color="#D55E00" if own else "black")
+        axis.set_ylim(-0.6, max(len(names), 1) - 0.4)
+        axis.margins(x=0.18)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("held-out nats per step (more is better)")
+    return figure
+
+
+def plot_statistic(comparison: Comparison) -> Figure:
+    """One statistic of one body: its density above, its cumulative share of frames below.
+
+    The recording is black; the median over draws is a line and 95 % of the draws a band.
+
+    Args:
+        comparison: from `compare`.
+    """
+    low, high = _limits(comparison)
+    bins = _bins(comparison.observed, low, high)
+    edges = np.linspace(low, high, bins + 1)
+    fine = np.linspace(low, high, 4 * BINS)
+    draws = [values for values in comparison.generated if values.size]
+    with styled():
+        figure = Figure(figsize=(4, 3.1), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        for axis, grid, measure in ((above, edges, _density), (below, fine, _cumulative)):
+            if draws:
+                curves = np.stack([measure(values, grid) for values in draws])
+                bottom, middle, top = np.quantile(curves, (0.025, 0.5, 0.975), axis=0)
+                axis.fill_between(grid, bottom, top, step="post", color=GENERATED, alpha=0.25, lw=0)
+                axis.step(grid, middle, where="post", color=GENERATED, label="generated")
+            if comparison.observed.size:
+                curve = measure(comparison.observed, grid)
+                axis.step(grid, curve, where="post", color=RECORDED, label="recorded")
+        above.set_ylim(0, 1.08 * above.get_ylim()[1])
+        above.set_yticks([])
+        above.spines["left"].set_visible(False)
+        above.set_ylabel("density")
+        if above.get_legend_handles_labels()[1]:
+            above.legend(loc="upper right", handlelength=1.2)
+        below.set_ylim(-0.03, 1.03)
+        below.set_yticks((0, 0.5, 1), ("0", "½", "1"))
+        below.set_ylabel("share below")
+        below.set_xlim(low, high)
+        below.set_xlabel(f"{comparison.statistic.name} ({comparison.units})")
+        above.set_title(comparison.body, loc="left", fontweight="bold")
+    return figure
+
+
+def _bins(values: np.ndarray, low: float, high: float) -> int:
+    """How many bins: fewer where sorted (n,) `values` lie on a grid, which fine bins would comb."""
+    shares = (values[(values >= low) & (values <= high)] - low) / (high - low)
+    distinct, counts = np.unique(shares.round(6), return_counts=True)
+    if distinct.size < 2:
+        return BINS
+    gap = np.quantile(np.repeat(np.diff(distinct), counts[:-1]), 0.9)
+    return int(np.clip(1 / (1.5 * gap), BINS // 4, BINS))
+
+
+def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Histogram of (n,) `values` as a density at the left of each bin, the last one repeated."""
+    density = np.histogram(values, edges)[0] / (values.size * np.diff(edges))
+    return np.append(density, density[-1])
+
+
+def _cumulative(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Share of sorted (n,) `values` at or below each point of `grid`."""
+    return np.searchsorted(values, grid, side="right") / values.size
+
+
+def _limits(comparison: Comparison) -> tuple[float, float]:
+    """Where the recorded and most of the generated values lie, never empty.
+
+    Generated values may be far off; they get at most three times the recorded range, so that the
+    recorded distribution stays visible.
+    """
+    if comparison.statistic.name == "turning angle":
+        return -np.pi, np.pi
+    samples = [comparison.observed] if comparison.observed.size else []
+    pool = np.concatenate([*comparison.generated, np.empty(0)])
+    samples += [pool] if pool.size else []
+    if not samples:
+        return 0.0, 1.0
+    quantiles = np.array([np.quantile(sample, (0.005, 0.99)) for sample in samples])
+    low, high = quantiles[:, 0].min(), quantiles[:, 1].max()
+    if len(samples) == 2:
+        room = 3 * max(np.ptp(quantiles[0]), 0.1 * np.ptp(quantiles[1]))
+        low, high = max(low, quantiles[0, 0] - room), min(high, quantiles[0, 1] + room)
+    if not comparison.statistic.signed and low >= 0 and low < 0.3 * high:
+        low = 0.0
+    pad = max(0.02 * (high - low), 1e-6 * max(abs(low), abs(high)), 1e-12)
+    return float(low - pad), float(high + pad)
+
+
+def most_movement(observed: xr.Dataset, count: int) -> list[str]:
+    """Names of the `count` trajectories whose bodies move furthest a frame, in that order.
+
+    A body that stands still or is missing weakens a trajectory, since there is less to look at:
+    the measure is the sum over bodies of the square root of the mean step.
+    """
+    position = observed["position"].transpose(*DIMS).values
+    step = np.linalg.norm(np.diff(position, axis=1), axis=-1)
+    frames = np.maximum(1, np.isfinite(position).all(-1).sum(1).max(-1))
+    movement = np.sqrt(np.nansum(step, axis=1) / frames[:, None]).sum(-1) * np.sqrt(frames)
+    order = np.argsort(-movement, kind="stable")[:count]
+    return [str(name) for name in observed["trajectory"].values[order]]
+
+
+def view(recorded: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Limits (low, high), each (2,), of a square view that shows `recorded` and most of `others`.
+
+    Others may run away: they widen the view to at most twice the recorded extent.
+
+    Args:
+        recorded: (time, body, 2), NaN where not observed.
+        others: arrays (..., 2) alike.
+    """
+    points = recorded.reshape(-1, 2)
+    points = points[np.isfinite(points).all(-1)]
+    if not points.size:
+        points = np.zeros((1, 2))
+    low, high = points.min(0), points.max(0)
+    extent = float(max((high - low).max(), 1e-6 * max(1.0, np.abs(points).max())))
+    for other in others:
+        seen = other.reshape(-1, 2)
+        seen = seen[np.isfinite(seen).all(-1)]
+        if seen.size:
+            low = np.minimum(low, np.maximum(seen.min(0), points.min(0) - extent / 2))
+            high = np.maximum(high, np.minimum(seen.max(0), points.max(0) + extent / 2))
+    half = max(float((high - low).max()), extent) * 0.54
+    centre = (low + high) / 2
+    return centre - half, centre + half
+
+
+def plot_paths(
+    observed: xr.Dataset,
+    generated: xr.DataArray,
+    trajectories: Sequence[str],
+    draws: Sequence[int] = (0, 1),
+    reconstructed: xr.DataArray | None = None,
+) -> Figure:
+    """Small multiples of paths: a row a trajectory; recorded, reconstructed and generated columns.
+
+    Each path fades in from its start and ends at its marker.
+
+    Args:
+        observed: recording from `align`.
+        generated: (chain, draw, trajectory, time, body, space) from `align`.
+        trajectories: which to show.
+        draws: which draws of the first chain to show.
+        reconstructed: draws of the model following the recording, the first is shown.
+    """
+    titles = ["recorded", *["followed"] * (reconstructed is not None)]
+    titles += ["generated" if len(draws) == 1 else f"draw {draw + 1}" for draw in draws]
+    with styled():
+        size = (WIDTH, 0.65 + WIDTH / len(titles) * len(trajectories))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(trajectories), len(titles), squeeze=False)
+        for row, name in zip(grid, trajectories, strict=True):
+            panels = [observed["position"].sel(trajectory=name).transpose(*DIMS[1:]).values]
+            if reconstructed is not None:
+                panels.append(one_draw(reconstructed, name, 0))
+            panels += [one_draw(generated, name, draw) for draw in draws]
+            low, high = view(*panels)
+            for axis, panel in zip(row, panels, strict=True):
+                _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan))
+                step = frame_panel(axis, low, high)
+            window = trajectories.index(name) + 1
+            row[0].set_ylabel(f"window {window}\ngrid {step:g} {data_units(observed)}", fontsize=8)
+        for axis, title in zip(grid[0], titles, strict=True):
+            axis.set_title(title)
+        body_legend(figure, [str(body) for body in observed["body"].values])
+    return figure
+
+
+def one_draw(draws: xr.DataArray, trajectory: str, draw: int) -> np.ndarray:
+    """One draw of the first chain: (time, body, space)."""
+    chosen = draws.isel(chain=0, draw=draw % draws.sizes["draw"]).sel(trajectory=trajectory)
+    return chosen.transpose(*DIMS[1:]).values
+
+
+def shorten(name: str, size: int) -> str:
+    """A long name by its two ends."""
+    return name if len(name) <= size else f"{name[: size // 2 - 1]}…{name[-(size // 2) :]}"
+
+
+def _draw_paths(axis: Axes, position: np.ndarray) -> None:
+    """Paths (time, body, 2) in four shades, markers at the last observed frame."""
+    for body in range(position.shape[1]):
+        colour, marker = body_look(body)
+        path = position[:, body]
+        parts = np.array_split(np.arange(len(path)), 4)
+        for part, alpha in zip(parts, (0.3, 0.5, 0.7, 0.95), strict=True):
+            if part.size:
+                piece = path[max(0, part[0] - 1) : part[-1] + 1]
+                axis.plot(*piece.T, color=colour, alpha=alpha, lw=1.3, solid_capstyle="round")
+        seen = np.flatnonzero(np.isfinite(path).all(-1))
+        if seen.size:
+            axis.plot(*path[seen[-1]], marker, color=colour, mec="white", ms=6, zorder=5)
+
+
+def frame_panel(axis: Axes, low: np.ndarray, high: np.ndarray) -> float:
+    """A square box with equal axes and a grid of a round step, which is returned, in data units."""
+    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    extent = float(high[0] - low[0])
+    power = 10 ** np.floor(np.log10(extent / 3))
+    grid = max(step * power for step in (1, 2, 5) if step * power <= extent / 3)
+    axis.xaxis.set_major_locator(MultipleLocator(grid))
+    axis.yaxis.set_major_locator(MultipleLocator(grid))
+    axis.tick_params(length=0, labelbottom=False, labelleft=False)
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#c8c8c8")
+    return float(grid)
+
+
+def body_legend(figure: Figure, bodies: list[str]) -> None:
+    """The bodies under the figure; with many, the first few and how many more."""
+    handles = []
+    for index, body in enumerate(bodies[: len(BODY_COLOURS)]):
+        colour, marker = body_look(index)
+        body = f" {body}" if body.startswith("_") else body  # else the legend leaves it out
+        handles.append(
+            mpl.lines.Line2D(
+                [], [], color=colour, marker=marker, mec="white", ms=7, label=shorten(body, 18)
+            )
+        )
+    more = len(bodies) - len(handles)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        title=f"and {more} more" if more else None,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )

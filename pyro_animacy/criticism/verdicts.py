@@ -1,0 +1,297 @@
+"""From numbers to sentences, by plain rules: what is right, what is wrong, what to try.
+
+A statistic's `effect` is its Wasserstein-1 distance in recorded standard deviations. With many
+frames nearly every tail probability is 0 or 1, for a difference nobody would see; the effect says
+how large the difference is, the tail probability whether it is more than chance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_animacy.criticism.comparison import Comparison
+
+RIGHT = 0.1  # effect up to which nobody would see the difference
+NEAR = 0.3  # effect up to which it is right in kind
+TAIL = 0.025  # on either side, a tail probability that is more than chance
+FEW_DRAWS = 20  # below this no tail probability can say anything
+COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one comparison came out.
+
+    Attributes:
+        grade: "right", "near", "wrong" or "undefined".
+        sentence: why, in words, without the name of the statistic.
+    """
+
+    grade: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class InShort:
+    """The top of the report: sentences on what is right, what is wrong and what to try next."""
+
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+    attempt: tuple[str, ...]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands apart; a dash for nothing."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.2e}".replace("-", "−")
+    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 99.96 is 100
+    digits = max(0, 2 - exponent)
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def nats(value: float | None) -> str:
+    """A log density to a hundredth of a nat; a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:,.2f}".replace("-", "−")
+
+
+def probability(value: float, draws: int) -> str:
+    """A tail probability with no more certainty than the number of draws gives."""
+    if math.isnan(value):
+        return "–"
+    if value == 0:
+        return f"<{1 / draws:.2g}"
+    return f">{1 - 1 / draws:.2g}" if value == 1 and draws > 1 else f"{value:.2f}"
+
+
+def judge(comparison: Comparison) -> Verdict:
+    """Grade one comparison.
+
+    Right: effect at most RIGHT, or at most NEAR with tail probabilities that chance gives. Near:
+    effect at most NEAR, or more but still what chance gives. Wrong: the rest. Undefined: nothing
+    to compare.
+    """
+    if not comparison.observed.size:
+        return Verdict("undefined", "not defined in the recording (nothing moves, or too short)")
+    if math.isnan(comparison.distance):
+        return Verdict("undefined", "not defined in the draws (nothing moves, or not finite)")
+    if comparison.effect <= RIGHT:
+        return Verdict("right", "as recorded")
+    chance = _within_chance(comparison)
+    if comparison.effect <= NEAR and chance:
+        return Verdict("right", "as recorded, within chance")
+    grade = "near" if comparison.effect <= NEAR or chance else "wrong"
+    return Verdict(grade, _difference(comparison))
+
+
+def _within_chance(comparison: Comparison) -> bool:
+    if len(comparison.generated) < FEW_DRAWS:
+        return False
+    return TAIL <= comparison.p_mean <= 1 - TAIL and comparison.p_distance >= 2 * TAIL
+
+
+def _difference(comparison: Comparison) -> str:
+    """Which of mean, spread and shape differs most, and by how much."""
+    statistic = comparison.statistic
+    mean, sd = comparison.observed_mean, comparison.observed_sd
+    shift = comparison.generated_mean - mean
+    if sd == 0:
+        return f"{number(comparison.generated_mean)} where it is always {number(mean)}"
+    if abs(shift) >= 0.5 * comparison.distance and mean > 0:
+        word = statistic.more if shift > 0 else statistic.less
+        return f"{word} (mean {_ratio(comparison.generated_mean / mean)})"
+    ratio = comparison.generated_sd / sd
+    if abs(ratio - 1) > RIGHT:
+        word = "too spread out" if ratio > 1 else "too even"
+        return f"{word} (spread {_ratio(ratio)})"
+    return "same mean and spread but another shape"
+
+
+def _ratio(ratio: float) -> str:
+    """How a positive `ratio` to the recording is said."""
+    if ratio >= 2 or ratio <= 0.5:
+        return f"{number(ratio)} times as large"
+    percent = round(100 * (ratio - 1))
+    return f"{abs(percent)}\u00a0% {'larger' if percent > 0 else 'smaller'}"
+
+
+def baseline_name(key: str) -> str:
+    """`constant_velocity` -> constant velocity, `ar3` -> AR(3)."""
+    if key.startswith("ar") and key[2:].isdigit():
+        return f"AR({key[2:]})"
+    return key.replace("_", " ")
+
+
+def finite_baselines(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The baselines that have a score, best first."""
+    baselines = summary.get("baselines") or {}
+    found = {key: v for key, v in baselines.items() if v is not None and math.isfinite(v)}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def score_sentence(summary: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """Whether the model beats the best baseline (None: no clear difference), and the sentence."""
+    score, baselines = summary.get("heldout_nats_per_step"), finite_baselines(summary)
+    if score is None or not baselines:
+        return None, "The model was not scored beside the baselines on held-out frames."
+    best = next(iter(baselines))
+    gain = score - baselines[best]
+    if not math.isfinite(gain):
+        return False, f"The held-out score is {number(score)}: it cannot be compared."
+    error = summary.get("heldout_standard_error")
+    name = baseline_name(best)
+    against = f"{nats(score)} nats per step against {nats(baselines[best])} of {name}"
+    if error is not None and abs(gain) < 2 * error:
+        return None, (
+            f"Predicting held-out frames, it is level with the best baseline: {against}, a "
+            f"difference within two standard errors (±{nats(2 * error)})."
+        )
+    size = f"{nats(abs(gain))} nats per step"
+    if gain > 0:
+        odds = f", {number(math.exp(gain))} times the density" if gain < 16 else ""
+        return True, (
+            f"It predicts held-out frames better than every baseline: {against}, "
+            f"the best of them (+{size}{odds})."
+        )
+    return False, f"A simple baseline predicts held-out frames better: {against} (−{size})."
+
+
+def in_short(
+    comparisons: Sequence[Comparison],
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    lost: float = 0.0,
+) -> InShort:
+    """The report in a few sentences.
+
+    Args:
+        comparisons: all of them, from `compare`.
+        summary: the run's summary.
+        metrics: the run's training log.
+        lost: share of generated positions that are not finite.
+    """
+    right: list[str] = []
+    wrong: list[str] = []
+    if lost > 0:
+        wrong.append(
+            f"{number(100 * lost)}\u00a0% of the generated positions are not finite: the motion "
+            "explodes. Everything below is of the rest."
+        )
+    better, sentence = score_sentence(summary)
+    if summary.get("heldout_nats_per_step") is not None:
+        (right if better else wrong).append(sentence)
+    for _, group in itertools.groupby(comparisons, key=lambda c: c.statistic.name):
+        judged = [(comparison, judge(comparison)) for comparison in group]
+        title = judged[0][0].statistic.name.capitalize()
+        good = [comparison.body for comparison, verdict in judged if verdict.grade == "right"]
+        if good:
+            kind = "pair" if judged[0][0].statistic.pairs else "body"
+            right.append(f"{title}: as recorded for {_listed(good, len(judged), kind)}.")
+        for grade, sentences, opening in (
+            ("near", right, " nearly right: "),
+            ("wrong", wrong, ": "),
+        ):
+            chosen = sorted(
+                (pair for pair in judged if pair[1].grade == grade), key=lambda p: -p[0].effect
+            )
+            if chosen:
+                said = "; ".join(f"{c.body}, {verdict.sentence}" for c, verdict in chosen[:3])
+                more = f"; and {len(chosen) - 3} more" if len(chosen) > 3 else ""
+                sentences.append(f"{title}{opening}{said}{more}.")
+    if not wrong:
+        wrong.append("Nothing that these checks can see; they look at one frame at a time.")
+    return InShort(tuple(right), tuple(wrong), tuple(_attempts(comparisons, summary, metrics)))
+
+
+def _listed(names: list[str], of: int, kind: str) -> str:
+    if len(names) == of > 1:
+        return f"every {kind}"
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
+
+
+def _attempts(
+    comparisons: Sequence[Comparison],
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What to try next; each rule reads one figure of the run."""
+    attempts = []
+    model = summary.get("model") or {}
+    wrong = {c.statistic.name: c for c in comparisons if judge(c).grade == "wrong"}
+    shaky = [name for name in ("acceleration", "turning angle") if name in wrong]
+    if shaky and model.get("history") == 1:
+        attempts.append(
+            f"history = 2 or more: the {' and '.join(shaky)} cannot be right while the model sees "
+            "positions only, since a position does not say where a body was heading."
+        )
+    if model.get("likelihood") == "squared_error":
+        attempts.append(
+            "The policy likelihood: with squared error the scale of the noise is set by hand, not "
+            "learned, so speeds and scores depend on that setting."
+        )
+    distance = wrong.get("inter-body distance")
+    if distance is not None and distance.generated_mean > distance.observed_mean:
+        attempts.append(
+            "Closed-loop training over longer windows: bodies drift apart, which frame-by-frame "
+            "training does not punish."
+        )
+    attempts += _training_attempts(metrics)
+    if score_sentence(summary)[0] is False:
+        attempts.append(
+            "A larger model or more training steps: until it beats the baseline, its latent "
+            "variables explain less than a straight line does."
+        )
+    if comparisons and len(comparisons[0].generated) < FEW_DRAWS:
+        attempts.append(
+            f"More draws ({FEW_DRAWS} or more, 100 is good): with "
+            f"{len(comparisons[0].generated)} the tail probabilities say nothing."
+        )
+    if not attempts:
+        attempts.append(
+            "Longer roll-outs and other recordings: nothing in these figures asks for a change."
+        )
+    return attempts
+
+
+def _training_attempts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    attempts = []
+    steps, scores = series(metrics, "validation_nats_per_step")
+    if len(scores) >= 5:
+        best = max(range(len(scores)), key=scores.__getitem__)
+        span = max(scores) - min(scores)
+        if best == len(scores) - 1 and scores[best] - scores[-3] > 0.02 * span > 0:
+            attempts.append("More training steps: the validation score was still rising.")
+        elif scores[best] - scores[-1] > 0.1 * span > 0:
+            attempts.append(
+                f"More data or a smaller model: the validation score was best at step "
+                f"{int(steps[best]):,} and fell after it (overfitting)."
+            )
+    _, kl = series(metrics, "kl")
+    if kl and abs(kl[-1]) < COLLAPSED:
+        attempts.append(
+            f"A smaller KL weight: the KL is {number(kl[-1])}, so the latent variable carries "
+            "nothing and the model has one answer to every situation."
+        )
+    return attempts
+
+
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of one term of the training log, where it was logged and is finite."""
+    pairs = [
+        (float(row["step"]), float(row[key]))
+        for row in metrics
+        if row.get("step") is not None and row.get(key) is not None and math.isfinite(row[key])
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]

@@ -1,0 +1,236 @@
+"""Recordings that are arrays already: npz and npy files, xarray, kloppy, the bundled sample."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pyro_animacy.data.dense import agreed_fps
+from pyro_animacy.data.schema import DIMS, make_trajectories
+from pyro_animacy.errors import DataError
+
+OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
+MOVEMENT = {"individuals": "individual", "keypoints": "keypoint"}  # both spellings are in use
+
+
+def metrica_sample() -> xr.Dataset:
+    """The bundled real recording: 84 s of a football match, 22 players and the ball, at 25 Hz.
+
+    From Metrica Sports' open sample data (MIT, see `metrica.LICENSE`), in metres on a pitch of
+    105 x 68 with (0, 0) at the top left; NaN where the ball was not seen. It was made from their
+    files by
+
+        ds = read_trajectories("tracking.txt", split_gaps=False)
+        np.savez_compressed("metrica.npz", position=ds.position.values[0].astype(np.float32),
+                            body=ds.body.values.astype(str), fps=25.0, units="m",
+                            resolution=ds.resolution.values[0], animate=ds.animate.values)
+
+    Returns:
+        One trajectory of 2,100 frames and 23 bodies.
+    """
+    with resources.as_file(resources.files("pyro_animacy.data") / "metrica.npz") as path:
+        return read_npz(path, None)
+
+
+def read_npz(path: Path, fps: float | None) -> xr.Dataset:
+    """Read an npz with `position` and optionally the other parts of the schema, or a bare npy.
+
+    Args:
+        path: the file. Nothing in it is ever unpickled.
+        fps: frames per second, if the file does not say.
+
+    Returns:
+        Trajectories in the schema.
+
+    Raises:
+        DataError: where the file is damaged, pickled, or has no positions.
+    """
+    where = path.name
+    try:
+        with path.open("rb") as file:  # numpy leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                parts = {"position": loaded}
+            else:
+                parts = {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # damaged archives raise errors of many kinds
+        raise DataError(f"{where}: cannot be read as a numpy file: {_line(error)}") from None
+    if "position" not in parts and len(parts) == 1:
+        parts = {"position": next(iter(parts.values()))}
+    if "position" not in parts:
+        raise DataError(f"{where}: no array `position`; there are {', '.join(parts) or 'none'}")
+    return _from_parts(parts, fps, where)
+
+
+def _from_parts(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
+    """Build the Dataset of arrays named as in the schema."""
+    try:
+        found = float(parts["fps"]) if "fps" in parts else None
+        units = str(parts.get("units", "unknown"))
+        chosen: dict[str, Any] = {n: parts[n].tolist() for n in OPTIONAL if n in parts}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: a part beside `position` cannot be used: {error}") from None
+    for name in ("trajectory", "recording", "label", "body"):
+        if name in chosen:
+            chosen[name] = [str(n) for n in np.ravel(chosen[name])]
+    for name in ("start", "length", "resolution", "animate"):
+        if name in chosen and np.asarray(chosen[name]).dtype.kind not in "iufb":
+            raise DataError(f"{where}: `{name}` is not numeric")
+    return from_array(
+        parts["position"], fps=agreed_fps(fps, found, where), units=units, source=where, **chosen
+    )
+
+
+def from_array(position: npt.ArrayLike, *, source: str = "array", **parts: Any) -> xr.Dataset:
+    """An array as trajectories; a lone trajectory is named after its source.
+
+    Args:
+        position: (time, 2 x bodies), (time, bodies, 2) or (trajectory, time, bodies, 2).
+        source: file or object.
+        **parts: as for `make_trajectories`.
+
+    Returns:
+        Trajectories in the schema.
+
+    Raises:
+        DataError: where the array does not fit.
+    """
+    if np.ndim(position) < 4 and "trajectory" not in parts:
+        parts["trajectory"] = [source.split(".")[0]]
+    return make_trajectories(position, source=source, **parts)
+
+
+def read_xarray_file(path: Path, fps: float | None) -> xr.Dataset:
+    """Read a netCDF file or a zarr store in this package's or `movement`'s layout.
+
+    Args:
+        path: the file or store.
+        fps: frames per second, if it does not say.
+
+    Returns:
+        Trajectories in the schema.
+
+    Raises:
+        DataError: where it cannot be read or has another layout.
+    """
+    try:
+        if path.suffix == ".zarr":
+            with xr.open_zarr(path) as opened:
+                ds = opened.load()
+        else:
+            with xr.open_dataset(path, engine="h5netcdf") as opened:
+                ds = opened.load()
+    except ImportError:
+        raise DataError(
+            f"{path.name}: zarr stores need zarr: pip install 'pyro-animacy[zarr]'"
+        ) from None
+    except Exception as error:  # damaged files raise errors of many kinds
+        kind = "a zarr store" if path.suffix == ".zarr" else "netCDF"
+        raise DataError(f"{path.name}: cannot be read as {kind}: {_line(error)}") from None
+    return from_xarray(ds, fps, path.name)
+
+
+def from_xarray(ds: xr.Dataset, fps: float | None, where: str = "Dataset") -> xr.Dataset:
+    """A Dataset in this package's or `movement`'s layout as checked trajectories.
+
+    `movement` has dims time, space, individual(s), keypoint(s); every keypoint becomes a body,
+    named `individual_keypoint` where there are several of both.
+
+    Args:
+        ds: the Dataset.
+        fps: frames per second, if its attributes do not say.
+        where: what to name in a message.
+
+    Returns:
+        Trajectories in the schema.
+
+    Raises:
+        DataError: where the layout is another.
+    """
+    if "position" not in ds:
+        there = ", ".join(map(str, ds.data_vars)) or "none"
+        raise DataError(f"{where}: no variable `position`; there are {there}")
+    if set(ds["position"].dims) != set(DIMS):
+        return _from_movement(ds, fps, where)
+    ds = ds.transpose(*DIMS, ...)
+    parts = {name: ds[name].values for name in OPTIONAL if name in ds.coords}
+    parts["position"] = ds["position"].values
+    parts |= {name: np.asarray(ds.attrs[name]) for name in ("fps", "units") if name in ds.attrs}
+    return _from_parts(parts, fps, str(ds.attrs.get("source") or where))
+
+
+def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
+    """`movement`'s layout."""
+    position = ds["position"].rename(
+        {k: v for k, v in MOVEMENT.items() if k in ds["position"].dims}
+    )
+    dims = set(position.dims)
+    who = [d for d in ("individual", "keypoint") if d in dims]
+    if not who or dims != {"time", "space", *who} or position.sizes["space"] != 2:
+        raise DataError(
+            f"{where}: `position` has dims {tuple(map(str, ds['position'].dims))}; expected "
+            f"{DIMS}, or time, space (x, y), individuals, keypoints"
+        )
+    labels = [[str(n) for n in position[d].values] for d in who]
+    several = [names for names in labels if len(names) > 1] or labels[:1]
+    body = several[0] if len(several) == 1 else [f"{i}_{k}" for i in labels[0] for k in labels[1]]
+    values = position.transpose("time", *who, "space").values
+    found = ds.attrs.get("fps")
+    if found is None and ds.attrs.get("time_unit") == "seconds" and position.sizes["time"] > 1:
+        found = 1 / float(np.median(np.diff(ds["time"].values)))
+    return from_array(
+        values.reshape(len(values), -1, 2),
+        fps=agreed_fps(fps, None if found is None else float(found), where),
+        body=body,
+        source=str(ds.attrs.get("source_software") or where),
+    )
+
+
+def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
+    """A kloppy TrackingDataset: players named by team and order of shirts, as in EPTS files.
+
+    Args:
+        dataset: the TrackingDataset; normalised coordinates become metres.
+        fps: must agree with its own, if given.
+
+    Returns:
+        Trajectories in the schema.
+
+    Raises:
+        DataError: where it has no positions.
+    """
+    frames, metadata = dataset.records, dataset.metadata
+    seen = {p for frame in frames for p, data in frame.players_data.items() if data.coordinates}
+    bodies, players = [], []
+    for side, team in zip(("home", "away"), metadata.teams, strict=False):
+        own = sorted((p for p in team.players if p in seen), key=lambda p: p.jersey_no)
+        bodies += [f"{side}_{n}" for n in range(1, len(own) + 1)]
+        players += own
+    place = {player: i for i, player in enumerate(players)}
+    position = np.full((len(frames), len(players) + 1, 2), np.nan)
+    for row, frame in zip(position, frames, strict=True):
+        for player, data in frame.players_data.items():
+            if data.coordinates is not None:
+                row[place[player]] = data.coordinates.x, data.coordinates.y
+        if frame.ball_coordinates is not None:
+            row[-1] = frame.ball_coordinates.x, frame.ball_coordinates.y
+    pitch, units = metadata.pitch_dimensions, "unknown"
+    if metadata.coordinate_system.normalized and pitch.pitch_length and pitch.pitch_width:
+        position *= (pitch.pitch_length, pitch.pitch_width)
+        units = "m"
+    return from_array(
+        position,
+        fps=agreed_fps(fps, float(metadata.frame_rate), "kloppy dataset"),
+        body=[*bodies, "ball"],
+        units=units,
+        animate=[True] * len(bodies) + [False],
+        source="kloppy dataset",
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

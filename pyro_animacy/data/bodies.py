@@ -1,0 +1,108 @@
+"""The choice of the bodies that make up a scene."""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from pyro_animacy.data.schema import last_observed, like, pieces, shortened
+from pyro_animacy.errors import ConfigError, DataError
+
+
+def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
+    """Choose the bodies that make up a scene.
+
+    Args:
+        ds: trajectories in the schema.
+        bodies: one of
+
+            - `"home_1,away_3,ball"`: these bodies, in this order, as one scene;
+            - `"home x away x ball"`: every combination of one from each group. A group is the
+              body of that name, or all whose names begin with it and an underscore. The bodies of
+              the result are named after the groups, the trajectories after the members; all keep
+              the `recording` they are cut from;
+            - `"each"`: every body a one-body trajectory of its own, with its own `recording`,
+              from its first to its last observed frame.
+
+    Returns:
+        A new Dataset.
+
+    Raises:
+        DataError: for a body or group that is not there, naming those that are.
+        ConfigError: for a body or group named twice.
+    """
+    names = [str(b) for b in ds["body"].values]
+    if bodies.strip() == "each":
+        return _each_body(ds, names)
+    tokens, groups = body_groups(bodies, names, str(ds.attrs.get("source") or "trajectories"))
+    if all(len(group) == 1 for group in groups):
+        chosen = ds.isel(body=[group[0] for group in groups])
+        return chosen.assign_coords(body=np.array(tokens, object))
+    members = np.array(list(itertools.product(*groups)), np.int64)
+    tags = ["+".join(names[b] for b in row) for row in members]
+    count, frames = ds.sizes["trajectory"], ds.sizes["time"]
+    picked = ds["position"].values[:, :, members]  # (trajectory, time, combination, group, space)
+    position = picked.transpose(0, 2, 1, 3, 4).reshape(-1, frames, len(tokens), 2)
+    rows = np.repeat(np.arange(count), len(members))
+    out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
+    if "animate" in ds.coords:
+        kinds = [{bool(k) for k in ds["animate"].values[group]} for group in groups]
+        if all(len(kind) == 1 for kind in kinds):
+            out = out.assign_coords(animate=("body", [kind.pop() for kind in kinds]))
+    return out
+
+
+def body_groups(bodies: str, names: Sequence[str], where: str) -> tuple[list[str], list[list[int]]]:
+    """Read a choice of bodies: the tokens of it, and the indices of the bodies each stands for.
+
+    Args:
+        bodies: "a,b,c" (each token one body) or "a x b" (each token a group); see `select_bodies`.
+        names: of all bodies.
+        where: what to name in a message.
+
+    Returns:
+        Tokens, and for each the indices into `names`.
+
+    Raises:
+        DataError: for a token without a body.
+        ConfigError: for a token given twice.
+    """
+    parts = re.split(r"\s+x\s+", bodies.strip())
+    grouped = len(parts) > 1
+    tokens = [t.strip() for t in (parts if grouped else bodies.split(","))]
+    if len(set(tokens)) < len(tokens):
+        raise ConfigError(f"--bodies {bodies!r}: a body or group is named twice; name each once")
+    groups = []
+    for token in tokens:
+        begin = token + "_" if grouped else token
+        group = [i for i, n in enumerate(names) if n == token or (grouped and n.startswith(begin))]
+        if not group:
+            raise DataError(
+                f"{where}: --bodies {bodies!r}: no body {token!r}; there are {shortened(names)}"
+            )
+        groups.append(group)
+    return tokens, groups
+
+
+def _each_body(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
+    """Every body of every trajectory as a one-body trajectory, trimmed to its observed frames."""
+    count, frames = ds.sizes["trajectory"], ds.sizes["time"]
+    position = ds["position"].values.transpose(0, 2, 1, 3).reshape(-1, frames, 1, 2)
+    whole = like(
+        ds, np.repeat(np.arange(count), len(names)), position, _member_names(ds, names), ["body"]
+    )
+    whole = whole.assign_coords(recording=("trajectory", whole["trajectory"].values))
+    end = last_observed(position)
+    begin = frames - last_observed(position[:, ::-1])
+    keep = np.flatnonzero(end - begin >= 2)
+    if not len(keep):
+        raise DataError(f"{ds.attrs.get('source') or 'trajectories'}: no body has 2 frames")
+    return pieces(whole, keep, begin[keep], end[keep])
+
+
+def _member_names(ds: xr.Dataset, members: Sequence[str]) -> list[str]:
+    """Names for the product of trajectories and members; a lone trajectory is not mentioned."""
+    names = ds["trajectory"].values
+    return list(members) if len(names) == 1 else [f"{n}/{m}" for n in names for m in members]

@@ -1,0 +1,345 @@
+"""From the rows of a table to a dense array: frames, scenes, and where each row goes."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pyro_animacy.data.bodies import body_groups, select_bodies
+from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.errors import DataError
+
+LOOK = 2**20  # rows that are looked at to find the frame stride; enough to tell
+SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Where on the frame axis the rows are."""
+
+    index: Codes  # (rows,) frame within the trajectory, from 0
+    first: Codes  # (trajectory,) first frame on the file's axis
+    count: Codes  # (trajectory,) number of frames
+    fps: float | None  # from the times, if there are any
+
+
+def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dataset:
+    """Make the Dataset of a table.
+
+    Only the bodies asked for are made dense: `each` of a pedestrian file with hundreds of ids
+    over an hour never becomes an array of all ids over all frames.
+
+    Args:
+        table: the rows.
+        bodies: which bodies make up a scene, see `select_bodies`; all by default.
+        fps: frames per second, if the table does not know it.
+
+    Returns:
+        Trajectories in the schema. Frames that have no row are NaN.
+
+    Raises:
+        DataError: where rows contradict one another or `fps`, or bodies differ between
+            trajectories.
+    """
+    each = bodies is not None and bodies.strip() == "each"
+    if each and table.body is not None:
+        table = _body_by_body(table)
+    elif bodies is not None and not each:
+        _, groups = body_groups(bodies, table.bodies, table.where)
+        table = _keep_bodies(table, sorted({i for group in groups for i in group}))
+    elif bodies is None:
+        _same_bodies(table)
+    frames = frame_axis(table)
+    table, frames = _drop_short(table, frames)
+    whole = (each and table.body is not None) or None
+    ds = make_trajectories(
+        scatter(table, frames),
+        fps=agreed_fps(fps, table.fps or frames.fps, table.where),
+        body=table.bodies,
+        units=table.units,
+        trajectory=table.trajectories,
+        start=frames.first - frames.first.min() if whole else None,
+        length=frames.count,
+        label=table.label,
+        resolution=table.resolution,
+        animate=table.animate,
+        source=table.where,
+    )
+    return ds if bodies is None or whole else select_bodies(ds, bodies)
+
+
+def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
+    """The frame rate given, or found in the data; DataError where they differ by over 1 %."""
+    if given is not None and found is not None and not abs(given / found - 1) <= 0.01:
+        raise DataError(
+            f"{where}: the data say {found:g} frames per second, --fps says {given:g}; leave "
+            "--fps out, or mend the times"
+        )
+    return found if given is None else given
+
+
+def _keep(table: Table, rows: npt.NDArray[np.bool_], **changes: object) -> Table:
+    """The table with only these rows (a mask)."""
+    return replace(
+        table,
+        row=np.asarray(table.row)[rows],
+        trajectory=table.trajectory[rows],
+        body=None if table.body is None else table.body[rows],
+        frame=None if table.frame is None else table.frame[rows],
+        time=None if table.time is None else table.time[rows],
+        pairs=[(x[rows], y[rows]) for x, y in table.pairs],
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def _keep_bodies(table: Table, kept: list[int]) -> Table:
+    """The table with only these bodies."""
+    bodies = [table.bodies[i] for i in kept]
+    if table.body is None:
+        animate = None if table.animate is None else [table.animate[i] for i in kept]
+        pairs = [table.pairs[i] for i in kept]
+        return replace(table, bodies=bodies, pairs=pairs, animate=animate)
+    code = np.full(len(table.bodies), -1)
+    code[kept] = np.arange(len(kept))
+    body = code[table.body]
+    rows = body >= 0
+    table = replace(table, body=body, bodies=bodies)
+    return table if rows.all() else _keep_trajectories(_keep(table, rows))
+
+
+def _keep_trajectories(table: Table) -> Table:
+    """Number the trajectories anew, without those that have no row."""
+    kept, code = np.unique(table.trajectory, return_inverse=True)
+    return replace(
+        table,
+        trajectory=code,
+        trajectories=[table.trajectories[i] for i in kept],
+        label=None if table.label is None else [table.label[i] for i in kept],
+    )
+
+
+def _body_by_body(table: Table) -> Table:
+    """Every (trajectory, id) as a trajectory with one body."""
+    assert table.body is not None
+    pair = table.trajectory * len(table.bodies) + table.body
+    kept, code = np.unique(pair, return_inverse=True)
+    scene, body = np.divmod(kept, len(table.bodies))
+    alone = len(table.trajectories) == 1
+    return replace(
+        table,
+        trajectory=code,
+        trajectories=[
+            table.bodies[b] if alone else f"{table.trajectories[s]}/{table.bodies[b]}"
+            for s, b in zip(scene, body, strict=True)
+        ],
+        body=np.zeros_like(code),
+        bodies=["body"],
+        label=None if table.label is None else [table.label[s] for s in scene],
+    )
+
+
+def _same_bodies(table: Table) -> None:
+    """Raise DataError where a trajectory lacks a body that another has."""
+    if table.body is None or len(table.trajectories) == 1:
+        return
+    present = np.unique(table.trajectory * len(table.bodies) + table.body)
+    if len(present) == len(table.trajectories) * len(table.bodies):
+        return
+    worst = int(np.bincount(present // len(table.bodies)).argmin())
+    lacking = np.setdiff1d(
+        np.arange(len(table.bodies)),
+        present[present // len(table.bodies) == worst] % len(table.bodies),
+    )[0]
+    raise DataError(
+        f"{table.where}: trajectory {table.trajectories[worst]!r} has no body "
+        f"{table.bodies[lacking]!r}, which others have; choose common ones with --bodies, or "
+        "--bodies each for one-body trajectories"
+    )
+
+
+def frame_axis(table: Table) -> Frames:
+    """Find each row's frame, counted from its trajectory's first.
+
+    Frame numbers may go in steps (the ETH recordings count by 6 or 10): the commonest positive
+    difference between successive rows of a body is one frame. Without frame numbers they are
+    counted from the times.
+
+    Args:
+        table: the rows.
+
+    Returns:
+        The frames; those without a row are counted too.
+
+    Raises:
+        DataError: for rows between frames.
+    """
+    owner, owners = table.trajectory, len(table.trajectories)
+    if table.frame is None:
+        return _frames_from_time(table)
+    first = _extreme(np.minimum, table.frame, owner, owners)
+    stride = _stride(table)
+    index = table.frame - first[owner]
+    if stride > 1:
+        off = index % stride != 0
+        if off.any():
+            i = int(off.argmax())
+            raise DataError(
+                f"{table.where}: row {table.row[i]}: frame {table.frame[i]} lies between others; "
+                f"frames go in steps of {stride}. Remove such rows, or try --bodies each"
+            )
+        index //= stride
+    count = _extreme(np.maximum, index, owner, owners) + 1
+    return Frames(index, first // stride, count, _rate(table, index))
+
+
+def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int) -> npt.NDArray:
+    """(owners,) smallest or largest value of each owner."""
+    out = np.empty(owners, values.dtype)
+    out[owner] = values  # any value of its own to begin with
+    function.at(out, owner, values)
+    return out
+
+
+def _stride(table: Table) -> int:
+    """The commonest positive difference between successive frame numbers of a body."""
+    assert table.frame is not None
+    frame, key = table.frame[:LOOK], table.trajectory[:LOOK]
+    if table.body is not None:
+        key = key * len(table.bodies) + table.body[:LOOK]
+    order = np.lexsort((frame, key))
+    step = np.diff(frame[order])
+    step = step[(np.diff(key[order]) == 0) & (step > 0)]
+    if not len(step):
+        return 1
+    value, count = np.unique(step, return_counts=True)
+    return int(value[count.argmax()])
+
+
+def _rate(table: Table, index: Codes) -> float | None:
+    """Frames per second from frames and times: the median over trajectories, first to last."""
+    if table.time is None:
+        return None
+    known = ~np.isnan(table.time)
+    if not known.any():
+        return None
+    owner = np.unique(table.trajectory[known], return_inverse=True)[1]
+    owners = int(owner.max()) + 1
+    time, index = table.time[known].astype(np.float64), index[known]
+    ends = (np.maximum, np.minimum)
+    seconds = np.subtract(*(_extreme(end, time, owner, owners) for end in ends))
+    frames = np.subtract(*(_extreme(end, index, owner, owners) for end in ends))
+    usable = (seconds > 0) & (frames > 0)
+    if not usable.any():
+        return None
+    return _tidy(float(np.median(frames[usable] / seconds[usable])), table.where)
+
+
+def _tidy(fps: float, where: str) -> float:
+    """Without the last digits, which come from the rounding of the times."""
+    if not 1e-6 < fps < 1e9:
+        raise DataError(f"{where}: the times give {fps:g} frames per second; expected seconds")
+    return float(f"{fps:.6g}")
+
+
+def _frames_from_time(table: Table) -> Frames:
+    """Count frames from the times: a step is as many frames as it is times the usual step.
+
+    Counting step by step keeps the rounding of the times (0.033, 0.067, 0.1) from adding up.
+    """
+    assert table.time is not None
+    owner, owners = table.trajectory, len(table.trajectories)
+    time = table.time.astype(np.float64)
+    if np.isnan(time).any():
+        at = table.row[int(np.isnan(time).argmax())]
+        raise DataError(f"{table.where}: row {at}: no time; every row needs a frame or a time")
+    order = np.lexsort((time, owner))
+    step = np.diff(time[order], prepend=time[order[0]])
+    step[1:][np.diff(owner[order]) != 0] = 0
+    if not (step > 0).any():
+        raise DataError(f"{table.where}: there is only one frame; motion needs two")
+    usual = float(np.quantile(step[step > 0], 0.5, method="lower"))
+    # the mean of the steps near it is finer than the digits of one time
+    usual = float(step[(step > 0.75 * usual) & (step < 1.25 * usual)].mean())
+    frames = step / usual
+    whole = np.rint(np.minimum(frames, 2**50))
+    off = (step > 0) & ((whole < 1) | ((np.abs(frames - whole) > 0.25) & (whole < 4)))
+    if off.any():
+        i = int(order[off.argmax()])
+        raise DataError(
+            f"{table.where}: row {table.row[i]}: time {time[i]:g} is out of step; frames are "
+            f"{usual:g} s apart. Resample to even steps, or name the frame column"
+        )
+    index = np.empty(len(time), np.int64)
+    total = np.cumsum(np.minimum(whole, 2**40).astype(np.int64))
+    index[order] = total
+    index -= _extreme(np.minimum, index, owner, owners)[owner]
+    count = _extreme(np.maximum, index, owner, owners) + 1
+    start = _extreme(np.minimum, time, owner, owners)
+    first = np.rint(np.minimum((start - start.min()) / usual, 2**50)).astype(np.int64)
+    return Frames(index, first, count, _tidy(1 / usual, table.where))
+
+
+def _drop_short(table: Table, frames: Frames) -> tuple[Table, Frames]:
+    """Without trajectories of a single frame; DataError where no other is left."""
+    long = frames.count >= 2
+    if long.all():
+        return table, frames
+    if not long.any():
+        raise DataError(f"{table.where}: there is only one frame; motion needs two")
+    rows = long[table.trajectory]
+    kept = _keep_trajectories(_keep(table, rows))
+    return kept, Frames(frames.index[rows], frames.first[long], frames.count[long], frames.fps)
+
+
+def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
+    """Put every row in its cell.
+
+    Args:
+        table: the rows.
+        frames: where they are on the frame axis.
+
+    Returns:
+        (trajectory, time, body, 2), NaN where there is no row.
+
+    Raises:
+        DataError: for two rows in one cell, naming the second; for frames so far apart that the
+            array would be nearly all empty.
+    """
+    count, time, bodies = len(table.trajectories), int(frames.count.max()), len(table.bodies)
+    rows, cells = len(table.trajectory), count * time * bodies
+    if cells > max(2**22, SPARSE * rows * len(table.pairs)):
+        raise DataError(
+            f"{table.where}: {rows} rows spread over {time} frames of {bodies} bodies in {count} "
+            f"trajectories would take {cells * 16 / 1e9:.1f} GB; check the frame column, or use "
+            "--bodies each"
+        )
+    position = np.full((count * time, bodies, 2), np.nan)
+    cell = table.trajectory * time
+    cell += frames.index
+    seen = np.zeros(count * time * (bodies if table.body is not None else 1), bool)
+    if table.body is not None:
+        position = position.reshape(-1, 1, 2)
+        cell *= bodies
+        cell += table.body
+    seen[cell] = True
+    if np.count_nonzero(seen) != rows:
+        _name_duplicate(table, frames, cell)
+    for b, (x, y) in enumerate(table.pairs):
+        position[cell, b, 0] = x
+        position[cell, b, 1] = y
+    return position.reshape(count, time, bodies, 2)
+
+
+def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
+    """Raise the DataError for the first row whose cell is taken."""
+    earlier = np.ones(len(cell), bool)
+    earlier[np.unique(cell, return_index=True)[1]] = False
+    i = int(earlier.argmax())
+    what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
+    frame = frames.index[i] if table.frame is None else table.frame[i]
+    raise DataError(
+        f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
+        f"{table.trajectories[table.trajectory[i]]!r}; keep one"
+    )

@@ -1,0 +1,174 @@
+"""Football tracking in FIFA's EPTS format, as Metrica Sports publishes it."""
+
+import io
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pyro_animacy.data.columns import Columns
+from pyro_animacy.data.tables import UNREADABLE, Table, make_table
+from pyro_animacy.errors import DataError
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What `metadata.xml` says about `tracking.txt`."""
+
+    fps: float
+    size: tuple[float, float]  # of the pitch, metres
+    # from each first frame on, the columns of a line: "frame", "home_1_x", ...; line-ups change
+    formats: list[tuple[int, list[str]]]
+    separators: set[str]
+
+
+def read_epts(path: Path) -> Table:
+    """Read a `tracking.txt` with the `metadata.xml` beside it.
+
+    Players are named `home_1`, `home_2`, ..., `away_1`, ...: numbered within their team in the
+    order of their shirts, among those the file has channels for. Coordinates 0..1 become metres
+    by the size of the pitch; (0, 0) stays the top left corner. The resolution is the last
+    decimal of the file along the longer side.
+
+    Args:
+        path: the tracking file.
+
+    Returns:
+        A wide table of all players and `ball`.
+
+    Raises:
+        DataError: where the metadata are missing or do not fit, or a cell is no number.
+    """
+    metadata = read_metadata(path.parent / "metadata.xml", path.name)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UNREADABLE as error:
+        raise DataError(f"{path.name}: cannot be read: {error}") from None
+    commas = str.maketrans("".join(metadata.separators), "," * len(metadata.separators))
+    lines = text.translate(commas).splitlines()
+    parts = _by_format(lines, metadata, path.name)
+    rows = pd.concat(parts).reindex(range(len(lines)))
+    columns = [c for _, names in metadata.formats for c in names]
+    bodies = sorted({c[:-2] for c in columns if c.endswith("_x")}, key=_team_order)
+    pairs = {body: (f"{body}_x", f"{body}_y") for body in bodies}
+    table = make_table(rows, Columns(None, None, "frame", None, None, pairs), path.name, 1)
+    width, height = metadata.size
+    decimals = max(len(cell.partition(".")[2]) for cell in lines[table.row[0] - 1].split(","))
+    return replace(
+        table,
+        pairs=[(x * width, y * height) for x, y in table.pairs],
+        fps=metadata.fps,
+        units="m",
+        animate=[body != "ball" for body in bodies],
+        resolution=max(width, height) * 10.0**-decimals,
+    )
+
+
+def _team_order(body: str) -> tuple[int, int]:
+    """Sort key: home, away, ball, each by number."""
+    team, _, number = body.partition("_")
+    return ("home", "away", "ball").index(team), int(number or 0)
+
+
+def _by_format(lines: list[str], metadata: Metadata, where: str) -> list[pd.DataFrame]:
+    """The lines as DataFrames indexed by line, one for each format that holds from a frame on."""
+    frame = pd.to_numeric(
+        pd.Series([line.partition(",")[0] for line in lines], dtype=object), errors="coerce"
+    )
+    starts = [start for start, _ in metadata.formats]
+    which = np.searchsorted(starts, frame.fillna(starts[0]).to_numpy(), side="right") - 1
+    filled = np.array([bool(line.strip()) for line in lines], bool)
+    parts = []
+    for k, (_, names) in enumerate(metadata.formats):
+        rows = np.flatnonzero((which.clip(0) == k) & filled)
+        for i in rows:
+            if lines[i].count(",") != len(names) - 1:
+                raise DataError(
+                    f"{where}: row {i + 1}: {lines[i].count(',') + 1} numbers, metadata.xml says "
+                    f"{len(names)}; is it the metadata of this file?"
+                )
+        if len(rows):
+            text = io.StringIO("\n".join(lines[i] for i in rows))
+            parts.append(pd.read_csv(text, header=None, names=names).set_axis(rows))
+    if not parts:
+        raise DataError(f"{where}: the file is empty")
+    return parts
+
+
+def read_metadata(path: Path, wanted_by: str) -> Metadata:
+    """Read the frame rate, the pitch and the channels of an EPTS recording.
+
+    Args:
+        path: `metadata.xml`.
+        wanted_by: the tracking file, for messages.
+
+    Returns:
+        The metadata.
+
+    Raises:
+        DataError: where the file or one of these is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"{wanted_by}: EPTS tracking needs its metadata.xml in the same folder")
+    try:
+        root = ElementTree.parse(path).getroot()
+        fps = float(_text(root, ".//FrameRate"))
+        size = float(_text(root, ".//FieldSize/Width")), float(_text(root, ".//FieldSize/Height"))
+        channels = _channels(root)
+        formats = [
+            (int(spec.get("startFrame", "1")), _names(spec, channels))
+            for spec in root.iter("DataFormatSpecification")
+        ]
+        separators = {e.get("separator", ",") for e in root.iter() if e.get("separator")}
+    except (OSError, ElementTree.ParseError, ValueError, KeyError) as error:
+        raise DataError(f"{path.name} beside {wanted_by}: cannot be used: {error}") from None
+    if not formats or any(names[0] != "frame" for _, names in formats):
+        raise DataError(f"{path.name} beside {wanted_by}: no line format that begins with a frame")
+    if any(len(separator) > 1 for separator in separators):
+        raise DataError(f"{path.name} beside {wanted_by}: separators longer than one character")
+    return Metadata(fps, size, sorted(formats), separators)
+
+
+def _text(root: ElementTree.Element, path: str) -> str:
+    """The text of an element that must be there."""
+    found = root.findtext(path)
+    if not found:
+        raise ValueError(f"no {path.removeprefix('.//')}")
+    return found
+
+
+def _channels(root: ElementTree.Element) -> dict[str, str]:
+    """Channel id -> column name (home_1_x) for the players that have a place in some line."""
+    used = {e.get("playerChannelId") for e in root.iter("PlayerChannelRef")}
+    refs = [e for e in root.iter("PlayerChannel") if e.get("id") in used]
+    playing = {e.get("playerId") for e in refs}
+    score = root.find(".//Score")
+    local = None if score is None else score.get("idLocalTeam")
+    teams = [e.get("id") for e in root.iter("Team")]
+    home = local if local in teams else teams[0]
+    shirts: dict[str, list[tuple[int, str]]] = {"home": [], "away": []}
+    for player in root.iter("Player"):
+        if player.get("id") in playing:
+            team = "home" if player.get("teamId") == home else "away"
+            shirts[team].append((int(_text(player, "ShirtNumber")), player.attrib["id"]))
+    names = {
+        player: f"{team}_{n}"
+        for team, players in shirts.items()
+        for n, (_, player) in enumerate(sorted(players), start=1)
+    }
+    return {e.attrib["id"]: f"{names[e.attrib['playerId']]}_{e.attrib['channelId']}" for e in refs}
+
+
+def _names(spec: ElementTree.Element, channels: dict[str, str]) -> list[str]:
+    """The columns of a line, in order; those that are no position get a name of no meaning."""
+    names = []
+    for place, e in enumerate(spec.iter()):
+        if e.tag == "PlayerChannelRef":
+            names.append(channels[e.attrib["playerChannelId"]])
+        elif e.tag == "BallChannelRef":
+            names.append(f"ball_{e.attrib['channelId']}")
+        elif e.tag == "StringRegister":
+            names.append("frame" if e.get("name") == "frameCount" else f"register {place}")
+    return names

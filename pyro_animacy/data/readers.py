@@ -1,0 +1,248 @@
+"""From what a person has, files or objects of other libraries, to trajectories."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from pyro_animacy.data import arrays, tables
+from pyro_animacy.data.arrays import metrica_sample
+from pyro_animacy.data.dense import table_dataset
+from pyro_animacy.data.epts import read_epts
+from pyro_animacy.data.trajectories import (
+    check_trajectories,
+    join,
+    select_bodies,
+    split_at_gaps,
+)
+from pyro_animacy.data.trajectories import (
+    downsample as every_nth,
+)
+from pyro_animacy.errors import ConfigError, DataError
+
+__all__ = ["metrica_sample", "read_trajectories"]
+
+TEXT = (".csv", ".txt", ".tsv", ".dat")
+KINDS = {
+    **dict.fromkeys(TEXT, "table"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".nc", ".nc4", ".netcdf"), "netCDF"),
+    **dict.fromkeys((".npz", ".npy"), "numpy"),
+    ".zarr": "zarr",
+}
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `read_trajectories` was asked for."""
+
+    bodies: str | None
+    fps: float | None
+    downsample: int
+    columns: Mapping[str, str] | None
+    minimum_frames: int
+    split_gaps: bool
+
+
+def read_trajectories(
+    source: Any,
+    *,
+    bodies: str | None = None,
+    fps: float | None = None,
+    downsample: int = 1,
+    columns: Mapping[str, str] | None = None,
+    units: str | None = None,
+    resolution: float | None = None,
+    minimum_frames: int = 2,
+    split_gaps: bool = True,
+) -> xr.Dataset:
+    """Read recorded motion into the schema of `pyro_animacy.data.trajectories`.
+
+    Files: CSV and other delimited text, plain or gzipped (long or wide; headerless ETH/UCY),
+    parquet, netCDF, zarr, npz, npy, and Metrica's EPTS `tracking.txt`. Several files, or a folder
+    of files of one kind, are read as one recording each. Objects: DataFrame, xarray Dataset (this
+    schema or `movement`'s), numpy array, kloppy TrackingDataset.
+
+    Args:
+        source: path, paths, folder or object; "metrica" for the bundled sample.
+        bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
+            triple of one from each group) or "each" (every body on its own); all by default.
+        fps: frames per second of the recording, where it does not say.
+        downsample: keep every Nth frame.
+        columns: role to column of a table, where the names are unusual; the roles are
+            trajectory, id, frame, time, x, y, label.
+        units: of the coordinates, where the recording does not say.
+        resolution: smallest step the recording can show, in its units; estimated by default.
+        minimum_frames: shorter runs of frames are dropped.
+        split_gaps: make a trajectory of every run of frames in which all bodies of the scene are
+            observed. If False, frames that are not observed stay in as NaN.
+
+    Returns:
+        The trajectories.
+
+    Raises:
+        DataError: for data that cannot be used, naming file and row.
+        ConfigError: for options that cannot be used.
+    """
+    if downsample < 1:
+        raise ConfigError(f"--downsample {downsample}: expected 1 or more")
+    if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
+        raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
+    options = _Options(bodies, fps, downsample, columns, minimum_frames, split_gaps)
+    items = _items(source)
+    parts = [_read_one(item, options) for item in items]
+    if len(parts) > 1:
+        names = _distinct_names(items)
+        parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
+    ds = join(parts, _source_name(source))
+    if units is not None:
+        ds = ds.assign_attrs(units=units)
+    if resolution is not None:
+        ds = ds.assign_coords(
+            resolution=("trajectory", np.full(ds.sizes["trajectory"], float(resolution)))
+        )
+    return check_trajectories(ds)
+
+
+def _items(source: Any) -> list[Any]:
+    """The recordings of a source: paths or objects."""
+    if isinstance(source, list | tuple):
+        if not source:
+            raise DataError("no files given")
+        return [item for one in source for item in _items(one)]
+    if not isinstance(source, str | PathLike):
+        return [source]
+    path = Path(source)
+    if not path.exists():
+        if str(source) == "metrica":
+            return [metrica_sample()]
+        raise DataError(f"{source}: no such file or folder")
+    if path.is_dir() and path.suffix != ".zarr":
+        return _folder(path)
+    return [path]
+
+
+def _folder(folder: Path) -> list[Any]:
+    """The files of a folder, which must be of one kind."""
+    files = sorted(
+        p
+        for p in folder.iterdir()
+        if _kind(p) and not re.match(r"\.|readme|licen[cs]e", p.name, re.IGNORECASE)
+    )
+    if not files:
+        raise DataError(
+            f"{folder.name}: no files of trajectories in this folder; expected {', '.join(KINDS)}"
+        )
+    kinds = {str(_kind(p)): p.name for p in files}
+    if len(kinds) > 1:
+        both = ", ".join(f"{kind} ({name})" for kind, name in kinds.items())
+        raise DataError(f"{folder.name}: files of several kinds: {both}; name those to read")
+    return list(files)
+
+
+def _kind(path: Path) -> str | None:
+    """The kind of a file by its name, None if it is no kind that can be read."""
+    name = path.name.lower()
+    suffix = Path(name.removesuffix(".gz")).suffix
+    kind = KINDS.get(suffix)
+    return None if name.endswith(".gz") and kind != "table" else kind
+
+
+def _source_name(source: Any) -> str:
+    """What to call a source in reports; "" leaves the name of its first part."""
+    if isinstance(source, str | PathLike):
+        return Path(source).name
+    return ""
+
+
+def _distinct_names(items: Iterable[Any]) -> list[str]:
+    """A name for each of several recordings: the file's stem, or the path where stems repeat."""
+    stems = [
+        item.name.split(".")[0] if isinstance(item, Path) else str(i)
+        for i, item in enumerate(items)
+    ]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [str(item) if isinstance(item, Path) else str(i) for i, item in enumerate(items)]
+
+
+def _prefixed(part: xr.Dataset, name: str) -> xr.Dataset:
+    """The part with trajectories and recordings named after it."""
+
+    def named(entry: str) -> str:
+        own = part.attrs["source"].split(".")[0]
+        rest = entry.removeprefix(own) if entry == own or entry.startswith(own + "@") else None
+        return name + (f"/{entry}" if rest is None else rest)
+
+    return part.assign_coords(
+        {
+            along: ("trajectory", np.array([named(str(e)) for e in part[along].values], object))
+            for along in ("trajectory", "recording")
+        }
+    )
+
+
+def _read_one(item: Any, options: _Options) -> xr.Dataset:
+    """One recording, with the bodies, the rate and the runs of frames asked for."""
+    table = _table(item, options)
+    if table is not None:
+        ds = table_dataset(table, options.bodies, options.fps)
+        del table  # its rows would otherwise stay in memory beside the array
+    else:
+        ds = _dataset(item, options.fps)
+        if options.bodies is not None:
+            ds = select_bodies(ds, options.bodies)
+    ds = every_nth(ds, options.downsample)
+    return split_at_gaps(ds, options.minimum_frames) if options.split_gaps else ds
+
+
+def _table(item: Any, options: _Options) -> tables.Table | None:
+    """The rows of a recording that is a table; None if it is something else."""
+    if isinstance(item, pd.DataFrame):
+        return tables.from_dataframe(item, options.columns)
+    if not isinstance(item, Path):
+        return None
+    kind = _kind(item)
+    if kind == "parquet":
+        return tables.read_parquet(item, options.columns)
+    if kind == "table":
+        if item.suffix == ".txt" and re.match(rb"\d+:", _head(item)):
+            return read_epts(item)
+        return tables.read_text_table(item, options.columns)
+    return None
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def _dataset(item: Any, fps: float | None) -> xr.Dataset:
+    """A recording that is no table."""
+    if isinstance(item, Path):
+        kind = _kind(item)
+        if kind == "numpy":
+            return arrays.read_npz(item, fps)
+        if kind in ("netCDF", "zarr"):
+            return arrays.read_xarray_file(item, fps)
+        raise DataError(f"{item.name}: not a kind that can be read; expected {', '.join(KINDS)}")
+    if isinstance(item, xr.Dataset):
+        return arrays.from_xarray(item, fps)
+    if isinstance(item, np.ndarray):
+        return arrays.from_array(item, fps=fps)
+    if hasattr(item, "records") and hasattr(item, "metadata"):
+        return arrays.from_kloppy(item, fps)
+    raise DataError(
+        f"{type(item).__name__}: expected a path, DataFrame, xarray Dataset, numpy array or "
+        "kloppy TrackingDataset"
+    )

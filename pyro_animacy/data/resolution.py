@@ -1,0 +1,112 @@
+"""The smallest step that a recording can show.
+
+A density of displacements means nothing below it: bodies that stand still give exact zeros, and
+a model could raise its score without end by shrinking its scale there.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+DECIMALS = 9  # finer decimal grids than 10^-9 are taken for full floating-point precision
+SHARE, COUNT = (
+    0.02,
+    5,
+)  # a step is common if this share of the non-zero steps, and this many, are it
+BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
+SAMPLE = 4_000_000  # coordinates looked at; enough to count shares of 2 %, and cheap
+
+
+def estimate_resolution(
+    position: npt.NDArray[np.float64], recording: Sequence[str] | None = None
+) -> npt.NDArray[np.float64]:
+    """Estimate the resolution of each trajectory: the smallest common step of its recording.
+
+    Steps are |x_{t+1} - x_t| of every coordinate, rounded to the decimal grid of the values. A
+    step is common if at least 2 % of the recording's non-zero steps, and at least 5 of them,
+    are equal to it, and at most a quarter are smaller (in a short recording of long steps five
+    may be equal by chance). The rule, in this order:
+
+    1. the smallest common step of the recording (a mouse moves by whole pixels, so a drawing
+       scaled from pixels shows a smallest step much larger than its decimals);
+    2. the smallest common step of all recordings together;
+    3. the decimal grid 10^-k of the values (k <= 9); 0 where they have none.
+
+    Call it at the recorded rate: steps of a downsampled recording are sums of several.
+
+    Args:
+        position: (trajectory, time, body, 2); NaN where not observed.
+        recording: (trajectory,) names; every trajectory its own by default.
+
+    Returns:
+        (trajectory,) steps in the units of `position`; 0 if none is known.
+    """
+    names = np.arange(len(position)) if recording is None else np.asarray(recording, str)
+    code = np.unique(names, return_inverse=True)[1]
+    frames = max(2, SAMPLE * position.shape[1] // max(position.size, 1))
+    values = position[:, :frames]
+    grid = decimal_grid(values[~np.isnan(values)])
+    step = np.abs(np.diff(values, axis=1)).reshape(len(values), -1)
+    owner = np.broadcast_to(code[:, None], step.shape)
+    unit = grid or 10.0**-DECIMALS
+    with np.errstate(invalid="ignore"):  # infinite values are for check_trajectories to name
+        step = np.rint(step / unit)
+    keep = (step > 0) & np.isfinite(step)
+    step, owner = step[keep], owner[keep]
+    own = _smallest_common(step, owner, int(code.max(initial=0)) + 1)
+    pooled = _smallest_common(step, np.zeros_like(owner), 1)[0]
+    fallback = grid if np.isnan(pooled) else pooled * unit
+    return np.where(np.isnan(own), fallback, own * unit)[code]
+
+
+def decimal_grid(values: npt.NDArray[np.float64]) -> float:
+    """The coarsest 10^-k, k = 0..9, on which all values lie but for rounding error; 0 if none.
+
+    Values that were stored in single precision are recognised and allowed its rounding error.
+
+    Args:
+        values: any shape, without NaN.
+
+    Returns:
+        10^-k, or 0 where there is no such grid.
+    """
+    values = np.abs(values[np.isfinite(values)])
+    if not values.size:
+        return 0.0
+    with np.errstate(over="ignore"):
+        single = bool((values.astype(np.float32) == values).all())
+    relative = np.finfo(np.float32 if single else np.float64).eps
+    for decimals in range(DECIMALS + 1):
+        scaled = values * 10.0**decimals
+        error = 2 * relative * scaled
+        if error.max() > 0.05:  # rounding alone would look like a grid
+            return 0.0
+        if (np.abs(scaled - np.rint(scaled)) <= error).all():
+            return float(10.0**-decimals)
+    return 0.0
+
+
+def _smallest_common(
+    step: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], owners: int
+) -> npt.NDArray[np.float64]:
+    """(owners,) the smallest common step of each owner; NaN where none is common.
+
+    Args:
+        step: (n,) positive whole steps.
+        owner: (n,) which owner each belongs to.
+        owners: how many owners there are.
+    """
+    smallest = np.full(owners, np.nan)
+    order = np.lexsort((step, owner))
+    step, owner = step[order], owner[order]
+    new = np.ones(len(step), bool)
+    new[1:] = (np.diff(step) != 0) | (np.diff(owner) != 0)
+    first = np.flatnonzero(new)
+    count = np.diff(np.append(first, len(step)))
+    totals = np.bincount(owner, minlength=owners)
+    total = totals[owner[first]]
+    below = first - (np.cumsum(totals) - totals)[owner[first]]
+    common = first[(count >= COUNT) & (count >= SHARE * total) & (below <= BELOW * total)][::-1]
+    smallest[owner[common]] = step[common]  # the last write, the smallest step, stays
+    return smallest

@@ -1,0 +1,304 @@
+"""The schema of recorded motion: one `xarray.Dataset`, and what is done to it before training.
+
+`position(trajectory, time, body, space)` holds coordinates in data units; NaN means not observed,
+and also pads trajectories shorter than the longest. Coordinates along `trajectory`:
+
+- `recording`: the independent recording it is cut from. Several triples of players, or several
+  runs of frames, of one match share it.
+- `start`, `length`: its first frame on its recording's own frame axis, and its number of frames.
+- `resolution`: the smallest step that the recording can show, in data units; 0 if none is known.
+- `label` (optional): what it shows.
+
+`animate(body)` (optional) says which bodies move themselves. Attributes: `fps`, `units`, `source`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from pyro_animacy.data.resolution import estimate_resolution
+from pyro_animacy.errors import DataError
+
+DIMS = ("trajectory", "time", "body", "space")
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Names = Sequence[str] | npt.NDArray[np.object_]  # plain strings, or a coordinate of a Dataset
+
+
+def make_trajectories(
+    position: npt.ArrayLike,
+    *,
+    fps: float | None,
+    body: Sequence[str] | None = None,
+    units: str = "unknown",
+    trajectory: Sequence[str] | None = None,
+    recording: Sequence[str] | None = None,
+    start: npt.ArrayLike | None = None,
+    length: npt.ArrayLike | None = None,
+    label: Sequence[str] | None = None,
+    resolution: npt.ArrayLike | None = None,
+    animate: Sequence[bool] | None = None,
+    source: str = "",
+) -> xr.Dataset:
+    """Label an array of positions with the schema of this module, and check it.
+
+    Args:
+        position: (trajectory, time, body, 2), (time, body, 2) or (time, 2 x body) coordinates;
+            NaN where not observed and after a trajectory's last frame.
+        fps: frames per second.
+        body: names of the bodies; "0", "1", ... by default.
+        units: of the coordinates.
+        trajectory: unique names; "0", "1", ... by default.
+        recording: independent recording of each trajectory; its own by default.
+        start: first frame of each on its recording's frame axis; 0 by default.
+        length: number of frames of each; up to its last observed frame by default.
+        label: one for each trajectory.
+        resolution: smallest step in data units, one or one for each trajectory; by default
+            estimated, see `estimate_resolution`.
+        animate: for each body, whether it moves itself.
+        source: where the data come from, for reports and messages.
+
+    Returns:
+        The Dataset. An array that is already float64 is not copied.
+
+    Raises:
+        DataError: where the positions are not usable, see `check_trajectories`.
+    """
+    where = source or "positions"
+    values = _four_dimensional(position, where)
+    if length is None:
+        length = last_observed(values)
+    names = [str(i) for i in range(len(values))] if trajectory is None else list(trajectory)
+    recordings = names if recording is None else list(recording)
+    bodies = [str(i) for i in range(values.shape[2])] if body is None else list(body)
+    given = {"trajectory": names, "recording": recordings, "label": label, "body": bodies}
+    for what, entries in (given | {"animate": animate}).items():
+        wanted = values.shape[2 if what in ("body", "animate") else 0]
+        if entries is not None and len(entries) != wanted:
+            raise DataError(f"{where}: {len(entries)} {what} entries for {wanted} in `position`")
+    if resolution is None:
+        resolution = estimate_resolution(values, recordings)
+    ds = assemble(
+        values,
+        fps=_usable_fps(fps, where),
+        body=bodies,
+        trajectory=names,
+        recording=recordings,
+        start=0 if start is None else start,
+        length=length,
+        resolution=resolution,
+        attrs={"units": units, "source": source},
+    )
+    if label is not None:
+        ds = ds.assign_coords(label=("trajectory", np.array([str(x) for x in label], object)))
+    if animate is not None:
+        ds = ds.assign_coords(animate=("body", np.asarray(animate, bool)))
+    return check_trajectories(ds)
+
+
+def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
+    """Check that a Dataset follows the schema and that there is motion in it.
+
+    Args:
+        ds: the Dataset.
+
+    Returns:
+        The same Dataset.
+
+    Raises:
+        DataError: for missing dimensions or fps, infinite values, a body that is never observed,
+            no body that moves, a trajectory of fewer than 2 frames, names that are not unique.
+    """
+    where = str(ds.attrs.get("source") or "trajectories")
+    if "position" not in ds or tuple(ds["position"].dims) != DIMS:
+        dims = tuple(map(str, ds["position"].dims)) if "position" in ds else "no `position`"
+        raise DataError(f"{where}: expected `position` with dims {DIMS}, got {dims}")
+    _usable_fps(ds.attrs.get("fps"), where)
+    missing = {"recording", "start", "length", "resolution"} - set(map(str, ds.coords))
+    if missing:
+        raise DataError(
+            f"{where}: no coordinate {', '.join(sorted(missing))}; build it with make_trajectories"
+        )
+    for dim in ("trajectory", "body"):
+        no_duplicates(ds[dim].values, dim, where)
+    if ds.sizes["trajectory"] == 0 or ds.sizes["body"] == 0:
+        raise DataError(f"{where}: no trajectory with at least one body")
+    _check_values(ds, where)
+    return ds
+
+
+def _check_values(ds: xr.Dataset, where: str) -> None:
+    """Raise DataError unless the values are finite or NaN, long enough, and something moves."""
+    values, names = ds["position"].values, ds["trajectory"].values
+    infinite = np.isinf(values)
+    if infinite.any():
+        i, t, b, _ = np.argwhere(infinite)[0]
+        raise DataError(
+            f"{where}: infinite value in trajectory {names[i]!r}, frame {t}, "
+            f"body {ds['body'].values[b]!r}; leave the cell empty where a body was not observed"
+        )
+    beyond = (ds["length"].values > values.shape[1]) | (ds["start"].values < 0)
+    if beyond.any():
+        raise DataError(
+            f"{where}: trajectory {names[beyond][0]!r}: `length` is beyond the array, or `start` "
+            "is negative"
+        )
+    short = ds["length"].values < 2
+    if short.any():
+        raise DataError(
+            f"{where}: trajectory {names[short][0]!r} has fewer than 2 frames; motion needs two"
+        )
+    # fmin/fmax pass over NaN without the warnings of nanmin on an empty slice
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+    unseen = np.isnan(low).any(-1).all(0)
+    if unseen.any():
+        raise DataError(
+            f"{where}: body {ds['body'].values[unseen][0]!r} is never observed (all its positions "
+            "are missing); leave it out with --bodies"
+        )
+    if not (high > low).any():
+        raise DataError(f"{where}: no body moves; there is no motion to learn from")
+
+
+def shortened(names: Names, most: int = 12) -> str:
+    """The names for a message: the first dozen, and how many more."""
+    text = ", ".join(str(n) for n in names[:most])
+    return text + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats:
+    """`position` as float64 (trajectory, time, body, 2)."""
+    try:
+        values = np.asarray(position, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: positions are not numbers ({error})") from None
+    if values.ndim == 2 and values.shape[1] % 2 == 0 and values.shape[1]:
+        values = values.reshape(len(values), -1, 2)
+    if values.ndim == 3:
+        values = values[None]
+    if values.ndim != 4 or values.shape[-1] != 2 or not values.size:
+        raise DataError(
+            f"{where}: expected an array (time, 2 x bodies), (time, bodies, 2) or (trajectory, "
+            f"time, bodies, 2), got shape {np.shape(position)}"
+        )
+    return values
+
+
+def _usable_fps(fps: float | None, where: str) -> float:
+    """The frame rate, or an error that names the option."""
+    if fps is None:
+        raise DataError(f"{where}: frames per second are not known; give them with --fps")
+    if not (np.isfinite(fps) and fps > 0):
+        raise DataError(f"{where}: {fps} frames per second; expected a positive number (--fps)")
+    return float(fps)
+
+
+def no_duplicates(names: npt.NDArray, dim: str, where: str) -> None:
+    """Raise DataError where a name is used twice."""
+    unique, count = np.unique(names.astype(str), return_counts=True)
+    if (count > 1).any():
+        raise DataError(f"{where}: two {dim} entries are named {str(unique[count > 1][0])!r}")
+
+
+def last_observed(position: Floats) -> Integers:
+    """(trajectory,) number of frames up to the last in which any body is observed."""
+    seen: npt.NDArray[np.bool_] = np.any(~np.isnan(position), axis=(2, 3))
+    return np.where(seen.any(1), position.shape[1] - seen[:, ::-1].argmax(1), 0)
+
+
+def assemble(
+    position: Floats,
+    *,
+    fps: float,
+    body: Names,
+    trajectory: Names,
+    recording: Names,
+    start: npt.ArrayLike,
+    length: npt.ArrayLike,
+    resolution: npt.ArrayLike,
+    attrs: dict[str, str],
+) -> xr.Dataset:
+    """The Dataset of these parts, unchecked; arguments as for `make_trajectories`."""
+    count, frames = position.shape[:2]
+
+    def along(values: npt.ArrayLike, kind: type) -> tuple[str, npt.NDArray]:
+        return "trajectory", np.broadcast_to(np.asarray(values, kind), (count,)).copy()
+
+    return xr.Dataset(
+        {"position": (DIMS, position)},
+        coords={
+            "trajectory": np.array([str(name) for name in trajectory], object),
+            "time": np.arange(frames) / fps,
+            "body": np.array([str(name) for name in body], object),
+            "space": np.array(["x", "y"], object),
+            "recording": along([str(name) for name in recording], object),
+            "start": along(start, np.int64),
+            "length": along(length, np.int64),
+            "resolution": along(resolution, np.float64),
+        },
+        attrs={"fps": float(fps), **attrs},
+    )
+
+
+def like(
+    ds: xr.Dataset,
+    rows: Integers,
+    position: Floats,
+    trajectory: Names,
+    body: Names | None = None,
+) -> xr.Dataset:
+    """New positions for the trajectories `rows` of `ds`, with what is known about these.
+
+    Args:
+        ds: trajectories in the schema.
+        rows: (new trajectories,) which of `ds` each comes from.
+        position: (new trajectories, time, body, 2).
+        trajectory: new names.
+        body: new bodies; those of `ds` by default, and only then is `animate` kept.
+
+    Returns:
+        A Dataset of the schema.
+    """
+    out = assemble(
+        position,
+        fps=ds.attrs["fps"],
+        body=ds["body"].values if body is None else body,
+        trajectory=trajectory,
+        recording=ds["recording"].values[rows],
+        start=ds["start"].values[rows],
+        length=ds["length"].values[rows],
+        resolution=ds["resolution"].values[rows],
+        attrs={name: ds.attrs.get(name, "") for name in ("units", "source")},
+    )
+    if "label" in ds.coords:
+        out = out.assign_coords(label=("trajectory", ds["label"].values[rows]))
+    if "animate" in ds.coords and body is None:
+        out = out.assign_coords(animate=("body", ds["animate"].values))
+    return out
+
+
+def pieces(ds: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr.Dataset:
+    """Cut pieces out of trajectories.
+
+    Args:
+        ds: trajectories in the schema.
+        rows: (piece,) which trajectory each is cut from.
+        begin: (piece,) its first frame, counted on the trajectory.
+        end: (piece,) the frame after its last.
+
+    Returns:
+        A Dataset of the pieces, padded to the longest; `start` and `length` follow. Where a
+        trajectory gives several pieces they are named `name@frame`, with their `start`.
+    """
+    values, whole = ds["position"].values, ds["trajectory"].values[rows]
+    position = np.full((len(rows), int((end - begin).max()), *values.shape[2:]), np.nan)
+    for out, i, b, e in zip(position, rows, begin, end, strict=True):
+        out[: e - b] = values[i, b:e]
+    start = ds["start"].values[rows] + begin
+    several = np.bincount(rows)[rows] > 1
+    names = [f"{n}@{s}" if many else n for n, s, many in zip(whole, start, several, strict=True)]
+    return like(ds, rows, position, names).assign_coords(
+        start=("trajectory", start), length=("trajectory", end - begin)
+    )

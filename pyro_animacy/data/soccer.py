@@ -1,0 +1,417 @@
+"""Two scripted players and a ball: a simulated game whose animate bodies are known.
+
+The court is a box of 1500 x 700 court units. Walls stand 100 inside its edge, so play happens in
+[100, 1400] x [100, 600]. Behind each goal mouth, 200 wide, lies a goal 100 deep with a back wall:
+nothing ever leaves the court and nothing is ever put back by hand, so a trajectory has no jumps.
+A goal's floor slopes towards the court, so that the ball rolls out again; players cannot enter.
+
+    y
+    ^    +---------------------------+ 600
+    | +--+                           +--+ 450
+    | |                                 |         player_1 attacks the right goal,
+    | +--+                           +--+ 250     player_2 the left one
+    |    +---------------------------+ 100
+    +-0-100------------------------1400-1500-> x
+
+Motion is rigid-body motion by pymunk, with its damping law v(t) = v(0) damping^t: `damping` is the
+share of its velocity that a free body still has after one second. With 0.2, a ball kicked from
+rest at 900 units/s comes to rest 900 / -ln(0.2) = 559 units away.
+
+Each player runs to the place from where the ball lies before the goal, dribbles, and shoots when it
+stands right, with a heading that wanders (an Ornstein-Uhlenbeck process) so that no two games are
+alike. After a goal the scorer walks back and leaves the ball to the other until that one touched
+it. Positions are complex numbers inside the script: rotation is a product, distance is `abs`.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.errors import ConfigError
+
+BODIES = ("player_1", "player_2", "ball")
+_GOAL_LINE = 0b10  # collision category of the lines that stop players and let the ball pass
+_WALL = 20.0  # half the thickness of a wall: more than the ball covers in one physics step
+_SLOPE = 400.0  # court units/s^2, of a goal's floor
+
+
+@dataclass(frozen=True)
+class SoccerConfig:
+    """The game's constants, in court units, seconds and mass units.
+
+    Attributes:
+        width: Court, along x, from goal to goal.
+        height: Court, along y.
+        margin: Distance of the walls from the court's edge; also the depth of a goal.
+        goal_mouth: Width of a goal.
+        player_radius: Radius of a player.
+        ball_radius: Radius of the ball.
+        player_mass: Mass of a player.
+        ball_mass: Mass of the ball.
+        force: Largest force with which a player can push itself.
+        top_speed: Largest speed of a player; a kicked ball may be faster.
+        kick: Impulse of a kick (mass x velocity).
+        reach: Largest gap between player and ball across which a player can kick.
+        damping: Share of its velocity that a free body keeps over one second.
+        physics_rate: Physics steps per second.
+        decision_rate: Times per second at which the players decide; divides `physics_rate`.
+        heading_noise: Standard deviation of the wandering of a player's heading, in radians.
+        heading_time: Correlation time of that wandering, in seconds.
+        resolution: Recorded positions are rounded to multiples of this, as a tracker would;
+            0 leaves them as simulated. A free ball is deterministic, so without a resolution the
+            density of its motion has no upper bound.
+    """
+
+    width: float = 1500.0
+    height: float = 700.0
+    margin: float = 100.0
+    goal_mouth: float = 200.0
+    player_radius: float = 30.0
+    ball_radius: float = 20.0
+    player_mass: float = 2.0
+    ball_mass: float = 1.0
+    force: float = 2000.0
+    top_speed: float = 500.0
+    kick: float = 900.0
+    reach: float = 5.0
+    damping: float = 0.2
+    physics_rate: int = 120
+    decision_rate: int = 20
+    heading_noise: float = 0.35
+    heading_time: float = 0.5
+    resolution: float = 0.1
+
+
+def simulate_soccer(
+    trajectories: int,
+    frames: int,
+    *,
+    fps: float = 20,
+    seed: int = 0,
+    config: SoccerConfig | None = None,
+) -> xr.Dataset:
+    """Simulate games of two scripted players and a ball.
+
+    Trajectory i depends on `seed` and i only, not on how many are asked for, and `fps` only says
+    how often the same game is looked at.
+
+    Args:
+        trajectories: Number of games; each is a recording of its own.
+        frames: Frames in each game.
+        fps: Frames per second; must divide `config.physics_rate`.
+        seed: Seed of the whole set, at least 0.
+        config: The game's constants; the defaults of `SoccerConfig` if None.
+
+    Returns:
+        A Dataset in the package's schema: `position` (trajectory, time, body, space) in court
+        units, bodies player_1, player_2 and ball, and `animate` (True, True, False) along body.
+
+    Raises:
+        ConfigError: pymunk is not installed, or a value cannot be used.
+    """
+    config = config or SoccerConfig()
+    _check(trajectories, frames, fps, seed, config)
+    position = np.empty((trajectories, frames, len(BODIES), 2))
+    for i in tqdm(range(trajectories), desc="soccer", unit="game", disable=None, delay=2):
+        generator = np.random.default_rng(np.random.SeedSequence((seed, i)))
+        position[i] = _play(generator, frames, round(config.physics_rate / fps), config)
+    if config.resolution:
+        position = np.round(position / config.resolution) * config.resolution
+    names = [f"soccer_{seed}_{i}" for i in range(trajectories)]
+    return make_trajectories(
+        position,
+        fps=float(fps),
+        body=list(BODIES),
+        units="court units",
+        trajectory=names,
+        recording=names,
+        resolution=np.full(trajectories, config.resolution),
+        animate=[True, True, False],
+        source=f"soccer simulator, seed {seed}",
+    )
+
+
+def _check(trajectories: int, frames: int, fps: float, seed: int, config: SoccerConfig) -> None:
+    """Raise ConfigError for what cannot be simulated, naming the option."""
+    c = config
+    for name, least in (("trajectories", 1), ("frames", 2), ("seed", 0)):
+        value = {"trajectories": trajectories, "frames": frames, "seed": seed}[name]
+        if value < least:
+            raise ConfigError(f"{name}: {value} is too small; give at least {least}")
+    for name, rate in (("fps", fps), ("decision_rate", c.decision_rate)):
+        if not rate > 0 or c.physics_rate % rate:
+            raise ConfigError(
+                f"{name}: {rate} does not divide the physics rate of {c.physics_rate} Hz; "
+                "give a divisor of it, such as 20"
+            )
+    may_be_zero = {"force", "kick", "reach", "heading_noise", "resolution"}
+    for field in fields(c):
+        value = getattr(c, field.name)
+        if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name in may_be_zero))):
+            raise ConfigError(f"{field.name}: {value} cannot be used; give a number above 0")
+    if c.damping > 1:
+        raise ConfigError(
+            f"damping: {c.damping} is no share of velocity kept; give a value in (0, 1]"
+        )
+    if 2 * (c.kick / c.ball_mass + c.top_speed) / c.physics_rate > 2 * _WALL:
+        raise ConfigError(
+            f"kick: {c.kick} makes the ball so fast that it passes through walls; "
+            "give a smaller kick or a higher physics_rate"
+        )
+    gap = _start_gap(c)
+    if c.width / 2 - c.margin <= 3 * gap or c.height - 2 * c.margin <= max(2 * gap, c.goal_mouth):
+        raise ConfigError(
+            f"width, height: a court of {c.width} x {c.height} has no room for players and goals; "
+            "make it larger, or radii, margin and goal_mouth smaller"
+        )
+
+
+# ------------------------------------------------------------------------------ the rigid bodies
+
+
+class _Match:
+    """The bodies and walls of one game in a pymunk space, and the one step that moves them."""
+
+    def __init__(self, config: SoccerConfig, places: list[complex], throw: complex) -> None:
+        """Put player_1, player_2 and the ball at `places`, the ball with velocity `throw`."""
+        try:
+            import pymunk
+        except ImportError as error:
+            raise ConfigError(
+                'the soccer simulator needs pymunk: pip install "pyro-animacy[soccer]"'
+            ) from error
+        self.config = config
+        self.space = pymunk.Space()
+        self.space.damping = config.damping
+        ball_passes = pymunk.ShapeFilter(mask=pymunk.ShapeFilter.ALL_MASKS() ^ _GOAL_LINE)
+        self.bodies: list[Any] = []
+        for k, place in enumerate(places):
+            is_ball = k == len(places) - 1
+            mass = config.ball_mass if is_ball else config.player_mass
+            # Spin is not observed and there is no friction: an infinite moment leaves it out.
+            body = pymunk.Body(mass, float("inf"))
+            body.position = place.real, place.imag
+            shape = pymunk.Circle(body, config.ball_radius if is_ball else config.player_radius)
+            shape.elasticity = 1.0 if is_ball else 0.3  # of two shapes in contact: the product
+            if is_ball:
+                shape.filter = ball_passes
+            self.space.add(body, shape)
+            self.bodies.append(body)
+        body.velocity = throw.real, throw.imag
+        self._build_walls(pymunk)
+
+    def _build_walls(self, pymunk: Any) -> None:
+        """One closed line around field and goals, and one line across each mouth for players."""
+        c, w = self.config, _WALL
+        # Lines lie outwards by the wall's half thickness: its inner face is the named edge.
+        left, right = c.margin - w, c.width - c.margin + w
+        low, high = c.margin - w, c.height - c.margin + w
+        back_left, back_right = -w, c.width + w
+        post_low = (c.height - c.goal_mouth) / 2 - w
+        post_high = (c.height + c.goal_mouth) / 2 + w
+        corners = [
+            *[(left, low), (right, low)],
+            *[(right, post_low), (back_right, post_low)],
+            *[(back_right, post_high), (right, post_high)],
+            *[(right, high), (left, high)],
+            *[(left, post_high), (back_left, post_high)],
+            *[(back_left, post_low), (left, post_low)],
+        ]
+        walls = list(zip(corners, corners[1:] + corners[:1], strict=True))
+        mouths = [((x, post_low), (x, post_high)) for x in (left, right)]
+        for start, end in walls + mouths:
+            wall = pymunk.Segment(self.space.static_body, start, end, w)
+            wall.elasticity = 0.7
+            if (start, end) in mouths:
+                wall.filter = pymunk.ShapeFilter(categories=_GOAL_LINE)
+            self.space.add(wall)
+
+    def places(self) -> list[complex]:
+        """Centres of player_1, player_2 and the ball."""
+        return [complex(*body.position) for body in self.bodies]
+
+    def velocities(self) -> list[complex]:
+        """Velocities of player_1, player_2 and the ball, in court units per second."""
+        return [complex(*body.velocity) for body in self.bodies]
+
+    def kick(self, direction: complex) -> None:
+        """Give the ball the impulse of one kick along a unit vector."""
+        impulse = self.config.kick * direction
+        self.bodies[-1].apply_impulse_at_local_point((impulse.real, impulse.imag))
+
+    def advance(self, forces: list[complex]) -> None:
+        """One physics step under the players' forces, then the limit on their speed."""
+        c, ball = self.config, self.bodies[-1]
+        for body, force in zip(self.bodies, forces, strict=False):
+            body.force = force.real, force.imag
+        x = ball.position.x
+        if not c.margin <= x <= c.width - c.margin:
+            ball.force = math.copysign(_SLOPE * c.ball_mass, c.width / 2 - x), 0.0
+        self.space.step(1 / c.physics_rate)
+        for body in self.bodies[:-1]:
+            speed = body.velocity.length
+            if speed > c.top_speed:
+                body.velocity = body.velocity * (c.top_speed / speed)
+
+
+# ------------------------------------------------------------------------------------ the players
+
+
+def _play(
+    generator: np.random.Generator, frames: int, stride: int, config: SoccerConfig
+) -> np.ndarray:
+    """Play one game.
+
+    Args:
+        generator: Source of the starting places and of the wandering headings.
+        frames: Frames to record.
+        stride: Physics steps from one frame to the next.
+        config: The game's constants.
+
+    Returns:
+        Positions, shape (frames, 3, 2), in court units; frame 0 is the start.
+    """
+    match = _Match(config, *_start(generator, config))
+    steps_per_decision = config.physics_rate // config.decision_rate
+    # The exact discretisation of d theta = -theta dt / tau + sigma sqrt(2 / tau) dW.
+    keep = math.exp(-1 / (config.decision_rate * config.heading_time))
+    spread = config.heading_noise * math.sqrt(1 - keep**2)
+    heading = config.heading_noise * generator.standard_normal(2)
+    scorer: int | None = None
+    forces = [0j, 0j]
+    recorded = []
+    for step in range((frames - 1) * stride + 1):
+        if step % steps_per_decision == 0:
+            places, velocities = match.places(), match.velocities()
+            scorer = _who_scored(scorer, places, config)
+            forces = []
+            for k in (0, 1):
+                run, kick = _decide(k, places, velocities, k == scorer, config)
+                wander = cmath.exp(1j * heading[k])
+                forces.append(_push(run * wander, velocities[k], config))
+                if kick is not None:
+                    match.kick(kick * wander)
+            heading = keep * heading + spread * generator.standard_normal(2)
+        if step % stride == 0:
+            recorded.append(match.places())
+        match.advance(forces)
+    return np.array(recorded).view(float).reshape(frames, len(BODIES), 2)
+
+
+def _start(generator: np.random.Generator, config: SoccerConfig) -> tuple[list[complex], complex]:
+    """Places at kick-off, each player in its own half and the ball between; the ball's velocity."""
+    c, gap = config, _start_gap(config)
+    y = generator.uniform(c.margin + gap, c.height - c.margin - gap, size=3)
+    x = generator.uniform(c.margin + gap, c.width / 2 - 2 * gap, size=2)
+    ball = c.width / 2 + generator.uniform(-gap / 2, gap / 2)
+    # The ball is thrown in: lying still it would give exact zeros, which no density describes.
+    throw = c.top_speed / 4 * complex(*generator.standard_normal(2))
+    return [complex(x[0], y[0]), complex(c.width - x[1], y[1]), complex(ball, y[2])], throw
+
+
+def _start_gap(config: SoccerConfig) -> float:
+    """Distance between bodies, and from walls, at which nothing touches at kick-off."""
+    return config.player_radius + config.ball_radius + 20
+
+
+def _who_scored(scorer: int | None, places: list[complex], config: SoccerConfig) -> int | None:
+    """Index of the player who scored and must leave the ball to the other, or None.
+
+    A goal stands until the other player has the ball within reach, back in the field.
+    """
+    ball = places[-1]
+    if ball.real > config.width - config.margin:
+        return 0
+    if ball.real < config.margin:
+        return 1
+    if scorer is not None and _gap(places[1 - scorer], ball, config) <= config.reach:
+        return None
+    return scorer
+
+
+def _gap(player: complex, ball: complex, config: SoccerConfig) -> float:
+    """Distance between the surfaces of a player and the ball."""
+    return abs(ball - player) - config.player_radius - config.ball_radius
+
+
+def _at_wall(ball: complex, config: SoccerConfig) -> bool:
+    """Whether a player does not fit between the ball and some wall or goal line."""
+    c, room = config, config.margin + 2 * config.player_radius + config.ball_radius
+    return not (room < ball.real < c.width - room and room < ball.imag < c.height - room)
+
+
+def _decide(
+    k: int, places: list[complex], velocities: list[complex], scored: bool, config: SoccerConfig
+) -> tuple[complex, complex | None]:
+    """What player k wants: a velocity, and a kick's direction (a unit vector) or None.
+
+    Args:
+        k: 0 attacks the right goal, 1 the left.
+        places: Centres of both players and the ball.
+        velocities: Their velocities.
+        scored: The player has just scored and leaves the ball to the other.
+        config: The game's constants.
+    """
+    c, me, other = config, places[k], places[1 - k]
+    middle = 1j * c.height / 2
+    goals = [c.margin + middle, c.width - c.margin + middle]
+    own, target = goals[k], goals[1 - k]
+    if scored:
+        return _towards(own + (target - own) / 4, me, c), None
+    # Run to where the ball will be, not to where it is.
+    lead = min(abs(places[-1] - me) / c.top_speed, 0.5)
+    ball = places[-1] + lead * velocities[-1]
+    forward = _unit(target - ball)
+    contact = c.player_radius + c.ball_radius
+    ahead, aside = _resolve(me - ball, forward)
+    within = _gap(me, places[-1], c) <= c.reach
+    if _at_wall(places[-1], c) and ahead > -contact / 2:  # no room behind it: drag it away sideways
+        away = _unit(places[-1] - me)
+        side = cmath.exp(1j * math.copysign(math.pi / 3, _resolve(forward, away)[1]))
+        return away * c.top_speed, away * side if within else None
+    if ahead > -abs(aside):  # beside or before the ball: go round it, on the nearer side
+        side = 1j * forward * math.copysign(1.6 * contact, aside)
+        return _towards(ball - forward * contact + side * (ahead > -contact), me, c), None
+    aligned = -ahead > 0.8 * abs(me - ball)
+    pressed = abs(other - ball) < 3 * contact
+    near = abs(target - ball) < c.width / 4
+    kick = _unit(target - places[-1]) if aligned and within and (near or pressed) else None
+    return _unit(ball - me) * c.top_speed, kick
+
+
+def _towards(spot: complex, me: complex, config: SoccerConfig) -> complex:
+    """Velocity that takes a player to a spot, slowing down close to it; spots in walls are moved.
+
+    The brake is v = sqrt(2 a d): what the largest force can still stop within the distance left.
+    """
+    c, reach = config, config.margin + config.player_radius
+    x = min(max(spot.real, reach), c.width - reach)
+    y = min(max(spot.imag, reach), c.height - reach)
+    way = complex(x, y) - me
+    brake = math.sqrt(2 * c.force / c.player_mass * abs(way))
+    return _unit(way) * min(c.top_speed, brake)
+
+
+def _push(wanted: complex, velocity: complex, config: SoccerConfig) -> complex:
+    """Force towards a wanted velocity, at most the player's force."""
+    force = (wanted - velocity) * config.player_mass * config.decision_rate
+    return force if abs(force) <= config.force else _unit(force) * config.force
+
+
+def _unit(vector: complex) -> complex:
+    """A vector over its length; 0 stays 0."""
+    return vector / abs(vector) if vector else 0j
+
+
+def _resolve(vector: complex, forward: complex) -> tuple[float, float]:
+    """Components of a vector along a unit vector and to the left of it."""
+    turned = vector * forward.conjugate()
+    return turned.real, turned.imag

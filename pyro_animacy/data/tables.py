@@ -1,0 +1,308 @@
+"""Tables of positions, as files or DataFrames, read into plain arrays of numbers."""
+
+import gzip
+import re
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from pyro_animacy.data.columns import Columns, find_columns
+from pyro_animacy.errors import DataError
+
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table, as numbers.
+
+    In a long table a row is one body in one frame: `body` says which, and `pairs` has one entry.
+    In a wide table a row is one frame: `body` is None, and `pairs` has an entry for each body.
+    """
+
+    where: str  # file or object, for messages
+    row: Sequence[int] | Codes  # (rows,) numbers of the rows as the user counts them
+    trajectory: Codes  # (rows,) index into trajectories
+    trajectories: list[str]
+    body: Codes | None  # (rows,) index into bodies
+    bodies: list[str]
+    frame: Codes | None  # (rows,) as in the file; None where there is only the time
+    time: npt.NDArray[np.float64] | None  # (rows,) seconds
+    pairs: list[tuple[npt.NDArray, npt.NDArray]]  # x and y, (rows,) each; NaN = not observed
+    label: list[str] | None = None  # for each trajectory
+    fps: float | None = None  # as the file itself says
+    units: str = "unknown"
+    resolution: float | None = None  # None: to be estimated
+    animate: list[bool] | None = None  # for each body
+
+
+def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
+    """Read a CSV or whitespace-separated file, plain or gzipped.
+
+    The delimiter is taken from the first line. A first line of four numbers means a headerless
+    file of frame, id, x, y, as the ETH and UCY pedestrian recordings are kept.
+
+    Args:
+        path: the file.
+        columns: role to column, where the usual names do not apply.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: where the file cannot be read; the row is named as the file counts, from 1.
+    """
+    where = path.name
+    first = _first_line(path)
+    delimiter = next((d for d in (",", "\t", ";") if d in first), r"\s+")
+    cells = [c for c in re.split(delimiter, first.strip()) if c.strip()]
+    headerless = all(_is_number(c) for c in cells)
+    if headerless and len(cells) != 4:
+        raise DataError(
+            f"{where}: row 1 has no column names; expected names, or four numbers: frame id x y"
+        )
+    options: dict[str, Any] = {
+        "sep": delimiter,
+        "skip_blank_lines": False,  # so that rows are counted as in the file
+        "skipinitialspace": True,
+        "encoding": "utf-8-sig",
+    }
+    if headerless:
+        names = ["frame", "id", "x", "y"]
+        options |= {"header": None, "names": names}
+    else:
+        names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
+    found = find_columns(names, columns, where)
+    # Categories while parsing: a string object for every row would cost many times the numbers.
+    texts = {c: "category" for c in (found.trajectory, found.id, found.label) if c}
+    if found.used() != set(names):  # only then: with usecols pandas lets rows be too long
+        options["usecols"] = [n for n in names if n in found.used()]
+    frame = _parse(path, where, dtype=texts, **(options | {"index_col": False}))
+    return make_table(frame, found, where, 1 if headerless else 2)
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a text file; DataError where there is none."""
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            line = file.readline(1_000_000)
+    except UNREADABLE as error:
+        raise DataError(f"{path.name}: cannot be read: {error}") from None
+    if b"\0" in line:
+        raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
+    text = line.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        empty = "the file is empty" if not line else "row 1 is blank; expected the column names"
+        raise DataError(f"{path.name}: {empty}")
+    return text
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell reads as a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
+    """`pandas.read_csv`, with its complaints as one line."""
+    try:
+        with warnings.catch_warnings():
+            # A column of mixed types has a cell that is no number; `numbers` names its row.
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, **options)
+    except (*UNREADABLE, pd.errors.ParserWarning) as error:
+        line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        raise DataError(f"{where}: cannot be read as a table: {line[0]}") from None
+
+
+def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int) -> Table:
+    """Turn the columns of a DataFrame into a `Table`.
+
+    Args:
+        frame: the rows; other columns are left aside.
+        columns: what its columns are.
+        where: what to name in a message.
+        first_row: number of the first row, as the user counts.
+
+    Returns:
+        The table.
+
+    Raises:
+        DataError: for a table without rows, and for a cell that is no number, an infinite value,
+            or a missing id or frame, naming the row.
+    """
+    row: Sequence[int] | Codes = range(first_row, first_row + len(frame))
+    blank = np.logical_and.reduce([frame[c].isna().to_numpy() for c in columns.used()])
+    if blank.any():
+        frame, row = frame[~blank], np.asarray(row)[~blank]
+    if not len(frame):
+        raise DataError(f"{where}: there are no rows below the column names")
+
+    def named(column: str | None, default: str) -> tuple[Codes, list[str]]:
+        if column is None:
+            return np.zeros(len(frame), np.int64), [default]
+        codes, names = categories(frame[column])
+        if codes.min() < 0:
+            at = row[int(codes.argmin())]
+            raise DataError(f"{where}: row {at}: no {column!r}; every row needs one")
+        return codes, names
+
+    trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
+    body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
+    pairs = [
+        (numbers(frame[x], where, row), numbers(frame[y], where, row))
+        for x, y in columns.pairs.values()
+    ]
+    frames = None
+    if columns.frame is not None:
+        frames = whole_numbers(frame[columns.frame], where, row)
+    elif columns.time is None:  # a wide table of consecutive frames
+        frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
+    time = None if columns.time is None else numbers(frame[columns.time], where, row)
+    label = None
+    if columns.label is not None:
+        label = _constant_labels(*categories(frame[columns.label]), trajectory, len(trajectories))
+    return Table(
+        where, row, trajectory, trajectories, body, bodies, frames, time, pairs, label=label
+    )
+
+
+def categories(values: pd.Series) -> tuple[Codes, list[str]]:
+    """Number the distinct entries of a column.
+
+    "7" and "7.0" are the same name where all entries are whole numbers. Names are in natural
+    order (home_2 before home_10), so that they do not depend on the order of the rows.
+
+    Args:
+        values: (rows,) entries of any kind.
+
+    Returns:
+        (rows,) codes, -1 where the entry is missing, and the names.
+    """
+    entries = values.astype("category").cat
+    texts = [str(c) for c in entries.categories]
+    if all(re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", t) for t in texts):
+        texts = [str(int(float(t))) for t in texts]
+    names = sorted(set(texts), key=_natural)
+    place = {name: i for i, name in enumerate(names)}
+    lookup = np.array([place[t] for t in texts] + [-1], np.int64)  # -1 picks the last
+    return lookup[entries.codes.to_numpy()], names
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Sort key: runs of digits count as numbers."""
+    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)], name
+
+
+def _constant_labels(
+    code: Codes, names: list[str], trajectory: Codes, count: int
+) -> list[str] | None:
+    """The label of each trajectory; None where one changes within a trajectory or is missing."""
+    low, high = np.full(count, len(names)), np.full(count, -1)
+    np.minimum.at(low, trajectory, code)
+    np.maximum.at(high, trajectory, code)
+    if (low != high).any() or (low < 0).any():
+        return None
+    return [names[i] for i in low]
+
+
+def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.NDArray:
+    """A column as numbers, NaN where a cell is empty.
+
+    Args:
+        values: (rows,) the column.
+        where: what to name in a message.
+        row: (rows,) numbers of the rows.
+
+    Returns:
+        (rows,) float64, or int64 where all are whole and none is missing.
+
+    Raises:
+        DataError: naming the row of the first cell that is no number, or is infinite.
+    """
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        found = values
+    else:
+        text = values.astype(object).where(values.notna(), None).map(str, na_action="ignore")
+        found = pd.to_numeric(text, errors="coerce")
+        bad = (found.isna() & values.notna()).to_numpy()
+        if bad.any():
+            i = int(bad.argmax())
+            raise DataError(
+                f"{where}: row {row[i]}, column {values.name!r}: {str(values.iloc[i])[:40]!r} is "
+                "not a number; leave the cell empty where nothing was observed"
+            )
+    if found.dtype.kind in "iu" and found.dtype.name != "uint64" and not found.hasnans:
+        return found.to_numpy(np.int64)
+    plain = found.to_numpy(np.float64, na_value=np.nan)
+    infinite = np.isinf(plain)
+    if infinite.any():
+        at = row[int(infinite.argmax())]
+        raise DataError(
+            f"{where}: row {at}, column {values.name!r}: infinite value; leave the cell empty "
+            "where nothing was observed"
+        )
+    return plain
+
+
+def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> Codes:
+    """A column as integers: frame numbers.
+
+    Args:
+        values: (rows,) the column.
+        where: what to name in a message.
+        row: (rows,) numbers of the rows.
+
+    Returns:
+        (rows,) int64.
+
+    Raises:
+        DataError: naming the first row where it is missing or not a whole number.
+    """
+    found = numbers(values, where, row)
+    bad = ~((np.rint(found) == found) & (np.abs(found) < 2**53))  # NaN is bad too
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(
+            f"{where}: row {row[i]}, column {values.name!r}: {found[i]} is not a frame number; "
+            "expected a whole number (a time in seconds is --columns time=...)"
+        )
+    return found.astype(np.int64, copy=False)
+
+
+def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
+    """Read a parquet table; arguments, result and errors as for `read_text_table`."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DataError(
+            f"{path.name}: parquet needs pyarrow: pip install 'pyro-animacy[parquet]'"
+        ) from None
+    try:
+        names = [str(n) for n in parquet.read_schema(path).names]
+        found = find_columns(names, columns, path.name)
+        frame = pd.read_parquet(path, columns=[n for n in names if n in found.used()])
+    except (OSError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise DataError(f"{path.name}: cannot be read as parquet: {line}") from None
+    return make_table(frame.reset_index(drop=True), found, path.name, 1)
+
+
+def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Table:
+    """A DataFrame as a table; rows are counted from 0 in messages."""
+    frame = frame.rename(columns=str)
+    found = find_columns(list(frame.columns), columns, "DataFrame")
+    return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)

@@ -1,0 +1,504 @@
+"""Every way in: what is read equals what was written, and what cannot be read is named."""
+
+import gc
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyro_animacy.data.readers import metrica_sample, read_trajectories
+from pyro_animacy.data.trajectories import check_trajectories, make_trajectories
+from pyro_animacy.errors import AnimacyError, ConfigError, DataError
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+def real(*parts):
+    path = REAL.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"no real recordings at {'/'.join(('shared', 'data', *parts))}")
+    return path
+
+
+def walk(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=(*shape, 2)).cumsum(axis=-3).round(4)
+
+
+def long_table(position, bodies, trajectories=None, **columns):
+    """Rows of (trajectory,) frame, body, x, y of a dense array."""
+    rows = [
+        {"clip": (trajectories or ["r"])[i], "frame": t, "body": bodies[b], "x": p[0], "y": p[1]}
+        for i, scene in enumerate(position)
+        for t, frame in enumerate(scene)
+        for b, p in enumerate(frame)
+        if not np.isnan(p).any()
+    ]
+    table = pd.DataFrame(rows).assign(**columns)
+    return table if trajectories else table.drop(columns="clip")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_text(text, name="t.csv"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_text
+
+
+# --- tables ------------------------------------------------------------------------------------
+
+
+def test_long_table(tmp_path):
+    position = walk(2, 9, 3)
+    position[1, 6:] = np.nan
+    table = long_table(position, ["c1", "c2", "c10"], ["v", "w"])
+    shuffled = table.sample(frac=1, random_state=0)  # the order of the rows means nothing
+    for name, rows in (("a.csv", table), ("b.csv.gz", shuffled)):
+        rows.to_csv(tmp_path / name, index=False)
+        ds = read_trajectories(tmp_path / name, fps=5)
+        np.testing.assert_array_equal(ds["position"], position)
+        assert list(ds["trajectory"].values) == ["v", "w"]
+        assert list(ds["body"].values) == ["c1", "c2", "c10"]
+        assert ds["length"].values.tolist() == [9, 6]
+    table.to_parquet(tmp_path / "a.parquet")
+    for source in (tmp_path / "a.parquet", table):
+        xr.testing.assert_equal(ds, read_trajectories(source, fps=5))
+
+
+def test_wide_tables_of_all_spellings(write):
+    position = walk(8, 2)
+    flat = position.reshape(8, 4)
+    for names in (
+        ["cat_x", "cat_y", "2_x", "2_y"],
+        ["cat.X", "cat.Y", "2.X", "2.Y"],
+        ["x_cat", "y_cat", "x2", "y2"],
+    ):
+        text = pd.DataFrame(flat, columns=names).to_csv(index_label="Frame")
+        ds = read_trajectories(write(text), fps=3)
+        np.testing.assert_array_equal(ds["position"][0], position)
+        assert list(ds["body"].values) == ["cat", "2"]
+    # rows of a table without frames follow one another
+    ds = read_trajectories(write(pd.DataFrame(flat, columns=names).to_csv(index=False)), fps=3)
+    np.testing.assert_array_equal(ds["position"][0], position)
+
+
+@pytest.mark.parametrize("stride", [6, 10])
+@pytest.mark.parametrize("separator", ["\t", " ", ","])
+def test_headerless_pedestrians(write, stride, separator):
+    # two people who overlap in time; ids and frames are written as floats, as in ETH
+    rows = [(780 + stride * t, 1, t, 2 * t) for t in range(6)]
+    rows += [(780 + stride * t, 2, -t, t) for t in range(3, 9)]
+    rows.sort()
+    text = "\n".join(separator.join(f"{v:.1f}" for v in row) for row in rows) + "\n"
+    path = write(text, "crowd.txt")
+    ds = read_trajectories(path, bodies="each", fps=2.5)
+    assert list(ds["trajectory"].values) == ["1", "2"]
+    assert ds["start"].values.tolist() == [0, 3]
+    assert ds["length"].values.tolist() == [6, 6]
+    np.testing.assert_array_equal(ds["position"][0, :, 0], [(t, 2 * t) for t in range(6)])
+    scene = read_trajectories(path, fps=2.5, split_gaps=False)
+    assert scene["position"].shape == (1, 9, 2, 2)
+    assert np.isnan(scene["position"].values[0, 6:, 0]).all()
+    both = read_trajectories(path, fps=2.5)  # only while both are there
+    assert (int(both["start"][0]), int(both["length"][0])) == (3, 3)
+
+
+def test_each_never_makes_all_ids_over_all_frames_dense(write):
+    # 300 ids, one after another over 3 million frames: 14 GB as one scene
+    rows = [f"{10_000 * i + t},{i},{t},{i}" for i in range(300) for t in range(20)]
+    path = write("frame,id,x,y\n" + "\n".join(rows))
+    ds = read_trajectories(path, bodies="each", fps=1)
+    assert ds["position"].shape == (300, 20, 1, 2)
+    assert list(ds["start"].values) == [10_000 * i for i in range(300)]
+    with pytest.raises(DataError, match=r"GB; .*--bodies each"):
+        read_trajectories(path, fps=1)
+
+
+def test_columns_by_role_and_others_left_aside(write):
+    path = write(
+        "when,who,east,north,speed,possession\n0,7,1,2,?,home\n0,8,3,4,?,\n1,7,2,2,?,away\n1,8,3,4,?,\n"
+    )
+    ds = read_trajectories(
+        path, fps=1, columns={"frame": "when", "body": "who", "x": "east", "y": "north"}
+    )
+    np.testing.assert_array_equal(ds["position"][0], [[[1, 2], [3, 4]], [[2, 2], [3, 4]]])
+    with pytest.raises(DataError, match=r"no column 'west'.*there are when, who"):
+        read_trajectories(path, columns={"x": "west"})
+    with pytest.raises(ConfigError, match="the roles are"):
+        read_trajectories(path, columns={"z": "east"})
+    with pytest.raises(DataError, match="no columns x and y"):
+        read_trajectories(path)
+
+
+def test_labels_are_kept_where_they_are_constant():
+    position = walk(2, 4, 1)
+    table = long_table(position, ["a"], ["v", "w"])
+    kept = read_trajectories(table.assign(label=table["clip"] + "!"), fps=1)
+    assert list(kept["label"].values) == ["v!", "w!"]
+    assert "label" not in read_trajectories(table.assign(label=table["frame"]), fps=1).coords
+
+
+@pytest.mark.parametrize("fps", [10, 29.97, 25])
+@pytest.mark.parametrize("with_frame", [True, False])
+def test_rate_and_frames_from_rounded_times(fps, with_frame):
+    position = walk(1, 3000, 1)
+    position[0, [5, 6, 7, 1500]] = np.nan
+    table = long_table(position, ["a"])
+    table["time"] = (100 + table["frame"] / fps).round(3)
+    if not with_frame:
+        table = table.drop(columns="frame")
+    ds = read_trajectories(table, split_gaps=False)
+    assert ds.attrs["fps"] == pytest.approx(fps, rel=1e-4)
+    np.testing.assert_array_equal(ds["position"], position)
+    with pytest.raises(DataError, match="--fps"):
+        read_trajectories(table, fps=fps * 1.02)
+
+
+def test_missing_frames_split_or_stay(write):
+    path = write("frame,a_x,a_y\n3,0,0\n4,1,0\n6,2,0\n7,3,1\n8,4,1\n")
+    split = read_trajectories(path, fps=1)
+    assert split["length"].values.tolist() == [2, 3]
+    assert split["start"].values.tolist() == [0, 3]
+    assert list(split["trajectory"].values) == ["t@0", "t@3"]
+    kept = read_trajectories(path, fps=1, split_gaps=False)
+    assert np.isnan(kept["position"].values[0, 2]).all()
+    assert read_trajectories(path, fps=1, minimum_frames=3)["length"].values.tolist() == [3]
+
+
+def test_folder_of_files_and_repeated_stems(tmp_path):
+    position = walk(3, 7, 2)
+    paths = []
+    for i, scene in enumerate(position):
+        (tmp_path / str(i)).mkdir()
+        for path in (tmp_path / f"r{i}.csv", tmp_path / str(i) / "same.csv"):
+            long_table(scene[None], ["a", "b"]).to_csv(path, index=False)
+            paths.append(path)
+    (tmp_path / "README.txt").write_text("not a table")
+    ds = read_trajectories(tmp_path, fps=4)
+    assert list(ds["recording"].values) == ["r0", "r1", "r2"]
+    np.testing.assert_array_equal(ds["position"], position)
+    each = read_trajectories(paths[::2], fps=4, bodies="each")
+    assert list(each["trajectory"].values)[:3] == ["r0/a", "r0/b", "r1/a"]
+    assert read_trajectories(paths[1::2], fps=4).sizes["trajectory"] == 3
+    np.save(tmp_path / "more.npy", position)
+    with pytest.raises(DataError, match="several kinds"):
+        read_trajectories(tmp_path, fps=4)
+
+
+# --- arrays and other libraries' objects ---------------------------------------------------------
+
+
+def test_round_trips(tmp_path):
+    position = walk(2, 6, 2)
+    position[1, 4:] = np.nan
+    ds = make_trajectories(
+        position, fps=12.5, body=["a", "b"], label=["u", "v"], units="m", animate=[True, False]
+    )
+    ds.to_netcdf(tmp_path / "t.nc", engine="h5netcdf")
+    xr.testing.assert_equal(ds, read_trajectories(tmp_path / "t.nc"))
+    pytest.importorskip("zarr")
+    ds.to_zarr(tmp_path / "t.zarr", zarr_format=2)
+    back = read_trajectories(tmp_path / "t.zarr")
+    xr.testing.assert_equal(ds, back)
+    assert (back.attrs["fps"], back.attrs["units"]) == (12.5, "m")
+    rows = ds["position"].to_series().unstack("space").reset_index()
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    np.testing.assert_array_equal(read_trajectories(tmp_path / "t.csv")["position"], position)
+
+
+def test_numpy_arrays_and_files(tmp_path):
+    position = walk(3, 6, 2)
+    np.save(tmp_path / "a.npy", position)
+    np.savez(tmp_path / "a.npz", position=position, fps=8.0, body=["a", "b"], units="px")
+    for source in (position, tmp_path / "a.npy"):
+        np.testing.assert_array_equal(read_trajectories(source, fps=8)["position"], position)
+    ds = read_trajectories(tmp_path / "a.npz")
+    assert (ds.attrs["fps"], ds.attrs["units"], list(ds["body"].values)) == (8, "px", ["a", "b"])
+    assert read_trajectories(position[0], fps=8)["position"].shape == (1, 6, 2, 2)
+    flat = read_trajectories(position[0].reshape(6, 4), fps=8)
+    np.testing.assert_array_equal(flat["position"][0], position[0])
+
+
+@pytest.mark.parametrize("plural", ["", "s"])
+def test_movement_layout(plural):
+    values = walk(9, 6).reshape(9, 2, 3, 2)
+    dims = ("time", f"individual{plural}", f"keypoint{plural}", "space")
+    coords = {
+        "time": np.arange(9) / 4,
+        dims[1]: ["ann", "bob"],
+        dims[2]: ["nose", "ear", "tail"],
+        "space": ["x", "y"],
+    }
+    ds = xr.Dataset({"position": (dims, values)}, coords=coords, attrs={"time_unit": "seconds"})
+    shuffled = ds.transpose("time", "space", ...)
+    back = read_trajectories(shuffled)
+    assert back.attrs["fps"] == 4
+    np.testing.assert_array_equal(back["position"][0], values.reshape(9, 6, 2))
+    assert list(back["body"].values)[:4] == ["ann_nose", "ann_ear", "ann_tail", "bob_nose"]
+    one = read_trajectories(ds.isel({dims[2]: [0]}).assign_attrs(fps=4))
+    assert list(one["body"].values) == ["ann", "bob"]
+    without = read_trajectories(ds.isel({dims[2]: 0}, drop=True), fps=4)
+    np.testing.assert_array_equal(one["position"], without["position"])
+
+
+# --- the real recordings -------------------------------------------------------------------------
+
+
+def test_termites():
+    ds = read_trajectories(real("termites"), fps=30)
+    assert ds.sizes == {"trajectory": 2, "time": 22302, "body": 2, "space": 2}
+    assert ds["length"].values.tolist() == [19344, 22302]
+    assert (ds["resolution"] <= 1e-7).all()
+    first = pd.read_csv(sorted(real("termites").glob("*.csv"))[0])
+    np.testing.assert_array_equal(
+        ds["position"].values[0, :19344].reshape(-1, 4), first[["x0", "y0", "x1", "y1"]]
+    )
+    assert read_trajectories(real("termites"), fps=30, downsample=6).attrs["fps"] == 5
+
+
+def test_movingshapes():
+    ds = read_trajectories(real("movingshapes"))
+    assert ds.sizes["trajectory"] == 1067
+    assert ds.attrs["fps"] == 20
+    assert len(set(ds["label"].values)) == 32
+    assert 3.5 < float(ds["resolution"].median()) < 5
+    table = pd.read_csv(real("movingshapes") / "charades_two_body_20hz.csv.gz")
+    clip = table[(table.trajectory == "chase/4760") & (table.body == "big_triangle")]
+    read = ds["position"].sel(trajectory="chase/4760", body="big_triangle")
+    np.testing.assert_array_equal(read[: len(clip)], clip[["x", "y"]])
+
+
+def test_metrica_triples():
+    triples = read_trajectories(real("metrica"), bodies="home x away x ball")
+    assert triples.sizes["trajectory"] == 242
+    assert set(triples["recording"].values) == {"tracking"}
+    runs = set(zip(triples["start"].values, triples["length"].values, strict=True))
+    assert runs == {(360, 597), (1123, 977)}  # frames 361-957 and 1124-2100 of the file
+    # shirts: home_1 has number 1, the second channel; away_11 has 28, the twelfth
+    line = real("metrica", "tracking.txt").read_text().splitlines()[360]
+    cells = [
+        tuple(map(float, c.split(","))) for c in line.split(":", 1)[1].replace(":", ";").split(";")
+    ]
+    one = triples.sel(trajectory="home_1+away_11+ball@360")["position"][0].values
+    np.testing.assert_allclose(one, np.array([cells[1], cells[11], cells[22]]) * (105, 68))
+
+
+def test_bundled_sample_is_the_real_file():
+    sample = metrica_sample()
+    assert (sample.attrs["fps"], sample.attrs["units"]) == (25, "m")
+    assert sample["animate"].values.tolist() == [True] * 22 + [False]
+    assert read_trajectories("metrica", bodies="home_1,away_3,ball").sizes["trajectory"] == 2
+    whole = read_trajectories(real("metrica"), split_gaps=False)
+    np.testing.assert_allclose(sample["position"], whole["position"], atol=1e-5)
+    assert list(sample["body"].values) == list(whole["body"].values)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # kloppy leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_epts_agrees_with_kloppy():
+    metrica = pytest.importorskip("kloppy.metrica")
+    folder = real("metrica")
+    dataset = metrica.load_tracking_epts(
+        raw_data=str(folder / "tracking.txt"), meta_data=str(folder / "metadata.xml")
+    )
+    gc.collect()
+    theirs = read_trajectories(dataset, split_gaps=False)
+    ours = read_trajectories(folder, split_gaps=False)
+    assert list(theirs["body"].values) == list(ours["body"].values)
+    frames = theirs.sizes["time"]  # kloppy stops at the metadata's endFrame, 2000
+    np.testing.assert_allclose(theirs["position"], ours["position"][:, :frames], atol=1e-9)
+    assert theirs.attrs["fps"] == ours.attrs["fps"]
+
+
+def test_epts_line_up_that_changes(write):
+    """Two line formats: a player of the second replaces one of the first."""
+
+    def spec(start, player):
+        return (
+            f'<DataFormatSpecification startFrame="{start}" endFrame="9" separator=":">'
+            '<StringRegister name="frameCount"/><SplitRegister separator=",">'
+            f'<PlayerChannelRef playerChannelId="{player}x"/>'
+            f'<PlayerChannelRef playerChannelId="{player}y"/></SplitRegister>'
+            '<SplitRegister separator=","><BallChannelRef channelId="x"/>'
+            '<BallChannelRef channelId="y"/></SplitRegister></DataFormatSpecification>'
+        )
+
+    players = "".join(
+        f'<Player id="{p}" teamId="T"><ShirtNumber>{n}</ShirtNumber></Player>'
+        for p, n in (("p", 9), ("q", 4))
+    )
+    channels = "".join(
+        f'<PlayerChannel channelId="{a}" id="{p}{a}" playerId="{p}"/>' for p in "pq" for a in "xy"
+    )
+    write(
+        "<main><FrameRate>5</FrameRate><FieldSize><Width>100</Width><Height>50</Height></FieldSize>"
+        f'<Team id="T"/>{players}{channels}{spec(1, "p")}{spec(3, "q")}</main>',
+        "metadata.xml",
+    )
+    path = write(
+        "1:0.1,0.1:0.5,0.5\n2:0.2,0.1:0.5,0.5\n3:0.3,0.2:0.6,0.5\n4:0.4,0.2:0.7,0.5\n",
+        "tracking.txt",
+    )
+    ds = read_trajectories(path, split_gaps=False)
+    assert list(ds["body"].values) == ["home_1", "home_2", "ball"]  # shirts 4 and 9
+    nan = [np.nan, np.nan]
+    np.testing.assert_allclose(ds["position"][0, :, 0], [nan, nan, [30, 10], [40, 10]])
+    np.testing.assert_allclose(ds["position"][0, :, 1], [[10, 5], [20, 5], nan, nan])
+    path.write_text(path.read_text() + "5:0.1,0.1\n")
+    with pytest.raises(DataError, match=r"row 5: 3 numbers, metadata.xml says 5"):
+        read_trajectories(path)
+    (path.parent / "metadata.xml").unlink()
+    with pytest.raises(DataError, match=r"metadata.xml in the same folder"):
+        read_trajectories(path)
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+HEAD = "frame,id,x,y\n"
+GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("\n" + GOOD, "row 1 is blank"),
+        (HEAD, "no rows"),
+        (HEAD + "0,a,1,2\n", "only one frame"),
+        (HEAD + "0,a,1,2\n1,a,1,2\n", "no body moves"),
+        (GOOD.replace("2,2\n", "2,oops\n"), "row 4, column 'y': 'oops' is not a number"),
+        (GOOD.replace("2,2\n", "2,oops\n").replace(HEAD, HEAD + "\n"), "row 5, column 'y'"),
+        (GOOD.replace("1,b", "1.5,b"), "row 5, column 'frame': 1.5 is not a frame number"),
+        (GOOD.replace("1,b", ",b"), "row 5, column 'frame'"),
+        (GOOD.replace("1,b", "1,"), "row 5: no 'id'"),
+        (GOOD + "0,b,7,7\n", "row 6: a second row for body 'b', frame 0"),
+        (GOOD.replace("2,2\n", "2,inf\n"), "row 4, column 'y': infinite"),
+        (GOOD + "0,c,,\n1,c,,\n", "'c' is never observed"),
+        (GOOD + "1,a,3,4,5\n", "cannot be read as a table"),
+        (GOOD.replace("frame", "shot"), "no frame or time column"),
+        (GOOD.replace("x,y", "u,v"), "no columns x and y"),
+        ("1,2,3\n4,5,6\n", "row 1 has no column names"),
+        ("t,x,y\n0,0,0\n1,0,0\n2,1,1\n3.4,1,1\n", "row 5: time 3.4 is out of step"),
+        ("t,x,y\n0,0,0\n,0,0\n2,1,1\n", "row 3: no time"),
+        ("clip,frame,id,x,y\n" + "".join(f"c{c},{t},{c},{t},1\n" for c in (1, 2) for t in (0, 1)),
+         "trajectory 'c1' has no body '2'"),
+        ("frame,x,y\n0,1,1\n10,2,1\n20,3,1\n30,3,1\n35,3,1\n", "row 6: frame 35 lies between"),
+    ],
+)  # fmt: skip
+def test_unusable_tables_are_named(write, text, message):
+    with pytest.raises(DataError, match=message) as error:
+        read_trajectories(write(text), fps=1)
+    assert str(error.value).startswith("t.csv: ")
+    assert "\n" not in str(error.value)
+
+
+def test_unusable_files_are_named(tmp_path, write):
+    with pytest.raises(DataError, match=r"gone.csv: no such file"):
+        read_trajectories(tmp_path / "gone.csv")
+    with pytest.raises(DataError, match="--fps"):
+        read_trajectories(write(GOOD))
+    with pytest.raises(DataError, match="not a kind that can be read"):
+        read_trajectories(write(GOOD, "t.xlsx"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="no files of trajectories"):
+        read_trajectories(tmp_path / "none")
+    with pytest.raises(DataError, match="expected a path"):
+        read_trajectories(3)
+    with pytest.raises(DataError, match="no files given"):
+        read_trajectories([])
+
+
+def test_damaged_binaries_are_named(tmp_path):
+    ds = make_trajectories(walk(1, 40, 2), fps=10)
+    ds.to_netcdf(tmp_path / "t.nc", engine="h5netcdf")
+    np.savez(tmp_path / "t.npz", position=ds["position"].values, fps=10.0)
+    np.save(tmp_path / "t.npy", ds["position"].values)
+    pd.DataFrame(ds["position"].values[0, :, 0], columns=["x", "y"]).assign(
+        frame=range(40)
+    ).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(GOOD.encode()))
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], b"not what it says" * 9):
+            path.write_bytes(damaged)
+            with pytest.raises(DataError, match=path.name) as error:
+                read_trajectories(path, fps=10)
+            assert "\n" not in str(error.value)
+    for name in ("p.npy", "p.npz"):
+        save = np.save if name.endswith("y") else np.savez
+        save(tmp_path / name, np.array([{"a": 1}], object), allow_pickle=True)
+        with pytest.raises(DataError, match="cannot be read as a numpy file"):
+            read_trajectories(tmp_path / name, fps=10)
+
+
+CELLS = st.sampled_from(
+    [*("", "0", "1", "2", "-1", "1.5", "nan", "inf", "-inf", "1e300", "99999999999999999999", "x"),
+     *('"', "a,b", "\n", "\r", "\0", " ", "é", "True", "None", "1e-320", "20000000", "frame")]
+)  # fmt: skip
+
+
+@given(
+    table=st.sampled_from(
+        [
+            GOOD,
+            "time,id,x,y\n0,a,1,2\n0.1,a,2,2\n0.2,a,3,2\n",
+            "position,x0,y0,x1,y1\n0,1,2,3,4\n1,2,3,4,5\n2,2,3,5,5\n",
+            "clip,frame,time,id,x,y,label\nc,0,0,a,1,2,u\nc,1,.1,a,2,2,u\nd,0,0,a,1,2,v\nd,1,.1,a,1,1,v\n",
+            "0 1 2 3\n10 1 3 4\n20 1 4 4\n",
+        ]
+    ),
+    edits=st.lists(
+        st.tuples(st.integers(0, 60), st.sampled_from(["put", "drop", "double", "cut"]), CELLS),
+        max_size=4,
+    ),
+    bodies=st.sampled_from([None, "each", "a", "a x b", "0,1"]),
+    downsample=st.integers(1, 2),
+    fps=st.sampled_from([None, 10.0]),
+)
+@settings(
+    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_malformed_tables_give_trajectories_or_a_named_error(
+    tmp_path, table, edits, bodies, downsample, fps
+):
+    for place, kind, cell in edits:
+        at = min(place, len(table))
+        if kind == "put":
+            table = table[:at] + cell + table[at:]
+        elif kind == "drop":
+            table = table[:at] + table[at + 1 :]
+        elif kind == "double":
+            lines = table.split("\n")
+            lines.insert(at % len(lines), lines[at % len(lines)])
+            table = "\n".join(lines)
+        else:
+            table = table[: len(table) - at % 8]
+    path = tmp_path / "m.csv"
+    path.write_bytes(table.encode())
+    try:
+        ds = read_trajectories(path, bodies=bodies, downsample=downsample, fps=fps)
+    except AnimacyError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        check_trajectories(ds)
+
+
+@pytest.mark.slow
+def test_memory_stays_within_three_times_that_of_pandas(tmp_path): ...
+
+
+def test_options_that_make_no_sense():
+    with pytest.raises(ConfigError, match="--downsample"):
+        read_trajectories(walk(1, 5, 1), fps=1, downsample=0)
+    with pytest.raises(ConfigError, match="--resolution"):
+        read_trajectories(walk(1, 5, 1), fps=1, resolution=-1.0)
+    given_resolution = read_trajectories(walk(1, 5, 1), fps=1, resolution=0.5, units="cm")
+    assert float(given_resolution["resolution"][0]) == 0.5
+    assert given_resolution.attrs["units"] == "cm"

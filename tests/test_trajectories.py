@@ -1,0 +1,379 @@
+"""The schema and what is done to trajectories, against brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyro_animacy.data.resolution import decimal_grid
+from pyro_animacy.data.trajectories import (
+    check_trajectories,
+    downsample,
+    estimate_resolution,
+    join,
+    make_trajectories,
+    select_bodies,
+    split,
+    split_at_gaps,
+)
+from pyro_animacy.errors import ConfigError, DataError
+
+
+def walk(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=(*shape, 2)).cumsum(axis=1)
+
+
+def scene(*bodies, trajectories=1, frames=20, seed=0, **parts):
+    return make_trajectories(
+        walk(trajectories, frames, len(bodies), seed=seed), fps=10, body=bodies, **parts
+    )
+
+
+def with_gaps(share, trajectories=4, frames=30, bodies=2, seed=0):
+    position = walk(trajectories, frames, bodies, seed=seed)
+    gone = np.random.default_rng(seed + 1).random((trajectories, frames, bodies)) < share
+    position[gone] = np.nan
+    return make_trajectories(
+        position, fps=10, trajectory=list("abcd")[:trajectories], start=[0, 7, 11, 30]
+    )
+
+
+# --- building and checking ---------------------------------------------------------------------
+
+
+def test_shapes_names_and_times():
+    ds = make_trajectories(walk(1, 7, 2)[0].reshape(7, 4), fps=2.5)
+    assert ds["position"].dims == ("trajectory", "time", "body", "space")
+    assert ds["position"].shape == (1, 7, 2, 2)
+    np.testing.assert_allclose(ds["time"], np.arange(7) / 2.5)
+    assert list(ds["body"].values) == ["0", "1"]
+    assert ds.attrs == {"fps": 2.5, "units": "unknown", "source": ""}
+
+
+def test_length_is_up_to_the_last_observed_frame():
+    position = walk(2, 9, 2)
+    position[0, 6:] = np.nan
+    position[0, 5, 0] = np.nan  # the other body is still there
+    position[1, :2] = np.nan
+    ds = make_trajectories(position, fps=1)
+    assert ds["length"].values.tolist() == [6, 9]
+
+
+def test_survives_netcdf(tmp_path):
+    ds = scene(
+        *("a", "ball"), trajectories=3, label=["x", "y", "y"], animate=[True, False], units="m"
+    )
+    ds.to_netcdf(tmp_path / "t.nc", engine="h5netcdf")
+    back = xr.open_dataset(tmp_path / "t.nc", engine="h5netcdf").load()
+    xr.testing.assert_identical(ds, check_trajectories(back))
+
+
+def broken(**changes):
+    position = walk(2, 5, 2)
+    parts = {"fps": 10.0, "body": ["a", "b"], "trajectory": ["r", "s"]} | changes
+    return lambda edit=None: make_trajectories(
+        position if edit is None else edit(position), **parts
+    )
+
+
+def set_to(where, value):
+    def edit(position):
+        position[where] = value
+        return position
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("make", "edit", "message"),
+    [
+        (broken(fps=None), None, "--fps"),
+        (broken(fps=0.0), None, "positive"),
+        (broken(fps=np.nan), None, "positive"),
+        (broken(trajectory=["r", "r"]), None, "named 'r'"),
+        (broken(body=["a", "a"]), None, "named 'a'"),
+        (broken(body=["a"]), None, "1 body entries for 2"),
+        (broken(label=["a"]), None, "1 label entries for 2"),
+        (broken(), set_to((1, 3, 1, 0), np.inf), "'s', frame 3, body 'b'"),
+        (broken(), set_to((slice(None), slice(None), 1), np.nan), "'b' is never observed"),
+        (broken(), set_to((1, slice(1, None)), np.nan), "'s' has fewer than 2 frames"),
+        (broken(), lambda p: np.ones_like(p), "no body moves"),
+        (broken(), lambda p: p[..., :1], "expected an array"),
+        (broken(), lambda p: np.full(p.shape, "a"), "not numbers"),
+    ],
+)
+def test_unusable_positions_are_named(make, edit, message):
+    with pytest.raises(DataError, match=message) as error:
+        make(edit)
+    assert "\n" not in str(error.value)
+
+
+def test_check_names_what_the_schema_lacks():
+    ds = scene("a", "b")
+    with pytest.raises(DataError, match="dims"):
+        check_trajectories(ds.rename(body="agent"))
+    with pytest.raises(DataError, match="start"):
+        check_trajectories(ds.drop_vars("start"))
+    with pytest.raises(DataError, match="--fps"):
+        check_trajectories(ds.drop_attrs())
+
+
+# --- bodies ------------------------------------------------------------------------------------
+
+
+def test_named_bodies_come_in_the_order_asked_for():
+    ds = scene("a", "b", "c", trajectories=2)
+    chosen = select_bodies(ds, "c, a")
+    np.testing.assert_array_equal(chosen["position"], ds["position"][:, :, [2, 0]])
+    assert list(chosen["body"].values) == ["c", "a"]
+
+
+def test_groups_give_every_combination():
+    names = ["home_1", "home_2", "away_1", "away_2", "away_3", "ball", "homeless"]
+    ds = scene(*names, trajectories=2, label=["p", "q"], animate=[True] * 5 + [False, True])
+    chosen = select_bodies(ds, "home x away x ball")
+    expected = [
+        (t, combination)
+        for t in range(2)
+        for combination in itertools.product((0, 1), (2, 3, 4), (5,))
+    ]
+    assert chosen.sizes["trajectory"] == len(expected) == 12
+    for i, (t, combination) in enumerate(expected):
+        one = chosen.isel(trajectory=i)
+        np.testing.assert_array_equal(one["position"], ds["position"].values[t][:, combination])
+        tag = "+".join(names[b] for b in combination)
+        assert str(one["trajectory"].values) == f"{t}/{tag}"
+        assert str(one["recording"].values) == str(t)
+        assert str(one["label"].values) == "pq"[t]
+    assert list(chosen["body"].values) == ["home", "away", "ball"]
+    assert chosen["animate"].values.tolist() == [True, True, False]
+    check_trajectories(chosen)
+
+
+def test_each_body_is_its_own_recording_from_first_to_last_observed_frame():
+    position = walk(1, 12, 3)
+    position[0, :3, 0] = np.nan
+    position[0, 9:, 1] = np.nan
+    position[0, 5, 1] = np.nan
+    position[0, 1:, 2] = np.nan  # one frame: dropped
+    chosen = select_bodies(make_trajectories(position, fps=10, start=[100]), "each")
+    assert chosen["trajectory"].values.tolist() == chosen["recording"].values.tolist() == ["0", "1"]
+    assert chosen["start"].values.tolist() == [103, 100]
+    assert chosen["length"].values.tolist() == [9, 9]
+    np.testing.assert_array_equal(chosen["position"][0, :, 0], position[0, 3:, 0])
+    np.testing.assert_array_equal(chosen["position"][1, :, 0], position[0, :9, 1])
+
+
+def test_unknown_bodies_are_answered_with_those_there_are():
+    ds = scene(*(f"p_{i}" for i in range(30)))
+    with pytest.raises(DataError, match=r"no body 'ball'; there are p_0, .* and 18 more"):
+        select_bodies(ds, "p_1,ball")
+    with pytest.raises(DataError, match="no body 'q'"):
+        select_bodies(ds, "p x q")
+    with pytest.raises(ConfigError, match="twice"):
+        select_bodies(ds, "p_1,p_1")
+
+
+# --- gaps and downsampling ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("minimum", [2, 5])
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_runs_without_gaps_are_those_of_a_plain_loop(share, minimum):
+    ds = with_gaps(share)
+    expected = []
+    for i, rows in enumerate(ds["position"].values):
+        run = []
+        for t, frame in enumerate([*rows, np.full((2, 2), np.nan)]):
+            if not np.isnan(frame).any():
+                run.append(t)
+                continue
+            if len(run) >= minimum:
+                expected.append((i, run[0] + int(ds["start"][i]), rows[run]))
+            run = []
+    pieces = split_at_gaps(ds, minimum)
+    assert pieces.sizes["trajectory"] == len(expected)
+    for piece, (i, start, rows) in zip(range(len(expected)), expected, strict=True):
+        one = pieces.isel(trajectory=piece)
+        assert str(one["recording"].values) == "abcd"[i]
+        assert int(one["start"]) == start
+        assert int(one["length"]) == len(rows)
+        np.testing.assert_array_equal(one["position"][: len(rows)], rows)
+        assert np.isnan(one["position"][len(rows) :]).all()
+    check_trajectories(pieces)
+
+
+def test_padding_is_no_gap_and_no_piece():
+    ds = scene("a", trajectories=2)
+    assert split_at_gaps(ds)["trajectory"].values.tolist() == ["0", "1"]
+    with pytest.raises(DataError, match="longest has 20"):
+        split_at_gaps(ds, 21)
+
+
+@given(every=st.integers(1, 7), seed=st.integers(0, 20))
+@settings(deadline=None, max_examples=30)
+def test_downsampling_keeps_the_frames_whose_number_divides(every, seed):
+    rng = np.random.default_rng(seed)
+    position, start = walk(3, 25, 1, seed=seed), rng.integers(0, 20, 3)
+    position[1, 17:] = np.nan
+    ds = make_trajectories(position, fps=21, start=start)
+    small = downsample(ds, every)
+    assert small.attrs["fps"] == 21 / every
+    for one in small.transpose("trajectory", ...)["position"]:
+        i = int(one["trajectory"].values)
+        frames = [t for t in range(int(ds["length"][i])) if (start[i] + t) % every == 0]
+        assert int(one["length"]) == len(frames)
+        assert int(one["start"]) * every == start[i] + frames[0]
+        np.testing.assert_array_equal(one.values[: len(frames)], position[i, frames])
+    np.testing.assert_array_equal(small["resolution"], ds["resolution"])
+
+
+def test_downsampling_to_nothing_is_refused():
+    with pytest.raises(DataError, match="longest has 20"):
+        downsample(scene("a"), 20)
+    with pytest.raises(ConfigError, match="1 or more"):
+        downsample(scene("a"), 0)
+
+
+# --- resolution --------------------------------------------------------------------------------
+
+
+def clicks(step, frames=400, seed=0, still=0.5):
+    """A mouse: whole steps, mostly 0."""
+    rng = np.random.default_rng(seed)
+    moved = rng.integers(-4, 5, (frames, 1, 2)) * (rng.random((frames, 1, 2)) > still)
+    return moved.cumsum(axis=0) * step
+
+
+def test_the_smallest_step_of_each_recording_is_found():
+    position = np.stack([clicks(0.5), clicks(3.0, seed=1)])
+    np.testing.assert_allclose(estimate_resolution(position), [0.5, 3.0])
+    # two trajectories of one recording share theirs
+    np.testing.assert_allclose(estimate_resolution(position, ["a", "a"]), [0.5, 0.5])
+
+
+def test_a_recording_without_a_common_step_takes_the_pooled_one():
+    smooth = np.round(walk(1, 400, 1, seed=3) * 100, 1)
+    position = np.concatenate([np.stack([clicks(3.0, seed=s) for s in range(9)]), smooth])
+    np.testing.assert_allclose(estimate_resolution(position), 3.0)
+
+
+@pytest.mark.parametrize("decimals", [0, 2, 5, 9])
+def test_the_decimals_are_the_last_resort(decimals):
+    position = np.round(walk(1, 500, 1) * 1e3, decimals)
+    np.testing.assert_allclose(estimate_resolution(position), 10.0**-decimals)
+
+
+def test_full_precision_has_no_known_resolution():
+    assert estimate_resolution(walk(1, 500, 1)) == 0
+
+
+def test_single_precision_still_shows_its_decimals():
+    position = np.round(walk(1, 500, 1) * 10, 2).astype(np.float32).astype(float)
+    assert decimal_grid(position) == 0.01
+
+
+def test_a_coincidence_of_long_steps_is_no_resolution():
+    position = np.round(walk(1, 200, 1) * 1e3, 1)
+    position[0, 50:56] = position[0, 49] + 5000.0 * np.arange(1, 7)[:, None, None]
+    assert estimate_resolution(position) == pytest.approx(0.1)
+
+
+# --- splitting ---------------------------------------------------------------------------------
+
+
+def frames_of(ds):
+    """The (recording, frame) pairs of a Dataset."""
+    return {
+        (str(r), f)
+        for r, s, n in zip(*(ds[k].values for k in ("recording", "start", "length")), strict=True)
+        for f in range(s, s + n)
+    }
+
+
+def test_many_recordings_are_held_out_whole():
+    names = [f"r{i // 2}" for i in range(24)]
+    ds = scene("a", trajectories=24, recording=names)
+    train, held = split(ds, 0.25, seed=1)
+    assert len(set(held["recording"].values)) == 3
+    assert not set(held["recording"].values) & set(train["recording"].values)
+    assert train.sizes["trajectory"] + held.sizes["trajectory"] == 24
+    xr.testing.assert_identical(held, split(ds, 0.25, seed=1)[1])
+    assert set(split(ds, 0.25, seed=2)[1]["recording"].values) != set(held["recording"].values)
+
+
+def test_few_recordings_are_cut_in_time():
+    ds = make_trajectories(walk(1, 100, 2), fps=10, start=[40])
+    train, held = split(ds, 0.2)
+    np.testing.assert_array_equal(train["position"], ds["position"][:, :80])
+    np.testing.assert_array_equal(held["position"], ds["position"][:, 80:])
+    assert (int(train["start"][0]), int(held["start"][0])) == (40, 120)
+    assert (int(train["length"][0]), int(held["length"][0])) == (80, 20)
+
+
+@given(seed=st.integers(0, 200), recordings=st.integers(1, 7), share=st.floats(0.1, 0.5))
+@settings(deadline=None, max_examples=60)
+def test_no_frame_of_a_recording_is_on_both_sides_even_when_split_again(seed, recordings, share):
+    rng = np.random.default_rng(seed)
+    count = 12
+    length, start = rng.integers(2, 40, count), rng.integers(0, 60, count)
+    position = walk(count, 40, 1, seed=seed)
+    position[np.arange(40) >= length[:, None]] = np.nan
+    ds = make_trajectories(
+        position,
+        fps=10,
+        recording=[f"r{i}" for i in rng.integers(0, recordings, count)],
+        start=start,
+        length=length,
+    )
+    try:
+        train, held = split(ds, share, seed)
+        train, valid = split(train, share, seed)
+    except DataError as error:
+        assert "is left in" in str(error)  # noqa: PT017
+        return
+    parts = [frames_of(part) for part in (train, valid, held)]
+    for one, other in itertools.combinations(parts, 2):
+        assert not one & other
+    whole = frames_of(ds)
+    assert all(part <= whole for part in parts)
+    for part in (train, valid, held):  # start and length still point at the frames they hold
+        for one in part.transpose("trajectory", ...)["position"]:
+            i = int(str(one["trajectory"].values).split("@")[0])
+            first, n = int(one["start"]) - start[i], int(one["length"])
+            np.testing.assert_array_equal(one.values[:n], position[i, first : first + n])
+
+
+def test_triples_of_one_match_are_cut_at_the_same_frame():
+    names = [f"home_{i}" for i in range(3)] + [f"away_{i}" for i in range(3)] + ["ball"]
+    position = walk(1, 200, 7)
+    position[0, 80:100, 6] = np.nan  # two runs of frames with the ball
+    position[0, 20:30, 0] = np.nan  # one triple's first run is shorter
+    ds = split_at_gaps(
+        select_bodies(make_trajectories(position, fps=10, body=names), "home x away x ball")
+    )
+    train, held = split(ds, 0.2)
+    assert not frames_of(train) & frames_of(held)
+    assert set(held["start"].values) == {64, 180}
+    assert set((held["start"] + held["length"]).values) == {80, 200}
+
+
+def test_shares_that_leave_nothing_are_refused():
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        split(scene("a"), 1.0)
+    with pytest.raises(DataError, match="held-out part"):
+        split(scene("a", frames=5), 0.2)
+
+
+def test_join_pads_and_aligns_bodies():
+    one, two = scene("a", "b", frames=5), scene("b", "a", frames=8, seed=1)
+    two = two.assign_coords(trajectory=["z"])
+    both = join([one, two], "both")
+    assert both["position"].shape == (2, 8, 2, 2)
+    np.testing.assert_array_equal(both["position"][1], two["position"][0][:, ::-1])
+    assert np.isnan(both["position"][0, 5:]).all()
+    with pytest.raises(DataError, match="--bodies"):
+        join([one, scene("a", "c")])
