@@ -54,8 +54,12 @@ class ExpertLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply every expert to one input (..., E, in), where E may be 1 to share the input."""
-        return torch.einsum("...ei,eio->...eo", x.expand(*x.shape[:-2], *self.bias.shape[:1], -1),
-                            self.weight) + self.bias
+        return (
+            torch.einsum(
+                "...ei,eio->...eo", x.expand(*x.shape[:-2], *self.bias.shape[:1], -1), self.weight
+            )
+            + self.bias
+        )
 
     def blended(self, x: Tensor, gate: Tensor) -> Tensor:
         """The map with weights sum_e g_e W_e, for x (..., in) and gate (..., E).

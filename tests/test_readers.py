@@ -2,6 +2,8 @@
 
 import gc
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -463,7 +465,10 @@ CELLS = st.sampled_from(
     fps=st.sampled_from([None, 10.0]),
 )
 @settings(
-    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=250,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_malformed_tables_give_trajectories_or_a_named_error(
     tmp_path, table, edits, bodies, downsample, fps
@@ -490,8 +495,44 @@ def test_malformed_tables_give_trajectories_or_a_named_error(
         check_trajectories(ds)
 
 
+PEAK = """
+import resource, sys
+import numpy, pandas
+from pyro_animacy.data.readers import read_trajectories
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+read_trajectories(numpy.arange(8.0).reshape(4, 2), fps=1)  # imports are no part of it
+before = peak()
+read = {"pandas": pandas.read_csv, "ours": lambda path: read_trajectories(path, fps=1)}
+read[sys.argv[1]](sys.argv[2])
+print(peak() - before)
+"""
+
+
 @pytest.mark.slow
-def test_memory_stays_within_three_times_that_of_pandas(tmp_path): ...
+@pytest.mark.parametrize("ids", ["number", "text"])
+def test_memory_stays_within_three_times_that_of_pandas(tmp_path, ids):
+    """10 million rows, measured by hand: 988 against 858 MB; text ids 1,049 against 1,181."""
+    frames, bodies = 15_000, 20
+    table = pd.DataFrame(walk(frames, bodies).reshape(-1, 2), columns=["x", "y"])
+    table["frame"] = np.repeat(np.arange(frames), bodies)
+    who = np.tile(np.arange(bodies), frames)
+    table["id"] = [f"home_{i}" for i in who] if ids == "text" else who
+    table.to_csv(tmp_path / "t.csv", index=False)
+    peaks = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PEAK, how, str(tmp_path / "t.csv")],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        )
+        for how in ("ours", "pandas")
+    ]
+    assert peaks[0] <= 3 * peaks[1], f"{peaks[0]} KiB against {peaks[1]} KiB"
 
 
 def test_options_that_make_no_sense():

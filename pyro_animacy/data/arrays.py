@@ -76,9 +76,6 @@ def _from_parts(parts: dict[str, npt.NDArray], fps: float | None, where: str) ->
     for name in ("trajectory", "recording", "label", "body"):
         if name in chosen:
             chosen[name] = [str(n) for n in np.ravel(chosen[name])]
-    for name in ("start", "length", "resolution", "animate"):
-        if name in chosen and np.asarray(chosen[name]).dtype.kind not in "iufb":
-            raise DataError(f"{where}: `{name}` is not numeric")
     return from_array(
         parts["position"], fps=agreed_fps(fps, found, where), units=units, source=where, **chosen
     )
@@ -133,7 +130,7 @@ def read_xarray_file(path: Path, fps: float | None) -> xr.Dataset:
     return from_xarray(ds, fps, path.name)
 
 
-def from_xarray(ds: xr.Dataset, fps: float | None, where: str = "Dataset") -> xr.Dataset:
+def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> xr.Dataset:
     """A Dataset in this package's or `movement`'s layout as checked trajectories.
 
     `movement` has dims time, space, individual(s), keypoint(s); every keypoint becomes a body,
@@ -142,7 +139,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, where: str = "Dataset") -> xr
     Args:
         ds: the Dataset.
         fps: frames per second, if its attributes do not say.
-        where: what to name in a message.
+        file: it was read from; named in messages.
 
     Returns:
         Trajectories in the schema.
@@ -150,6 +147,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, where: str = "Dataset") -> xr
     Raises:
         DataError: where the layout is another.
     """
+    where = file or str(ds.attrs.get("source") or "Dataset")
     if "position" not in ds:
         there = ", ".join(map(str, ds.data_vars)) or "none"
         raise DataError(f"{where}: no variable `position`; there are {there}")
@@ -159,7 +157,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, where: str = "Dataset") -> xr
     parts = {name: ds[name].values for name in OPTIONAL if name in ds.coords}
     parts["position"] = ds["position"].values
     parts |= {name: np.asarray(ds.attrs[name]) for name in ("fps", "units") if name in ds.attrs}
-    return _from_parts(parts, fps, str(ds.attrs.get("source") or where))
+    return _from_parts(parts, fps, where)
 
 
 def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
@@ -185,7 +183,7 @@ def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
         values.reshape(len(values), -1, 2),
         fps=agreed_fps(fps, None if found is None else float(found), where),
         body=body,
-        source=str(ds.attrs.get("source_software") or where),
+        source=where,
     )
 
 

@@ -47,11 +47,11 @@ def estimate_resolution(
     frames = max(2, SAMPLE * position.shape[1] // max(position.size, 1))
     values = position[:, :frames]
     grid = decimal_grid(values[~np.isnan(values)])
-    step = np.abs(np.diff(values, axis=1)).reshape(len(values), -1)
-    owner = np.broadcast_to(code[:, None], step.shape)
     unit = grid or 10.0**-DECIMALS
-    with np.errstate(invalid="ignore"):  # infinite values are for check_trajectories to name
-        step = np.rint(step / unit)
+    # infinite values are for check_trajectories to name, not for warnings
+    with np.errstate(invalid="ignore", over="ignore"):
+        step = np.rint(np.abs(np.diff(values, axis=1)) / unit).reshape(len(values), -1)
+    owner = np.broadcast_to(code[:, None], step.shape)
     keep = (step > 0) & np.isfinite(step)
     step, owner = step[keep], owner[keep]
     own = _smallest_common(step, owner, int(code.max(initial=0)) + 1)

@@ -12,7 +12,8 @@ and also pads trajectories shorter than the longest. Coordinates along `trajecto
 `animate(body)` (optional) says which bodies move themselves. Attributes: `fps`, `units`, `source`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,13 +74,12 @@ def make_trajectories(
     names = [str(i) for i in range(len(values))] if trajectory is None else list(trajectory)
     recordings = names if recording is None else list(recording)
     bodies = [str(i) for i in range(values.shape[2])] if body is None else list(body)
-    given = {"trajectory": names, "recording": recordings, "label": label, "body": bodies}
-    for what, entries in (given | {"animate": animate}).items():
-        wanted = values.shape[2 if what in ("body", "animate") else 0]
-        if entries is not None and len(entries) != wanted:
-            raise DataError(f"{where}: {len(entries)} {what} entries for {wanted} in `position`")
+    entries = {"trajectory": names, "recording": recordings, "label": label}
+    _check_counts(entries, len(values), where)
+    _check_counts({"body": bodies, "animate": animate}, values.shape[2], where)
     if resolution is None:
         resolution = estimate_resolution(values, recordings)
+    _check_numbers({"start": start, "length": length, "resolution": resolution}, len(values), where)
     ds = assemble(
         values,
         fps=_usable_fps(fps, where),
@@ -96,6 +96,23 @@ def make_trajectories(
     if animate is not None:
         ds = ds.assign_coords(animate=("body", np.asarray(animate, bool)))
     return check_trajectories(ds)
+
+
+def _check_counts(entries: Mapping[str, Any], wanted: int, where: str) -> None:
+    """Raise DataError where a list has not as many entries as the positions have."""
+    for what, given in entries.items():
+        if given is not None and len(given) != wanted:
+            raise DataError(f"{where}: {len(given)} {what} entries for {wanted} in `position`")
+
+
+def _check_numbers(entries: Mapping[str, Any], count: int, where: str) -> None:
+    """Raise DataError where an entry is not one number, or one for each trajectory, >= 0."""
+    for what, given in entries.items():
+        found = np.asarray(0 if given is None else given)
+        if found.dtype.kind not in "iuf" or found.shape not in ((), (count,)):
+            raise DataError(f"{where}: `{what}` is not a number for each of {count}")
+        if not (np.isfinite(found) & (found >= 0)).all():
+            raise DataError(f"{where}: `{what}` must be 0 or more, got {found.min()}")
 
 
 def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
@@ -164,17 +181,18 @@ def _check_values(ds: xr.Dataset, where: str) -> None:
 
 def shortened(names: Names, most: int = 12) -> str:
     """The names for a message: the first dozen, and how many more."""
-    text = ", ".join(str(n) for n in names[:most])
+    text = ", ".join(" ".join(str(n).split()) for n in names[:most])  # a message is one line
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats:
     """`position` as float64 (trajectory, time, body, 2)."""
     try:
-        values = np.asarray(position, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: positions are not numbers ({error})") from None
-    if values.ndim == 2 and values.shape[1] % 2 == 0 and values.shape[1]:
+        values = np.asarray(position).astype(np.float64, casting="same_kind", copy=False)
+    except (TypeError, ValueError):
+        kind = np.asarray(position).dtype
+        raise DataError(f"{where}: positions are not real numbers but {kind}") from None
+    if values.ndim == 2 and values.shape[1] % 2 == 0 and values.size:
         values = values.reshape(len(values), -1, 2)
     if values.ndim == 3:
         values = values[None]

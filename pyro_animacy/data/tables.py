@@ -125,7 +125,8 @@ def _parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
             return pd.read_csv(path, **options)
     except (*UNREADABLE, pd.errors.ParserWarning) as error:
         line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise DataError(f"{where}: cannot be read as a table: {line[0]}") from None
+        what = line[0].removeprefix("Error tokenizing data. C error: ")
+        raise DataError(f"{where}: cannot be read as a table: {what}") from None
 
 
 def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int) -> Table:
@@ -303,6 +304,7 @@ def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
 
 def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Table:
     """A DataFrame as a table; rows are counted from 0 in messages."""
-    frame = frame.rename(columns=str)
+    names = ["_".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
+    frame = frame.set_axis(names, axis="columns")
     found = find_columns(list(frame.columns), columns, "DataFrame")
     return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)

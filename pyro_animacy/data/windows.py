@@ -25,9 +25,8 @@ class Scale:
         extent: Spread of positions around the centre, in units of ``unit``.
         separation: Spread of the differences between bodies, in units of ``unit``.
         resolution: Smallest common step of the recordings, in units of ``unit``.
-        furthest: Greatest distance from the centre recorded of each coordinate (D), in units of
-            ``unit``, over the symmetry's images of the recordings.
-        fastest: Greatest displacement per frame recorded of each coordinate (D), likewise.
+        low: Least value recorded of each coordinate (D), from the centre, in units of ``unit``.
+        high: Greatest value, likewise.
     """
 
     center: tuple[float, ...]
@@ -35,12 +34,12 @@ class Scale:
     extent: float
     separation: float
     resolution: float
-    furthest: tuple[float, ...]
-    fastest: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     @classmethod
-    def of(cls, dataset: xr.Dataset, symmetry: Symmetry = "none") -> "Scale":
-        """Measure the scale of the recordings in ``dataset``, trained on under ``symmetry``.
+    def of(cls, dataset: xr.Dataset) -> "Scale":
+        """Measure the scale of the recordings in ``dataset``.
 
         Raises:
             DataError: If nothing moves.
@@ -51,25 +50,20 @@ class Scale:
         if not unit > 0:
             raise DataError("no body moves in these recordings; a model of motion needs some")
         center = np.nanmean(x, axis=(0, 1, 2))
-        extent = float(np.sqrt(np.nanmean((x - center) ** 2)))
-        pairs = [np.nanmean((x[:, :, i] - x[:, :, j]) ** 2) for i, j in body_pairs(x.shape[2])]
-        separation = float(np.sqrt(np.mean(pairs))) if pairs else 1.0
+        from_center = (x - center) / unit
+        extent = float(np.sqrt(np.nanmean(from_center**2)))
+        apart = [np.square(x[:, :, i] - x[:, :, j]) for i, j in body_pairs(x.shape[2])]
+        together = sum(np.isfinite(a).sum() for a in apart)
+        separation = float(np.sqrt(sum(np.nansum(a) for a in apart) / max(together, 1)))
         return cls(
             center=tuple(float(c) for c in center),
             unit=unit,
-            extent=extent / unit or 1.0,
+            extent=extent or 1.0,
             separation=separation / unit or 1.0,
             resolution=float(dataset["resolution"].min()) / unit,
-            furthest=_greatest((x - center) / unit, symmetry),
-            fastest=_greatest(np.diff(x, axis=1) / unit, symmetry),
+            low=tuple(np.nanmin(from_center, axis=(0, 1)).ravel().tolist()),
+            high=tuple(np.nanmax(from_center, axis=(0, 1)).ravel().tolist()),
         )
-
-
-def _greatest(x: np.ndarray, symmetry: Symmetry) -> tuple[float, ...]:
-    """Greatest size of each coordinate of (trajectory, time, body, axis); of any turn of it."""
-    if symmetry == "rotate":
-        x = np.broadcast_to(np.linalg.norm(x, axis=-1, keepdims=True), x.shape)
-    return tuple(float(v) for v in np.nanmax(np.abs(x), axis=(0, 1)).ravel())
 
 
 def body_pairs(bodies: int) -> list[tuple[int, int]]:

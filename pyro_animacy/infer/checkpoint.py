@@ -4,7 +4,9 @@
   needed to build the model again and a digest of the parameters.
 - ``trainer.pt``: parameters, optimiser and counters, loaded with ``weights_only=True``.
 
-Both are written to a temporary file and renamed, so that a kill at any moment leaves the last good
+- ``baselines.safetensors``: the linear-Gaussian baselines, fitted to the same recordings.
+
+All are written to a temporary file and renamed, so that a kill at any moment leaves the last good
 one. Nothing is ever unpickled.
 """
 
@@ -25,9 +27,10 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import RunError
+from pyro_animacy.models.linear_gaussian import LinearAutoregression
 
 FORMAT = 1
-WEIGHTS, TRAINER = "best.safetensors", "trainer.pt"
+WEIGHTS, TRAINER, BASELINES = "best.safetensors", "trainer.pt", "baselines.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside ``path`` and rename it, so that ``path`` is old or new, never half.
 
     Raises:
-        RunError: If it cannot be written (a full disk, a missing permission); ``path`` is as it was.
+        RunError: If it cannot be written (a full disk, a missing permission); ``path`` is unchanged.
     """
     temporary = None
     try:
@@ -92,14 +95,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     Raises:
         RunError: If the file is missing, cut short, altered, or of a later version.
     """
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; is this the folder of a finished `fit`?")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise RunError(f"{path}: damaged ({error}); fit again, or resume the run") from error
+    tensors, header = _read(path)
     try:
         fields = json.loads(header["card"])
         if fields["format"] > FORMAT:
@@ -111,9 +107,50 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         card = ModelCard(**{k: _tuple(v) for k, v in fields.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not the weights of a pyro-animacy model ({error!r})") from error
+    return tensors, card
+
+
+def save_baselines(path: Path, baselines: dict[str, LinearAutoregression]) -> None:
+    """Write the baselines' coefficients and covariances."""
+    tensors = {
+        f"{name}.{part}": value
+        for name, baseline in baselines.items()
+        for part, value in baseline.state_dict().items()
+    }
+    header = {"sha256": _digest(tensors)}
+    write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
+
+
+def load_baselines(path: Path) -> dict[str, LinearAutoregression]:
+    """Read the baselines.
+
+    Raises:
+        RunError: If the file is missing, cut short or altered.
+    """
+    tensors, _ = _read(path)
+    names = dict.fromkeys(key.split(".")[0] for key in tensors)
+    return {
+        name: LinearAutoregression(tensors[f"{name}.coefficients"], tensors[f"{name}.covariance"])
+        for name in names
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the header of a file, and check that they are as written."""
+    if not path.is_file():
+        raise RunError(
+            f"{path}: no such file; is this the folder of a finished `fit`? If it was stopped, go "
+            f"on with: pyro-animacy fit --resume {path.parent}"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged ({error}); fit again, or resume the run") from error
     if header.get("sha256") != _digest(tensors):
         raise RunError(f"{path}: altered since it was written (digest differs); fit again")
-    return tensors, card
+    return tensors, header
 
 
 def save_trainer(path: Path, state: dict[str, Any]) -> None:

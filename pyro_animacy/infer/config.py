@@ -1,7 +1,10 @@
 """Options of a fit, and the presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
 
 from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError
@@ -26,8 +29,9 @@ class TrainConfig:
         kl_weight: beta over epochs.
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
-            drawn under them. ``reflect`` suits courts and stages, ``rotate`` round arenas and open
-            fields, ``none`` scenes whose sides differ.
+            drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
+            the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
+            walls). ``none``: where its ends differ too (who attacks which goal).
         heldout: Share of the recordings (or of each recording's frames) never trained on.
         validation: Share of the rest that early stopping looks at.
         evaluate_every: Updates between evaluations on the validation part.
@@ -49,7 +53,7 @@ class TrainConfig:
     clip_norm: float = 10.0
     kl_weight: KLWeightConfig = field(default_factory=KLWeightConfig)
     steps_per_epoch: int = 1
-    symmetry: Symmetry = "reflect"
+    symmetry: Symmetry = "rotate"
     heldout: float = 0.2
     validation: float = 0.1
     evaluate_every: int = 250
@@ -157,3 +161,18 @@ def preset(name: str = "small") -> FitConfig:
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} does not exist; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()
+
+
+def parse_config(settings: Mapping[str, Any]) -> FitConfig:
+    """Return the options that ``config.yaml`` of a run holds, checked for names and types.
+
+    Raises:
+        ConfigError: If a name or a type is not that of an option; the message names it.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--fit", type=FitConfig)
+    chosen = {name: settings[name] for name in ("model", "train") if name in settings}
+    try:
+        return parser.instantiate(parser.parse_object({"fit": chosen})).fit
+    except ArgumentError as error:
+        raise ConfigError(f"config.yaml: {' '.join(str(error).split())}") from None

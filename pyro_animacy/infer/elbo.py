@@ -4,19 +4,21 @@
 
 ``gamma^t`` reaches the traces by `pyro.poutine.scale` inside the model; ``beta`` is `kl_weight`.
 With beta = 1 this is `pyro.infer.TraceMeanField_ELBO`; it adds the weight, the named terms and
-speed: sites that repeat over time are stacked and scored in one call instead of T.
+speed: latent sites that repeat over time are stacked and scored in one call instead of T.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions import Independent
+from pyro.distributions import Independent, Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
@@ -36,9 +38,9 @@ class ScaledELBO(TraceMeanField_ELBO):
         **options: Those of `pyro.infer.TraceMeanField_ELBO` (``num_particles``, ...).
 
     Attributes:
-        terms: After each evaluation, the terms of that loss by site name, as detached scalars
-            whose sum is the loss: minus the log density of each observed site or factor, and
-            ``kl_weight`` times the KL of each latent site, under its site's stem.
+        terms: After each evaluation, the terms of that loss by site name less any time index, as
+            detached scalars whose sum is the loss: minus the log density of observed sites and
+            factors, and ``kl_weight`` times the KL of latent sites.
 
     Raises:
         ConfigError: If ``kl_weight`` is negative or ``scale`` is not positive.
@@ -58,7 +60,7 @@ class ScaledELBO(TraceMeanField_ELBO):
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
         messenger = poutine.unwrap(guide)
-        if not isinstance(messenger, poutine.messenger.Messenger):
+        if not isinstance(messenger, GuideMessenger):
             return super()._get_trace(model, guide, args, kwargs)
         guide(*args, **kwargs)  # one run makes both traces; densities are left to be scored stacked
         model_trace, guide_trace = messenger.get_traces()
@@ -90,23 +92,29 @@ class ScaledELBO(TraceMeanField_ELBO):
     def _differentiable_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Any, Tensor]:
-        terms: dict[str, Tensor] = {}
-        repeated: dict[str, list[tuple[dict, dict]]] = {}
+        terms: defaultdict[str, list[Tensor]] = defaultdict(list)
+        latents: defaultdict[str, list[tuple[dict, dict]]] = defaultdict(list)
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
                 continue
             if site["is_observed"]:
-                terms[name] = -self.scale * _log_prob(site).sum()
+                terms[_stem(name)].append(-_log_prob(site).sum())
                 continue
             posterior = guide_trace.nodes[name]
+            if not posterior["fn"].has_rsample:
+                raise NotImplementedError(f"site {name}: ScaledELBO needs reparameterised draws")
             if posterior["fn"] is not site["fn"]:
-                repeated.setdefault(_stem(name), []).append((posterior, site))
-        for stem, pairs in repeated.items():
-            terms[stem] = self.scale * self.kl_weight * _total_kl(pairs)
-        for name, term in terms.items():
-            part = term.detach() / self.num_particles
+                latents[_stem(name)].append((posterior, site))
+        for stem, pairs in latents.items():
+            terms[stem].append(self.kl_weight * _total_kl(pairs))
+        for name, site in guide_trace.nodes.items():  # auxiliary draws of the guide
+            if site["type"] == "sample" and name not in model_trace.nodes:
+                terms[_stem(name)].append(self.kl_weight * _log_prob(site).sum())
+        totals = {name: self.scale * sum(parts) for name, parts in terms.items()}
+        for name, total in totals.items():
+            part = total.detach() / self.num_particles
             self.terms[name] = self.terms[name] + part if name in self.terms else part
-        loss = torch.stack(list(terms.values())).sum()
+        loss = sum(totals.values(), torch.zeros(()))
         return loss.detach(), loss
 
 
@@ -117,25 +125,20 @@ def _stem(name: str) -> str:
 
 
 def _log_prob(site: dict) -> Tensor:
-    """log p of an observed site or factor, scaled and masked, of its batch shape."""
+    """Density of an observed site or factor, scaled and masked, of its batch shape."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     return scale_and_mask(log_prob, site["scale"], site["mask"])
 
 
 def _total_kl(pairs: list[tuple[dict, dict]]) -> Tensor:
-    """Sum over sites of scale x KL(q || p); in one call where all are of one family and shape."""
-    posteriors, priors = [q for q, _ in pairs], [p for _, p in pairs]
-    plain = all(q["mask"] is None for q in posteriors)
-    if len(pairs) > 1 and plain:
-        q = _stacked([site["fn"] for site in posteriors])
-        p = _stacked([site["fn"] for site in priors])
+    """Sum over sites of scale x KL(q || p); in one call where all are normal and of one shape."""
+    sites = [q for q, _ in pairs]
+    if all(q["mask"] is None and isinstance(q["scale"], (int, float)) for q in sites):
+        q, p = _stacked([q["fn"] for q in sites]), _stacked([p["fn"] for _, p in pairs])
         if q is not None and p is not None:
-            kl = kl_divergence(q, p).flatten(1).sum(1)
-            scales = [site["scale"] for site in posteriors]
-            if all(isinstance(scale, (int, float)) for scale in scales):
-                return (kl * kl.new_tensor(scales)).sum()
-            return sum(k * s for k, s in zip(kl, scales, strict=True))
-    return sum(_kl(q, p).sum() for q, p in pairs)
+            kl = kl_divergence(q, p).reshape(len(pairs), -1).sum(1)
+            return kl @ kl.new_tensor([q["scale"] for q in sites])
+    return sum((_kl(q, p).sum() for q, p in pairs), torch.zeros(()))
 
 
 def _kl(posterior: dict, prior: dict) -> Tensor:
@@ -146,21 +149,22 @@ def _kl(posterior: dict, prior: dict) -> Tensor:
     except NotImplementedError:
         value = posterior["value"]
         kl = q.log_prob(value) - p.log_prob(value)
-    # The guide's scale: model and guide share their sites under a messenger guide, and
-    # TraceMeanField_ELBO takes the guide's where they differ.
+    # The guide's scale, as TraceMeanField_ELBO; under a messenger guide both sites carry the same.
     return scale_and_mask(kl, posterior["scale"], posterior["mask"])
 
 
-def _stacked(distributions: list[Distribution]) -> Distribution | None:
-    """One distribution with a new leading axis over those given; None where they differ in kind."""
-    first = distributions[0]
-    if any(type(d) is not type(first) or d.batch_shape != first.batch_shape for d in distributions):
+def _stacked(normals: list[Distribution]) -> Independent | None:
+    """One normal with a new leading axis over those given; None where they differ in kind."""
+    first = normals[0]
+    event_dim = len(first.event_shape)
+    if any(d.batch_shape != first.batch_shape or not _is_normal(d, event_dim) for d in normals):
         return None
-    if isinstance(first, Independent):
-        bases = _stacked([d.base_dist for d in distributions])
-        return bases and Independent(bases, first.reinterpreted_batch_ndims)
-    names = [n for n in first.arg_constraints if n in vars(first)]
-    if len(names) != len(first.arg_constraints):
-        return None  # a family with alternative parameters (logits, probs): scored site by site
-    parameters = {n: torch.stack([getattr(d, n) for d in distributions]) for n in names}
-    return type(first)(**parameters)
+    bases = [d.base_dist if isinstance(d, Independent) else d for d in normals]
+    loc, scale = torch.stack([d.loc for d in bases]), torch.stack([d.scale for d in bases])
+    return Normal(loc, scale).to_event(event_dim)
+
+
+def _is_normal(d: Distribution, event_dim: int) -> bool:
+    if isinstance(d, Independent):
+        return type(d.base_dist) is Normal and d.reinterpreted_batch_ndims == event_dim
+    return type(d) is Normal

@@ -29,11 +29,18 @@ from pyro_animacy.data.windows import Scale, Windows, dequantised
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
-from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.run import (
-    CONFIG, METRICS, SUMMARY, Run, build, pick_device, read_settings, split_recordings,
-)  # fmt: skip
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    Run,
+    build,
+    pick_device,
+    read_settings,
+    split_recordings,
+)
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.score import Score, fit_baselines, log_density, score, scoring_windows
 
@@ -49,7 +56,7 @@ SCORE_DENSITY = {
 }
 
 
-class Interrupted(AnimacyError):
+class Interrupted(AnimacyError):  # noqa: N818
     """The fit was stopped by a signal after saving; ``signal`` is its number."""
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -94,30 +101,28 @@ def fit(
         "data": data or {"source": dataset.attrs.get("source", "")},
         "model": dataclasses.asdict(config.model),
         "train": dataclasses.asdict(config.train),
-        "versions": {name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")},
+        "versions": {
+            name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
+        },
     }
     text = yaml.safe_dump(_plain(settings), sort_keys=False)
     checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
     return _finish(trainer, dataset)
 
 
-def resume(
-    path: str | Path, dataset: xr.Dataset, config: FitConfig, *, progress: bool = True
-) -> Run:
+def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> Run:
     """Go on with a run that was stopped or killed, to the result it would have had.
 
     Args:
         path: The run's folder.
         dataset: The same recordings as before.
-        config: The same options as before, as ``config.yaml`` holds them.
         progress: Show a progress bar.
 
     Raises:
         RunError: If there is nothing to resume, or the recordings are not the same.
     """
     path = Path(path)
-    read_settings(path)
-    trainer = Trainer(dataset, config, path, progress=progress)
+    trainer = Trainer(dataset, parse_config(read_settings(path)), path, progress=progress)
     if (path / checkpoint.TRAINER).is_file():
         trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
     return _finish(trainer, dataset)
@@ -126,7 +131,15 @@ def resume(
 def _finish(trainer: "Trainer", dataset: xr.Dataset) -> Run:
     trainer.train()
     run = Run.load(trainer.path)
-    _summarise(run, trainer, dataset)
+    baselines = fit_baselines(trainer.train_part, run.card.scale, run.card.config["history"])
+    checkpoint.save_baselines(run.path / checkpoint.BASELINES, baselines)
+    summary = summarise(run, trainer.heldout_part, progress=trainer.progress) | {
+        "train_seconds": round(trainer.seconds, 2),
+        "steps": trainer.step,
+        "data": {**describe(dataset), "heldout_frames": int(trainer.heldout_part["length"].sum())},
+    }
+    text = json.dumps(summary, indent=2) + "\n"
+    checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))
     return Run.load(trainer.path)
 
 
@@ -140,7 +153,7 @@ class Trainer:
         self.path, self.progress = path, progress
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
-        scale = Scale.of(self.fit_part, options.symmetry)
+        scale = Scale.of(self.fit_part)
         self.card = ModelCard(
             model="control_vae",
             config=dataclasses.asdict(config.model),
@@ -260,7 +273,7 @@ class Trainer:
         ]
         to_data = -self.windows.position.shape[-1] * np.log(self.card.scale.unit)
         self.last = torch.cat([b[-1] for b in bounds]).double().mean().item() + to_data
-        if self.last > self.best or self.options.patience is None:
+        if self.last > self.best or self.best == -np.inf or self.options.patience is None:
             self.best, self.stale = self.last, 0
             path = self.path / checkpoint.WEIGHTS
             checkpoint.save_weights(path, self.modules.state_dict(), self.card)
@@ -300,7 +313,9 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             first = " ".join(str(error).split())[:200]
-            raise RunError(f"{self.path}: the saved state does not fit the model ({first})") from None
+            raise RunError(
+                f"{self.path}: the saved state does not fit the model ({first})"
+            ) from None
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
         file = self.path / METRICS
@@ -313,48 +328,57 @@ class Trainer:
         return [len(self.windows), scale.unit, scale.extent, scale.separation, *scale.center]
 
 
-def _summarise(run: Run, trainer: Trainer, dataset: xr.Dataset) -> None:
-    """Score the run on held-out frames beside the baselines and write ``summary.json``."""
-    o, scale, history = trainer.options, run.card.scale, run.card.config["history"]
-    run.guide.to(trainer.device)
-    run.model.to(trainer.device)
-    baselines = fit_baselines(trainer.train_part, scale, history)
-    bar = (lambda chunks: tqdm(chunks, desc="score", unit="chunk")) if trainer.progress else None
-    with _no_validation():
-        result: Score = score(
-            run.guide, trainer.heldout_part, scale=scale, history=history, baselines=baselines,
-            draws=o.score_draws, progress=bar,
-        )  # fmt: skip
-    x = dataset["position"]
-    resolution = dataset["resolution"].to_numpy()
-    summary = {
+def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[str, Any]:
+    """Score a run and its baselines on recordings it was not fitted to.
+
+    Returns:
+        The figures of ``summary.json``; see the README.
+
+    Raises:
+        RunError: If the run has no baselines to compare with.
+        DataError: If no trajectory is long enough.
+    """
+    draws = run.settings["train"]["score_draws"]
+    result: Score = score(
+        run.guide, heldout,
+        scale=run.card.scale, history=run.card.config["history"], draws=draws,
+        baselines=checkpoint.load_baselines(run.path / checkpoint.BASELINES),
+        progress=(lambda x: tqdm(x, desc="score", unit="chunk")) if progress else None,
+    )  # fmt: skip
+    return {
         "heldout_nats_per_step": result.model,
         "heldout_elbo_per_step": result.elbo,
         "heldout_standard_error": result.standard_error,
         "baselines": result.baselines,
         "best_baseline": result.best_baseline,
-        "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {o.score_draws})",
+        "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {draws})",
         "score_steps": result.steps,
-        "train_seconds": round(trainer.seconds, 2),
-        "steps": trainer.step,
-        "parameters": sum(p.numel() for p in trainer.modules.parameters()),
-        "data": {
-            "source": str(dataset.attrs.get("source", "")),
-            "trajectories": x.sizes["trajectory"],
-            "recordings": len(np.unique(dataset["recording"])),
-            "frames": int(dataset["length"].sum()),
-            "bodies": list(run.card.bodies),
-            "fps": run.card.fps,
-            "units": run.card.units,
-            "resolution": {
-                "smallest": float(resolution.min()), "median": float(np.median(resolution)),
-                "largest": float(resolution.max()),
-            },
-            "heldout_frames": int(trainer.heldout_part["length"].sum()),
+        "train_seconds": run.summary.get("train_seconds"),
+        "steps": run.summary.get("steps"),
+        "parameters": sum(
+            p.numel() for module in (run.model, run.guide) for p in module.parameters()
+        ),
+        "data": describe(heldout),
+    }
+
+
+def describe(dataset: xr.Dataset) -> dict[str, Any]:
+    """What recordings hold, for people: counts, rate, units, resolution."""
+    resolution = dataset["resolution"].to_numpy()
+    return {
+        "source": str(dataset.attrs.get("source", "")),
+        "trajectories": dataset.sizes["trajectory"],
+        "recordings": len(np.unique(dataset["recording"])),
+        "frames": int(dataset["length"].sum()),
+        "bodies": [str(b) for b in dataset["body"].to_numpy()],
+        "fps": float(dataset.attrs["fps"]),
+        "units": str(dataset.attrs.get("units", "unknown")),
+        "resolution": {
+            "smallest": float(resolution.min()),
+            "median": float(np.median(resolution)),
+            "largest": float(resolution.max()),
         },
-    }  # fmt: skip
-    text = json.dumps(summary, indent=2) + "\n"
-    checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))
+    }
 
 
 def _optimizer(modules: nn.Module, config: FitConfig) -> torch.optim.Optimizer:

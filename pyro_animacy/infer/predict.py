@@ -85,14 +85,16 @@ def predict(
     per_frame = run.model.state_size + with_latents * run.card.config["latent_size"]
     _check_memory(4 * draws * trajectories * frames * per_frame, draws, trajectories, frames)
 
-    position = np.empty((draws, trajectories, frames, run.model.state_size), np.float32)
+    scale = run.card.scale
+    origin = np.tile(scale.center, len(run.card.bodies))
+    # Seven digits are enough unless the origin is far off, as in map coordinates.
+    dtype = np.float32 if np.abs(origin).max() < 1e4 * scale.unit else np.float64
+    position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
     latent = None
     if with_latents:
         size = run.card.config["latent_size"]
         latent = np.empty((draws, trajectories, horizon, size), np.float32)
-    recording = whole(observed, run.card.scale)
-    scale = run.card.scale
-    origin = np.tile(np.asarray(scale.center, np.float32), len(run.card.bodies))
+    recording = whole(observed, scale)
     draw = _reconstruct if with_latents else _roll_on
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -100,7 +102,7 @@ def predict(
             several = part.stop - part.start
             repeated = Batch(*(x.repeat(1, several, 1) for x in recording))
             states, latents = draw(run, repeated, context)
-            position[part] = _by_draw(states, several) * np.float32(scale.unit) + origin
+            position[part] = _by_draw(states, several) * scale.unit + origin
             if latent is not None and latents is not None:
                 latent[part] = _by_draw(latents, several)
     return draws_tree(
@@ -120,7 +122,12 @@ def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
     moves = x[context - history : context].diff(dim=0)
     newest_first = [moves[i] for i in range(history - 2, -1, -1)]
     rolled = run.model.roll_out(x[context - 1], newest_first, len(x) - context)
-    return torch.cat([x[:context], torch.stack(rolled.state)]), None
+    return torch.cat([_given(batch, context), torch.stack(rolled.state)]), None
+
+
+def _given(batch: Batch, context: int) -> torch.Tensor:
+    """The first frames as recorded, NaN where they were not."""
+    return batch.position[:context].masked_fill(~batch.observed[:context], torch.nan)
 
 
 def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +150,7 @@ def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, to
             action = run.model.step("latent", evidence.context, evidence).sample()
         latents = run.guide.trace.nodes["latent"]["value"]
         states = state + action
-    return torch.cat([batch.position[:context], states]), latents
+    return torch.cat([_given(batch, context), states]), latents
 
 
 def _first_frames(dataset: xr.Dataset, context: int, horizon: int, history: int) -> xr.Dataset:
@@ -174,8 +181,8 @@ def _check_memory(size: int, draws: int, trajectories: int, frames: int) -> None
     if size > MEMORY_SHARE * free:
         raise ConfigError(
             f"{draws} draws of {trajectories} trajectories of {frames} frames take "
-            f"{size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; ask for fewer --draws, a "
-            "shorter --horizon, or fewer trajectories"
+            f"{size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; ask for fewer "
+            "--draws, a shorter --horizon, or fewer trajectories"
         )
 
 

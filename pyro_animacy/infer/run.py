@@ -12,12 +12,12 @@ import yaml
 from torch import nn
 
 from pyro_animacy.data.trajectories import split
-from pyro_animacy.errors import DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.config import parse_config
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
-from pyro_animacy.nets import StackConfig
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 
@@ -93,12 +93,8 @@ def build(card: ModelCard) -> tuple[nn.Module, MessengerGuide]:
         )
     family = FAMILIES[card.model]
     try:
-        fields = {
-            name: StackConfig(**value) if isinstance(value, dict) else value
-            for name, value in card.config.items()
-        }
-        config = family.config(**fields)
-    except TypeError as error:
+        config = parse_config({"model": card.config}).model
+    except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
     model = family.model(config, scale=card.scale, bodies=len(card.bodies), axes=len(card.axes))
     return model, family.guide(model)

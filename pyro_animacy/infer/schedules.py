@@ -28,7 +28,7 @@ class KLWeightConfig:
             )
 
     def __call__(self, epoch: int) -> float:
-        """beta at an epoch, counted from 0."""
+        """Return beta at an epoch, counted from 0."""
         if self.levels == 1:
             return self.end
         level = min(epoch // self.every, self.levels - 1)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pyro
 import torch
 import xarray as xr
@@ -60,7 +61,7 @@ class Score:
     Attributes:
         model: IWAE, mean over steps.
         elbo: ELBO, mean over the same steps.
-        standard_error: Of ``model``, over trajectories where there are several, else over blocks.
+        standard_error: Of ``model``, over recordings or, where there are few, stretches of time.
         baselines: Mean log density of each baseline on the same steps.
         steps: Number of steps scored.
     """
@@ -139,21 +140,30 @@ def score(
     return Score(
         model=both[:, 0].mean().item(),
         elbo=both[:, 1].mean().item(),
-        standard_error=_standard_error(both[:, 0], windows.index[which, 0]),
+        standard_error=_standard_error(both[:, 0], heldout, windows.index[which]),
         baselines={n: torch.cat(v).mean().item() + to_data for n, v in others.items()},
         steps=len(which),
     )
 
 
-def _standard_error(values: Tensor, trajectory: Tensor, blocks: int = 20) -> float:
-    """Standard error of a mean of dependent steps: over trajectories, or blocks of one of them."""
-    group = trajectory
-    if len(trajectory.unique()) < blocks:
-        group = torch.arange(len(values)) * blocks // len(values)
-    _, member = group.unique(return_inverse=True)
-    G = int(member.max()) + 1
+def _standard_error(values: Tensor, dataset: xr.Dataset, index: Tensor, blocks: int = 20) -> float:
+    """Standard error of a mean of dependent steps, by the spread of the sums over groups.
+
+    A group is a recording or, where there are fewer than ``blocks``, a stretch of time of one: all
+    trajectories cut from the same frames of a recording are in one group.
+    """
+    trajectory, start = index.numpy().T
+    _, recording = np.unique(dataset["recording"].to_numpy()[trajectory], return_inverse=True)
+    frame = dataset["start"].to_numpy()[trajectory] + start
+    R = recording.max() + 1
+    pieces = 1 if blocks <= R else -(-blocks // R)
+    first, last = np.full(R, np.inf), np.full(R, -np.inf)
+    np.minimum.at(first, recording, frame)
+    np.maximum.at(last, recording, frame)
+    stretch = (frame - first[recording]) * pieces // (last - first + 1)[recording]
+    group, member = np.unique(recording * pieces + stretch, return_inverse=True)
+    G = len(group)
     if G < 2:
         return math.nan
-    deviation = torch.zeros(G, dtype=values.dtype).index_add_(0, member, values - values.mean())
-    return (deviation.square().sum() * G / (G - 1)).sqrt().item() / len(values)
-
+    totals = np.bincount(member, weights=(values - values.mean()).numpy())
+    return float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))

@@ -51,7 +51,10 @@ class ControlVAEConfig:
             step from the recording.
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
-        action_cost: w_a, weight of the squared action.
+        arena: Part of the known transition in free motion. ``recorded``: a body stops where it was
+            never recorded beyond, as at a wall, of which recordings only show the near side;
+            ``open``: it goes on.
+        action_cost: w_a, weight of the expected squared action.
         discount: gamma, the weight of step t is gamma^t.
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
@@ -65,6 +68,7 @@ class ControlVAEConfig:
     likelihood: Literal["squared_error", "policy"] = "policy"
     roll_out: Literal["closed_loop", "teacher_forced"] = "teacher_forced"
     policy_scale: float | None = None
+    arena: Literal["recorded", "open"] = "recorded"
     action_cost: float = 0.0
     discount: float = 1.0
     prior: StackConfig = field(default_factory=StackConfig)
@@ -138,8 +142,8 @@ class ControlVAE(nn.Module):
     """
 
     view: Tensor
-    furthest: Tensor
-    fastest: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self, config: ControlVAEConfig, *, scale: Scale, bodies: int, axes: int = 2
@@ -148,8 +152,8 @@ class ControlVAE(nn.Module):
         self.config = config
         self.state_size = D = bodies * axes
         self.register_buffer("view", _view(bodies, axes, scale))
-        self.register_buffer("furthest", torch.tensor(scale.furthest))
-        self.register_buffer("fastest", torch.tensor(scale.fastest))
+        self.register_buffer("low", torch.tensor(scale.low))
+        self.register_buffer("high", torch.tensor(scale.high))
         viewed = self.view.shape[1]
         self.context_size = C = viewed + (config.history - 1) * D
         Z = config.latent_size
@@ -203,7 +207,8 @@ class ControlVAE(nn.Module):
             fits = Normal(expected, sd).mask(seen).to_event(1)
             pyro.sample("reconstruction", fits, obs=displacement)
             if config.action_cost and not score:
-                pyro.factor("action_cost", -config.action_cost * (action**2).sum(-1))
+                squared = pi.base_dist.loc**2 + pi.base_dist.scale**2  # E|a_t|^2 under pi
+                pyro.factor("action_cost", -config.action_cost * squared.sum(-1))
 
     def roll_out(
         self,
@@ -214,13 +219,17 @@ class ControlVAE(nn.Module):
     ) -> RollOut:
         """Run the step program in closed loop: s_{t+1} = s_t + a_t, a_t ~ pi, z_t ~ p or a guide.
 
+        Without a recording the motion is free, and ends at the walls of the arena.
+
         Args:
             state: s_0 (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             steps: Number of steps T.
             recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
         """
-        gamma, history = self.config.discount, self.config.history
+        history = self.config.history
+        gamma = 1.0 if recording is None else self.config.discount
+        walls = recording is None and self.config.arena == "recorded"
         rolled = RollOut([], [], [])
         s = state
         for t in range(steps):
@@ -231,6 +240,8 @@ class ControlVAE(nn.Module):
             with poutine.scale(scale=gamma**t):
                 pi = self.step(f"latent_{t}", c, evidence)
                 a = pyro.sample(f"action_{t}", pi)
+            if walls:  # the displacement that the walls leave
+                a = (s + a).clamp(self.low, self.high) - s
             s = s + a
             actions = [a, *actions][: history - 1]
             rolled.state.append(s)
@@ -241,15 +252,11 @@ class ControlVAE(nn.Module):
     def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
 
-        What lies beyond anything recorded is seen as on the edge of it, where the recordings show
-        how bodies turn back: a roll-out that has strayed is not a case to extrapolate to.
-
         Args:
             state: s_t (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
         """
-        seen = state.clamp(-self.furthest, self.furthest) @ self.view
-        return torch.cat([seen, *(a.clamp(-self.fastest, self.fastest) for a in actions)], -1)
+        return torch.cat([state @ self.view, *actions], -1)
 
     def recorded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Unpack a batch of ``history + T`` frames.
@@ -309,7 +316,7 @@ def _view(bodies: int, axes: int, scale: Scale) -> Tensor:
     here = torch.eye(bodies * axes) / scale.extent
     columns = [here]
     for i, j in body_pairs(bodies):
-        difference = (here[:, i * axes : (i + 1) * axes] - here[:, j * axes : (j + 1) * axes])
+        difference = here[:, i * axes : (i + 1) * axes] - here[:, j * axes : (j + 1) * axes]
         columns.append(difference * (scale.extent / scale.separation))
     return torch.cat(columns, 1)
 
