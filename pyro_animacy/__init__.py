@@ -1,1 +1,57 @@
-"""Pyro probabilistic programs for how a scene of moving bodies goes on."""
+"""Pyro probabilistic programs for how a scene of moving bodies goes on.
+
+Read recordings, fit a model, draw from it, criticise it:
+
+    from pyro_animacy import criticise, fit, predict, preset, read_trajectories
+
+    trajectories = read_trajectories("tandem.csv", fps=30, downsample=6)
+    run = fit(trajectories, preset("small"), out="runs/tandem")
+    heldout = run.heldout(trajectories)
+    draws = predict(run, heldout, mode="generate", draws=100)
+    criticise(run, heldout, out="report.html")
+"""
+
+from pyro_animacy.criticism.criticise import criticise
+from pyro_animacy.criticism.draws import draws_tree, save_draws
+from pyro_animacy.data.readers import metrica_sample, read_trajectories
+from pyro_animacy.data.soccer import simulate_soccer
+from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.windows import Batch, Scale, Windows
+from pyro_animacy.errors import AnimacyError, ConfigError, DataError, RunError
+from pyro_animacy.infer.config import FitConfig, TrainConfig, preset
+from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.fit import Interrupted, fit, resume
+from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.run import Run
+from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
+from pyro_animacy.models.linear_gaussian import LinearAutoregression
+
+__all__ = [
+    "AnimacyError",
+    "Batch",
+    "ConfigError",
+    "ControlVAE",
+    "ControlVAEConfig",
+    "ControlVAEGuide",
+    "DataError",
+    "FitConfig",
+    "Interrupted",
+    "LinearAutoregression",
+    "Run",
+    "RunError",
+    "Scale",
+    "ScaledELBO",
+    "TrainConfig",
+    "Windows",
+    "criticise",
+    "draws_tree",
+    "fit",
+    "make_trajectories",
+    "metrica_sample",
+    "predict",
+    "preset",
+    "read_trajectories",
+    "resume",
+    "save_draws",
+    "simulate_soccer",
+]

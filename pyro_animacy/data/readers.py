@@ -15,6 +15,7 @@ from pyro_animacy.data import arrays, tables
 from pyro_animacy.data.arrays import metrica_sample
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
+from pyro_animacy.data.schema import shortened
 from pyro_animacy.data.trajectories import (
     check_trajectories,
     join,
@@ -54,6 +55,7 @@ def read_trajectories(
     source: Any,
     *,
     bodies: str | None = None,
+    labels: str | None = None,
     fps: float | None = None,
     downsample: int = 1,
     columns: Mapping[str, str] | None = None,
@@ -73,6 +75,7 @@ def read_trajectories(
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
             triple of one from each group) or "each" (every body on its own); all by default.
+        labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
         columns: role to column of a table, where the names are unusual; the roles are
@@ -101,6 +104,8 @@ def read_trajectories(
         names = _distinct_names(items)
         parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
     ds = join(parts, _source_name(source))
+    if labels is not None:
+        ds = _labelled(ds, labels)
     if units is not None:
         ds = ds.assign_attrs(units=units)
     if resolution is not None:
@@ -108,6 +113,24 @@ def read_trajectories(
             resolution=("trajectory", np.full(ds.sizes["trajectory"], float(resolution)))
         )
     return check_trajectories(ds)
+
+
+def _labelled(ds: xr.Dataset, labels: str) -> xr.Dataset:
+    """The trajectories with one of the labels, given as "chase,follow"."""
+    where = ds.attrs.get("source") or "trajectories"
+    if "label" not in ds.coords:
+        raise DataError(
+            f"{where}: has no labels; leave --labels out, or name their column by "
+            "--columns label=NAME"
+        )
+    wanted = [name.strip() for name in labels.split(",")]
+    have = sorted(set(ds["label"].values.astype(str)))
+    missing = [name for name in wanted if name not in have]
+    if missing:
+        raise DataError(
+            f"{where}: no trajectory is labelled {missing[0]!r}; there are {shortened(have)}"
+        )
+    return ds.isel(trajectory=np.flatnonzero(np.isin(ds["label"].values.astype(str), wanted)))
 
 
 def _items(source: Any) -> list[Any]:

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 DECIMALS = 9  # finer decimal grids than 10^-9 are taken for full floating-point precision
-SHARE, COUNT = (
-    0.02,
-    5,
-)  # a step is common if this share of the non-zero steps, and this many, are it
+SHARE, COUNT = 0.02, 5  # a step is common if this share of the non-zero ones, and as many, are it
+REST = 0.01  # share of steps that are exactly zero from which on a body is taken to rest
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
 SAMPLE = 4_000_000  # coordinates looked at; enough to count shares of 2 %, and cheap
 
@@ -31,7 +29,10 @@ def estimate_resolution(
     1. the smallest common step of the recording (a mouse moves by whole pixels, so a drawing
        scaled from pixels shows a smallest step much larger than its decimals);
     2. the smallest common step of all recordings together;
-    3. the decimal grid 10^-k of the values (k <= 9); 0 where they have none.
+    3. the decimal grid 10^-k of the values (k <= 9); 0 where they have none;
+    4. but where 1 % of the steps or more are exactly zero, no less than the step that 1 % of the
+       recording's non-zero steps do not reach: what rests so often is not measured more finely,
+       however many decimals its file has.
 
     Call it at the recorded rate: steps of a downsampled recording are sums of several.
 
@@ -52,12 +53,15 @@ def estimate_resolution(
     with np.errstate(invalid="ignore", over="ignore"):
         step = np.rint(np.abs(np.diff(values, axis=1)) / unit).reshape(len(values), -1)
     owner = np.broadcast_to(code[:, None], step.shape)
+    owners = int(code.max(initial=0)) + 1
+    rest = np.bincount(owner[step == 0], minlength=owners)
     keep = (step > 0) & np.isfinite(step)
     step, owner = step[keep], owner[keep]
-    own = _smallest_common(step, owner, int(code.max(initial=0)) + 1)
+    own = _smallest_common(step, owner, owners)
     pooled = _smallest_common(step, np.zeros_like(owner), 1)[0]
     fallback = grid if np.isnan(pooled) else pooled * unit
-    return np.where(np.isnan(own), fallback, own * unit)[code]
+    resolution = np.where(np.isnan(own), fallback, own * unit)
+    return np.maximum(resolution, _least_at_rest(step, owner, rest) * unit)[code]
 
 
 def decimal_grid(values: npt.NDArray[np.float64]) -> float:
@@ -110,3 +114,22 @@ def _smallest_common(
     common = first[(count >= COUNT) & (count >= SHARE * total) & (below <= BELOW * total)][::-1]
     smallest[owner[common]] = step[common]  # the last write, the smallest step, stays
     return smallest
+
+
+def _least_at_rest(
+    step: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], rest: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """(owners,) the 1 % quantile of the steps of owners that rest in 1 % of them; 0 of others.
+
+    Args:
+        step: (n,) positive steps.
+        owner: (n,) which owner each belongs to.
+        rest: (owners,) how many steps of each are exactly zero.
+    """
+    ordered = step[np.lexsort((step, owner))]
+    moving = np.bincount(owner, minlength=len(rest))
+    begin = np.cumsum(moving) - moving
+    rests = (moving > 0) & (rest >= REST * (moving + rest))
+    least = np.zeros(len(rest))
+    least[rests] = ordered[(begin + (REST * moving).astype(int))[rests]]
+    return least

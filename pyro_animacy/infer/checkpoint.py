@@ -30,6 +30,8 @@ from pyro_animacy.errors import RunError
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 
 FORMAT = 1
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 WEIGHTS, TRAINER, BASELINES = "best.safetensors", "trainer.pt", "baselines.safetensors"
 
 
@@ -62,7 +64,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside ``path`` and rename it, so that ``path`` is old or new, never half.
 
     Raises:
-        RunError: If it cannot be written (a full disk, a missing permission); ``path`` is unchanged.
+        RunError: If it cannot be written (a full disk, a missing permission); ``path`` stays.
     """
     temporary = None
     try:
@@ -72,6 +74,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_UMASK)  # mkstemp lets only the owner read
         temporary.replace(path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         if temporary is not None:
@@ -113,7 +116,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
 def save_baselines(path: Path, baselines: dict[str, LinearAutoregression]) -> None:
     """Write the baselines' coefficients and covariances."""
     tensors = {
-        f"{name}.{part}": value
+        f"{name}.{part}": value.contiguous()
         for name, baseline in baselines.items()
         for part, value in baseline.state_dict().items()
     }
@@ -128,7 +131,7 @@ def load_baselines(path: Path) -> dict[str, LinearAutoregression]:
         RunError: If the file is missing, cut short or altered.
     """
     tensors, _ = _read(path)
-    names = dict.fromkeys(key.split(".")[0] for key in tensors)
+    names = sorted({key.split(".")[0] for key in tensors}, key=lambda n: (n.startswith("ar"), n))
     return {
         name: LinearAutoregression(tensors[f"{name}.coefficients"], tensors[f"{name}.covariance"])
         for name in names

@@ -1,0 +1,328 @@
+"""The command line: fit, sample, criticise, simulate. Thin: it parses, calls and prints."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from pyro_animacy.criticism.criticise import criticise
+from pyro_animacy.criticism.draws import save_draws
+from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.soccer import simulate_soccer
+from pyro_animacy.errors import AnimacyError, ConfigError, RunError
+from pyro_animacy.infer.config import PRESETS, FitConfig, preset
+from pyro_animacy.infer.fit import Interrupted, fit, resume
+from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.run import CONFIG, Run, read_settings
+
+DATA_OPTIONS = {
+    "bodies": (
+        str,
+        "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
+        "one from each group) or 'each' (every body on its own); all by default",
+    ),
+    "labels": (str, "only trajectories with these labels: 'chase,follow'"),
+    "fps": (float, "frames per second of the recording, where the file does not say"),
+    "downsample": (int, "keep every Nth frame"),
+    "columns": (str, "columns with unusual names, as role=name: 'id=player_id,x=pos_x'"),
+    "units": (str, "units of the coordinates, where the file does not say"),
+    "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
+}
+DATA_HELP = (
+    "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
+    "several files, or a folder of files of one kind; 'metrica' is the bundled sample"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    0: done. 2: something given cannot be used, said in one line on stderr. 130, 143: stopped by
+    SIGINT or SIGTERM, everything saved.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except Interrupted as stop:
+        print(f"pyro-animacy: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except AnimacyError as error:
+        print(f"pyro-animacy: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("pyro-animacy: out of memory; use fewer draws or less data", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pyro-animacy: stopped", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    config = _preset_named(arguments)
+    parser = _parser(config)
+    try:
+        chosen = parser.parse_args(arguments)
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise ConfigError(_one_line(error)) from None
+    if chosen.command == "fit" and preset(chosen.fit.preset) != config:
+        raise ConfigError("a config file cannot name the preset; give --preset on the command line")
+    command: Callable[[Namespace, ArgumentParser], None] = {
+        "fit": _fit, "sample": _sample, "criticise": _criticise, "simulate": _simulate,
+    }[chosen.command]  # fmt: skip
+    command(chosen[chosen.command], parser)
+    return 0
+
+
+def _parser(config: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="pyro-animacy", exit_on_error=False, description=(
+            "Probabilistic programs for how a scene of moving bodies goes on: fit one to "
+            "recordings, draw from it, see what it gets right and wrong."
+        ),
+    )  # fmt: skip
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, build, text in (
+        ("fit", _fit_parser, "fit a model to recordings and score it on held-out frames"),
+        ("sample", _sample_parser, "draw from a fitted model"),
+        ("criticise", _criticise_parser, "write a report on what a fitted model gets right"),
+        ("simulate", _simulate_parser, "make recordings with a simulator"),
+    ):
+        commands.add_subcommand(name, build(config), help=text)
+    return parser
+
+
+def _fit_parser(config: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Fit a model to recordings. Prints and writes OUT/summary.json: held-out log density "
+            "in nats per time step of the joint displacement, in data units, beside constant "
+            "velocity and linear-Gaussian AR(1)..AR(5) on the same frames. "
+            "Example: pyro-animacy fit tandem.csv --fps 30 --downsample 6 --out runs/tandem"
+        ),
+    )
+    parser.add_argument("recordings", nargs="*", type=str, help=DATA_HELP)
+    parser.add_argument("--out", type=str, help="folder to write; must not exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a run")
+    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
+    parser.add_argument(
+        "--preset", type=str, default="small",
+        help=f"where the options below start from: {', '.join(PRESETS)} (default: small)",
+    )  # fmt: skip
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    _add_data_options(parser)
+    parser.add_argument("--model", type=type(config.model), default=config.model)
+    parser.add_argument("--train", type=type(config.train), default=config.train)
+    return parser
+
+
+def _sample_parser(_: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Draw from a fitted model and write an xarray.DataTree in ArviZ's schema as netCDF: "
+            "'reconstruct' follows the recording, 'forecast' goes on from its first K frames, "
+            "'generate' moves freely from its initial states."
+        ),
+    )
+    parser.add_argument("run", type=str, help="folder of a fit")
+    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
+    parser.add_argument("--mode", type=str, default="generate",
+                        help="reconstruct, forecast or generate (default)")  # fmt: skip
+    parser.add_argument("--draws", type=int, default=100, help="draws of each trajectory")
+    parser.add_argument("--context", type=int, metavar="K", help="frames given to a forecast")
+    parser.add_argument("--horizon", type=int, metavar="H", help="frames to draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    _add_data_options(parser)
+    return parser
+
+
+def _criticise_parser(_: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Write a report, one HTML file: recorded and generated motion side by side, scores "
+            "beside the baselines, posterior predictive checks of speed, acceleration, turning "
+            "angle and distance."
+        ),
+    )
+    parser.add_argument("run", type=str, help="folder of a fit")
+    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
+    parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
+    parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
+    parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    _add_data_options(parser)
+    return parser
+
+
+def _simulate_parser(_: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False, description="Make recordings with a simulator, as netCDF."
+    )
+    parser.add_argument("simulator", type=str, help="soccer: two scripted players and a ball")
+    parser.add_argument("--trajectories", type=int, default=100, help="number of games")
+    parser.add_argument("--frames", type=int, default=200, help="frames of each")
+    parser.add_argument("--fps", type=float, default=20.0, help="frames per second")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the games")
+    parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    return parser
+
+
+def _add_data_options(parser: ArgumentParser) -> None:
+    for name, (kind, text) in DATA_OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
+
+
+def _fit(chosen: Namespace, _: ArgumentParser) -> None:
+    if chosen.resume is not None:
+        stopped = Path(chosen.resume)
+        if chosen.recordings or chosen.out:
+            raise ConfigError("--resume takes the data and the folder of the run; give it alone")
+        data = _data_of_run(stopped)
+        run = resume(stopped, read_trajectories(**data))
+    else:
+        if not chosen.recordings:
+            raise ConfigError("no recordings given; try: pyro-animacy fit DATA --out RUN")
+        if chosen.out is None:
+            raise ConfigError("--out is missing; give the folder to write, such as --out runs/one")
+        data = _data(chosen, {})
+        config = FitConfig(model=_instance(chosen.model, FitConfig().model),
+                           train=_instance(chosen.train, FitConfig().train))  # fmt: skip
+        _refuse_existing(chosen.out, chosen.overwrite)
+        run = fit(
+            read_trajectories(**data), config, out=chosen.out, overwrite=chosen.overwrite, data=data
+        )
+    print(summary_text(run))
+
+
+def _sample(chosen: Namespace, _: ArgumentParser) -> None:
+    _refuse_existing(chosen.out, chosen.overwrite)
+    run = Run.load(chosen.run)
+    draws = predict(
+        run, _recordings(run, chosen)[0], mode=chosen.mode, draws=chosen.draws,
+        context=chosen.context, horizon=chosen.horizon, seed=chosen.seed,
+    )  # fmt: skip
+    save_draws(draws, chosen.out)
+    groups = ", ".join(f"{name} {dict(group.sizes)}" for name, group in draws.children.items())
+    print(f"wrote {chosen.out}: {groups}")
+
+
+def _criticise(chosen: Namespace, _: ArgumentParser) -> None:
+    run = Run.load(chosen.run)
+    recordings, new = _recordings(run, chosen)
+    out = criticise(
+        run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
+        frames=chosen.frames, seed=chosen.seed, new=new,
+    )  # fmt: skip
+    print(f"wrote {out}")
+
+
+def _simulate(chosen: Namespace, _: ArgumentParser) -> None:
+    if chosen.simulator != "soccer":
+        raise ConfigError(f"simulator {chosen.simulator!r} does not exist; choose soccer")
+    _refuse_existing(chosen.out, chosen.overwrite)
+    games = simulate_soccer(chosen.trajectories, chosen.frames, fps=chosen.fps, seed=chosen.seed)
+    try:
+        games.to_netcdf(chosen.out, engine="h5netcdf")
+    except OSError as error:
+        raise RunError(f"{chosen.out}: cannot be written ({error.strerror or error})") from None
+    print(f"wrote {chosen.out}: {chosen.trajectories} games of {chosen.frames} frames")
+
+
+def summary_text(run: Run) -> str:
+    """The scores of a run, for people to read."""
+    s, units = run.summary, run.card.units
+    lines = [
+        f"held-out log density, nats per time step of the joint displacement (units: {units})",
+        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f}  +- {s['heldout_standard_error']:.3f}"
+        f"   ({s['score_density']})",
+        f"  {'model, ELBO':<20}{s['heldout_elbo_per_step']:9.3f}",
+    ]
+    lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
+    gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
+    lines.append(
+        f"{gain:+.3f} nats per step against the best baseline ({s['best_baseline']}), on "
+        f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
+        f"{s['parameters']} parameters"
+    )
+    lines.append(f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html")
+    return "\n".join(lines)
+
+
+def _recordings(run: Run, chosen: Namespace) -> tuple[Any, bool]:
+    """The recordings asked for and whether they are new: by default the run's held-out part."""
+    if chosen.recordings:
+        return read_trajectories(**_data(chosen, run.settings.get("data", {}))), True
+    return run.heldout(read_trajectories(**_data_of_run(run.path, run.settings))), False
+
+
+def _data(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `read_trajectories` from the options given, else from those of the run."""
+    data = {name: value for name, value in default.items() if name in DATA_OPTIONS}
+    given = {name: chosen[name] for name in DATA_OPTIONS if chosen[name] is not None}
+    if "columns" in given:
+        given["columns"] = _columns(given["columns"])
+    # Absolute, so that the run can be resumed and criticised from any folder.
+    paths = [str(Path(p).resolve()) if Path(p).exists() else p for p in chosen.recordings]
+    return {"source": paths[0] if len(paths) == 1 else paths, **data, **given}
+
+
+def _data_of_run(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    data = (settings or read_settings(path)).get("data")
+    if not isinstance(data, dict) or not data.get("source"):
+        raise RunError(f"{path / CONFIG}: does not say where the recordings are; give DATA")
+    known = {"source", *DATA_OPTIONS}
+    return {name: value for name, value in data.items() if name in known}
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.split("=", 1) for pair in text.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
+    return {role.strip(): name.strip() for role, name in pairs}
+
+
+def _instance(chosen: Any, default: Any) -> Any:
+    """The dataclass that parsed options stand for."""
+    if dataclasses.is_dataclass(chosen):
+        return chosen
+    fields = {
+        field.name: _instance(chosen[field.name], getattr(default, field.name))
+        if dataclasses.is_dataclass(getattr(default, field.name))
+        else chosen[field.name]
+        for field in dataclasses.fields(default)
+    }
+    return type(default)(**fields)
+
+
+def _refuse_existing(path: str, overwrite: bool) -> None:
+    if Path(path).exists() and not overwrite:
+        raise RunError(f"--out {path}: exists; choose another, or give --overwrite to replace it")
+
+
+def _preset_named(arguments: list[str]) -> FitConfig:
+    """The preset on the command line: it sets the defaults of all other options."""
+    for index, word in enumerate(arguments):
+        if word == "--preset" and index + 1 < len(arguments):
+            return preset(arguments[index + 1])
+        if word.startswith("--preset="):
+            return preset(word.partition("=")[2])
+    return preset()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{text}; see pyro-animacy --help"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
