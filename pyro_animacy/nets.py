@@ -24,7 +24,7 @@ class StackConfig:
 
     Args:
         hidden: Units in each hidden layer.
-        layers: Number of hidden layers.
+        layers: Number of hidden layers; 0 is an affine map.
         activation: Nonlinearity after each hidden layer.
         repeat_input: Give the repeated input to every layer again, not only to the first.
         experts: Number of experts; 1 is a plain multilayer perceptron.
@@ -119,22 +119,22 @@ class Stack(nn.Module):
 
     def _run(self, x: Tensor, layers: list) -> Tensor:
         activation = _ACTIVATIONS[self.config.activation]
-        h = activation(layers[0](x))
-        for index, layer in enumerate(layers[1:], start=2):
-            if self.config.layer_norm:
-                h = F.layer_norm(h, h.shape[-1:])
-            if self.repeat:
-                again = x[..., : self.repeat]
-                h = torch.cat([again.expand(*h.shape[:-1], -1), h], -1)
-            h = layer(h)
-            if index < len(layers):
+        h = x
+        for index, layer in enumerate(layers):
+            if index:
                 h = activation(h)
+                if self.config.layer_norm:
+                    h = F.layer_norm(h, h.shape[-1:])
+                if self.repeat:
+                    again = x[..., : self.repeat]
+                    h = torch.cat([again.expand(*h.shape[:-1], -1), h], -1)
+            h = layer(h)
         return h
 
 
 def normal(loc: Tensor, scale: Tensor | float) -> Independent:
     """N(loc, diag(scale^2)) over the last axis of ``loc`` (..., size)."""
-    return Normal(loc, torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)).to_event(1)
+    return Normal(loc, scale).to_event(1)
 
 
 class FixedScaleNormal(nn.Module):
@@ -143,7 +143,7 @@ class FixedScaleNormal(nn.Module):
     def __init__(self, network: nn.Module, scale: float) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("scale", torch.tensor(scale))
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Independent:
         """Return the distribution with batch shape (...) and event shape (size,)."""
@@ -190,9 +190,6 @@ class PolicyNormal(nn.Module):
         mean_init: Initial weight (D, C) of the affine map.
     """
 
-    floor: Tensor
-    scale: Tensor | None
-
     def __init__(
         self,
         context_size: int,
@@ -211,8 +208,7 @@ class PolicyNormal(nn.Module):
         with torch.no_grad():
             self.affine.weight.copy_(mean_init)
             self.affine.bias.zero_()
-        self.register_buffer("scale", None if scale is None else torch.tensor(scale))
-        self.register_buffer("floor", torch.tensor(floor))
+        self.scale, self.floor = scale, floor
 
     def forward(self, context: Tensor, latent: Tensor) -> Independent:
         """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""

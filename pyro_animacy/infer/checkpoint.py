@@ -16,6 +16,7 @@ import json
 import os
 import pickle
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class ModelCard:
     format: int = FORMAT
 
 
+STATE = {"parameters", "optimizer", "step", "best", "stale", "seconds", "recordings"}
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside ``path`` and rename it, so that ``path`` is old or new, never half.
 
@@ -88,7 +92,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def save_weights(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
     """Write parameters and the model's card as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    header = {"card": json.dumps(dataclasses.asdict(card)), "sha256": _digest(tensors)}
+    header = {"card": json.dumps(dataclasses.asdict(card))}
+    header["sha256"] = _digest(tensors, header["card"])
     write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
 
 
@@ -151,7 +156,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged ({error}); fit again, or resume the run") from error
-    if header.get("sha256") != _digest(tensors):
+    if header.get("sha256") != _digest(tensors, header.get("card", "")):
         raise RunError(f"{path}: altered since it was written (digest differs); fit again")
     return tensors, header
 
@@ -170,17 +175,21 @@ def load_trainer(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{path}: no such file; there is nothing to resume in {path.parent}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise RunError(f"{path}: damaged, cannot resume ({first}); fit again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, NotImplementedError,
+            zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
+        # Not torch's own message, which advises to unpickle.
+        raise RunError(f"{path}: damaged or altered, cannot resume; fit again") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= STATE:
         raise RunError(f"{path}: not a trainer state this version can resume; fit again")
     return state
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], card: str = "") -> str:
+    digest = hashlib.sha256(card.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
         digest.update(tensors[name].numpy().tobytes())

@@ -7,6 +7,7 @@ the run that was never interrupted.
 
 import dataclasses
 import json
+import math
 import shutil
 import signal
 import time
@@ -212,10 +213,8 @@ class Trainer:
                 loss.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, o.clip_norm)
                 if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                    raise RunError(
-                        f"step {self.step}: the loss is {loss.item():.4g} and its gradient's norm "
-                        f"{norm.item():.4g}; lower train.learning_rate or train.clip_norm. The "
-                        f"last good checkpoint is kept in {self.path}"
+                    raise self._diverged(
+                        f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
                     )
                 self.optimizer.step()
                 self.step += 1
@@ -244,6 +243,13 @@ class Trainer:
                     )
         self.save()
 
+    def _diverged(self, what: str) -> RunError:
+        saved = (self.path / checkpoint.TRAINER).is_file()
+        kept = f"the last good checkpoint is kept in {self.path}" if saved else "nothing was saved"
+        return RunError(
+            f"step {self.step}: {what}; lower train.learning_rate or train.clip_norm ({kept})"
+        )
+
     def _patience_spent(self) -> bool:
         return self.options.patience is not None and self.stale >= self.options.patience
 
@@ -271,8 +277,10 @@ class Trainer:
             log_density(self.guide, self.validation.batch(w).to(self.device), VALIDATION_DRAWS)[0]
             for w in which.split(2048)
         ]
-        to_data = -self.windows.position.shape[-1] * np.log(self.card.scale.unit)
+        to_data = -self.windows.position.shape[-1] * math.log(self.card.scale.unit)
         self.last = torch.cat([b[-1] for b in bounds]).double().mean().item() + to_data
+        if not math.isfinite(self.last):
+            raise self._diverged(f"the validation score is {self.last}")
         if self.last > self.best or self.best == -np.inf or self.options.patience is None:
             self.best, self.stale = self.last, 0
             path = self.path / checkpoint.WEIGHTS
@@ -319,8 +327,11 @@ class Trainer:
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
         file = self.path / METRICS
-        lines = file.read_text().splitlines() if file.is_file() else []
-        self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
+        try:
+            lines = file.read_text().splitlines() if file.is_file() else []
+            self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
+        except (ValueError, TypeError, KeyError):
+            raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
 
     def _recordings(self) -> list[float]:
         """A fingerprint of the recordings: windows, and the scale they were measured to have."""
@@ -402,7 +413,11 @@ def _stream(seed: int, step: int) -> int:
 def _make_folder(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise RunError(f"{path}: exists; choose another --out, or give --overwrite to replace it")
-    if path.exists() and not (path / CONFIG).is_file() and any(path.iterdir()):
+    if path.is_file():
+        raise RunError(f"{path}: a file, not the folder of a run; choose another --out")
+    # A kill while the first file was written leaves its temporary file alone.
+    others = path.exists() and any(not p.name.startswith(f".{CONFIG}.") for p in path.iterdir())
+    if others and not (path / CONFIG).is_file():
         raise RunError(f"{path}: not the folder of a run, so it is not overwritten; choose another")
     try:
         if path.exists():

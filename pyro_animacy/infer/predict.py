@@ -79,16 +79,19 @@ def predict(
             f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
             "context; give a smaller --context or a --horizon"
         )
-    observed = _first_frames(dataset, context, horizon, history)
-    trajectories, frames = observed.sizes["trajectory"], context + horizon
-    with_latents = mode == "reconstruct"
-    per_frame = run.model.state_size + with_latents * run.card.config["latent_size"]
-    _check_memory(4 * draws * trajectories * frames * per_frame, draws, trajectories, frames)
-
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
     scale = run.card.scale
     origin = np.tile(scale.center, len(run.card.bodies))
     # Seven digits are enough unless the origin is far off, as in map coordinates.
-    dtype = np.float32 if np.abs(origin).max() < 1e4 * scale.unit else np.float64
+    dtype = np.dtype(np.float32 if np.abs(origin).max() < 1e4 * scale.unit else np.float64)
+    usable = _usable(dataset, context, history)
+    trajectories, frames = len(usable), context + horizon
+    with_latents = mode == "reconstruct"
+    per_frame = dtype.itemsize * run.model.state_size
+    per_frame += with_latents * 4 * run.card.config["latent_size"]
+    _check_memory(draws * trajectories * frames * per_frame, draws, trajectories, frames)
+    observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
     latent = None
     if with_latents:
@@ -153,8 +156,8 @@ def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, to
     return torch.cat([_given(batch, context), states]), latents
 
 
-def _first_frames(dataset: xr.Dataset, context: int, horizon: int, history: int) -> xr.Dataset:
-    """The first ``context + horizon`` frames of each trajectory whose context's end was observed.
+def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
+    """The trajectories whose context's last ``history`` frames were observed in full.
 
     Raises:
         DataError: If there is none.
@@ -166,8 +169,12 @@ def _first_frames(dataset: xr.Dataset, context: int, horizon: int, history: int)
             f"no trajectory has its frames {context - history + 1} to {context} observed in full; "
             "give longer recordings or a smaller --context"
         )
-    frames = context + horizon
-    kept = dataset.isel(trajectory=np.flatnonzero(usable), time=slice(0, frames))
+    return np.flatnonzero(usable)
+
+
+def _first_frames(dataset: xr.Dataset, frames: int) -> xr.Dataset:
+    """The first ``frames`` of each trajectory, NaN beyond its end."""
+    kept = dataset.isel(time=slice(0, frames))
     kept = kept.pad(time=(0, frames - kept.sizes["time"]), constant_values=np.nan)
     return kept.assign_coords(
         time=np.arange(frames) / float(dataset.attrs["fps"]),

@@ -62,11 +62,10 @@ class Run:
             raise RunError(
                 f"{path / checkpoint.WEIGHTS}: does not fit the {card.model} it describes ({first})"
             ) from error
-        summary = path / SUMMARY
         return cls(
             path=path, model=model, guide=guide, card=card,
             settings=read_settings(path),
-            summary=json.loads(summary.read_text()) if summary.is_file() else {},
+            summary=_read_summary(path / SUMMARY),
         )  # fmt: skip
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -116,6 +115,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
         raise RunError(f"{file}: expected the sections model and train of a fitted run")
     return settings
+
+
+def _read_summary(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError:
+        raise RunError(
+            f"{file}: damaged; delete it, and go on with: pyro-animacy fit --resume {file.parent}"
+        ) from None
 
 
 def split_recordings(

@@ -129,6 +129,13 @@ class RollOut(NamedTuple):
     action: list[Tensor]
     policy: list[Independent]
 
+    def stacked(self, start: Tensor) -> tuple[Tensor, Tensor, Independent]:
+        """s_{0..T-1}, a_{0..T-1} and pi_{0..T-1} with time in front, given s_0."""
+        loc = torch.stack([pi.base_dist.loc for pi in self.policy])
+        scale = torch.stack([pi.base_dist.scale for pi in self.policy])
+        state = torch.stack([start, *self.state[:-1]])
+        return state, torch.stack(self.action), Normal(loc, scale).to_event(1)
+
 
 class ControlVAE(nn.Module):
     """The model p(z, a, s | s_0), a Pyro program: ``model(batch)`` declares it on recordings.
@@ -175,40 +182,36 @@ class ControlVAE(nn.Module):
             score: Declare the true bound whatever the options: teacher forced, policy likelihood,
                 no discount and no action cost.
         """
-        config = self.config
         declare_parameters(self)
+        config = self.config
+        closed_loop = config.roll_out == "closed_loop" and not score
+        squared_error = config.likelihood == "squared_error" and not score
+        gamma = 1.0 if score else config.discount
         state, target, seen, actions = self.recorded(batch)
         T, B, _ = state.shape
-        gamma = 1.0 if score else config.discount
+        discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)[:, None]
         time, trajectory = pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1)
-        discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)
-        teacher_forced = score or config.roll_out == "teacher_forced"
-        if teacher_forced:
-            c, displacement, _ = evidence = self.evidence(batch)
-            seen = seen & evidence.seen[..., None]
-            with time, trajectory, poutine.scale(scale=discount[:, None]):
-                pi = self.step("latent", c, evidence)
-                if score or config.likelihood == "policy":
-                    action = displacement
-                else:
-                    action = pyro.sample("action", pi)
-        else:
+
+        if closed_loop:
             with trajectory:
                 rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
-            action = torch.stack(rolled.action)
-            state = torch.stack([state[0], *rolled.state[:-1]])
+            state, action, pi = rolled.stacked(state[0])
+        else:
+            evidence = self.evidence(batch)
+            seen = seen & evidence.seen[..., None]
+            with time, trajectory, poutine.scale(scale=discount):
+                pi = self.step("latent", evidence.context, evidence)
+                action = pyro.sample("action", pi) if squared_error else None
+
+        mu, sigma = pi.base_dist.loc, pi.base_dist.scale
+        with time, trajectory, poutine.scale(scale=discount):
+            # -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant
+            fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
             displacement = (target - state) * seen
-            pi = _stacked(rolled.policy)
-        with time, trajectory, poutine.scale(scale=discount[:, None]):
-            if score or config.likelihood == "policy":
-                expected, sd = pi.base_dist.loc, pi.base_dist.scale
-            else:
-                expected, sd = action, math.sqrt(0.5)  # -log N = |s~ - (s + a)|^2 + constant
-            fits = Normal(expected, sd).mask(seen).to_event(1)
-            pyro.sample("reconstruction", fits, obs=displacement)
+            pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
             if config.action_cost and not score:
-                squared = pi.base_dist.loc**2 + pi.base_dist.scale**2  # E|a_t|^2 under pi
-                pyro.factor("action_cost", -config.action_cost * squared.sum(-1))
+                expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
+                pyro.factor("action_cost", -config.action_cost * expected)
 
     def roll_out(
         self,
@@ -319,9 +322,3 @@ def _view(bodies: int, axes: int, scale: Scale) -> Tensor:
         difference = here[:, i * axes : (i + 1) * axes] - here[:, j * axes : (j + 1) * axes]
         columns.append(difference * (scale.extent / scale.separation))
     return torch.cat(columns, 1)
-
-
-def _stacked(policies: list[Independent]) -> Independent:
-    loc = torch.stack([pi.base_dist.loc for pi in policies])
-    scale = torch.stack([pi.base_dist.scale for pi in policies])
-    return Normal(loc, scale).to_event(1)

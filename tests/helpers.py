@@ -1,0 +1,81 @@
+"""Small recordings, small runs, and ways to compare them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+
+from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.infer.config import preset
+
+BODIES = ["hunter", "prey"]
+
+
+def chase(frames=120, recordings=1, seed=0, decimals=3):
+    """(recording, frame, 2, 2): one body walks at random, held near the origin; one follows it."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((recordings, frames, 2, 2))
+    x[:, 0] = rng.normal(size=(recordings, 2, 2))
+    v = np.zeros((recordings, 2, 2))
+    for t in range(1, frames):
+        hunter, prey = x[:, t - 1, 0], x[:, t - 1, 1]
+        pull = np.stack([0.1 * (prey - hunter), -0.02 * prey], 1)
+        v = 0.8 * v + pull + rng.normal(scale=0.1, size=v.shape)
+        x[:, t] = x[:, t - 1] + v
+    return x.round(decimals)
+
+
+def recordings(**options):
+    """`chase` in the schema, at 10 frames a second."""
+    return make_trajectories(chase(**options), fps=10, body=BODIES, units="m", source="chase")
+
+
+def table(position, bodies=BODIES):
+    """Rows of clip, frame, id, x, y."""
+    rows = [
+        (f"clip{i}", t, bodies[b], *point)
+        for i, clip in enumerate(position)
+        for t, scene in enumerate(clip)
+        for b, point in enumerate(scene)
+    ]
+    return pd.DataFrame(rows, columns=["clip", "frame", "id", "x", "y"])
+
+
+def debug(model=None, **train):
+    """The preset `debug` with other options of training, and of the model where given."""
+    config = preset("debug")
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **(model or {})),
+        train=dataclasses.replace(config.train, **train),
+    )
+
+
+def metrics(path):
+    """The rows of metrics.jsonl less `seconds`, which no two runs share."""
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def validation(path):
+    """The steps of the evaluations and their scores."""
+    rows = [row for row in metrics(path) if "validation_nats_per_step" in row]
+    return [row["step"] for row in rows], [row["validation_nats_per_step"] for row in rows]
+
+
+def command(*arguments):
+    """The command line and environment of a process of its own, on one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return [sys.executable, "-m", "pyro_animacy.cli", *map(str, arguments)], environment
+
+
+def call(*arguments, timeout=120, **options):
+    """Run the command line in a process of its own, to its end."""
+    words, environment = command(*arguments)
+    return subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=timeout, **options
+    )

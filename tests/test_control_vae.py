@@ -1,0 +1,331 @@
+"""The ControlVAE against algebra by hand, Pyro's own ELBO, and exact linear-Gaussian evidence."""
+
+import math
+
+import plain_pytorch
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, TraceMeanField_ELBO
+from variants import CONFIGS, PLAIN, build, config, recording, supply_noise
+
+from pyro_animacy import Batch, ConfigError, ControlVAEConfig, ScaledELBO
+from pyro_animacy.infer.score import log_density
+from pyro_animacy.nets import StackConfig
+
+
+def gradients(loss, modules):
+    parameters = [p for m in modules for p in m.parameters()]
+    return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+
+def assert_same_gradients(first, second, tolerance=1e-10):
+    for a, b in zip(first, second, strict=True):
+        if a is None or b is None:
+            assert a is None or a.abs().max() == 0
+            assert b is None or b.abs().max() == 0
+        else:
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("T", "B", "bodies"), [(1, 1, 1), (6, 4, 2), (9, 5, 3)])
+def test_loss_is_the_algebra(monkeypatch, name, T, B, bodies, missing):
+    """Every term, gamma^t, beta, the KL and the scales, and all gradients, to 1e-10."""
+    model, guide = build(name, bodies)
+    batch = recording(model.config.history + T, B, bodies, missing=missing)
+    elbo, beta = ScaledELBO(kl_weight=0.37), 0.37
+    noise = supply_noise(monkeypatch, T, B, 5, 2 * bodies)
+    loss = elbo(model, guide)(batch)
+    seen = batch.observed if missing else None
+    plain = plain_pytorch.loss(model, guide, batch.position, beta, seen, noise)
+    torch.testing.assert_close(loss, plain["loss"], rtol=1e-10, atol=1e-10)
+    for term, value in elbo.terms.items():
+        torch.testing.assert_close(value, plain[term].detach(), rtol=1e-10, atol=1e-10)
+    assert_same_gradients(
+        gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide))
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equals_pyros_elbo(name):
+    """At beta = 1 the scaled ELBO is TraceMeanField_ELBO on the same program and guide."""
+    model, guide = build(name)
+    batch = recording(model.config.history + 6, 4, missing=0.1)
+    torch.manual_seed(3)
+    ours = ScaledELBO()(model, guide)(batch)
+    torch.manual_seed(3)
+    pyros = TraceMeanField_ELBO().differentiable_loss(model, guide, batch)
+    torch.testing.assert_close(ours, pyros, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(gradients(ours, (model, guide)), gradients(pyros, (model, guide)))
+
+
+def test_kl_identity():
+    """With sigma_q = sigma_p, KL(q || p) = |mu_q|^2 / (2 sigma_p^2)."""
+    model, guide = build("tied_scale")
+    batch = recording(9, 4)
+    elbo = ScaledELBO()
+    elbo(model, guide)(batch)
+    evidence = model.evidence(batch)
+    mu_q = guide.residual.network(torch.cat([evidence.context, evidence.displacement], -1))
+    expected = (mu_q**2).sum() / (2 * model.config.latent_scale**2)
+    torch.testing.assert_close(elbo.terms["latent"], expected.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["seed", "small"])
+def test_svi_takes_the_step_of_the_loop(name):
+    """`pyro.infer.SVI` and a plain torch loop move the parameters alike."""
+    batch = recording(8, 4)
+    ways = []
+    for use_svi in (True, False):
+        model, guide = build(name)
+        elbo = ScaledELBO(kl_weight=0.1, scale=1 / 24)
+        parameters = [*model.parameters(), *guide.parameters()]
+        if use_svi:
+            svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+        else:
+            optimizer, bound = torch.optim.Adam(parameters, lr=1e-2), elbo(model, guide)
+        losses = []
+        for step in range(4):
+            torch.manual_seed(step)
+            if use_svi:
+                losses.append(svi.step(batch))
+            else:
+                optimizer.zero_grad()
+                loss = bound(batch)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+        ways.append((losses, parameters))
+    assert ways[0][0] == pytest.approx(ways[1][0], rel=1e-12)
+    for a, b in zip(ways[0][1], ways[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_two_models_share_nothing_under_svi():
+    """Names agree between two models; their parameters must not, through a global store."""
+    batch = recording(8, 4)
+    first, other = build("small", seed=0), build("small", seed=1)
+    before = [p.clone() for m in other for p in m.parameters()]
+    SVI(*first, pyro.optim.Adam({"lr": 1e-2}), loss=ScaledELBO()).step(batch)
+    SVI(*other, pyro.optim.Adam({"lr": 1e-2}), loss=ScaledELBO()).evaluate_loss(batch)
+    after = [p for m in other for p in m.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+# The linear-Gaussian case: p(a | c) = N(A c + b + W mu_p(c), sigma_p^2 W W' + s^2 I), exactly.
+
+LINEAR = StackConfig(hidden=1, layers=0)
+
+
+def linear(orthogonal: bool, posterior_scale: str, Z: int = 3, sigma: float = 0.2):
+    """A ControlVAE of affine networks; its policy's loading W has orthogonal columns if asked."""
+    model, guide = build(
+        "small", 2, latent_size=Z, prior=LINEAR, posterior=LINEAR, policy=LINEAR,
+        policy_scale=sigma, posterior_scale=posterior_scale,
+    )  # fmt: skip
+    W = torch.randn(4, Z, dtype=torch.float64)
+    if orthogonal:
+        W = torch.linalg.qr(W)[0] * torch.tensor([1.5, 0.7, 1.1], dtype=torch.float64)
+    with torch.no_grad():
+        model.step.policy.network.layers[0].weight[:, :Z] = W
+    return model, guide, W
+
+
+def moments(model, W, c):
+    """Mean and covariance of the displacement given its context, the latent integrated out."""
+    cfg, policy = model.config, model.step.policy
+    net = policy.network.layers[0]
+    mu_p = model.step.prior.network(c)
+    mean = policy.affine(c) + c @ net.weight[:, W.shape[1] :].T + net.bias + mu_p @ W.T
+    eye = torch.eye(len(W), dtype=W.dtype)
+    return mean, cfg.latent_scale**2 * W @ W.T + cfg.policy_scale**2 * eye, mu_p
+
+
+def test_optimal_residual_reaches_the_exact_evidence():
+    """With q the exact posterior, every draw's log weight is log p(a | c)."""
+    model, guide, W = linear(orthogonal=True, posterior_scale="learned")
+    cfg = model.config
+    batch = recording(9, 4, bodies=2)
+    evidence = model.evidence(batch)
+    mean, covariance, mu_p = moments(model, W, evidence.context)
+    exact = torch.distributions.MultivariateNormal(mean, covariance)
+    # Posterior: precision I / sigma_p^2 + W'W / s^2, diagonal; mean shift = gain (a - mean).
+    precision = 1 / cfg.latent_scale**2 + (W**2).sum(0) / cfg.policy_scale**2
+    gain = (W / cfg.policy_scale**2 / precision).T
+    C, Z = evidence.context.shape[-1], W.shape[1]
+    head = guide.residual.network.layers[0]
+    slope = torch.autograd.functional.jacobian(
+        lambda c: moments(model, W, c)[0], torch.zeros(C, dtype=W.dtype)
+    )
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[:Z, C:] = gain
+        head.weight[:Z, :C] = -gain @ slope
+        head.bias[:Z] = -gain @ moments(model, W, torch.zeros(C, dtype=W.dtype))[0]
+        head.bias[Z:] = (precision.rsqrt() / cfg.latent_scale).log()
+    iwae, elbo = log_density(guide, batch, draws=3)
+    expected = exact.log_prob(evidence.displacement).detach()
+    torch.testing.assert_close(elbo, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(iwae, expected, rtol=0, atol=1e-9)
+
+
+def test_iwae_rises_to_the_exact_evidence():
+    """Far from the posterior, IWAE grows with K and ends at the evidence, never above it."""
+    model, guide, W = linear(orthogonal=False, posterior_scale="prior", sigma=0.4)
+    with torch.no_grad():
+        guide.residual.network.layers[0].weight.mul_(0.1)
+    start = recording(3, 40, bodies=2)
+    mean, covariance, _ = moments(model, W, model.evidence(start).context)
+    torch.manual_seed(0)
+    step = torch.distributions.MultivariateNormal(mean, covariance).sample()  # the model's own
+    x = torch.cat([start.position[:2], start.position[1:2] + step])
+    batch = Batch(x, torch.ones_like(x, dtype=torch.bool))
+    exact = torch.distributions.MultivariateNormal(mean, covariance)
+    evidence = model.evidence(batch)
+    truth = exact.log_prob(evidence.displacement).mean().item()
+    batch = Batch(*(v.repeat(1, 25, 1) for v in batch))
+    bounds = [log_density(guide, batch, K)[0].mean().item() for K in (1, 4, 16, 64, 4096)]
+    assert all(b > a for a, b in zip(bounds, bounds[1:-1], strict=False)), bounds
+    assert bounds[-1] == pytest.approx(truth, abs=0.02)
+    assert max(bounds) < truth + 0.02
+
+
+# What every model owes.
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sites(name):
+    """Names and shapes of the sites, as the docstring's graph says."""
+    model, guide = build(name)
+    T, B, Z, D = 5, 4, 5, 6
+    batch = recording(model.config.history + T, B)
+    guide(batch)
+    trace, _ = guide.get_traces()
+    shapes = {n: s["value"].shape for n, s in trace.nodes.items() if s["type"] == "sample"}
+    assert shapes.pop("reconstruction") == (T, B, D)
+    if model.config.action_cost:
+        assert shapes.pop("action_cost") == (T, B, 0)
+    if model.config.roll_out == "closed_loop":
+        assert shapes == {
+            f"{site}_{t}": (B, size) for t in range(T) for site, size in (("latent", Z), ("action", D))
+        }
+    elif model.config.likelihood == "policy":
+        assert shapes == {"latent": (T, B, Z)}
+    else:
+        assert shapes == {"latent": (T, B, Z), "action": (T, B, D)}
+    assert all(s["value"].isfinite().all() for s in trace.nodes.values() if s["type"] == "sample")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_has_a_gradient(name):
+    model, guide = build(name)
+    batch = recording(model.config.history + 5, 16)
+    ScaledELBO()(model, guide)(batch).backward()
+    for module in (model, guide):
+        for parameter_name, parameter in module.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_padding_and_what_was_not_observed_change_nothing(monkeypatch, name):
+    """Missing frames at the end, or any value under the mask, leave loss and gradient alone."""
+    model, guide = build(name)
+    T, B = 5, 4
+    batch = recording(model.config.history + T, B, missing=0.15)
+    noise = supply_noise(monkeypatch, T + 3, B, 5, 6)
+    loss = ScaledELBO()(model, guide)(batch)
+    expected = gradients(loss, (model, guide))
+    junk = torch.where(batch.observed, batch.position, 17.0)
+    nothing = torch.zeros(3, B, 6)
+    changed = Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
+    if model.config.roll_out == "closed_loop":
+        # its first state is taken from the recording, so there the mask cannot hide a value
+        k = model.config.history
+        changed.position[:k] = batch.position[:k]
+    noise["rewind"]()
+    again = ScaledELBO()(model, guide)(changed)
+    torch.testing.assert_close(again, loss, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(gradients(again, (model, guide)), expected, 1e-11)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_repeatable_and_loadable(name):
+    """The same seed gives the same loss, also after the parameters went into a fresh model."""
+    model, guide = build(name)
+    batch = recording(model.config.history + 5, 4)
+    other, other_guide = build(name, seed=9)
+    other.load_state_dict(model.state_dict())
+    other_guide.load_state_dict(guide.state_dict())
+    losses = []
+    for pair in ((model, guide), (model, guide), (other, other_guide)):
+        torch.manual_seed(0)
+        losses.append(ScaledELBO()(*pair)(batch).item())
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_unobserved_steps_go_on_from_the_models_own_state(monkeypatch):
+    """In closed loop a gap is bridged by the roll-out: nothing of the recording enters there."""
+    model, guide = build("closed_loop")
+    T, B = 8, 3
+    batch = recording(3 + T - 1, B)
+    T = len(batch.position) - model.config.history
+    batch.observed[4:7] = False
+    supply_noise(monkeypatch, T, B, 5, 6)
+    with poutine.trace() as traced:
+        guide(batch)
+    del traced
+    model_trace, guide_trace = guide.get_traces()
+    first = 4 - model.config.history
+    for t in range(first, first + 3):
+        p, q = model_trace.nodes[f"latent_{t}"]["fn"], guide_trace.nodes[f"latent_{t}"]["fn"]
+        torch.testing.assert_close(p.base_dist.loc, q.base_dist.loc)
+        torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale)
+
+
+def test_free_motion_starts_at_constant_velocity():
+    """Before training, with a silent network, the policy's mean is the last displacement."""
+    model, _ = build("small")
+    with torch.no_grad():
+        for parameter in model.step.policy.network.parameters():
+            parameter.zero_()
+    s, a = torch.randn(2, 4, 6, dtype=torch.float64)
+    pi = model.step.policy(model.context(s, [a]), torch.zeros(4, 5, dtype=torch.float64))
+    torch.testing.assert_close(pi.base_dist.loc, a)
+
+
+def test_free_motion_ends_at_the_walls():
+    model, _ = build("small")
+    s = torch.full((64, 6), 39.5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        walled = torch.stack(model.roll_out(s, [torch.ones_like(s)], 60).state)
+        torch.manual_seed(0)
+        open_model, _ = build("small", arena="open")
+        opened = torch.stack(open_model.roll_out(s, [torch.ones_like(s)], 60).state)
+    assert walled.abs().max() <= 40
+    assert opened.abs().max() > 40
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"history": 0}, "history"),
+        ({"latent_scale": 0.0}, "latent_scale"),
+        ({"discount": 1.5}, "discount"),
+        ({"action_cost": -1.0}, "action_cost"),
+        ({"likelihood": "squared_error"}, "policy_scale"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(change, named):
+    with pytest.raises(ConfigError, match=named):
+        ControlVAEConfig(**change)
+
+
+def test_the_floor_is_the_resolutions_deviation():
+    model, _ = build("small")
+    assert model.step.policy.floor == pytest.approx(0.01 / math.sqrt(12))
+    assert config("small").policy_scale is None
