@@ -280,6 +280,11 @@ def _data_of_run(path: Path, settings: dict[str, Any] | None = None) -> dict[str
     data = (settings or read_settings(path)).get("data")
     if not isinstance(data, dict) or not data.get("source"):
         raise RunError(f"{path / CONFIG}: does not say where the recordings are; give DATA")
+    for name, (kind, _) in DATA_OPTIONS.items():
+        value = data.get(name)
+        kinds = {"columns": (dict,), "fps": (int, float), "resolution": (int, float)}
+        if value is not None and not isinstance(value, kinds.get(name, (kind,))):
+            raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
     known = {"source", *DATA_OPTIONS}
     return {name: value for name, value in data.items() if name in known}
 

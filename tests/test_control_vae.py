@@ -44,9 +44,7 @@ def test_loss_is_the_algebra(monkeypatch, name, T, B, bodies, missing):
     torch.testing.assert_close(loss, plain["loss"], rtol=1e-10, atol=1e-10)
     for term, value in elbo.terms.items():
         torch.testing.assert_close(value, plain[term].detach(), rtol=1e-10, atol=1e-10)
-    assert_same_gradients(
-        gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide))
-    )
+    assert_same_gradients(gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide)))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -210,7 +208,9 @@ def test_sites(name):
         assert shapes.pop("action_cost") == (T, B, 0)
     if model.config.roll_out == "closed_loop":
         assert shapes == {
-            f"{site}_{t}": (B, size) for t in range(T) for site, size in (("latent", Z), ("action", D))
+            f"{site}_{t}": (B, size)
+            for t in range(T)
+            for site, size in (("latent", Z), ("action", D))
         }
     elif model.config.likelihood == "policy":
         assert shapes == {"latent": (T, B, Z)}

@@ -47,7 +47,9 @@ def build(name: str, bodies: int = 3, seed: int = 0, **changes):
     return model.double(), ControlVAEGuide(model).double()
 
 
-def recording(frames: int, size: int, bodies: int = 3, seed: int = 1, missing: float = 0.0) -> Batch:
+def recording(
+    frames: int, size: int, bodies: int = 3, seed: int = 1, missing: float = 0.0
+) -> Batch:
     """Random walks, with a share of coordinates not observed."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(frames, size, 2 * bodies, generator=generator, dtype=torch.float64).cumsum(0)

@@ -76,8 +76,8 @@ class Run:
 
     def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
         """The part of the run's own recordings that it was never trained on."""
-        train = self.settings["train"]
-        return split_recordings(dataset, train["heldout"], train["validation"], train["seed"])[3]
+        train = parse_config(self.settings).train
+        return split_recordings(dataset, train.heldout, train.validation, train.seed)[3]
 
 
 def build(card: ModelCard) -> tuple[nn.Module, MessengerGuide]:

@@ -1,0 +1,82 @@
+"""The baselines against numpy's least squares, scipy's density, and data they made."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from pyro_animacy import LinearAutoregression, Scale, Windows, make_trajectories
+
+
+def walk(frames=400, trajectories=3, seed=0, A=None):
+    """AR(1) displacements of two bodies."""
+    rng = np.random.default_rng(seed)
+    A = np.diag([0.9, 0.5, -0.3, 0.1]) if A is None else A
+    a = np.zeros((trajectories, frames, 4))
+    for t in range(1, frames):
+        noise = rng.normal(size=(trajectories, 4)) @ np.diag([1, 2, 0.5, 1])
+        a[:, t] = a[:, t - 1] @ A.T + noise + 0.1
+    return make_trajectories(a.cumsum(1).reshape(trajectories, frames, 2, 2), fps=10, resolution=0)
+
+
+def windows(dataset, context=6):
+    scale = Scale.of(dataset)
+    return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True), scale
+
+
+def rows(dataset, scale, order, context=6):
+    """Design and target by plain loops over the recording."""
+    X, Y = [], []
+    for x in dataset["position"].to_numpy():
+        a = np.diff(((x - scale.center) / scale.unit).reshape(len(x), -1), axis=0)
+        for t in range(context - 1, len(a)):
+            X.append(np.concatenate([[1.0], *(a[t - j] for j in range(1, order + 1))]))
+            Y.append(a[t])
+    return np.array(X), np.array(Y)
+
+
+@pytest.mark.parametrize("order", [1, 3, 5])
+def test_fit_is_least_squares(order):
+    dataset = walk()
+    w, scale = windows(dataset)
+    model = LinearAutoregression.fit(order, w, chunk=100)
+    X, Y = rows(dataset, scale, order)
+    coefficients = np.linalg.lstsq(X, Y, rcond=None)[0]
+    residual = Y - X @ coefficients
+    np.testing.assert_allclose(model.coefficients.numpy(), coefficients, atol=1e-5)
+    covariance = residual.T @ residual / len(Y)
+    np.testing.assert_allclose(model.covariance.numpy(), covariance, atol=1e-5)
+    density = model(w.batch(torch.arange(len(w)))).numpy()
+    expected = [
+        multivariate_normal(x @ coefficients, covariance).logpdf(y)
+        for x, y in zip(X, Y, strict=True)
+    ]
+    np.testing.assert_allclose(density, expected, atol=1e-3)
+
+
+def test_constant_velocity_is_its_special_case():
+    dataset = walk()
+    w, scale = windows(dataset)
+    model = LinearAutoregression.constant_velocity(w, chunk=77)
+    X, Y = rows(dataset, scale, 1)
+    e = Y - X[:, 1:]
+    np.testing.assert_allclose(model.covariance.numpy(), e.T @ e / len(e), atol=1e-5)
+    assert torch.equal(model.coefficients[1:], torch.eye(4).double())
+
+
+def test_recovers_what_made_the_data():
+    A = np.array([[0.6, 0.2, 0, 0], [-0.2, 0.6, 0, 0], [0.3, 0, 0.4, 0], [0, 0.3, 0, 0.4]])
+    w, _ = windows(walk(6000, 4, A=A))
+    model = LinearAutoregression.fit(1, w)
+    deviation = np.array([1, 2, 0.5, 1])  # of the noise; no more than that of the regressors
+    standard_error = deviation[:, None] / deviation / np.sqrt(4 * 6000)
+    assert (np.abs(model.coefficients[1:].T.numpy() - A) < 5 * standard_error).all()
+
+
+def test_a_body_at_rest_leaves_the_density_finite():
+    dataset = walk()
+    still = dataset["position"].copy()
+    still[:, :, 1] = 3.0
+    w, _ = windows(dataset.assign(position=still))
+    for model in (LinearAutoregression.fit(5, w), LinearAutoregression.constant_velocity(w)):
+        assert model(w.batch(torch.arange(50))).isfinite().all()

@@ -1,0 +1,61 @@
+"""Networks against the same maths written out per sample."""
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from pyro_animacy.nets import Stack, StackConfig
+
+
+def by_hand(stack, x, weight_of):
+    """One sample x (inputs,) through the layers, whose weights (in, out) and biases are given."""
+    h = x
+    for index in range(len(stack.layers)):
+        if index:
+            h = F.elu(h)
+            if stack.config.layer_norm:
+                h = (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt()
+            if stack.repeat:
+                h = torch.cat([x[: stack.repeat], h])
+        weight, bias = weight_of(stack.layers[index])
+        h = h @ weight + bias
+    return h
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("repeat_input", [False, True])
+@pytest.mark.parametrize("experts", [1, 3])
+@pytest.mark.parametrize("blend", ["weights", "outputs"])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_stack(layers, blend, experts, repeat_input, layer_norm):
+    """Blended weights: each sample has its own matrix, the gate's mean of the experts' matrices."""
+    torch.manual_seed(0)
+    config = StackConfig(6, layers, "elu", repeat_input, experts, blend, 4, layer_norm)
+    stack = Stack(5, 4, config, repeat=2).double()
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    for index in [(0, 0), (1, 2)]:
+        if experts == 1:
+            expected = by_hand(stack, x[index], lambda f: (f.weight.T, f.bias))
+        else:
+            g = stack.gate(x[index])
+            assert g.sum().item() == pytest.approx(1)
+            if blend == "weights":
+                expected = by_hand(
+                    stack,
+                    x[index],
+                    lambda f, g=g: (torch.tensordot(g, f.weight, 1), g @ f.bias),
+                )
+            else:
+                each = [
+                    by_hand(stack, x[index], lambda f, e=e: (f.weight[e], f.bias[e]))
+                    for e in range(experts)
+                ]
+                expected = g @ torch.stack(each)
+        torch.testing.assert_close(stack(x)[index], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_hidden_layer_is_affine():
+    stack = Stack(3, 2, StackConfig(layers=0)).double()
+    x, y = torch.randn(2, 4, 3, dtype=torch.float64)
+    middle = (stack(x) + stack(y)) / 2
+    torch.testing.assert_close(stack((x + y) / 2), middle, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,157 @@
+"""The held-out score: independent of units, fair to the baselines, honest in its error."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+
+from pyro_animacy import (
+    Batch,
+    ControlVAE,
+    ControlVAEConfig,
+    ControlVAEGuide,
+    Scale,
+    make_trajectories,
+)
+from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+from pyro_animacy.infer.score import _standard_error, fit_baselines, log_density, score
+from pyro_animacy.models.program import declare_parameters
+from pyro_animacy.nets import StackConfig
+
+
+def chase(frames=300, trajectories=6, seed=0):
+    """A leader on a noisy path and a follower that closes in on it."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((trajectories, frames, 2, 2))
+    v = rng.normal(size=(trajectories, 2))
+    for t in range(1, frames):
+        v = 0.9 * v + 0.4 * rng.normal(size=v.shape)
+        x[:, t, 0] = x[:, t - 1, 0] + v
+        x[:, t, 1] = x[:, t - 1, 1] + 0.2 * (x[:, t - 1, 0] - x[:, t - 1, 1])
+        x[:, t, 1] += 0.1 * rng.normal(size=v.shape)
+    return make_trajectories(x, fps=10, resolution=0)
+
+
+def untrained(scale, seed=0, **options):
+    net = StackConfig(hidden=8, layers=1)
+    config = ControlVAEConfig(latent_size=3, prior=net, posterior=net, policy=net, **options)
+    torch.manual_seed(seed)
+    return ControlVAEGuide(ControlVAE(config, scale=scale, bodies=2))
+
+
+def scores(dataset, factor=1.0):
+    dataset = dataset.assign(position=dataset["position"] * factor)
+    train, heldout = dataset.isel(trajectory=slice(0, 4)), dataset.isel(trajectory=slice(4, 6))
+    scale = Scale.of(train)
+    guide = untrained(scale)
+    baselines = fit_baselines(train, scale, 2)
+    return score(guide, heldout, scale=scale, history=2, baselines=baselines, draws=16), guide
+
+
+def test_a_change_of_units_shifts_every_score_by_the_jacobian():
+    """x -> 100 x: each log density falls by D log 100, D = 4, the model's and the baselines'."""
+    one, _ = scores(chase())
+    hundred, _ = scores(chase(), 100.0)
+    shift = -4 * math.log(100)
+    assert hundred.model - one.model == pytest.approx(shift, abs=0.02)
+    assert hundred.elbo - one.elbo == pytest.approx(shift, abs=0.02)
+    for name, value in one.baselines.items():
+        assert hundred.baselines[name] - value == pytest.approx(shift, abs=1e-3), name
+
+
+def test_baselines_are_those_of_numpy():
+    """Held-out mean log density of AR(k) recomputed with numpy alone."""
+    dataset = chase()
+    result, _ = scores(dataset)
+    moves = np.diff(dataset["position"].to_numpy().reshape(6, 300, 4), axis=1)
+
+    def design(part, k):
+        X = [[np.r_[1.0, a[t - k : t][::-1].ravel()] for t in range(5, 299)] for a in part]
+        return np.concatenate(X), part[:, 5:].reshape(-1, 4)
+
+    for k in range(1, 6):
+        X, Y = design(moves[:4], k)
+        B = np.linalg.lstsq(X, Y, rcond=None)[0]
+        S = np.cov((Y - X @ B).T, bias=True)
+        S += np.outer((Y - X @ B).mean(0), (Y - X @ B).mean(0))
+        X, Y = design(moves[4:], k)
+        e = Y - X @ B
+        density = -0.5 * (
+            np.einsum("ni,ij,nj->n", e, np.linalg.inv(S), e) + np.linalg.slogdet(2 * np.pi * S)[1]
+        )
+        assert result.baselines[f"ar{k}"] == pytest.approx(density.mean(), abs=1e-3)
+    assert result.best_baseline == max(result.baselines, key=result.baselines.get)
+    assert result.steps == 2 * 294
+
+
+def test_the_score_is_of_one_step_whatever_the_training_objective():
+    """Squared error in closed loop changes training; the score stays the policy's density."""
+    dataset = chase()
+    scale = Scale.of(dataset)
+    both = []
+    for options in (
+        {
+            "roll_out": "closed_loop",
+            "likelihood": "squared_error",
+            "discount": 0.5,
+            "action_cost": 1.0,
+        },
+        {},
+    ):
+        guide = untrained(scale, policy_scale=0.4, **options)
+        torch.manual_seed(1)
+        batch = torch.randn(4, 5, 4).cumsum(0)
+        both.append(log_density(guide, Batch(batch, torch.ones_like(batch) > 0), 8))
+    for first, second in zip(*both, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_standard_error_counts_groups_not_steps():
+    """Values that repeat within a recording carry one observation each."""
+    rng = np.random.default_rng(0)
+    R, n = 400, 30
+    dataset = make_trajectories(rng.normal(size=(R, n, 1, 2)).cumsum(1), fps=1, resolution=0)
+    index = torch.tensor([(i, t) for i in range(R) for t in range(n)])
+    level = rng.normal(size=R)
+    values = torch.tensor(np.repeat(level, n))
+    expected = level.std(ddof=1) / math.sqrt(R)
+    assert _standard_error(values, dataset, index) == pytest.approx(expected, rel=1e-6)
+
+
+def test_trajectories_of_the_same_frames_are_one_group():
+    """A hundred copies of one recording do not shrink the error."""
+    rng = np.random.default_rng(0)
+    n, copies = 400, 100
+    x = np.repeat(rng.normal(size=(1, n, 1, 2)).cumsum(1), copies, 0)
+    dataset = make_trajectories(x, fps=1, recording=["match"] * copies, resolution=0)
+    values = rng.normal(size=n)
+    one = torch.tensor([(0, t) for t in range(n)])
+    many = torch.tensor([(i, t) for i in range(copies) for t in range(n)])
+    assert _standard_error(torch.tensor(np.tile(values, copies)), dataset, many) == pytest.approx(
+        _standard_error(torch.tensor(values), dataset, one)
+    )
+
+
+def test_kl_weight_is_the_papers_table():
+    levels = [0.009, 0.019125, 0.02925, 0.039375, 0.0495, 0.059625, 0.06975, 0.079875, 0.09]
+    beta = KLWeightConfig(start=0.009, end=0.09, levels=9, every=500)
+    assert [beta(500 * k) for k in range(9)] == pytest.approx(levels, abs=1e-15)
+    assert [beta(500 * k + 499) for k in range(9)] == pytest.approx(levels, abs=1e-15)
+    assert beta(10**6) == pytest.approx(0.09)
+
+
+def test_learning_rate():
+    assert learning_rate(7, 10, 0.1, "constant") == 0.1
+    assert learning_rate(0, 10, 0.1, "cosine") == pytest.approx(0.1)
+    assert learning_rate(5, 10, 0.1, "cosine") == pytest.approx(0.1 * 0.505)
+    assert learning_rate(10, 10, 0.1, "cosine") == pytest.approx(0.001)
+
+
+def test_parameters_are_declared_once_each():
+    guide = untrained(Scale.of(chase()))
+    with poutine.trace(param_only=True) as captured:
+        declare_parameters(guide)
+    names = [n for n, _ in guide.named_parameters()]
+    assert list(captured.trace.nodes) == names
