@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.infer.checkpoint import load_baselines, load_trainer, load_weights
 from pyro_animacy.infer.config import preset
 
 BODIES = ["hunter", "prey"]
@@ -79,3 +81,45 @@ def call(*arguments, timeout=120, **options):
     return subprocess.run(
         words, env=environment, capture_output=True, text=True, timeout=timeout, **options
     )
+
+
+def assert_same(a, b):
+    """Two nested states are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_same(a[name], b[name])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    else:
+        assert a == b
+
+
+def baseline_tensors(path):
+    """The numbers of the baselines that a file holds."""
+    return {name: baseline.state_dict() for name, baseline in load_baselines(path).items()}
+
+
+def assert_same_run(one, other):
+    """Two run folders hold the same parameters, optimiser, counters and figures, bit for bit."""
+    for name, load in (("best", load_weights), ("baselines", baseline_tensors)):
+        both = [path / f"{name}.safetensors" for path in (one, other)]
+        assert both[0].is_file() == both[1].is_file()
+        if both[0].is_file():
+            assert_same(load(both[0]), load(both[1]))
+    states = [load_trainer(path / "trainer.pt") for path in (one, other)]
+    for state in states:
+        del state["seconds"]
+    assert_same(*states)
+    assert metrics(one) == metrics(other)
+    summaries = [path / "summary.json" for path in (one, other)]
+    assert summaries[0].is_file() == summaries[1].is_file()
+    if summaries[0].is_file():
+        read = [json.loads(path.read_text()) for path in summaries]
+        for summary in read:
+            del summary["train_seconds"]
+        assert read[0] == read[1]

@@ -25,9 +25,9 @@ def loss(
     """Terms of the loss summed over time and trajectories, for positions x (frames, B, D).
 
     Closed loop or teacher forced, squared error or policy likelihood, as the model's config says;
-    ``seen`` (frames, B, D) marks observed coordinates; None where all are. The squared error carries the constant of
-    its normal density, D/2 log(pi) a step. ``noise`` gives standard normals ``latent`` (T, B, Z)
-    and ``action`` (T, B, D); drawn if absent.
+    ``seen`` (frames, B, D) marks observed coordinates; None where all are. The
+    squared error carries the constant of its normal density, D/2 log(pi) a step. ``noise`` gives
+    standard normals ``latent`` (T, B, Z) and ``action`` (T, B, D); drawn if absent.
     """
 
     def standard_normal(name: str, like: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def loss(
 
     cfg = model.config
     k, gamma, sigma_p = cfg.history, cfg.discount, cfg.latent_scale
-    T, D = len(x) - k, x.shape[2]
+    T = len(x) - k
     prior, policy = model.step.prior.network, model.step.policy
     closed = cfg.roll_out == "closed_loop"
     rec = kl = act = x.new_zeros(())
@@ -87,6 +87,5 @@ def loss(
         if closed:
             s = s + a
             past = [a, *past][: k - 1]
-    assert D == s.shape[-1]
     terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
     return {"loss": sum(terms.values()), **terms}
