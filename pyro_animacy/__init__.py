@@ -11,6 +11,7 @@ Read recordings, fit a model, draw from it, criticise it:
     criticise(run, heldout, out="report.html")
 """
 
+from pyro_animacy import _threads  # noqa: F401  first, before anything loads torch
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.draws import draws_tree, save_draws
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
