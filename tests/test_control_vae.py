@@ -204,7 +204,7 @@ def test_sites(name):
     guide(batch)
     trace, _ = guide.get_traces()
     shapes = {n: s["value"].shape for n, s in trace.nodes.items() if s["type"] == "sample"}
-    assert shapes.pop("reconstruction") == (T, B, D)
+    assert shapes.pop("reconstruction") == shapes.pop("state") == (T, B, D)
     if model.config.action_cost:
         assert shapes.pop("action_cost") == (T, B, 0)
     if model.config.roll_out == "closed_loop":
@@ -309,6 +309,16 @@ def test_free_motion_ends_at_the_walls():
         opened = torch.stack(open_model.roll_out(s, [torch.ones_like(s)], 60).state)
     assert walled.abs().max() <= 40
     assert opened.abs().max() > 40
+
+
+def test_a_body_that_starts_beyond_the_walls_is_not_thrown_back():
+    """Its jump would be the velocity that the next steps go on from."""
+    model, _ = build("small")
+    s = torch.full((64, 6), 60.0, dtype=torch.float64)
+    with torch.no_grad():
+        path = torch.stack([s, *model.roll_out(s, [torch.zeros_like(s)], 20).state])
+    assert path.max() <= 60
+    assert path.diff(dim=0)[0].abs().max() < 15  # not the 20 to the wall at once
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from pyro_animacy.criticism.plots import (
 )
 
 FRAMES = 110  # at most, which keeps a file under a megabyte
-SECONDS = (2.5, 6.0)  # shortest and longest play
+SECONDS = (2.5, 8.0)  # shortest and longest play
 TRAIL = 2.0  # seconds of play that a trail lasts
 DPI = 144
 
@@ -117,7 +117,7 @@ class _Scene:
 
     def __init__(self, axis: Axes, bodies: int) -> None:
         self.axis = axis
-        self.trails = [LineCollection([], linewidths=2.2, capstyle="round") for _ in range(bodies)]
+        self.trails = [LineCollection([], linewidths=2.2, capstyle="butt") for _ in range(bodies)]
         self.markers: list[PathCollection] = []
         for body, trail in enumerate(self.trails):
             colour, marker = body_look(body)

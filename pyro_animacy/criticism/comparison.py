@@ -6,6 +6,7 @@ draw from the model: it compares T(recording) with T(draw) for a summary T of ea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class Comparison:
         generated_means: (draw,) mean of each draw.
         generated_sds: (draw,) standard deviation of each draw.
         p_mean: P(mean(rep) >= mean(obs)).
+        motions: number of separate motions recorded; a body that several windows share, as scenes
+            of one match do, moved once.
         distance: Wasserstein-1 distance of the recorded from the pooled generated values.
         p_distance: P(distance of rep >= distance of obs), both from the pool: near 0 the recording
             lies further from what is usual than the draws do, in mean, spread or shape.
@@ -56,6 +59,7 @@ class Comparison:
     p_mean: float
     distance: float
     p_distance: float
+    motions: int
 
     @property
     def generated_mean(self) -> float:
@@ -196,6 +200,9 @@ def compare(
 ) -> list[Comparison]:
     """Every statistic of every body, recorded against generated.
 
+    A motion that several windows share is counted once, and a draw then shows it once too, now in
+    one and now in another of these windows: so a draw varies as much as the recording would.
+
     Args:
         observed: recording from `align`.
         generated: (chain, draw, trajectory, time, body, space) from `align`.
@@ -206,11 +213,13 @@ def compare(
     """
     fps, units = float(observed.attrs["fps"]), data_units(observed)
     bodies = [str(body) for body in observed["body"].values]
-    recorded = _by_body(observed["position"].transpose(*DIMS).values, fps, statistics)
+    position = observed["position"].transpose(*DIMS).values
+    members = _members(position, statistics)
+    recorded = _by_body(position, fps, statistics, members, 0)
     kept: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in recorded}
     moments: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in recorded}
-    for position in each_draw(observed, generated):
-        for key, values in _by_body(position, fps, statistics).items():
+    for draw, position in enumerate(each_draw(observed, generated)):
+        for key, values in _by_body(position, fps, statistics, members, draw).items():
             kept[key].append(_kept(values))
             moments[key].append(_moments(values, statistics[key[0]].signed))
 
@@ -234,20 +243,44 @@ def compare(
                 p_mean=posterior_predictive_p(mean, means),
                 distance=wasserstein(values, pool),
                 p_distance=_distance_p(values, kept[name, index], pool),
+                motions=len(members[statistic.pairs][index]),
             )
         )
     return comparisons
 
 
+Members = dict[bool, list[list[np.ndarray]]]
+
+
+def _members(position: np.ndarray, statistics: Mapping[str, Statistic]) -> Members:
+    """For each body (False) and pair (True), its separate motions: the windows that show each."""
+    bodies = range(position.shape[2])
+    found: Members = {}
+    for pairs in {statistic.pairs for statistic in statistics.values()}:
+        found[pairs] = []
+        for chosen in itertools.combinations(bodies, 2) if pairs else zip(bodies, strict=True):
+            groups: dict[bytes, list[int]] = {}
+            for row, window in enumerate(position[:, :, chosen]):
+                if np.isfinite(window).any():
+                    groups.setdefault(window.tobytes(), []).append(row)
+            found[pairs].append([np.array(group) for group in groups.values()])
+    return found
+
+
 def _by_body(
-    position: np.ndarray, fps: float, statistics: Mapping[str, Statistic]
+    position: np.ndarray,
+    fps: float,
+    statistics: Mapping[str, Statistic],
+    members: Members,
+    draw: int,
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Sorted finite values of each (statistic, index on its last axis)."""
+    """Sorted finite values of each (statistic, index on its last axis), each motion once."""
     found = {}
     for name, statistic in statistics.items():
         values = statistic.function(position, fps)
         for index in range(values.shape[-1]):
-            body = values[..., index].ravel()
+            rows = [group[draw % len(group)] for group in members[statistic.pairs][index]]
+            body = values[rows, ..., index].ravel()
             found[name, index] = np.sort(body[np.isfinite(body)])
     return found
 

@@ -90,8 +90,8 @@ def windows(
     begin = np.concatenate([np.arange(n) * frames for n in counts])
     end = np.minimum(begin + frames, length[rows])
     fit = np.flatnonzero(end - begin > history)
-    # Prefer windows of full length; a short trajectory serves only where there are no others.
-    full = fit[(end - begin)[fit] == frames]
+    # A trajectory of less than half a window serves only where there are no others.
+    full = fit[(end - begin)[fit] >= frames / 2]
     fit = full if len(full) else fit
     if not len(fit):
         raise DataError(

@@ -81,10 +81,9 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Each logged term of the loss over training steps, one panel a term.
 
     Args:
-        metrics: rows with `step` and any of the terms; what is absent or None is left out.
+        metrics: rows with `step` and any of the terms; see `terms_shown`.
     """
-    found = {key: series(metrics, key) for key in LOSS_TERMS}
-    found = {key: pair for key, pair in found.items() if pair[0]}
+    found = terms_shown(metrics)
     with styled():
         figure = Figure(figsize=(WIDTH, 0.5 + 1.15 * max(1, len(found))), layout="constrained")
         axes = figure.subplots(max(1, len(found)), 1, sharex=True, squeeze=False)[:, 0]
@@ -96,6 +95,7 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             axis.set_title(LOSS_TERMS[key], loc="left")
             axis.yaxis.set_major_locator(MaxNLocator(3))
             axis.margins(x=0.02, y=0.12)
+            axis.set_ylim(*_room(np.array(values)))
             if validation:
                 best = int(np.argmax(values))
                 axis.plot(steps[best], values[best], "o", mfc="white", color=colour, markersize=7)
@@ -109,6 +109,26 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         axes[-1].set_xlabel("training step")
         axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
+
+
+def terms_shown(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list, list]]:
+    """Steps and values of each logged term; not those that were never anything but 0 or fixed."""
+    found = {key: series(metrics, key) for key in LOSS_TERMS}
+    dull = {"action_cost": {0.0}, "kl_weight": set(found["kl_weight"][1][:1])}
+    return {
+        key: pair
+        for key, pair in found.items()
+        if pair[0] and not set(pair[1]) <= dull.get(key, set())
+    }
+
+
+def _room(values: np.ndarray) -> tuple[float, float]:
+    """Limits of a training curve: the spikes of its beginning may leave the panel."""
+    low, middle, high = np.quantile(values, (0.02, 0.5, 0.98))
+    room = 3 * max(high - low, 1e-9 * max(1.0, abs(middle)))
+    low, high = max(values.min(), low - room), min(values.max(), high + room)
+    pad = 0.12 * (high - low) or 0.05 * max(1.0, abs(middle))
+    return float(low - pad), float(high + pad)
 
 
 def plot_scores(summary: Mapping[str, Any]) -> Figure:
@@ -213,40 +233,54 @@ def _cumulative(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def _limits(comparison: Comparison) -> tuple[float, float]:
-    """Where the recorded and most of the generated values lie, never empty.
+    """Where most of the recorded and of the generated values lie, never empty.
 
     Generated values may be far off; they get at most three times the recorded range, so that the
-    recorded distribution stays visible.
+    recorded distribution stays visible. So it does beside a long tail of a few recorded values.
     """
-    if comparison.statistic.name == "turning angle":
-        return -np.pi, np.pi
     samples = [comparison.observed] if comparison.observed.size else []
     pool = np.concatenate([*comparison.generated, np.empty(0)])
     samples += [pool] if pool.size else []
     if not samples:
         return 0.0, 1.0
-    quantiles = np.array([np.quantile(sample, (0.005, 0.99)) for sample in samples])
+    if comparison.statistic.signed:
+        high = max(_most(np.sort(np.abs(sample))) for sample in samples) or 1.0
+        return -high, high
+    quantiles = np.array([(np.quantile(sample, 0.005), _most(sample)) for sample in samples])
     low, high = quantiles[:, 0].min(), quantiles[:, 1].max()
     if len(samples) == 2:
         room = 3 * max(np.ptp(quantiles[0]), 0.1 * np.ptp(quantiles[1]))
         low, high = max(low, quantiles[0, 0] - room), min(high, quantiles[0, 1] + room)
-    if not comparison.statistic.signed and low >= 0 and low < 0.3 * high:
+    if low >= 0 and low < 0.3 * high:
         low = 0.0
     pad = max(0.02 * (high - low), 1e-6 * max(abs(low), abs(high)), 1e-12)
     return float(low - pad), float(high + pad)
+
+
+def _most(values: np.ndarray) -> float:
+    """What 99 % of (n,) `values` are below; where they have a tail, 4 times that of 90 %."""
+    most, nearly = np.quantile(values, (0.99, 0.9))
+    return float(min(most, 4 * nearly) if nearly > 0 else most)
 
 
 def most_movement(observed: xr.Dataset, count: int) -> list[str]:
     """Names of the `count` trajectories whose bodies move furthest a frame, in that order.
 
     A body that stands still or is missing weakens a trajectory, since there is less to look at:
-    the measure is the sum over bodies of the square root of the mean step.
+    the measure is the sum over bodies of the square root of the mean step. Of several that show
+    the same moment of a recording, as scenes that share bodies do, one comes before the rest.
     """
     position = observed["position"].transpose(*DIMS).values
     step = np.linalg.norm(np.diff(position, axis=1), axis=-1)
     frames = np.maximum(1, np.isfinite(position).all(-1).sum(1).max(-1))
     movement = np.sqrt(np.nansum(step, axis=1) / frames[:, None]).sum(-1) * np.sqrt(frames)
-    order = np.argsort(-movement, kind="stable")[:count]
+    order = np.argsort(-movement, kind="stable")
+    if {"recording", "start"} <= set(observed.coords):
+        moments = list(zip(observed["recording"].values, observed["start"].values, strict=True))
+        first = {moments[row]: row for row in order[::-1]}
+        again = [first[moments[row]] != row for row in order]
+        order = order[np.argsort(again, kind="stable")]
+    order = order[:count]
     return [str(name) for name in observed["trajectory"].values[order]]
 
 

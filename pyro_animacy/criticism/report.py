@@ -45,7 +45,6 @@ from pyro_animacy.criticism.verdicts import (
     number,
     probability,
     score_sentence,
-    series,
 )
 from pyro_animacy.errors import RunError
 
@@ -277,15 +276,20 @@ def _score(summary: Mapping[str, Any]) -> dict[str, Any]:
         "error": summary.get("heldout_standard_error"),
         "rows": rows,
         "sentence": sentence,
-        "density": summary.get("score_density"),
+        "density": _sentence(str(summary.get("score_density") or "")),
     }
 
 
+def _sentence(text: str) -> str:
+    """Words as a sentence: a capital first, a full stop last."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
 def _training(metrics: Sequence[Mapping[str, Any]]) -> Image | None:
-    terms = [key for key in plots.LOSS_TERMS if series(metrics, key)[0]]
+    terms = plots.terms_shown(metrics)
     if not terms:
         return None
-    last = {key.replace("_", " "): series(metrics, key)[1][-1] for key in terms}
+    last = {key.replace("_", " "): values[-1] for key, (_, values) in terms.items()}
     ends = [f"{name} ends at {number(value)}" for name, value in last.items()]
     alt = f"Training curves: {'; '.join(ends)}."
     return _embed(plots.png(plots.plot_loss_terms(metrics)), "png", alt)

@@ -99,7 +99,7 @@ class FitConfig:
 def _small() -> FitConfig:
     """Made for two cores: the true bound, teacher forced, on single steps."""
     net = StackConfig(hidden=128, layers=3)
-    return FitConfig(model=ControlVAEConfig(history=3, prior=net, posterior=net, policy=net))
+    return FitConfig(model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net))
 
 
 def _debug() -> FitConfig:

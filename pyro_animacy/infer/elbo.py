@@ -95,7 +95,7 @@ class ScaledELBO(TraceMeanField_ELBO):
         terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         latents: defaultdict[str, list[tuple[dict, dict]]] = defaultdict(list)
         for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
+            if site["type"] != "sample" or site["infer"].get("_deterministic"):
                 continue
             if site["is_observed"]:
                 terms[_stem(name)].append(-_log_prob(site).sum())

@@ -54,7 +54,8 @@ class Run:
         if not path.is_dir():
             raise RunError(f"{path}: no such run folder; give the folder that `fit --out` made")
         tensors, card = checkpoint.load_weights(path / checkpoint.WEIGHTS)
-        model, guide = build(card)
+        with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
+            model, guide = build(card)
         try:
             nn.ModuleDict({"model": model, "guide": guide}).load_state_dict(tensors)
         except RuntimeError as error:

@@ -209,6 +209,8 @@ class ControlVAE(nn.Module):
             fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
             displacement = (target - state) * seen
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
+            # p(s_{t+1} | s_t, a_t) is a Dirac delta; the policy likelihood observes the action.
+            pyro.deterministic("state", state + (displacement if action is None else action), 1)
             if config.action_cost and not score:
                 expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
                 pyro.factor("action_cost", -config.action_cost * expected)
@@ -233,6 +235,8 @@ class ControlVAE(nn.Module):
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
+        # A body that starts beyond them is let in, not thrown in: its jump would be its velocity.
+        low, high = torch.minimum(self.low, state), torch.maximum(self.high, state)
         rolled = RollOut([], [], [])
         s = state
         for t in range(steps):
@@ -244,7 +248,7 @@ class ControlVAE(nn.Module):
                 pi = self.step(f"latent_{t}", c, evidence)
                 a = pyro.sample(f"action_{t}", pi)
             if walls:  # the displacement that the walls leave
-                a = (s + a).clamp(self.low, self.high) - s
+                a = (s + a).clamp(low, high) - s
             s = s + a
             actions = [a, *actions][: history - 1]
             rolled.state.append(s)
