@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser(config: FitConfig) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="pyro-animacy", exit_on_error=False, description=(
+        prog="pyro-animacy", exit_on_error=False, version=version("pyro-animacy"), description=(
             "Probabilistic programs for how a scene of moving bodies goes on: fit one to "
             "recordings, draw from it, see what it gets right and wrong."
         ),

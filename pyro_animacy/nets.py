@@ -6,8 +6,9 @@ layer again, as in the ControlVAE code (Yao et al. 2022).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pyro.distributions import Independent, Normal
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 Activation = Literal["elu", "relu", "silu"]
-_ACTIVATIONS = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,17 @@ class Stack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         if self.gate is None:
-            return self._run(x, [layer for layer in self.layers])
+            return self._run(x, lambda layer, h: layer(h))
         gate = self.gate(x)
         if self.config.blend == "weights":
-            return self._run(x, [lambda h, f=f: f.blended(h, gate) for f in self.layers])
-        every = self._run(x.unsqueeze(-2), list(self.layers))
+            return self._run(x, lambda layer, h: layer.blended(h, gate))
+        every = self._run(x.unsqueeze(-2), lambda layer, h: layer(h))
         return (gate.unsqueeze(-2) @ every).squeeze(-2)
 
-    def _run(self, x: Tensor, layers: list) -> Tensor:
+    def _run(self, x: Tensor, apply: Callable[[Any, Tensor], Tensor]) -> Tensor:
         activation = _ACTIVATIONS[self.config.activation]
         h = x
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(self.layers):
             if index:
                 h = activation(h)
                 if self.config.layer_norm:
@@ -128,7 +129,7 @@ class Stack(nn.Module):
                 if self.repeat:
                     again = x[..., : self.repeat]
                     h = torch.cat([again.expand(*h.shape[:-1], -1), h], -1)
-            h = layer(h)
+            h = apply(layer, h)
         return h
 
 

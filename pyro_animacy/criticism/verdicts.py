@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,8 @@ def judge(comparison: Comparison) -> Verdict:
     """Grade one comparison.
 
     Right: effect at most RIGHT, or at most NEAR with tail probabilities that chance gives. Near:
-    effect at most NEAR and the mean within NEAR_MEAN, or more but still what chance gives. Wrong:
-    the rest. Undefined: nothing to compare.
+    effect at most NEAR, the mean within NEAR_MEAN and rest as often; or more, but still what
+    chance gives. Wrong: all others. Undefined: nothing to compare.
     """
     if not comparison.observed.size:
         return Verdict("undefined", "not defined in the recording (nothing moves, or too short)")
@@ -99,9 +99,8 @@ def judge(comparison: Comparison) -> Verdict:
     if chance:
         return Verdict("near", f"{_difference(comparison)}, which may be chance")
     mean = comparison.observed_mean
-    close = comparison.effect <= NEAR and (
-        mean <= 0 or abs(comparison.generated_mean / mean - 1) <= NEAR_MEAN
-    )
+    close = comparison.effect <= NEAR and not _rest(comparison)
+    close = close and (mean <= 0 or abs(comparison.generated_mean / mean - 1) <= NEAR_MEAN)
     return Verdict("near" if close else "wrong", _difference(comparison))
 
 
@@ -112,21 +111,19 @@ def _within_chance(comparison: Comparison) -> bool:
 
 
 def _difference(comparison: Comparison) -> str:
-    """Which of mean, spread and shape differs most, and by how much."""
+    """Which of mean, spread and shape differs most, and by how much; and whether bodies rest."""
+    at_rest, moves = _rest(comparison), _moments_differ(comparison)
+    return " and ".join(part for part in (moves, at_rest) if part) or (
+        "same mean and spread but another shape"
+    )
+
+
+def _moments_differ(comparison: Comparison) -> str:
     statistic = comparison.statistic
     mean, sd = comparison.observed_mean, comparison.observed_sd
     shift = comparison.generated_mean - mean
     if sd == 0:
         return f"{number(comparison.generated_mean)} where it is always {number(mean)}"
-    rest = float((comparison.observed == 0).mean())
-    made = float(np.mean([(values == 0).mean() for values in comparison.generated if values.size]))
-    if (
-        statistic.name == "speed"
-        and abs(made - rest) > REST
-        and max(made, rest) > 2 * min(made, rest)
-    ):
-        often = "seldom" if made < rest else "often"
-        return f"too {often} at rest ({_percent(made)} of frames, recorded {_percent(rest)})"
     if abs(shift) >= 0.5 * comparison.distance and mean > 0:
         word = statistic.more if shift > 0 else statistic.less
         return f"{word} (mean {_ratio(comparison.generated_mean / mean)})"
@@ -134,7 +131,19 @@ def _difference(comparison: Comparison) -> str:
     if abs(ratio - 1) > RIGHT:
         word = "too spread out" if ratio > 1 else "too even"
         return f"{word} (spread {_ratio(ratio)})"
-    return "same mean and spread but another shape"
+    return ""
+
+
+def _rest(comparison: Comparison) -> str:
+    """Of speeds, whether bodies stand still far more or far less often than recorded."""
+    if comparison.statistic.name != "speed" or comparison.observed_sd == 0:
+        return ""
+    rest = float((comparison.observed == 0).mean())
+    made = float(np.mean([(values == 0).mean() for values in comparison.generated if values.size]))
+    if abs(made - rest) <= REST or max(made, rest) < 2 * min(made, rest):
+        return ""
+    often = "seldom" if made < rest else "often"
+    return f"too {often} at rest ({_percent(made)} of frames, recorded {_percent(rest)})"
 
 
 def _percent(share: float) -> str:
@@ -274,6 +283,11 @@ def _attempts(
             "Closed-loop training over longer windows (--model.roll_out closed_loop --train.window "
             "24): bodies drift apart, which training one step at a time does not punish."
         )
+    if any(_rest(c).startswith("too seldom") for c in wrong.values()):
+        attempts.append(
+            "A policy with a state of rest: a Gaussian one seldom gives a step below the "
+            "recording's resolution, and no option of this model mends that."
+        )
     attempts += _training_attempts(metrics)
     if score_sentence(summary)[0] is False:
         attempts.append(
@@ -285,11 +299,22 @@ def _attempts(
             f"More draws ({FEW_DRAWS} or more, 100 is good): with "
             f"{len(comparisons[0].generated)} the tail probabilities say nothing."
         )
+    if not attempts and wrong:
+        attempts.append(
+            f"These figures do not say what would mend the {_either(wrong)}. Watch the "
+            "motion, then change one option at a time: model.history, model.latent_size, "
+            "model.roll_out."
+        )
     if not attempts:
         attempts.append(
             "Longer roll-outs and other recordings: nothing in these figures asks for a change."
         )
     return attempts
+
+
+def _either(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _training_attempts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:

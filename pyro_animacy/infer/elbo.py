@@ -110,11 +110,11 @@ class ScaledELBO(TraceMeanField_ELBO):
         for name, site in guide_trace.nodes.items():  # auxiliary draws of the guide
             if site["type"] == "sample" and name not in model_trace.nodes:
                 terms[_stem(name)].append(self.kl_weight * _log_prob(site).sum())
-        totals = {name: self.scale * sum(parts) for name, parts in terms.items()}
+        totals = {name: self.scale * torch.stack(parts).sum() for name, parts in terms.items()}
         for name, total in totals.items():
             part = total.detach() / self.num_particles
             self.terms[name] = self.terms[name] + part if name in self.terms else part
-        loss = sum(totals.values(), torch.zeros(()))
+        loss = torch.stack([*totals.values()]).sum() if totals else torch.zeros(())
         return loss.detach(), loss
 
 
@@ -155,16 +155,17 @@ def _kl(posterior: dict, prior: dict) -> Tensor:
 
 def _stacked(normals: list[Distribution]) -> Independent | None:
     """One normal with a new leading axis over those given; None where they differ in kind."""
-    first = normals[0]
-    event_dim = len(first.event_shape)
-    if any(d.batch_shape != first.batch_shape or not _is_normal(d, event_dim) for d in normals):
+    shape, event_dim = normals[0].batch_shape, len(normals[0].event_shape)
+    bases = [_normal(d, event_dim) for d in normals if d.batch_shape == shape]
+    found = [base for base in bases if base is not None]
+    if len(found) < len(normals):
         return None
-    bases = [d.base_dist if isinstance(d, Independent) else d for d in normals]
-    loc, scale = torch.stack([d.loc for d in bases]), torch.stack([d.scale for d in bases])
+    loc, scale = torch.stack([d.loc for d in found]), torch.stack([d.scale for d in found])
     return Normal(loc, scale).to_event(event_dim)
 
 
-def _is_normal(d: Distribution, event_dim: int) -> bool:
-    if isinstance(d, Independent):
-        return type(d.base_dist) is Normal and d.reinterpreted_batch_ndims == event_dim
-    return type(d) is Normal
+def _normal(d: Distribution, event_dim: int) -> Normal | None:
+    """The plain normal under ``event_dim`` event dimensions, if that is what ``d`` is."""
+    base = d.base_dist if isinstance(d, Independent) else d
+    dims = d.reinterpreted_batch_ndims if isinstance(d, Independent) else 0
+    return base if type(base) is Normal and dims == event_dim else None

@@ -99,7 +99,7 @@ def fit(
     trainer = Trainer(dataset, config, path, progress=progress)
     _make_folder(path, overwrite)
     settings = {
-        "data": data or {"source": dataset.attrs.get("source", "")},
+        "data": data or {},
         "model": dataclasses.asdict(config.model),
         "train": dataclasses.asdict(config.train),
         "versions": {
@@ -229,8 +229,9 @@ class Trainer:
                     bar.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{self.last:.3f}")
                 if row:
                     self.rows.append(row)
-                    for name, value in row.items() if board else ():
-                        board.add_scalar(name, value, self.step)
+                    if board:
+                        for name, value in row.items():
+                            board.add_scalar(name, value, self.step)
                 bar.update()
                 if caught or time.monotonic() - saved >= SAVE_EVERY:
                     self.save()

@@ -17,6 +17,7 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.models import FAMILIES
+from pyro_animacy.models.control_vae import ControlVAE
 from pyro_animacy.models.program import MessengerGuide
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
@@ -36,7 +37,7 @@ class Run:
     """
 
     path: Path
-    model: nn.Module
+    model: ControlVAE
     guide: MessengerGuide
     card: ModelCard
     settings: dict[str, Any]
@@ -81,7 +82,7 @@ class Run:
         return split_recordings(dataset, train.heldout, train.validation, train.seed)[3]
 
 
-def build(card: ModelCard) -> tuple[nn.Module, MessengerGuide]:
+def build(card: ModelCard) -> tuple[ControlVAE, MessengerGuide]:
     """Build the model and guide that a card describes, with fresh parameters.
 
     Raises:

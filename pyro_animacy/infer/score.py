@@ -42,7 +42,7 @@ def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor
     """
     with pyro.plate("draws", draws, dim=-3):
         guide(batch, score=True)
-    model_trace, guide_trace = guide.get_traces()
+    model_trace, guide_trace = guide.get_traces()  # type: ignore[operator]
     log_weight = torch.zeros(())
     for name, site in model_trace.nodes.items():
         if site["type"] != "sample":
@@ -122,7 +122,8 @@ def score(
         which = which[torch.linspace(0, len(which) - 1, most).long()]
     chunks = which.split(max(1, 65_536 // draws))
     parameter = next(guide.parameters())
-    bounds, others = [], {name: [] for name in baselines}
+    bounds: list[Tensor] = []
+    others: dict[str, list[Tensor]] = {name: [] for name in baselines}
     with torch.random.fork_rng():
         torch.manual_seed(DEQUANTISE_HELDOUT)
         for chunk in progress(chunks) if progress else chunks:

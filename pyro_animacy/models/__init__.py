@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import nn
-
 from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
 from pyro_animacy.models.program import MessengerGuide
 
@@ -13,8 +11,8 @@ class Family(NamedTuple):
     """How to build a model: ``model(config, scale=, bodies=, axes=)`` and ``guide(model)``."""
 
     config: type
-    model: Callable[..., nn.Module]
-    guide: Callable[[nn.Module], MessengerGuide]
+    model: Callable[..., ControlVAE]
+    guide: Callable[[ControlVAE], MessengerGuide]
 
 
 FAMILIES: dict[str, Family] = {

@@ -201,7 +201,8 @@ class ControlVAE(nn.Module):
             seen = seen & evidence.seen[..., None]
             with time, trajectory, poutine.scale(scale=discount):
                 pi = self.step("latent", evidence.context, evidence)
-                action = pyro.sample("action", pi) if squared_error else None
+                # with the policy likelihood the action is what was recorded
+                action = pyro.sample("action", pi) if squared_error else evidence.displacement
 
         mu, sigma = pi.base_dist.loc, pi.base_dist.scale
         with time, trajectory, poutine.scale(scale=discount):
@@ -209,8 +210,8 @@ class ControlVAE(nn.Module):
             fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
             displacement = (target - state) * seen
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
-            # p(s_{t+1} | s_t, a_t) is a Dirac delta; the policy likelihood observes the action.
-            pyro.deterministic("state", state + (displacement if action is None else action), 1)
+            # p(s_{t+1} | s_t, a_t) is a Dirac delta
+            pyro.deterministic("state", state + action, 1)
             if config.action_cost and not score:
                 expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
                 pyro.factor("action_cost", -config.action_cost * expected)

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import Any
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class MessengerGuide(GuideMessenger, nn.Module):
     Args:
         model: The model; it is not registered as a submodule.
     """
+
+    trace: Trace
 
     def __init__(self, model: nn.Module) -> None:
         nn.Module.__init__(self)
