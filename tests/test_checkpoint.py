@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import assert_same, assert_same_run, baseline_tensors, chase, command, debug, metrics, table
+from helpers import (
+    assert_same,
+    assert_same_run,
+    baseline_tensors,
+    chase,
+    command,
+    debug,
+    metrics,
+    table,
+)
 
 from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
@@ -26,7 +35,15 @@ from pyro_animacy.infer.schedules import KLWeightConfig
 
 KL_WEIGHT = KLWeightConfig(start=0.01, end=0.1, levels=5, every=9)
 CONFIGS = {
-    "teacher_forced": debug(steps=50, evaluate_every=20, patience=1),
+    # Stops early, at step 60; at 40 and 50 its patience is partly spent.
+    "teacher_forced": debug(
+        steps=300,
+        evaluate_every=10,
+        patience=3,
+        learning_rate=0.01,
+        validation=0.3,
+        symmetry="none",
+    ),
     "closed_loop": debug(
         dict(
             history=1,
@@ -85,17 +102,19 @@ def again(data, config, path):
 def uninterrupted(request, tiny_data, tmp_path_factory):
     """A configuration and the folder of its run, trained in one go."""
     config, path = CONFIGS[request.param], tmp_path_factory.mktemp("whole") / "run"
-    trainer(tiny_data, config, path).train()
+    whole = trainer(tiny_data, config, path)
+    whole.train()
+    assert 50 <= whole.step < 300
     return config, path
 
 
 # --- stopped in process --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("step", [0, 19, 20, 33, 49])
-def test_stopped_by_a_signal(uninterrupted, tiny_data, tmp_path, monkeypatch, step, number):
+def test_stopped_by_a_signal(uninterrupted, tiny_data, tmp_path, monkeypatch, step):
     config, whole = uninterrupted
+    number = signal.SIGINT if step == 20 else signal.SIGTERM
     path = tmp_path / "run"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -120,7 +139,7 @@ def test_killed(uninterrupted, tiny_data, tmp_path, monkeypatch, step, every):
         at_step(patch, step, killed)
         with pytest.raises(Killed):
             trainer(tiny_data, config, path).train()
-    evaluated = step // 20 * 20
+    evaluated = step // config.train.evaluate_every * config.train.evaluate_every
     if evaluated or not every:  # else it starts again
         saved = checkpoint.load_trainer(path / "trainer.pt")
         assert saved["step"] == (evaluated if every else step)
@@ -214,7 +233,7 @@ def long_run(tmp_path_factory):
     """Recordings, options of a fit of some seconds, and the folder of the run in one go."""
     folder = tmp_path_factory.mktemp("long")
     table(chase()).to_csv(folder / "chase.csv", index=False)
-    options = ["--fps", "10", "--preset", "debug", "--train.steps", "700"]
+    options = ["--fps", "10", "--preset", "debug", "--train.steps", "400"]
     options += ["--train.evaluate_every", "20", "--train.patience", "null"]
     words = ["fit", str(folder / "chase.csv"), *options]
     assert main([*words, "--out", str(folder / "whole")]) == 0
@@ -248,7 +267,7 @@ def test_process_stopped_in_mid_training(long_run, tmp_path, capfd, number, code
         assert last.startswith("pyro-animacy: stopped at step ")
         assert last.endswith(f"pyro-animacy fit --resume {path}")
     step = checkpoint.load_trainer(path / "trainer.pt")["step"]
-    assert 20 <= step < 700
+    assert 20 <= step < 400
     assert not (path / "summary.json").exists()
     assert main(["fit", "--resume", str(path)]) == 0
     assert "held-out log density" in capfd.readouterr().out
@@ -334,14 +353,15 @@ def test_the_real_writers_without_space(tiny_run, tmp_path, name):
     shutil.copy(tiny_run.path / name, path)
     tensors, card = checkpoint.load_weights(tiny_run.path / "best.safetensors")
     state = checkpoint.load_trainer(tiny_run.path / "trainer.pt")
+    save = {
+        "best.safetensors": lambda: checkpoint.save_weights(path, tensors, card),
+        "trainer.pt": lambda: checkpoint.save_trainer(path, state),
+    }[name]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
         with pytest.raises(RunError, match=f"{name}: cannot be written"):
-            if name == "trainer.pt":
-                checkpoint.save_trainer(path, state)
-            else:
-                checkpoint.save_weights(path, tensors, card)
+            save()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files(tmp_path) == {name: (tiny_run.path / name).read_bytes()}
@@ -389,7 +409,7 @@ def test_every_altered_byte_is_noticed(tiny_run, tmp_path, name):
     good = (tiny_run.path / name).read_bytes()
     contents, path = load(tiny_run.path / name), tmp_path / name
     refused = 0
-    places = np.unique(np.linspace(0, len(good) - 1, 400).astype(int))
+    places = np.unique(np.linspace(0, len(good) - 1, 200).astype(int))
     for place in places:
         bad = bytearray(good)
         bad[place] ^= 1

@@ -196,6 +196,28 @@ def test_verdicts_follow_the_numbers():
     assert verdicts.judge(comparison_of(1.12)).grade == "near"
 
 
+def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
+    step = np.random.default_rng(9).normal(1, 0.05, size=(4, 60, 1, 2))
+    still = np.where(np.arange(60)[:, None, None] % 3 == 0, 0.0, step)
+    observed = recording(still.cumsum(1))
+    made = np.random.default_rng(10).normal(0.9, 0.05, size=(1, 25, 4, 60, 1, 2)).cumsum(3)
+    verdict = verdicts.judge(compare(*align(observed, tree(observed, made)))[0])
+    assert verdict.grade == "wrong"
+    assert verdict.sentence.endswith(
+        " and too seldom at rest (0\u00a0% of frames, recorded 32\u00a0%)"
+    )
+
+
+def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
+    rng = np.random.default_rng(11)
+    kicks = np.where(rng.random((3, 400, 1, 2)) < 0.01, 40.0, rng.random((3, 400, 1, 2)))
+    observed = recording(kicks.cumsum(1))
+    made = rng.random((1, 25, 3, 400, 1, 2)).cumsum(3)
+    fast = compare(*align(observed, tree(observed, made)))[0]
+    assert fast.effect < verdicts.NEAR
+    assert verdicts.judge(fast).grade == "wrong"
+
+
 def test_score_sentences():
     def said(score, error=None):
         return verdicts.score_sentence(
@@ -220,6 +242,7 @@ def test_what_to_try_next():
     rising = [{"step": i, "validation_nats_per_step": i} for i in range(8)]
     falling = [{"step": i, "validation_nats_per_step": -abs(i - 2)} for i in range(8)]
     assert "nothing in these figures asks for a change" in attempts()
+    assert "do not say what would mend the speed, acceleration or inter" in attempts(scale=0.5)
     assert "still rising" in attempts(metrics=rising)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
@@ -283,6 +306,14 @@ def test_windows_with_most_movement():
     position[2, :, 0] += 1.5 * np.arange(10)[:, None]  # one body only
     position[3] = np.nan
     assert plots.most_movement(recording(position), 3) == ["t1", "t2", "t0"]
+
+
+def test_windows_of_the_same_moment_come_after_one_of_each():
+    position = np.arange(4.0)[:, None, None, None] * np.arange(10)[:, None, None] + np.zeros(2)
+    scenes = recording(position).assign_coords(
+        recording=("trajectory", ["match"] * 4), start=("trajectory", [0, 50, 50, 50])
+    )
+    assert plots.most_movement(scenes, 4) == ["t3", "t0", "t2", "t1"]
 
 
 def test_view_is_square_and_bounded():

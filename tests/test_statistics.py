@@ -183,6 +183,24 @@ def test_comparison_against_direct_computation():
     assert turning.effect == pytest.approx(expected / recorded[seen].std())
 
 
+def test_a_motion_that_several_windows_share_counts_once():
+    """Three scenes of one ball: it moved once, and each draw shows one of its three."""
+    rng = np.random.default_rng(12)
+    players, ball = rng.normal(size=(2, 3, 15, 1, 2)).cumsum(2)
+    ball[1:] = ball[0]
+    observed = recording(np.concatenate([players, ball], 2))
+    draws = rng.normal(size=(1, 6, 3, 15, 2, 2)).cumsum(3)
+    comparisons = {
+        (c.statistic.name, c.body): c for c in compare(*align(observed, tree(observed, draws)))
+    }
+    counts = [comparisons["speed", body].motions for body in ("b0", "b1")]
+    assert [*counts, comparisons["inter-body distance", "b0 – b1"].motions] == [3, 1, 3]
+    made = speed(draws, FPS)[0, ..., 1]
+    expected = [made[draw, draw % 3].mean() for draw in range(6)]
+    np.testing.assert_allclose(comparisons["speed", "b1"].generated_means, expected)
+    assert comparisons["speed", "b1"].observed.size == 14
+
+
 def test_thinned_draws_keep_the_distribution():
     rng = np.random.default_rng(4)
     position = rng.gamma(2.0, size=(3, 2000, 1, 2)).cumsum(1)

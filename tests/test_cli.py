@@ -1,0 +1,540 @@
+"""The command line: what works end to end, and what cannot be used, each in one line."""
+
+import json
+import re
+import resource
+import shutil
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+import xarray as xr
+import yaml
+from helpers import assert_same_run, call, chase, metrics, table
+
+from pyro_animacy.cli import main
+from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.soccer import simulate_soccer
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.run import Run
+
+FIT = ["--fps", "10", "--preset", "debug"]
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    """Recordings as a file."""
+    path = tmp_path_factory.mktemp("data") / "chase.csv"
+    table(chase()).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(csv, tmp_path_factory):
+    """A run folder made by the command line. Read it; copy it to change it."""
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["fit", str(csv), *FIT, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def refused(capfd):
+    """Run the command line; it must exit with 2 and one line on stderr, which is returned."""
+
+    def check(*arguments):
+        capfd.readouterr()
+        assert main([str(word) for word in arguments]) == 2
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        assert err.startswith("pyro-animacy: ")
+        assert "Traceback" not in err
+        return err
+
+    return check
+
+
+def files(path):
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+# --- end to end ----------------------------------------------------------------------------------
+
+
+def test_fit_prints_the_summary(csv, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", str(csv), *FIT, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((out / "summary.json").read_text())
+    for name, value in summary["baselines"].items():
+        assert re.search(rf"^  {name} +{re.escape(f'{value:.3f}')}$", printed, re.MULTILINE)
+    assert f"{summary['heldout_nats_per_step']:.3f}" in printed
+    assert summary["best_baseline"] in printed.split("best baseline")[1]
+    assert f"pyro-animacy criticise {out}" in printed
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "group", "frames"),
+    [
+        ("reconstruct", [], "posterior_predictive", 24),
+        ("forecast", ["--context", "5", "--horizon", "7"], "predictions", 12),
+        ("generate", ["--horizon", "9"], "posterior_predictive", 11),
+    ],
+)
+def test_sample(run, tmp_path, capsys, mode, more, group, frames):
+    """By default on the frames that were held out."""
+    out = tmp_path / "draws.nc"
+    words = ["sample", str(run), "--mode", mode, "--draws", "3", *more, "--out", str(out)]
+    assert main(words) == 0
+    assert f"wrote {out}: " in capsys.readouterr().out
+    with xr.open_datatree(out, engine="h5netcdf") as tree:
+        assert tree[group]["position"].shape == (1, 3, 1, frames, 2, 2)
+        observed = tree["observed_data"]["position"].values[0]
+        np.testing.assert_array_equal(observed, chase()[0, 96 : 96 + frames])
+
+
+def test_sample_takes_the_data_options_of_the_run(run, csv, tmp_path):
+    """--fps was given to fit; sample on another file need not be told again."""
+    table(chase(30, seed=8)).to_csv(tmp_path / "new.csv", index=False)
+    out = tmp_path / "draws.nc"
+    words = ["sample", str(run), str(tmp_path / "new.csv"), "--draws", "2", "--out", str(out)]
+    assert main(words) == 0
+    with xr.open_datatree(out, engine="h5netcdf") as tree:
+        observed = tree["observed_data"]["position"].values
+        np.testing.assert_array_equal(observed, chase(30, seed=8))
+
+
+def test_sample_from_another_folder(csv, tmp_path, monkeypatch):
+    """The run remembers where its recordings are, though the path given was relative."""
+    monkeypatch.chdir(csv.parent)
+    assert main(["fit", csv.name, *FIT, "--out", str(tmp_path / "run")]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "run", "--draws", "1", "--out", "draws.nc"]) == 0
+    assert main(["fit", "--resume", "run"]) == 0
+
+
+def test_criticise(run, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    assert main(["criticise", str(run), "--draws", "4", "--windows", "2", "--out", str(out)]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    assert out.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_simulate_soccer(tmp_path):
+    out = tmp_path / "games.nc"
+    words = ["simulate", "soccer", "--trajectories", "3", "--frames", "40", "--fps", "30"]
+    assert main([*words, "--seed", "6", "--out", str(out)]) == 0
+    games = simulate_soccer(3, 40, fps=30, seed=6)
+    back = read_trajectories(out)
+    xr.testing.assert_equal(back, games)
+    assert back["animate"].values.tolist() == [True, True, False]
+    for name in ("fps", "units"):
+        assert back.attrs[name] == games.attrs[name]
+
+
+def test_resume_by_the_command_line(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    assert main(["fit", "--resume", str(copied)]) == 0
+    assert_same_run(run, copied)
+
+
+def test_unsorted_rows(run, csv, tmp_path):
+    rows = pd.read_csv(csv).sample(frac=1, random_state=3)
+    rows.to_csv(tmp_path / "chase.csv", index=False)
+    out = tmp_path / "run"
+    assert main(["fit", str(tmp_path / "chase.csv"), *FIT, "--out", str(out)]) == 0
+    assert_same_run(run, out)
+
+
+def test_help(capsys):
+    for words in ([], ["fit"], ["sample"], ["criticise"], ["simulate"]):
+        with pytest.raises(SystemExit) as left:
+            main([*words, "--help"])
+        assert left.value.code == 0
+        assert "usage: " in capsys.readouterr().out
+
+
+def test_signal_outside_training(monkeypatch, capsys):
+    """SIGINT where there is nothing to save yet."""
+
+    def interrupted(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("pyro_animacy.cli.read_trajectories", interrupted)
+    assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
+    assert capsys.readouterr().err == "pyro-animacy: stopped\n"
+
+
+# --- recordings that cannot be used --------------------------------------------------------------
+
+
+def rows(**changes):
+    """The table of a chase with some columns set."""
+    return table(chase()).assign(**changes)
+
+
+def cell(row, column, value):
+    """The table of a chase with one cell set; `row` is counted as in the file, header first."""
+    found = table(chase()).astype({column: object})
+    found.loc[row - 2, column] = value
+    return found
+
+
+def nothing_seen(body):
+    found = table(chase())
+    found.loc[found["id"] == body, ["x", "y"]] = np.nan
+    return found
+
+
+TABLES = {
+    "no rows": (rows()[:0], "no rows"),
+    "one frame": (rows()[:2], "only one frame"),
+    "nothing moves": (rows(x=1.5, y=2.0), "no body moves"),
+    "not a number": (cell(9, "x", "far"), r"row 9, column 'x': 'far' is not a number"),
+    "infinite": (cell(31, "y", "inf"), r"row 31, column 'y': infinite"),
+    "half a frame": (cell(12, "frame", 5.5), "row 12, column 'frame': 5.5"),
+    "no id": (cell(14, "id", None), "row 14: no 'id'"),
+    "twice": (pd.concat([rows(), rows()[4:5]]), r"row 242: .*'hunter', frame 2"),
+    "never seen": (nothing_seen("prey"), "body 'prey' is never observed"),
+    "no positions": (rows().drop(columns="x"), "no columns x and y"),
+    "no frames": (rows().drop(columns="frame"), "no frame or time column"),
+    "too short": (rows()[:6], "frames"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_that_cannot_be_used(name, tmp_path, refused):
+    data, says = TABLES[name]
+    data.to_csv(tmp_path / "bad.csv", index=False)
+    error = refused("fit", tmp_path / "bad.csv", *FIT, "--out", tmp_path / "run")
+    assert re.search(says, error)
+    assert "bad.csv" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"\n\n", "blank"),
+        (b"\x00\x01\x02\x03", "not a text file"),
+        (b'id,frame,x,y\n"a,0,1,2\n', "cannot be read"),
+    ],
+)
+def test_files_that_are_no_tables(content, says, tmp_path, refused):
+    (tmp_path / "bad.csv").write_bytes(content)
+    error = refused("fit", tmp_path / "bad.csv", *FIT, "--out", tmp_path / "run")
+    assert "bad.csv" in error
+    assert says in error
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "frames per second.*--fps"),
+        (["--fps", "0"], "0.* frames per second"),
+        (["--fps", "ten"], "fps.*ten"),
+        ([*FIT, "--columns", "id=nope"], "no column 'nope'.*clip, frame, id, x, y"),
+        ([*FIT, "--columns", "who=id"], "who=id: the roles are"),
+        ([*FIT, "--columns", "id"], "expected role=name"),
+        ([*FIT, "--bodies", "cat"], "no body 'cat'; there are hunter, prey"),
+        ([*FIT, "--labels", "chase"], "has no labels"),
+        ([*FIT, "--downsample", "0"], "--downsample 0"),
+        ([*FIT, "--downsample", "90"], "frames"),
+        ([*FIT, "--resolution", "-1"], "--resolution -1"),
+        (["--fps", "10", "--preset", "huge"], "'huge' does not exist; .*small, seed, paper, debug"),
+        ([*FIT, "--train.steps", "0"], "train.steps is 0"),
+        ([*FIT, "--train.steps", "many"], "train.steps.*many"),
+        ([*FIT, "--train.stepps", "3"], "train.stepps"),
+        ([*FIT, "--model.likelihood", "gamma"], "model.likelihood.*gamma"),
+        ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
+        ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_options_of_fit(csv, tmp_path, refused, options, says):
+    error = refused("fit", csv, *options, "--out", tmp_path / "run")
+    assert re.search(says, error)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "command"),
+        (["train"], "'train'"),
+        (["fit"], "no recordings given"),
+        (["fit", "a.csv"], "--out is missing"),
+        (["fit", "nowhere.csv", "--out", "o"], "nowhere.csv: no such file"),
+        (["fit", "--resume", "nowhere"], "nowhere"),
+        (["fit", "a.csv", "--resume", "nowhere"], "--resume"),
+        (["sample", "nowhere", "--out", "o.nc"], "nowhere: no such run folder"),
+        (["sample", "nowhere"], "required: .*out"),
+        (["criticise", "nowhere"], "nowhere: no such run folder"),
+        (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose soccer"),
+        (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
+        (["simulate", "soccer", "--frames", "x", "--out", "o.nc"], "frames"),
+        (["simulate", "soccer", "--frames", "9", "--out", "no/o.nc"], "no/o.nc: cannot be written"),
+    ],
+)
+def test_words_that_make_no_command(tmp_path, monkeypatch, refused, words, says):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(says, refused(*words))
+    assert list(tmp_path.iterdir()) == []
+
+
+CONFIGS = {
+    "model: {histories: 2}": "model.histories",
+    "train: {steps: many}": "train.steps",
+    "train: {kl_weight: {start: low}}": "train.kl_weight.start",
+    "model: {prior: {width: 3}}": "model.prior.width",
+    "trian: {steps: 3}": "trian",
+    "model: [1, 2": "config",
+    "[1, 2]": "config",
+    "train: {steps: -3}": "train.steps is -3",
+    "model: {likelihood: squared_error}": "model.policy_scale",
+}
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_config_files_that_cannot_be_used(csv, tmp_path, refused, text):
+    (tmp_path / "c.yaml").write_text(text)
+    error = refused("fit", csv, *FIT, "--config", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    assert CONFIGS[text] in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_cannot_name_the_preset(csv, tmp_path, refused):
+    (tmp_path / "c.yaml").write_text("preset: seed")
+    out = ["--out", tmp_path / "run"]
+    assert "--preset" in refused("fit", csv, "--fps", 10, "--config", tmp_path / "c.yaml", *out)
+
+
+# --- what is there already -----------------------------------------------------------------------
+
+
+def test_out_that_exists(run, csv, tmp_path, refused):
+    copied = shutil.copytree(run, tmp_path / "run")
+    draws = tmp_path / "draws.nc"
+    draws.write_text("drawn before")
+    before = files(tmp_path)
+    for words in (
+        ["fit", csv, *FIT, "--out", copied],
+        ["fit", csv, *FIT, "--out", draws],
+        ["sample", run, "--out", draws],
+        ["simulate", "soccer", "--out", draws],
+    ):
+        error = refused(*words)
+        assert str(words[-1]) in error
+        assert "--overwrite" in error
+        assert files(tmp_path) == before
+    # Nor is a folder or file that is no run, whatever is said.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    before = files(tmp_path)
+    for out in (tmp_path / "mine", draws, csv):
+        assert str(out) in refused("fit", csv, *FIT, "--out", out, "--overwrite")
+        assert files(tmp_path) == before
+    # Nor is a run deleted for recordings or options that turn out not to be usable.
+    for words in ([csv], [csv, *FIT, "--train.steps", "0"], ["nowhere.csv", *FIT]):
+        refused("fit", *words, "--out", copied, "--overwrite")
+        assert files(tmp_path) == before
+
+
+def test_overwrite(run, csv, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    words = ["fit", str(csv), *FIT, "--train.steps", "20", "--overwrite", "--out", str(copied)]
+    assert main(words) == 0
+    assert [row["step"] for row in metrics(copied)] == [10, 20]
+    for words in (["sample", str(run), "--draws", "1"], ["simulate", "soccer", "--frames", "9"]):
+        out = tmp_path / "out.nc"
+        out.write_text("of before")
+        assert main([*words, "--out", str(out), "--overwrite"]) == 0
+        assert out.read_bytes()[1:4] == b"HDF"
+
+
+# --- runs that cannot be used --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--mode", "dream"], "mode is 'dream'; choose reconstruct, forecast or generate"),
+        (["--draws", "0"], "draws is 0"),
+        (["--draws", "few"], "draws.*few"),
+        (["--mode", "forecast", "--context", "24"], "24 frames and 24 are context"),
+        (["--mode", "forecast", "--context", "99", "--horizon", "2"], "--context"),
+        (["--mode", "forecast", "--context", "1"], "context is 1 frames.*history needs 2"),
+        (["--horizon", "0"], "--horizon"),
+        (["--draws", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
+        (["--horizon", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
+        (["--seed", "-1"], "seed is -1"),
+    ],
+)
+def test_options_of_sample(run, tmp_path, refused, options, says):
+    assert re.search(says, refused("sample", run, *options, "--out", tmp_path / "draws.nc"))
+    assert not (tmp_path / "draws.nc").exists()
+
+
+@pytest.mark.parametrize("command", ["sample", "criticise"])
+def test_recordings_of_something_else(run, tmp_path, refused, command):
+    one = table(chase(40)[:, :, :1], ["prey"])
+    one.to_csv(tmp_path / "one.csv", index=False)
+    table(chase(40)).to_csv(tmp_path / "two.csv", index=False)
+    out = ["--out", tmp_path / "out"]
+    assert "1 bodies (prey)" in refused(command, run, tmp_path / "one.csv", *out)
+    assert "25 frames a second" in refused(command, run, tmp_path / "two.csv", "--fps", 25, *out)
+    assert not (tmp_path / "out").exists()
+
+
+def half(content):
+    return content[: len(content) // 2]
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def junk(_):
+    return b"\xff\x00 not what it was"
+
+
+DAMAGES = [half, flipped, junk, lambda _: b""]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("command", ["sample", "criticise"])
+def test_damaged_weights(run, tmp_path, refused, damage, command):
+    copied = shutil.copytree(run, tmp_path / "run")
+    weights = copied / "best.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    before = files(copied)
+    assert str(weights) in refused(command, copied, "--out", tmp_path / "out")
+    assert files(copied) == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_trainer_state(run, tmp_path, refused, damage):
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "trainer.pt").write_bytes(damage((copied / "trainer.pt").read_bytes()))
+    before = files(copied)
+    assert str(copied / "trainer.pt") in refused("fit", "--resume", copied)
+    assert files(copied) == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.yaml"])
+@pytest.mark.parametrize("damage", [half, junk])
+def test_damaged_text(run, tmp_path, refused, name, damage):
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / name).write_bytes(damage((copied / name).read_bytes()))
+    assert str(copied / name) in refused("sample", copied, "--out", tmp_path / "out.nc")
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "config.yaml"])
+def test_missing_files_of_a_run(run, tmp_path, refused, name):
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / name).unlink()
+    assert str(copied / name) in refused("sample", copied, "--out", tmp_path / "out.nc")
+
+
+def edit_card(path, **changes):
+    """Write the weights again with a card that says something else."""
+    tensors, _ = checkpoint.load_weights(path)
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+    card = json.dumps(json.loads(header["card"]) | changes)
+    digest = checkpoint._digest(tensors, card)
+    safetensors.torch.save_file(tensors, path, metadata={"card": card, "sha256": digest})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": 99}, "written by a later version .*upgrade"),
+        ({"model": "other"}, "model is 'other'; this version knows control_vae"),
+        ({"config": {}}, "does not fit the control_vae"),
+        ({"config": {"future": 1}}, "not those of this version"),
+        ({"scale": {}}, "not the weights of a pyro-animacy model"),
+        ({"new": 1}, "not the weights of a pyro-animacy model"),
+    ],
+)
+def test_runs_of_another_model_or_version(run, tmp_path, refused, changes, says):
+    copied = shutil.copytree(run, tmp_path / "run")
+    edit_card(copied / "best.safetensors", **changes)
+    assert re.search(says, refused("sample", copied, "--out", tmp_path / "out.nc"))
+
+
+def test_a_trainer_state_of_a_later_version(run, tmp_path, refused):
+    copied = shutil.copytree(run, tmp_path / "run")
+    state = checkpoint.load_trainer(copied / "trainer.pt")
+    torch.save({**state, "format": 99}, copied / "trainer.pt")
+    assert str(copied / "trainer.pt") in refused("fit", "--resume", copied)
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "says"),
+    [
+        ("data", {"fps": "ten"}, "data.fps is 'ten'"),
+        ("data", {"columns": [1]}, "data.columns"),
+        ("data", {"source": None}, "does not say where the recordings are"),
+        ("data", {"source": "nowhere.csv"}, "nowhere.csv: no such file"),
+        ("train", {"heldout": "some"}, "train.heldout"),
+        ("train", {"futures": 1}, "train.futures"),
+    ],
+)
+def test_config_of_a_run_edited_by_hand(run, tmp_path, refused, section, entry, says):
+    copied = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    settings[section].update(entry)
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert says in refused("sample", copied, "--out", tmp_path / "out.nc")
+    assert says in refused("fit", "--resume", copied)
+
+
+def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):
+    moved = shutil.copy(csv, tmp_path / "chase.csv")
+    assert main(["fit", str(moved), *FIT, "--out", str(tmp_path / "run")]) == 0
+    table(chase(seed=1)).to_csv(moved, index=False)
+    assert "not those of this run" in refused("fit", "--resume", tmp_path / "run")
+
+
+# --- as a process of its own ---------------------------------------------------------------------
+
+
+def test_refusals_of_the_program(csv, run, tmp_path):
+    """Nothing but the line reaches stderr: no warning, no traceback, no progress bar."""
+    bad = tmp_path / "bad.csv"
+    cell(9, "x", "far").to_csv(bad, index=False)
+    weights = shutil.copytree(run, tmp_path / "run") / "best.safetensors"
+    weights.write_bytes(half(weights.read_bytes()))
+    for words, says in (
+        (["fit", bad, *FIT, "--out", tmp_path / "new"], "bad.csv: row 9, column 'x'"),
+        (["sample", weights.parent, "--out", tmp_path / "o.nc"], f"{weights}: damaged"),
+    ):
+        done = call(*words)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert says in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_space_for_a_checkpoint(csv, tmp_path):
+    """A limit on the size of files stands for a full disk; the run goes on when there is space."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+    out = tmp_path / "run"
+    done = call("fit", csv, *FIT, "--out", out, preexec_fn=limited)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.match(rf"pyro-animacy: {out}/\S+: cannot be written", last)
+    assert not [f for f in out.iterdir() if f.name.startswith(".")]
+    assert main(["fit", "--resume", str(out)]) == 0
+    assert Run.load(out).summary["steps"] == 40

@@ -1,0 +1,426 @@
+"""The training loop: schedules, stopping, what it saves, and the figures beside the model's."""
+
+import dataclasses
+import json
+import math
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from helpers import (
+    assert_same,
+    assert_same_run,
+    chase,
+    debug,
+    metrics,
+    recordings,
+    table,
+    validation,
+)
+
+from pyro_animacy.cli import main
+from pyro_animacy.data.trajectories import make_trajectories, split
+from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.config import PRESETS, parse_config, preset
+from pyro_animacy.infer.fit import Interrupted, Trainer, fit
+from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+
+# --- schedules -----------------------------------------------------------------------------------
+
+PAPER = (0.009, 0.019125, 0.02925, 0.039375, 0.0495, 0.059625, 0.06975, 0.079875, 0.09)
+SEED = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
+TABLES = {"paper": (PAPER, 500 * 8), "seed": (SEED, 500)}  # levels, updates a level
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_kl_weight_of_every_update(name):
+    levels, every = TABLES[name]
+    train = preset(name).train
+    found = [train.kl_weight(step // train.steps_per_epoch) for step in range(train.steps)]
+    expected = [levels[min(step // every, len(levels) - 1)] for step in range(train.steps)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    assert train.steps >= every * len(levels)  # the last level is reached and used
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_kl_weight_as_logged(name, tiny_data, tmp_path):
+    """Train across the edge of every level: a run is put a few updates before it and goes on."""
+    levels, every = TABLES[name]
+    own = preset(name).train
+    tiny = debug(kl_weight=own.kl_weight, steps_per_epoch=own.steps_per_epoch, patience=None)
+    fresh = Trainer(tiny_data, tiny, tmp_path, progress=False)
+    fresh.save()
+    state = checkpoint.load_trainer(tmp_path / "trainer.pt")
+    for level in range(1, len(levels)):
+        edge = every * level
+        steps = dataclasses.replace(
+            tiny, train=dataclasses.replace(tiny.train, steps=edge + 1, evaluate_every=10**6)
+        )
+        near = Trainer(tiny_data, steps, tmp_path, progress=False)
+        near.load({**state, "step": edge - 2})
+        near.train()
+        logged = {row["step"]: row["kl_weight"] for row in metrics(tmp_path)[-2:]}
+        # Row n is of the update with index n - 1, the last of the level below.
+        assert logged == {
+            edge: pytest.approx(levels[level - 1], abs=1e-15),
+            edge + 1: pytest.approx(levels[level], abs=1e-15),
+        }
+
+
+def test_the_logged_terms_add_up(tiny_data, tmp_path):
+    """loss = reconstruction + beta KL + action cost, in the same units."""
+    closed = dict(
+        history=1, likelihood="squared_error", roll_out="closed_loop", policy_scale=0.05,
+        action_cost=0.1,
+    )  # fmt: skip
+    config = debug(closed, window=3, kl_weight=KLWeightConfig(0.2, 0.8, 3, 10))
+    fit(tiny_data, config, out=tmp_path / "run", progress=False)
+    rows = metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    for row in rows:
+        total = row["reconstruction"] + row["kl_weight"] * row["kl"] + row["action_cost"]
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
+        assert row["action_cost"] > 0
+        assert row["kl"] > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_learning_rate(schedule, tiny_data, tmp_path):
+    fit(tiny_data, debug(schedule=schedule), out=tmp_path / "run", progress=False)
+    logged = {row["step"]: row["learning_rate"] for row in metrics(tmp_path / "run")}
+    for n, rate in logged.items():
+        half = (1 + math.cos(math.pi * (n - 1) / 40)) / 2
+        assert rate == pytest.approx(1e-3 if schedule == "constant" else 1e-5 + 0.99e-3 * half)
+    assert learning_rate(40, 40, 1.0, "cosine") == pytest.approx(0.01)
+    assert learning_rate(0, 40, 1.0, "cosine") == 1.0
+
+
+def test_clipping_bounds_the_update(tiny_data, tmp_path):
+    """With plain gradients of norm one at most, RAdam's first steps are lr x gradient."""
+    config = debug(
+        optimizer="radam", steps=1, clip_norm=1e-3, learning_rate=1.0, schedule="constant",
+        weight_decay=0.0,
+    )  # fmt: skip
+    trainer = Trainer(tiny_data, config, tmp_path, progress=False)
+    before = [p.detach().clone() for p in trainer.modules.parameters()]
+    trainer.train()
+    moved = [p - b for p, b in zip(trainer.modules.parameters(), before, strict=True)]
+    norm = torch.cat([m.flatten() for m in moved]).norm().item()
+    assert norm == pytest.approx(1e-3, rel=1e-3)  # the gradient itself is far longer
+
+
+# --- stopping early ------------------------------------------------------------------------------
+
+
+def overfitting(**train):
+    """Options under which the validation score falls again: few windows, large steps."""
+    options = dict(
+        steps=300,
+        evaluate_every=10,
+        learning_rate=0.01,
+        schedule="constant",
+        symmetry="none",
+        validation=0.3,
+    )
+    return debug(**{**options, **train})
+
+
+@pytest.fixture(scope="module")
+def few():
+    return recordings(frames=120)
+
+
+def test_patience_and_the_best_parameters(few, tmp_path):
+    run = fit(few, overfitting(patience=3), out=tmp_path / "early", progress=False)
+    steps, scores = validation(tmp_path / "early")
+    best = int(np.argmax(scores))
+    assert 0 < best < len(scores) - 1  # else this shows nothing
+    assert len(scores) - 1 - best == 3
+    assert run.summary["steps"] == steps[-1] < 300
+    # Every update draws its numbers by its index, so a run of that length ends in those parameters.
+    short = overfitting(patience=None, steps=steps[best])
+    last = fit(few, short, out=tmp_path / "short", progress=False)
+    assert_same(run.model.state_dict(), last.model.state_dict())
+    assert_same(run.guide.state_dict(), last.guide.state_dict())
+    assert min(scores[1:best], default=scores[0]) < scores[0]  # a better score after worse ones
+
+
+def test_no_patience_keeps_the_last(few, tmp_path):
+    run = fit(few, overfitting(patience=None, steps=100), out=tmp_path / "run", progress=False)
+    steps, scores = validation(tmp_path / "run")
+    assert steps == list(range(10, 101, 10))
+    assert int(np.argmax(scores)) < len(scores) - 1
+    saved = checkpoint.load_trainer(tmp_path / "run" / "trainer.pt")["parameters"]
+    tensors, _ = checkpoint.load_weights(tmp_path / "run" / "best.safetensors")
+    assert_same(saved, tensors)
+    assert run.summary["steps"] == 100
+
+
+# --- what a fit leaves ---------------------------------------------------------------------------
+
+
+def test_same_seed_same_run_whatever_was_drawn_before(tiny_data, tiny_run, tmp_path):
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    fit(tiny_data, debug(), out=tmp_path / "run", progress=False)
+    assert_same_run(tiny_run.path, tmp_path / "run")
+    # and nothing is left behind
+    assert torch.equal(before, torch.get_rng_state())
+    assert handlers == [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(0.0, -1.0)
+
+
+def test_another_seed_is_another_run(tiny_data, tiny_run, tmp_path):
+    other = fit(tiny_data, debug(seed=1), out=tmp_path / "run", progress=False)
+    ours, theirs = (r.model.step.policy.affine.weight for r in (tiny_run, other))
+    assert not torch.allclose(ours, theirs)
+
+
+def test_fit_from_a_thread(tiny_data, tiny_run, tmp_path):
+    """Only the main thread may set handlers for signals; another trains without."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fit, tiny_data, debug(), out=tmp_path / "run", progress=False).result()
+    assert_same_run(tiny_run.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_round_trip(name, tiny_data, tmp_path, monkeypatch):
+    """config.yaml is written before training and holds every option."""
+    monkeypatch.setattr(Trainer, "train", lambda _: (_ for _ in ()).throw(Interrupted("", 15)))
+    config = preset(name)
+    with pytest.raises(Interrupted):
+        fit(tiny_data, config, out=tmp_path / "run", data={"source": "x", "fps": 10})
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert parse_config(settings) == config
+    assert settings["data"] == {"source": "x", "fps": 10}
+    assert settings["versions"]["torch"] == torch.__version__
+    assert settings["train"]["seed"] == config.train.seed
+
+
+def test_config_file_on_the_command_line(tiny_data, tiny_run, tmp_path):
+    """A file with the sections of a run's config.yaml gives that run."""
+    settings = yaml.safe_load((tiny_run.path / "config.yaml").read_text())
+    sections = {name: settings[name] for name in ("model", "train")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(sections))
+    # The id keeps its place in the file: the bodies are in the order of their names.
+    table(chase()).drop(columns="clip").to_csv(tmp_path / "chase.csv", index=False)
+    words = ["fit", str(tmp_path / "chase.csv"), "--fps", "10", "--config"]
+    assert main([*words, str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert metrics(tmp_path / "run") == metrics(tiny_run.path)
+    # Options after the file win; the rest stays.
+    more = ["--train.steps", "20", "--model.latent_size=3", "--out", str(tmp_path / "other")]
+    assert main([*words, str(tmp_path / "c.yaml"), *more]) == 0
+    found = parse_config(yaml.safe_load((tmp_path / "other" / "config.yaml").read_text()))
+    assert found == debug({"latent_size": 3}, steps=20)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_on_the_command_line(name, tmp_path, monkeypatch):
+    """Nested options start from the preset named, wherever it stands."""
+    given = SimpleNamespace()
+
+    def taken(dataset, config, **_):
+        given.config = config
+        raise RunError("enough")
+
+    monkeypatch.setattr("pyro_animacy.cli.fit", taken)
+    table(chase()).to_csv(tmp_path / "chase.csv", index=False)
+    words = ["fit", "--train.steps", "7", str(tmp_path / "chase.csv"), "--fps", "10"]
+    words += ["--out", str(tmp_path / "run"), "--model.prior.hidden", "24"]
+    assert main([*words, "--preset", name]) == main([*words, f"--preset={name}"]) == 2
+    expected = preset(name)
+    prior = dataclasses.replace(expected.model.prior, hidden=24)
+    assert given.config == dataclasses.replace(
+        expected,
+        model=dataclasses.replace(expected.model, prior=prior),
+        train=dataclasses.replace(expected.train, steps=7),
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "entry"),
+    [
+        ("train", {"steps": 0}),
+        ("train", {"stepps": 3}),
+        ("train", {"steps": "many"}),
+        ("train", {"heldout": 1.0}),
+        ("train", {"learning_rate": -1.0}),
+        ("train", {"optimizer": "sgd"}),
+        ("model", {"history": 0}),
+        ("model", {"likelihood": "squared_error"}),  # without policy_scale
+        ("model", {"prior": {"hidden": "wide"}}),
+        ("model", {"discount": 1.5}),
+    ],
+)
+def test_values_that_cannot_be_used(section, entry):
+    name = next(iter(entry))
+    name = "policy_scale" if name == "likelihood" else name
+    with pytest.raises(ConfigError, match=name):
+        parse_config({section: entry})
+
+
+# --- the summary and the baselines ---------------------------------------------------------------
+
+
+def baselines_by_hand(train, heldout, history):
+    """Mean log density of each baseline, with numpy alone.
+
+    Both parts carry one fixed draw of uniform noise as wide as the resolution. The first step
+    scored has all the past that any of the models looks at.
+    """
+    first = max(history, 6)
+
+    def moves(part, seed):
+        x = part["position"].values
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, x.shape)
+        x = x + noise * part["resolution"].values[:, None, None, None]
+        for scene, length in zip(x, part["length"].values, strict=True):
+            yield np.diff(scene[:length].reshape(length, -1), axis=0)
+
+    def design(part, seed, order):
+        rows, next_ = [], []
+        for a in moves(part, seed):
+            for t in range(first - 1, len(a)):
+                rows.append(np.concatenate([[1.0], *(a[t - j] for j in range(1, order + 1))]))
+                next_.append(a[t])
+        return np.array(rows), np.array(next_)
+
+    def density(errors, sigma):
+        sign, logdet = np.linalg.slogdet(2 * np.pi * sigma)
+        assert sign == 1
+        return -0.5 * (logdet + np.einsum("ni,ij,nj->n", errors, np.linalg.inv(sigma), errors))
+
+    found = {}
+    for name in ("constant_velocity", *(f"ar{k}" for k in range(1, 6))):
+        order = 1 if name == "constant_velocity" else int(name[2:])
+        (X, a), (Y, b) = design(train, 1, order), design(heldout, 2, order)
+        D = a.shape[1]
+        B = np.vstack([np.zeros(D), np.eye(D)])
+        if name != "constant_velocity":
+            B = np.linalg.lstsq(X, a, rcond=None)[0]
+        e = a - X @ B
+        found[name] = density(b - Y @ B, e.T @ e / len(e)).mean()
+    return found, len(b)
+
+
+DATA = {
+    "one recording": recordings(),
+    "recordings of unlike length": make_trajectories(
+        np.where(
+            np.arange(50)[:, None, None] < np.array([50, 33, 41, 50, 20, 47])[:, None, None, None],
+            chase(50, 6, seed=3, decimals=1) * 7 + 100,
+            np.nan,
+        ),
+        fps=10,
+        resolution=[0.7, 0.7, 0.1, 0.7, 1.4, 0.7],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("history", [2, 8])
+def test_summary_and_baselines(name, history, tmp_path):
+    data = DATA[name]
+    run = fit(data, debug({"history": history}, seed=4), out=tmp_path / "run", progress=False)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary == run.summary
+    assert {
+        *("heldout_nats_per_step", "heldout_elbo_per_step", "baselines", "best_baseline"),
+        *("train_seconds", "steps", "parameters", "data"),
+    } <= summary.keys()
+    train, heldout = split(data, 0.2, seed=4)
+    expected, steps = baselines_by_hand(train, heldout, history)
+    assert list(summary["baselines"]) == list(expected)
+    # Positions pass through single precision on the way.
+    assert summary["baselines"] == pytest.approx(expected, abs=2e-4)
+    assert summary["best_baseline"] == max(expected, key=expected.get)
+    assert summary["score_steps"] == steps
+    assert summary["heldout_nats_per_step"] > summary["heldout_elbo_per_step"]
+    assert summary["steps"] == 40
+    modules = (run.model, run.guide)
+    assert summary["parameters"] == sum(p.numel() for m in modules for p in m.parameters())
+    assert summary["data"]["frames"] == int(data["length"].sum())
+    assert summary["data"]["heldout_frames"] == int(heldout["length"].sum())
+    np.testing.assert_array_equal(run.heldout(data)["position"], heldout["position"])
+
+
+def test_a_squared_error_run_says_which_density_it_is_scored_by(tiny_data, tmp_path):
+    model = dict(likelihood="squared_error", policy_scale=0.05)
+    run = fit(tiny_data, debug(model), out=tmp_path / "run", progress=False)
+    assert "trained on the squared error, not on this density" in run.summary["score_density"]
+
+
+def test_heldout_frames_leave_no_trace_in_the_model(tiny_data, tiny_run, tmp_path):
+    """Other held-out frames, same parameters, same scale."""
+    x = tiny_data["position"].values.copy()
+    x[:, 96:] = x[:, 95:96] + 5 * (x[:, 96:] - x[:, 95:96])
+    other = make_trajectories(
+        x, fps=10, body=list(tiny_data["body"].values), resolution=tiny_data["resolution"].values
+    )
+    run = fit(other, debug(), out=tmp_path / "run", progress=False)
+    assert_same(run.model.state_dict(), tiny_run.model.state_dict())
+    assert metrics(tmp_path / "run") == metrics(tiny_run.path)
+    ours, theirs = (r.summary["baselines"]["ar1"] for r in (tiny_run, run))
+    assert theirs < ours - 1
+
+
+def test_windows_longer_than_a_trajectory(tmp_path):
+    """Trajectories shorter than the window are padded and masked; the run is like any other."""
+    data = recordings(frames=14, recordings=8)
+    closed = dict(history=1, likelihood="squared_error", roll_out="closed_loop", policy_scale=0.05)
+    run = fit(data, debug(closed, window=24), out=tmp_path / "run", progress=False)
+    assert run.summary["score_steps"] > 0
+    losses = [row["loss"] for row in metrics(tmp_path / "run")]
+    assert np.isfinite(losses).all()
+
+
+def test_overwrite(tiny_data, tiny_run, tmp_path):
+    path = tmp_path / "run"
+    fit(tiny_data, debug(steps=20), out=path, progress=False)
+    (path / "report.html").write_text("of the run before")
+    before = {f.name: f.read_bytes() for f in path.iterdir()}
+    with pytest.raises(RunError, match="exists"):
+        fit(tiny_data, debug(), out=path, progress=False)
+    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+    # Data or options that cannot be used are found before anything is deleted.
+    for data, config in (
+        (recordings(frames=8), debug()),
+        (tiny_data, debug(device="nonsense")),
+    ):
+        with pytest.raises(Exception, match=r"frames|device"):
+            fit(data, config, out=path, overwrite=True, progress=False)
+        assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+    fit(tiny_data, debug(), out=path, overwrite=True, progress=False)
+    assert_same_run(tiny_run.path, path)
+    assert not (path / "report.html").exists()
+
+
+def test_folders_that_are_no_runs_are_not_overwritten(tiny_data, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("years of work")
+    for name in ("mine", "file"):
+        with pytest.raises(RunError, match=f"{name}: .*not the folder of a run"):
+            fit(tiny_data, debug(), out=tmp_path / name, overwrite=True, progress=False)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "file").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    fit(tiny_data, debug(), out=tmp_path / "empty", overwrite=True, progress=False)
+
+
+def test_a_run_loaded_is_the_run_returned(tiny_run):
+    loaded = Run.load(tiny_run.path)
+    assert_same(loaded.model.state_dict(), tiny_run.model.state_dict())
+    assert_same(loaded.guide.state_dict(), tiny_run.guide.state_dict())
+    assert (loaded.card, loaded.settings) == (tiny_run.card, tiny_run.settings)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in loaded.metrics()]
+    assert rows == metrics(tiny_run.path)

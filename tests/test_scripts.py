@@ -1,0 +1,78 @@
+"""The programs to copy: each runs, and what it makes is what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pyro_animacy import Run, preset, read_trajectories
+from pyro_animacy.infer.fit import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+def program(name, *arguments, folder):
+    """Run a script from a folder of its own; what it printed on stdout."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / name, *map(str, arguments)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on three bodies of the bundled recording."""
+    data = {"source": "metrica", "bodies": "home_1,away_3,ball", "downsample": 2}
+    out = tmp_path_factory.mktemp("run") / "demo"
+    return fit(read_trajectories(**data), preset("debug"), out=out, data=data, progress=False)
+
+
+def test_svi_lowers_the_loss(tmp_path):
+    def loss(steps):
+        line = program("train_svi.py", "--steps", steps, folder=tmp_path).splitlines()[-1]
+        return float(line.split()[1])
+
+    assert loss(60) < loss(1) - 0.5
+
+
+def test_forecasts_are_drawn(tmp_path, run):
+    out = tmp_path / "forecasts.png"
+    said = program("posterior_predictive.py", run.path, "--out", out, "--draws", 4, folder=tmp_path)
+    assert "'draw': 4" in said
+    assert [line.split(":")[0] for line in said.splitlines()[:3]] == [
+        "reconstruct", "generate", "forecast",
+    ]  # fmt: skip
+    with Image.open(out) as picture:
+        shades = picture.convert("RGB").getcolors(picture.width * picture.height)
+    colours = {colour for _, colour in shades}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73), (0, 0, 0)} <= colours
+
+
+def test_a_statistic_of_ones_own_is_compared_and_reported(tmp_path, run):
+    out = tmp_path / "report.html"
+    said = program("criticise.py", run.path, "--out", out, "--draws", 3, folder=tmp_path)
+    rows = [line for line in said.splitlines() if line.startswith("distance from the centroid")]
+    assert [row.split()[4] for row in rows] == ["home_1", "away_3", "ball"]
+    assert "Distance from the centroid" in out.read_text(encoding="utf-8")
+
+
+def test_the_demo_says_the_figures_of_its_run(tmp_path, run):
+    """The last lines of scripts/demo, on a finished run."""
+    text = (SCRIPTS / "demo").read_text()
+    code = text.split("<<'PYTHON'\n")[1].split("\nPYTHON")[0]
+    said = subprocess.run(
+        [sys.executable, "-", run.path], input=code, cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    summary = json.loads((Run.load(run.path).path / "summary.json").read_text())
+    for value in (summary["heldout_nats_per_step"], summary["baselines"][summary["best_baseline"]]):
+        assert f"{value:.2f}" in said
+    assert str(run.path / "report.html") in said
