@@ -2,8 +2,11 @@
 
 import argparse
 import dataclasses
+import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGINT or SIGTERM, everything saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         return _run(arguments)
     except Interrupted as stop:
@@ -57,13 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("pyro-animacy: out of memory; use fewer draws or less data", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("pyro-animacy: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"pyro-animacy: stopped{_how_to_go_on(arguments)}", file=sys.stderr)
+        return 143 if stop.args else 130
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    """What to say of a fit stopped outside its training loop, which says so itself."""
+    for option in ("--out", "--resume"):
+        if arguments[:1] == ["fit"] and option in arguments[:-1]:
+            path = Path(arguments[arguments.index(option) + 1])
+            if (path / CONFIG).is_file():
+                return f"; go on with: pyro-animacy fit --resume {path}"
+    return ""
+
+
+def _terminated(number: int, _: Any) -> None:
+    """Take SIGTERM as SIGINT is taken."""
+    raise KeyboardInterrupt(number)
 
 
 def _run(arguments: list[str]) -> int:
     config = _preset_named(arguments)
+    arguments = [_without_versions(word) for word in arguments]
     parser = _parser(config)
     try:
         chosen = parser.parse_args(arguments)
@@ -207,6 +228,8 @@ def _fit(chosen: Namespace, _: ArgumentParser) -> None:
 
 def _sample(chosen: Namespace, _: ArgumentParser) -> None:
     _refuse_existing(chosen.out, chosen.overwrite)
+    if chosen.context is not None and chosen.mode != "forecast":
+        raise ConfigError("--context is the frames given to --mode forecast; leave it out")
     run = Run.load(chosen.run)
     draws = predict(
         run, _recordings(run, chosen)[0], mode=chosen.mode, draws=chosen.draws,
@@ -323,6 +346,17 @@ def _preset_named(arguments: list[str]) -> FitConfig:
         if word.startswith("--preset="):
             return preset(word.partition("=")[2])
     return preset()
+
+
+def _without_versions(word: str) -> str:
+    """A run's own ``config.yaml``, given to --config, as the options in it: model and train."""
+    option, _, path = word.rpartition("=")
+    if option not in ("", "--config") or Path(path).name != CONFIG or not Path(path).is_file():
+        return word
+    if not {"model", "train", "versions"} <= (settings := read_settings(Path(path).parent)).keys():
+        return word
+    options = json.dumps({name: settings[name] for name in ("model", "train")})
+    return f"{option}={options}" if option else options
 
 
 def _one_line(error: Exception) -> str:

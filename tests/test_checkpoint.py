@@ -28,7 +28,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer import fit as loop
+from pyro_animacy.infer import trainer as loop
 from pyro_animacy.infer.fit import Interrupted, Trainer, fit, resume
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig

@@ -250,6 +250,7 @@ def test_what_to_try_next():
     assert "history = 2" in attempts(seed, scale=2.0)
     assert "history = 2" not in attempts(seed)
     assert "policy likelihood" in attempts(seed)
+    assert "overfitting" not in attempts(seed, metrics=falling)  # of a score it was not trained on
     assert "bodies drift apart" in attempts(scale=3.0)
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
 

@@ -8,9 +8,9 @@ import xarray as xr
 from pyro_animacy.criticism.report import write_report
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.fit import summarise
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, check_bodies
+from pyro_animacy.infer.summary import summarise
 
 SECONDS = 8.0  # of each window compared
 

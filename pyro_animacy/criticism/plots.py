@@ -344,7 +344,9 @@ def plot_paths(
                 _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan))
                 step = frame_panel(axis, low, high)
             window = trajectories.index(name) + 1
-            row[0].set_ylabel(f"window {window}\ngrid {step:g} {data_units(observed)}", fontsize=8)
+            units = data_units(observed)
+            grid_step = f"grid {step:g} {units if len(units) <= 4 else ''}".rstrip()
+            row[0].set_ylabel(f"window {window}\n{grid_step}", fontsize=8)
         for axis, title in zip(grid[0], titles, strict=True):
             axis.set_title(title)
         body_legend(figure, [str(body) for body in observed["body"].values])

@@ -296,11 +296,12 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> Image | None:
 
 
 def _resolution(observed: xr.Dataset) -> str | None:
-    """The step that draws were rounded to, in words; None where they were not."""
+    """The step that draws were rounded to, in words; None where it is none to speak of."""
     if "resolution" not in observed.coords:
         return None
     steps = observed["resolution"].values.astype(float)
-    steps = steps[np.isfinite(steps) & (steps > 0)]
+    least = 1e-6 * np.nanstd(observed["position"].values)  # finer than that is only digits
+    steps = steps[np.isfinite(steps) & (steps > least)]
     if not steps.size:
         return None
     low, high = f"{steps.min():.4g}", f"{steps.max():.4g}"

@@ -288,8 +288,9 @@ def _attempts(
             "A policy with a state of rest: a Gaussian one seldom gives a step below the "
             "recording's resolution, and no option of this model mends that."
         )
-    attempts += _training_attempts(metrics)
-    if score_sentence(summary)[0] is False:
+    scored = model.get("likelihood") != "squared_error"  # the score is what training looks at
+    attempts += _training_attempts(metrics if scored else [])
+    if scored and score_sentence(summary)[0] is False:
         attempts.append(
             "A larger model or more training steps: until it beats the baseline, its latent "
             "variables explain less than a straight line does."

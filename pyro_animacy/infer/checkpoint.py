@@ -33,7 +33,7 @@ from pyro_animacy.models.linear_gaussian import LinearAutoregression
 FORMAT = 1
 _UMASK = os.umask(0)
 os.umask(_UMASK)
-WEIGHTS, TRAINER, BASELINES = "best.safetensors", "trainer.pt", "baselines.safetensors"
+FILES = WEIGHTS, TRAINER, BASELINES = "best.safetensors", "trainer.pt", "baselines.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise RunError(f"{path}: damaged ({error}); fit again, or resume the run") from error
+        raise RunError(f"{path}: damaged ({error}); fit again") from error
     if header.get("sha256") != _digest(tensors, header.get("card", "")):
         raise RunError(f"{path}: altered since it was written (digest differs); fit again")
     return tensors, header

@@ -1,68 +1,23 @@
-"""Fitting: one visible loop on the scaled ELBO.
-
-Every random number of step n is drawn from a stream seeded by (seed, n). So the state of a run is
-its parameters, its optimiser and n: a run resumed after a signal or a kill is, on CPU, bit for bit
-the run that was never interrupted.
-"""
+"""Fit a model to recordings: train it, score it, save the run; or go on with a run."""
 
 import dataclasses
 import json
-import math
-import shutil
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpy as np
-import pyro
-import torch
 import xarray as xr
 import yaml
-from torch import nn
-from tqdm import tqdm
 
-from pyro_animacy.data.windows import Scale, Windows, dequantised
-from pyro_animacy.errors import AnimacyError, RunError
+from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import FitConfig, parse_config
-from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.run import (
-    CONFIG,
-    METRICS,
-    SUMMARY,
-    Run,
-    build,
-    pick_device,
-    read_settings,
-    split_recordings,
-)
-from pyro_animacy.infer.schedules import learning_rate
-from pyro_animacy.infer.score import Score, fit_baselines, log_density, score, scoring_windows
+from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, pick_device, read_settings
+from pyro_animacy.infer.score import fit_baselines
+from pyro_animacy.infer.summary import describe, summarise
+from pyro_animacy.infer.trainer import Interrupted, Trainer
 
-LOG_EVERY = 10  # updates
-SAVE_EVERY = 30.0  # seconds
-VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
-SCORE_DENSITY = {
-    "policy": "teacher-forced policy density of the recorded displacement, IWAE",
-    "squared_error": (
-        "teacher-forced policy density of the recorded displacement with the policy's fixed scale, "
-        "IWAE; this run was trained on the squared error, not on this density"
-    ),
-}
-
-
-class Interrupted(AnimacyError):  # noqa: N818
-    """The fit was stopped by a signal after saving; ``signal`` is its number."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.signal = signal_number
+__all__ = ["Interrupted", "Trainer", "fit", "resume"]
 
 
 def fit(
@@ -129,7 +84,7 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
     return _finish(trainer, dataset)
 
 
-def _finish(trainer: "Trainer", dataset: xr.Dataset) -> Run:
+def _finish(trainer: Trainer, dataset: xr.Dataset) -> Run:
     trainer.train()
     run = Run.load(trainer.path)
     baselines = fit_baselines(trainer.train_part, run.card.scale, run.card.config["history"])
@@ -144,273 +99,6 @@ def _finish(trainer: "Trainer", dataset: xr.Dataset) -> Run:
     return Run.load(trainer.path)
 
 
-class Trainer:
-    """The training loop and its state: parameters, optimiser, step, and the best score so far."""
-
-    def __init__(
-        self, dataset: xr.Dataset, config: FitConfig, path: Path, *, progress: bool
-    ) -> None:
-        options = self.options = config.train
-        self.path, self.progress = path, progress
-        parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
-        self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
-        scale = Scale.of(self.fit_part)
-        self.card = ModelCard(
-            model="control_vae",
-            config=dataclasses.asdict(config.model),
-            scale=scale,
-            bodies=tuple(str(b) for b in dataset["body"].to_numpy()),
-            axes=tuple(str(a) for a in dataset["space"].to_numpy()),
-            fps=float(dataset.attrs["fps"]),
-            units=str(dataset.attrs.get("units", "unknown")),
-        )
-        history = config.model.history
-        self.windows = Windows(
-            self.fit_part, frames=history + options.window, context=history, scale=scale,
-            symmetry=options.symmetry,
-        )  # fmt: skip
-        check = dequantised(self.validation_part, 0)
-        self.validation = scoring_windows(check, scale, history)
-        scoring_windows(self.heldout_part, scale, history)  # fail now, not after training
-        self.device = pick_device(options.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_stream(options.seed, -1))
-            self.model, self.guide = build(self.card)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
-        self.optimizer = _optimizer(self.modules, config)
-        self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
-        self.rows: list[dict[str, float]] = []
-
-    def train(self) -> None:
-        """Run the loop from the present step to the end, or to the last of the patience.
-
-        Raises:
-            RunError: If the loss or its gradient is not finite; the last checkpoint is kept.
-            Interrupted: After a signal, when all is saved.
-        """
-        o = self.options
-        elbo = ScaledELBO(scale=1 / (o.batch_size * o.window))  # a loss in nats per step
-        loss_of = elbo(self.model, self.guide)
-        parameters = list(self.modules.parameters())
-        draw = torch.Generator()
-        saved, began = time.monotonic(), time.monotonic() - self.seconds
-        bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
-                   disable=not self.progress, mininterval=0.5)  # fmt: skip
-        board = _tensorboard(self.path) if o.tensorboard else None
-        with _signals() as caught, torch.random.fork_rng(), _no_validation(), bar:
-            while self.step < o.steps and not self._patience_spent():
-                stream = _stream(o.seed, self.step)
-                draw.manual_seed(stream)
-                torch.manual_seed(stream + 1)
-                batch = self.windows.draw(o.batch_size, draw).to(self.device)
-                elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
-                rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-
-                loss = loss_of(batch)
-                self.optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(parameters, o.clip_norm)
-                if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                    raise self._diverged(
-                        f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
-                    )
-                self.optimizer.step()
-                self.step += 1
-                self.seconds = time.monotonic() - began
-
-                row = None
-                if self.step % LOG_EVERY == 0 or self.step == o.steps:
-                    row = self._row(loss, elbo, rate)
-                if self.step % o.evaluate_every == 0 or self.step == o.steps:
-                    row = {**(row or self._row(loss, elbo, rate)), **self._evaluate()}
-                    saved = time.monotonic() - SAVE_EVERY  # save below
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{self.last:.3f}")
-                if row:
-                    self.rows.append(row)
-                    if board:
-                        for name, value in row.items():
-                            board.add_scalar(name, value, self.step)
-                bar.update()
-                if caught or time.monotonic() - saved >= SAVE_EVERY:
-                    self.save()
-                    saved = time.monotonic()
-                if caught:
-                    raise Interrupted(
-                        f"stopped at step {self.step} of {o.steps}; all is saved. Go on with: "
-                        f"pyro-animacy fit --resume {self.path}",
-                        caught[0],
-                    )
-        self.save()
-
-    def _diverged(self, what: str) -> RunError:
-        saved = (self.path / checkpoint.TRAINER).is_file()
-        kept = f"the last good checkpoint is kept in {self.path}" if saved else "nothing was saved"
-        return RunError(
-            f"step {self.step}: {what}; lower train.learning_rate or train.clip_norm ({kept})"
-        )
-
-    def _patience_spent(self) -> bool:
-        return self.options.patience is not None and self.stale >= self.options.patience
-
-    def _row(self, loss: torch.Tensor, elbo: ScaledELBO, rate: float) -> dict[str, float]:
-        """One line of the log: the terms of this step's loss, in nats per step."""
-        kl = elbo.terms["latent"].item()
-        return {
-            "step": self.step,
-            "seconds": round(self.seconds, 2),
-            "loss": loss.item(),
-            "reconstruction": elbo.terms["reconstruction"].item(),
-            "kl": kl / elbo.kl_weight if elbo.kl_weight else 0.0,
-            "action_cost": float(elbo.terms.get("action_cost", 0.0)),
-            "kl_weight": elbo.kl_weight,
-            "learning_rate": rate,
-        }
-
-    def _evaluate(self) -> dict[str, float]:
-        """Score the validation part; keep the parameters where it is the best so far."""
-        which = torch.arange(len(self.validation))
-        if len(which) > VALIDATION_STEPS:
-            which = which[torch.linspace(0, len(which) - 1, VALIDATION_STEPS).long()]
-        torch.manual_seed(_stream(self.options.seed, -2))
-        bounds = [
-            log_density(self.guide, self.validation.batch(w).to(self.device), VALIDATION_DRAWS)[0]
-            for w in which.split(2048)
-        ]
-        to_data = -self.windows.position.shape[-1] * math.log(self.card.scale.unit)
-        self.last = torch.cat([b[-1] for b in bounds]).double().mean().item() + to_data
-        if not math.isfinite(self.last):
-            raise self._diverged(f"the validation score is {self.last}")
-        if self.last > self.best or self.best == -np.inf or self.options.patience is None:
-            self.best, self.stale = self.last, 0
-            path = self.path / checkpoint.WEIGHTS
-            checkpoint.save_weights(path, self.modules.state_dict(), self.card)
-        else:
-            self.stale += 1
-        return {"validation_nats_per_step": self.last}
-
-    def save(self) -> None:
-        """Write everything needed to go on from here."""
-        state = {
-            "format": checkpoint.FORMAT,
-            "parameters": self.modules.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "best": self.best,
-            "stale": self.stale,
-            "seconds": self.seconds,
-            "recordings": self._recordings(),
-        }
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        checkpoint.write_atomically(self.path / METRICS, lambda to: to.write_text(text))
-        checkpoint.save_trainer(self.path / checkpoint.TRAINER, state)
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take up the state that `save` wrote.
-
-        Raises:
-            RunError: If it is of other recordings or of another model.
-        """
-        if state["recordings"] != self._recordings():
-            raise RunError(
-                f"{self.path}: the recordings are not those of this run; resume with the same data "
-                "and the same data options"
-            )
-        try:
-            self.modules.load_state_dict(state["parameters"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"{self.path}: the saved state does not fit the model ({first})"
-            ) from None
-        self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
-        self.seconds = state["seconds"]
-        file = self.path / METRICS
-        try:
-            lines = file.read_text().splitlines() if file.is_file() else []
-            self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
-        except (ValueError, TypeError, KeyError):
-            raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
-
-    def _recordings(self) -> list[float]:
-        """A fingerprint of the recordings: windows, and the scale they were measured to have."""
-        scale = self.card.scale
-        return [len(self.windows), scale.unit, scale.extent, scale.separation, *scale.center]
-
-
-def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[str, Any]:
-    """Score a run and its baselines on recordings it was not fitted to.
-
-    Returns:
-        The figures of ``summary.json``; see the README.
-
-    Raises:
-        RunError: If the run has no baselines to compare with.
-        DataError: If no trajectory is long enough.
-    """
-    draws = run.settings["train"]["score_draws"]
-    result: Score = score(
-        run.guide, heldout,
-        scale=run.card.scale, history=run.card.config["history"], draws=draws,
-        baselines=checkpoint.load_baselines(run.path / checkpoint.BASELINES),
-        progress=(lambda x: tqdm(x, desc="score", unit="chunk")) if progress else None,
-    )  # fmt: skip
-    return {
-        "heldout_nats_per_step": result.model,
-        "heldout_elbo_per_step": result.elbo,
-        "heldout_standard_error": result.standard_error,
-        "baselines": result.baselines,
-        "best_baseline": result.best_baseline,
-        "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {draws})",
-        "score_steps": result.steps,
-        "train_seconds": run.summary.get("train_seconds"),
-        "steps": run.summary.get("steps"),
-        "parameters": sum(
-            p.numel() for module in (run.model, run.guide) for p in module.parameters()
-        ),
-        "data": describe(heldout),
-    }
-
-
-def describe(dataset: xr.Dataset) -> dict[str, Any]:
-    """What recordings hold, for people: counts, rate, units, resolution."""
-    resolution = dataset["resolution"].to_numpy()
-    return {
-        "source": str(dataset.attrs.get("source", "")),
-        "trajectories": dataset.sizes["trajectory"],
-        "recordings": len(np.unique(dataset["recording"])),
-        "frames": int(dataset["length"].sum()),
-        "bodies": [str(b) for b in dataset["body"].to_numpy()],
-        "fps": float(dataset.attrs["fps"]),
-        "units": str(dataset.attrs.get("units", "unknown")),
-        "resolution": {
-            "smallest": float(resolution.min()),
-            "median": float(np.median(resolution)),
-            "largest": float(resolution.max()),
-        },
-    }
-
-
-def _optimizer(modules: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    o = config.train
-    parameters = list(modules.parameters())
-    if o.optimizer == "radam":
-        return torch.optim.RAdam(
-            parameters, lr=o.learning_rate, weight_decay=o.weight_decay,
-            decoupled_weight_decay=True,
-        )  # fmt: skip
-    return torch.optim.AdamW(
-        parameters, lr=o.learning_rate, weight_decay=o.weight_decay, fused=True
-    )
-
-
-def _stream(seed: int, step: int) -> int:
-    """The seed of one step's random numbers."""
-    return int(np.random.SeedSequence([seed, step + 8]).generate_state(1)[0])
-
-
 def _make_folder(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise RunError(f"{path}: exists; choose another --out, or give --overwrite to replace it")
@@ -421,53 +109,11 @@ def _make_folder(path: Path, overwrite: bool) -> None:
     if others and not (path / CONFIG).is_file():
         raise RunError(f"{path}: not the folder of a run, so it is not overwritten; choose another")
     try:
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (*checkpoint.FILES, CONFIG, METRICS, SUMMARY):  # what else is there stays
+            (path / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror}); choose another --out") from None
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of dying; the list holds what came."""
-    caught: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if caught:  # a second signal: the person means it
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, which alone receives signals
-        before = {}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _no_validation() -> Iterator[None]:
-    """Turn Pyro's and torch's checks of arguments off: they cost more than the step's own work."""
-    distributions = torch.distributions.Distribution._validate_args
-    with pyro.validation_enabled(False):
-        try:
-            yield
-        finally:
-            torch.distributions.Distribution.set_default_validate_args(distributions)
-
-
-def _tensorboard(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RunError(
-            'train.tensorboard needs an extra: pip install "pyro-animacy[tensorboard]"'
-        ) from None
-    return SummaryWriter(path / "tensorboard")
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,72 @@
+"""The figures of a run: its held-out score beside the baselines, and what it was fitted to."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.score import Score, score
+
+SCORE_DENSITY = {
+    "policy": "teacher-forced policy density of the recorded displacement, IWAE",
+    "squared_error": (
+        "teacher-forced policy density of the recorded displacement with the policy's fixed scale, "
+        "IWAE; this run was trained on the squared error, not on this density"
+    ),
+}
+
+
+def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[str, Any]:
+    """Score a run and its baselines on recordings it was not fitted to.
+
+    Returns:
+        The figures of ``summary.json``; see the README.
+
+    Raises:
+        RunError: If the run has no baselines to compare with.
+        DataError: If no trajectory is long enough.
+    """
+    draws = run.settings["train"]["score_draws"]
+    result: Score = score(
+        run.guide, heldout,
+        scale=run.card.scale, history=run.card.config["history"], draws=draws,
+        baselines=checkpoint.load_baselines(run.path / checkpoint.BASELINES),
+        progress=(lambda x: tqdm(x, desc="score", unit="chunk")) if progress else None,
+    )  # fmt: skip
+    return {
+        "heldout_nats_per_step": result.model,
+        "heldout_elbo_per_step": result.elbo,
+        "heldout_standard_error": result.standard_error,
+        "baselines": result.baselines,
+        "best_baseline": result.best_baseline,
+        "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {draws})",
+        "score_steps": result.steps,
+        "train_seconds": run.summary.get("train_seconds"),
+        "steps": run.summary.get("steps"),
+        "parameters": sum(
+            p.numel() for module in (run.model, run.guide) for p in module.parameters()
+        ),
+        "data": describe(heldout),
+    }
+
+
+def describe(dataset: xr.Dataset) -> dict[str, Any]:
+    """What recordings hold, for people: counts, rate, units, resolution."""
+    resolution = dataset["resolution"].to_numpy()
+    return {
+        "source": str(dataset.attrs.get("source", "")),
+        "trajectories": dataset.sizes["trajectory"],
+        "recordings": len(np.unique(dataset["recording"])),
+        "frames": int(dataset["length"].sum()),
+        "bodies": [str(b) for b in dataset["body"].to_numpy()],
+        "fps": float(dataset.attrs["fps"]),
+        "units": str(dataset.attrs.get("units", "unknown")),
+        "resolution": {
+            "smallest": float(resolution.min()),
+            "median": float(np.median(resolution)),
+            "largest": float(resolution.max()),
+        },
+    }
