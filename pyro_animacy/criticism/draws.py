@@ -1,10 +1,12 @@
 """Draws as an `xarray.DataTree` in ArviZ's schema."""
 
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from arviz_base import dict_to_dataset
 
 from pyro_animacy.errors import RunError
 
@@ -41,36 +43,37 @@ def draws_tree(
         and ``posterior`` where there are latents.
     """
     x = observed["position"]
+    coords: dict[str, npt.NDArray] = {name: x[name].to_numpy() for name in DIMS[2:]}
     kept = {"fps": float(observed.attrs["fps"]), "units": str(observed.attrs.get("units", ""))}
-    position_attrs = {"units": kept["units"]}
-    coords = {name: x[name].to_numpy() for name in DIMS[2:]}
+    library = {"inference_library": "pyro", "inference_library_version": version("pyro-ppl")}
     shape = (1, *position.shape[:3], x.sizes["body"], x.sizes["space"])
-    draws = xr.Dataset(
-        {"position": (DIMS, position.reshape(shape), position_attrs)},
-        coords={"chain": [0], "draw": np.arange(len(position)), **coords},
-        attrs=kept,
-    )
     about = {n: c for n, c in observed.coords.items() if c.dims in (("trajectory",), ("body",))}
+    constant = {str(n): c for n, c in about.items() if n not in c.dims}
+
+    def group(data: dict, dims: dict, sampled: bool, **others: npt.NDArray) -> xr.Dataset:
+        sample_dims = ["chain", "draw"] if sampled else []
+        return dict_to_dataset(
+            data, dims=dims, coords=coords | others, sample_dims=sample_dims, attrs=kept | library
+        )
+
+    where = {"position": list(DIMS[2:])}
     groups = {
-        GROUP[mode]: draws,
-        "observed_data": xr.Dataset(
-            {"position": (DIMS[2:], x.to_numpy(), position_attrs)}, coords=coords, attrs=kept
-        ),
-        "constant_data": xr.Dataset(
-            {n: (c.dims, c.to_numpy()) for n, c in about.items() if n not in c.dims},
-            coords={n: coords[n] for n in ("trajectory", "body")},
+        GROUP[mode]: group({"position": position.reshape(shape)}, where, True),
+        "observed_data": group({"position": x.to_numpy()}, where, False),
+        "constant_data": group(
+            {n: c.to_numpy() for n, c in constant.items()},
+            {n: [str(d) for d in c.dims] for n, c in constant.items()},
+            False,
         ),
     }
     if latent is not None:
+        dims = {"latent": ["trajectory", "time", "latent_dim"]}
         times = coords["time"][context - 1 : context - 1 + latent.shape[2]]
-        groups["posterior"] = xr.Dataset(
-            {"latent": (("chain", "draw", "trajectory", "time", "latent_dim"), latent[None])},
-            coords={
-                "chain": [0], "draw": np.arange(len(latent)), "trajectory": coords["trajectory"],
-                "time": times, "latent_dim": np.arange(latent.shape[-1]),
-            },
-        )  # fmt: skip
+        groups["posterior"] = group({"latent": latent[None]}, dims, True, time=times)
     tree = xr.DataTree.from_dict(groups)
+    for dataset in tree.children.values():
+        if "position" in dataset:
+            dataset["position"].attrs["units"] = kept["units"]
     tree.attrs = {"mode": mode, "context": context, **kept, **attrs}
     return tree
 

@@ -289,7 +289,7 @@ def _attempts(
             "recording's resolution, and no option of this model mends that."
         )
     scored = model.get("likelihood") != "squared_error"  # the score is what training looks at
-    attempts += _training_attempts(metrics if scored else [])
+    attempts += _training_attempts(metrics, scored)
     if scored and score_sentence(summary)[0] is False:
         attempts.append(
             "A larger model or more training steps: until it beats the baseline, its latent "
@@ -318,10 +318,10 @@ def _either(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _training_attempts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def _training_attempts(metrics: Sequence[Mapping[str, Any]], scored: bool) -> list[str]:
     attempts = []
     steps, scores = series(metrics, "validation_nats_per_step")
-    if len(scores) >= 5:
+    if scored and len(scores) >= 5:
         best = max(range(len(scores)), key=scores.__getitem__)
         span = max(scores) - min(scores)
         if best == len(scores) - 1 and scores[best] - scores[-3] > 0.02 * span > 0:
