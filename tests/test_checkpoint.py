@@ -197,7 +197,7 @@ def killed_at_write(patch, number, renamed):
 
 WRITES = [
     *("config.yaml", "best.safetensors", "metrics.jsonl", "trainer.pt"),
-    *("best.safetensors", "metrics.jsonl", "trainer.pt", "metrics.jsonl", "trainer.pt"),
+    *("best.safetensors", "metrics.jsonl", "trainer.pt"),
     *("baselines.safetensors", "summary.json"),
 ]
 

@@ -160,12 +160,17 @@ def test_help(capsys):
 
 def test_signal_outside_training(monkeypatch, capsys):
     """SIGINT where there is nothing to save yet."""
+    # a shell in the background starts its jobs with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("pyro_animacy.cli.read_trajectories", interrupted)
-    assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
+    try:
+        assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "pyro-animacy: stopped\n"
 
 

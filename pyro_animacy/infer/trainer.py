@@ -92,50 +92,30 @@ class Trainer:
         """
         o = self.options
         elbo = ScaledELBO(scale=1 / (o.batch_size * o.window))  # a loss in nats per step
-        loss_of = elbo(self.model, self.guide)
-        parameters = list(self.modules.parameters())
-        draw = torch.Generator()
+        bound = elbo(self.model, self.guide)
+        board = _tensorboard(self.path) if o.tensorboard else None
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
                    disable=not self.progress, mininterval=0.5)  # fmt: skip
-        board = _tensorboard(self.path) if o.tensorboard else None
         with _signals() as caught, torch.random.fork_rng(), _no_validation(), bar:
             while self.step < o.steps and not self._patience_spent():
-                stream = _stream(o.seed, self.step)
-                draw.manual_seed(stream)
-                torch.manual_seed(stream + 1)
-                batch = self.windows.draw(o.batch_size, draw).to(self.device)
                 elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
                 rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
-
-                loss = loss_of(batch)
-                self.optimizer.zero_grad()
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(parameters, o.clip_norm)
-                if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                    raise self._diverged(
-                        f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
-                    )
-                self.optimizer.step()
+                loss = self._update(bound, rate)
                 self.step += 1
                 self.seconds = time.monotonic() - began
-
-                row = None
-                if self.step % LOG_EVERY == 0 or self.step == o.steps:
-                    row = self._row(loss, elbo, rate)
-                if self.step % o.evaluate_every == 0 or self.step == o.steps:
-                    row = {**(row or self._row(loss, elbo, rate)), **self._evaluate()}
-                    saved = time.monotonic() - SAVE_EVERY  # save below
-                    bar.set_postfix(loss=f"{row['loss']:.3f}", validation=f"{self.last:.3f}")
-                if row:
-                    self.rows.append(row)
-                    if board:
-                        for name, value in row.items():
-                            board.add_scalar(name, value, self.step)
                 bar.update()
-                if caught or time.monotonic() - saved >= SAVE_EVERY:
+
+                evaluate = self.step % o.evaluate_every == 0 or self.step == o.steps
+                if evaluate or self.step % LOG_EVERY == 0:
+                    self.rows.append(self._row(loss, elbo, rate))
+                if evaluate:
+                    self.rows[-1] |= self._evaluate()
+                    bar.set_postfix(loss=f"{loss.item():.3f}", validation=f"{self.last:.3f}")
+                if board and self.rows and self.rows[-1]["step"] == self.step:
+                    for name, value in self.rows[-1].items():
+                        board.add_scalar(name, value, self.step)
+                if evaluate or caught or time.monotonic() - saved >= SAVE_EVERY:
                     self.save()
                     saved = time.monotonic()
                 if caught:
@@ -144,7 +124,25 @@ class Trainer:
                         f"pyro-animacy fit --resume {self.path}",
                         caught[0],
                     )
-        self.save()
+
+    def _update(self, bound: nn.Module, rate: float) -> torch.Tensor:
+        """Draw the batch of this step and take the step; returns its loss."""
+        stream = _stream(self.options.seed, self.step)
+        torch.manual_seed(stream + 1)
+        generator = torch.Generator().manual_seed(stream)
+        batch = self.windows.draw(self.options.batch_size, generator).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = bound(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.options.clip_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise self._diverged(
+                f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
+            )
+        self.optimizer.step()
+        return loss
 
     def _diverged(self, what: str) -> RunError:
         saved = (self.path / checkpoint.TRAINER).is_file()
