@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +36,13 @@ DATA_OPTIONS = {
     "columns": (str, "columns with unusual names, as role=name: 'id=player_id,x=pos_x'"),
     "units": (str, "units of the coordinates, where the file does not say"),
     "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
+    "split_gaps": (
+        bool,
+        "false keeps frames in which a body is missing, masked in the loss, instead of cutting "
+        "trajectories there",
+    ),
 }
+OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
     "several files, or a folder of files of one kind; 'metrica' is the bundled sample"
@@ -90,6 +97,12 @@ def _run(arguments: list[str]) -> int:
         chosen = parser.parse_args(arguments)
     except (ArgumentError, argparse.ArgumentError) as error:
         raise ConfigError(_one_line(error)) from None
+    if (
+        chosen.command == "fit"
+        and chosen.fit.resume
+        and len(arguments) > 2 + ("=" not in arguments[1])
+    ):
+        raise ConfigError("--resume takes data, options and folder from the run; give it alone")
     if chosen.command == "fit" and preset(chosen.fit.preset) != config:
         raise ConfigError("a config file cannot name the preset; give --preset on the command line")
     command: Callable[[Namespace, ArgumentParser], None] = {
@@ -181,6 +194,7 @@ def _criticise_parser(_: FitConfig) -> ArgumentParser:
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
     parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     _add_data_options(parser)
     return parser
 
@@ -207,8 +221,6 @@ def _add_data_options(parser: ArgumentParser) -> None:
 def _fit(chosen: Namespace, _: ArgumentParser) -> None:
     if chosen.resume is not None:
         stopped = Path(chosen.resume)
-        if chosen.recordings or chosen.out:
-            raise ConfigError("--resume takes the data and the folder of the run; give it alone")
         data = _data_of_run(stopped)
         run = resume(stopped, read_trajectories(**data))
     else:
@@ -241,6 +253,7 @@ def _sample(chosen: Namespace, _: ArgumentParser) -> None:
 
 
 def _criticise(chosen: Namespace, _: ArgumentParser) -> None:
+    _refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     recordings, new = _recordings(run, chosen)
     out = criticise(
@@ -274,7 +287,8 @@ def summary_text(run: Run) -> str:
     lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
     gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
     lines.append(
-        f"{gain:+.3f} nats per step against the best baseline ({s['best_baseline']}), on "
+        f"{gain:+.3f} +- {s['gain_standard_error']:.3f} nats per step against the best baseline "
+        f"({s['best_baseline']}), on "
         f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
         f"{s['parameters']} parameters"
     )
@@ -284,14 +298,18 @@ def summary_text(run: Run) -> str:
 
 def _recordings(run: Run, chosen: Namespace) -> tuple[Any, bool]:
     """The recordings asked for and whether they are new: by default the run's held-out part."""
-    if chosen.recordings:
-        return read_trajectories(**_data(chosen, run.settings.get("data", {}))), True
+    own = run.settings.get("data", {})
+    data = _data(chosen, own)
+    # Its own recordings named again are mostly what it was fitted to: they mean the held-out part.
+    if chosen.recordings and (not own or data["source"] != own.get("source")):
+        return read_trajectories(**data), True
     return run.heldout(read_trajectories(**_data_of_run(run.path, run.settings))), False
 
 
 def _data(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `read_trajectories` from the options given, else from those of the run."""
-    data = {name: value for name, value in default.items() if name in DATA_OPTIONS}
+    keep = [name for name in DATA_OPTIONS if name not in OF_THE_RECORDING]
+    data = {name: value for name, value in default.items() if name in keep}
     given = {name: chosen[name] for name in DATA_OPTIONS if chosen[name] is not None}
     if "columns" in given:
         given["columns"] = _columns(given["columns"])
@@ -334,8 +352,13 @@ def _instance(chosen: Any, default: Any) -> Any:
 
 
 def _refuse_existing(path: str, overwrite: bool) -> None:
+    """Find before the work, not after it, that OUT cannot be written."""
     if Path(path).exists() and not overwrite:
         raise RunError(f"--out {path}: exists; choose another, or give --overwrite to replace it")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--out {path}: its folder cannot be made ({error.strerror})") from None
 
 
 def _preset_named(arguments: list[str]) -> FitConfig:
@@ -361,6 +384,13 @@ def _without_versions(word: str) -> str:
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
+    union = re.match(
+        r'Parser key "(.+?)": Does not validate .*Subtypes: \[(.+?)\] .*Given value: (.*)', text
+    )
+    if union:
+        kinds = re.findall(r"class '(\w+)'", union[2])
+        wanted = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
+        text = f"--{union[1]} {union[3]}: expected {wanted}"
     return f"{text}; see pyro-animacy --help"
 
 

@@ -15,6 +15,8 @@ from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from pyro_animacy.errors import ConfigError
+
 Activation = Literal["elu", "relu", "silu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
 
@@ -42,6 +44,18 @@ class StackConfig:
     blend: Literal["weights", "outputs"] = "weights"
     gate_hidden: int = 64
     layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ConfigError: If a size cannot be used; the message names it.
+        """
+        for name, least in (("hidden", 1), ("layers", 0), ("experts", 1), ("gate_hidden", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} of a network is {getattr(self, name)}; expected at least {least}"
+                )
 
 
 class ExpertLinear(nn.Module):

@@ -221,7 +221,7 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
 def test_score_sentences():
     def said(score, error=None):
         return verdicts.score_sentence(
-            {**SUMMARY, "heldout_nats_per_step": score, "heldout_standard_error": error}
+            {**SUMMARY, "heldout_nats_per_step": score, "gain_standard_error": error}
         )
 
     assert said(3.5)[0] is True

@@ -9,7 +9,7 @@ from pyro_animacy.criticism.report import write_report
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.predict import predict
-from pyro_animacy.infer.run import Run, check_bodies
+from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
 
 SECONDS = 8.0  # of each window compared
@@ -51,7 +51,7 @@ def criticise(
         DataError: If the recordings do not suit the model.
         RunError: If the report cannot be written.
     """
-    check_bodies(run.card, dataset)
+    dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
     summary = run.summary
     if new or not summary:

@@ -1,6 +1,7 @@
 """Draws as an `xarray.DataTree` in ArviZ's schema."""
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,17 @@ def draws_tree(
     return tree
 
 
-def save_draws(tree: xr.DataTree, path: str) -> None:
-    """Write draws as netCDF.
+def save_draws(tree: xr.DataTree, path: str | Path) -> None:
+    """Write draws as netCDF, to a temporary file that takes the place of ``path`` when complete.
 
     Raises:
         RunError: If the file cannot be written.
     """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        tree.to_netcdf(path, engine="h5netcdf")
+        tree.to_netcdf(temporary, engine="h5netcdf")
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None

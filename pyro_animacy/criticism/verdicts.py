@@ -181,7 +181,7 @@ def score_sentence(summary: Mapping[str, Any]) -> tuple[bool | None, str]:
     gain = score - baselines[best]
     if not math.isfinite(gain):
         return False, f"The held-out score is {number(score)}: it cannot be compared."
-    error = summary.get("heldout_standard_error")
+    error = summary.get("gain_standard_error")
     name = baseline_name(best)
     against = f"{nats(score)} nats per step against {nats(baselines[best])} of {name}"
     if error is not None and abs(gain) < 2 * error:

@@ -42,9 +42,15 @@ class Scale:
         """Measure the scale of the recordings in ``dataset``.
 
         Raises:
-            DataError: If nothing moves.
+            DataError: If nothing moves, or a body is never observed.
         """
         x = dataset["position"].to_numpy()
+        for index, body in enumerate(dataset["body"].to_numpy()):
+            if not np.isfinite(x[:, :, index]).all(-1).any():
+                raise DataError(
+                    f"body {body} is not observed in the part of the recordings that is fitted; "
+                    "leave it out by --bodies, or give longer recordings"
+                )
         with np.errstate(invalid="ignore"):
             unit = float(np.sqrt(np.nanmean(np.diff(x, axis=1) ** 2)))
         if not unit > 0:

@@ -92,9 +92,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def save_weights(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
     """Write parameters and the model's card as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    header = {"card": json.dumps(dataclasses.asdict(card))}
-    header["sha256"] = _digest(tensors, header["card"])
-    write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
+    _save(path, tensors, json.dumps(dataclasses.asdict(card)))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
@@ -103,9 +101,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     Raises:
         RunError: If the file is missing, cut short, altered, or of a later version.
     """
-    tensors, header = _read(path)
+    tensors, described = _read(path)
     try:
-        fields = json.loads(header["card"])
+        fields = json.loads(described)
         if fields["format"] > FORMAT:
             raise RunError(
                 f"{path}: written by a later version (format {fields['format']}, this one reads "
@@ -125,8 +123,7 @@ def save_baselines(path: Path, baselines: dict[str, LinearAutoregression]) -> No
         for name, baseline in baselines.items()
         for part, value in baseline.state_dict().items()
     }
-    header = {"sha256": _digest(tensors)}
-    write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
+    _save(path, tensors, "")
 
 
 def load_baselines(path: Path) -> dict[str, LinearAutoregression]:
@@ -143,8 +140,17 @@ def load_baselines(path: Path) -> dict[str, LinearAutoregression]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the header of a file, and check that they are as written."""
+def _save(path: Path, tensors: dict[str, Tensor], card: str) -> None:
+    """Write tensors and a card with a digest of both.
+
+    In one entry of the header: safetensors writes several in an order that changes.
+    """
+    header = {"pyro_animacy": json.dumps({"card": card, "sha256": _digest(tensors, card)})}
+    write_atomically(path, lambda to: safetensors.torch.save_file(tensors, to, metadata=header))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read the tensors and the card of a file, and check that they are as written."""
     if not path.is_file():
         raise RunError(
             f"{path}: no such file; is this the folder of a finished `fit`? If it was stopped, go "
@@ -152,13 +158,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get("pyro_animacy", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: damaged ({error}); fit again") from error
-    if header.get("sha256") != _digest(tensors, header.get("card", "")):
+    card = str(header.get("card", "")) if isinstance(header, dict) else ""
+    if not isinstance(header, dict) or header.get("sha256") != _digest(tensors, card):
         raise RunError(f"{path}: altered since it was written (digest differs); fit again")
-    return tensors, header
+    return tensors, card
 
 
 def save_trainer(path: Path, state: dict[str, Any]) -> None:
@@ -188,7 +195,7 @@ def load_trainer(path: Path) -> dict[str, Any]:
     return state
 
 
-def _digest(tensors: dict[str, Tensor], card: str = "") -> str:
+def _digest(tensors: dict[str, Tensor], card: str) -> str:
     digest = hashlib.sha256(card.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

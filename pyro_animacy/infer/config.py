@@ -81,6 +81,12 @@ class TrainConfig:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
         if self.seed < 0:
             raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(
+                f"train.patience is {self.patience}; expected at least 1, or null to never stop"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import yaml
 
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import FitConfig, parse_config
+from pyro_animacy.infer.config import FitConfig, parse_config, preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, pick_device, read_settings
 from pyro_animacy.infer.score import fit_baselines
 from pyro_animacy.infer.summary import describe, summarise
@@ -48,7 +48,7 @@ def fit(
         RunError: If ``out`` exists, cannot be written, or the loss stops being a number.
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume` goes on.
     """
-    config = config or FitConfig()
+    config = config or preset()
     pick_device(config.train.device)
     path = Path(out)
     trainer = Trainer(dataset, config, path, progress=progress)

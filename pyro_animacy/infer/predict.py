@@ -15,11 +15,12 @@ from tqdm import tqdm
 from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import Run, check_bodies
+from pyro_animacy.infer.run import Run, suited
 
 Mode = Literal["reconstruct", "forecast", "generate"]
+LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
 MEMORY_SHARE = 0.5  # of the memory that is free, the most that draws may take
-CHUNK = 16_384  # trajectories x draws run at once
+CHUNK = 131_072  # trajectories x frames x draws run at once
 
 
 def predict(
@@ -59,7 +60,7 @@ def predict(
         ConfigError: If an option cannot be used, or the draws would not fit in memory.
         DataError: If the recordings do not suit the model, or none has the context observed.
     """
-    check_bodies(run.card, dataset)
+    dataset = suited(run.card, dataset)
     history = run.card.config["history"]
     context = history if context is None else context
     longest = int(dataset["length"].max())
@@ -90,7 +91,11 @@ def predict(
     with_latents = mode == "reconstruct"
     per_frame = dtype.itemsize * run.model.state_size
     per_frame += with_latents * 4 * run.card.config["latent_size"]
-    _check_memory(draws * trajectories * frames * per_frame, draws, trajectories, frames)
+    several = min(draws, max(1, CHUNK // (trajectories * frames)))  # draws run at once
+    size = draws * trajectories * frames * per_frame
+    if with_latents:  # all frames go through the networks at once
+        size += several * trajectories * frames * 4 * LAYERS_HELD * _width(run)
+    _check_memory(size, draws, trajectories, frames)
     observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
     latent = None
@@ -101,16 +106,22 @@ def predict(
     draw = _reconstruct if with_latents else _roll_on
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for part in _chunks(draws, trajectories, progress):
-            several = part.stop - part.start
-            repeated = Batch(*(x.repeat(1, several, 1) for x in recording))
+        for part in _chunks(draws, several, progress):
+            these = part.stop - part.start
+            repeated = Batch(*(x.repeat(1, these, 1) for x in recording))
             states, latents = draw(run, repeated, context)
-            position[part] = _by_draw(states, several) * scale.unit + origin
+            position[part] = _by_draw(states, these) * scale.unit + origin
             if latent is not None and latents is not None:
-                latent[part] = _by_draw(latents, several)
+                latent[part] = _by_draw(latents, these)
     return draws_tree(
         position, observed, mode=mode, context=context, latent=latent, model=run.card.model
     )  # fmt: skip
+
+
+def _width(run: Run) -> int:
+    """Numbers that the widest layer of the networks holds for one step."""
+    stacks = [run.card.config[name] for name in ("prior", "posterior", "policy")]
+    return max(stack["hidden"] * stack["experts"] for stack in stacks)
 
 
 def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
@@ -203,9 +214,8 @@ def _free_memory() -> float:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
 
-def _chunks(draws: int, trajectories: int, progress: bool) -> Iterator[slice]:
-    """Slices of the draws, as many at once as `CHUNK` allows."""
-    several = max(1, CHUNK // trajectories)
+def _chunks(draws: int, several: int, progress: bool) -> Iterator[slice]:
+    """Slices of the draws, ``several`` at once."""
     with tqdm(total=draws, desc="sample", unit="draw", disable=not progress, delay=1) as bar:
         for first in range(0, draws, several):
             part = slice(first, min(first + several, draws))

@@ -143,8 +143,15 @@ def split_recordings(
     return train, fitting, check, out
 
 
-def check_bodies(card: ModelCard, dataset: xr.Dataset) -> None:
-    """Raise DataError unless the recordings have the bodies and the rate the model was made for."""
+def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
+    """The recordings with their bodies in the model's order.
+
+    Bodies of other names are taken in the order they have: the same kind of scene, recorded of
+    others.
+
+    Raises:
+        DataError: If the number of bodies, the rate or the units are not the model's.
+    """
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
         raise DataError(
@@ -157,6 +164,14 @@ def check_bodies(card: ModelCard, dataset: xr.Dataset) -> None:
             f"the recordings have {fps:g} frames a second, the run's model was fitted at "
             f"{card.fps:g}; use --downsample or --fps so that they agree"
         )
+    units = str(dataset.attrs.get("units", "unknown"))
+    if "unknown" not in (units, card.units) and units != card.units:
+        raise DataError(
+            f"the recordings are in {units}, the run's model was fitted in {card.units}; convert "
+            "them, or correct --units"
+        )
+    reordered = bodies != card.bodies and set(bodies) == set(card.bodies)
+    return dataset.sel(body=list(card.bodies)) if reordered else dataset
 
 
 def pick_device(name: str) -> torch.device:

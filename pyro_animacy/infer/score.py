@@ -63,6 +63,7 @@ class Score:
         elbo: ELBO, mean over the same steps.
         standard_error: Of ``model``, over recordings or, where there are few, stretches of time.
         baselines: Mean log density of each baseline on the same steps.
+        gain_standard_error: Of the mean difference from the best baseline, paired by step.
         steps: Number of steps scored.
     """
 
@@ -70,6 +71,7 @@ class Score:
     elbo: float
     standard_error: float
     baselines: dict[str, float]
+    gain_standard_error: float
     steps: int
 
     @property
@@ -138,11 +140,14 @@ def score(
     # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
     to_data = -windows.position.shape[-1] * math.log(scale.unit)
     both = torch.cat(bounds) + to_data
+    rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
+    best = max(rivals.values(), key=lambda values: values.mean())
     return Score(
         model=both[:, 0].mean().item(),
         elbo=both[:, 1].mean().item(),
         standard_error=_standard_error(both[:, 0], heldout, windows.index[which]),
-        baselines={n: torch.cat(v).mean().item() + to_data for n, v in others.items()},
+        baselines={name: values.mean().item() for name, values in rivals.items()},
+        gain_standard_error=_standard_error(both[:, 0] - best, heldout, windows.index[which]),
         steps=len(which),
     )
 

@@ -42,6 +42,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "heldout_standard_error": result.standard_error,
         "baselines": result.baselines,
         "best_baseline": result.best_baseline,
+        "gain_standard_error": result.gain_standard_error,
         "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {draws})",
         "score_steps": result.steps,
         "train_seconds": run.summary.get("train_seconds"),

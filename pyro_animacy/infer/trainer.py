@@ -91,7 +91,7 @@ class Trainer:
             Interrupted: After a signal, when all is saved.
         """
         o = self.options
-        elbo = ScaledELBO(scale=1 / (o.batch_size * o.window))  # a loss in nats per step
+        elbo = ScaledELBO()
         bound = elbo(self.model, self.guide)
         board = _tensorboard(self.path) if o.tensorboard else None
         saved, began = time.monotonic(), time.monotonic() - self.seconds
@@ -101,7 +101,7 @@ class Trainer:
             while self.step < o.steps and not self._patience_spent():
                 elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
                 rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
-                loss = self._update(bound, rate)
+                loss = self._update(bound, elbo, rate)
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 bar.update()
@@ -125,12 +125,15 @@ class Trainer:
                         caught[0],
                     )
 
-    def _update(self, bound: nn.Module, rate: float) -> torch.Tensor:
+    def _update(self, bound: nn.Module, elbo: ScaledELBO, rate: float) -> torch.Tensor:
         """Draw the batch of this step and take the step; returns its loss."""
         stream = _stream(self.options.seed, self.step)
         torch.manual_seed(stream + 1)
         generator = torch.Generator().manual_seed(stream)
-        batch = self.windows.draw(self.options.batch_size, generator).to(self.device)
+        batch = self.windows.draw(self.options.batch_size, generator)
+        steps = batch.observed[-self.options.window :].any(-1).sum().item()
+        elbo.scale = 1 / max(steps, 1)  # a loss in nats per observed step
+        batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = bound(batch)
@@ -237,7 +240,9 @@ class Trainer:
     def _recordings(self) -> list[float]:
         """A fingerprint of the recordings: windows, and the scale they were measured to have."""
         scale = self.card.scale
-        return [len(self.windows), scale.unit, scale.extent, scale.separation, *scale.center]
+        parts = (self.fit_part, self.validation_part, self.heldout_part)
+        sizes = [float(np.nansum(np.abs(part["position"].to_numpy()))) for part in parts]
+        return [len(self.windows), scale.unit, scale.extent, scale.separation, *sizes]
 
 
 def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:

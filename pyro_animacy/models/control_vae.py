@@ -236,8 +236,9 @@ class ControlVAE(nn.Module):
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
-        # A body that starts beyond them is let in, not thrown in: its jump would be its velocity.
-        low, high = torch.minimum(self.low, state), torch.maximum(self.high, state)
+        # A body that starts beyond a wall is in another arena, where that wall does not stand.
+        low = self.low.where(state >= self.low, -torch.inf)
+        high = self.high.where(state <= self.high, torch.inf)
         rolled = RollOut([], [], [])
         s = state
         for t in range(steps):
