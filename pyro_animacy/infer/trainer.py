@@ -54,6 +54,8 @@ class Trainer:
     ) -> None:
         options = self.options = config.train
         self.path, self.progress = path, progress
+        if options.tensorboard:
+            _summary_writer()  # fail now, before anything is written
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)
@@ -93,11 +95,16 @@ class Trainer:
         o = self.options
         elbo = ScaledELBO()
         bound = elbo(self.model, self.guide)
-        board = _tensorboard(self.path) if o.tensorboard else None
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
                    disable=not self.progress, mininterval=0.5)  # fmt: skip
-        with _signals() as caught, torch.random.fork_rng(), _no_validation(), bar:
+        with (
+            _tensorboard(self.path, o.tensorboard) as board,
+            _signals() as caught,
+            torch.random.fork_rng(),
+            _no_validation(),
+            bar,
+        ):
             while self.step < o.steps and not self._patience_spent():
                 elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
                 rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
@@ -308,11 +315,21 @@ def _no_validation() -> Iterator[None]:
             torch.distributions.Distribution.set_default_validate_args(distributions)
 
 
-def _tensorboard(path: Path) -> Any:
+@contextmanager
+def _tensorboard(path: Path, wanted: bool) -> Iterator[Any]:
+    """A TensorBoard writer into the run's folder, closed at the end; None if not wanted."""
+    if not wanted:
+        yield None
+        return
+    with _summary_writer()(path / "tensorboard") as board:
+        yield board
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise RunError(
             'train.tensorboard needs an extra: pip install "pyro-animacy[tensorboard]"'
         ) from None
-    return SummaryWriter(path / "tensorboard")
+    return SummaryWriter
