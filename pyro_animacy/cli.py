@@ -96,19 +96,14 @@ def _run(arguments: list[str]) -> int:
     try:
         chosen = parser.parse_args(arguments)
     except (ArgumentError, argparse.ArgumentError) as error:
-        raise ConfigError(_one_line(error)) from None
-    if (
-        chosen.command == "fit"
-        and chosen.fit.resume
-        and len(arguments) > 2 + ("=" not in arguments[1])
-    ):
-        raise ConfigError("--resume takes data, options and folder from the run; give it alone")
-    if chosen.command == "fit" and preset(chosen.fit.preset) != config:
-        raise ConfigError("a config file cannot name the preset; give --preset on the command line")
-    command: Callable[[Namespace, ArgumentParser], None] = {
-        "fit": _fit, "sample": _sample, "criticise": _criticise, "simulate": _simulate,
-    }[chosen.command]  # fmt: skip
-    command(chosen[chosen.command], parser)
+        of = f"{arguments[0]} " if arguments and arguments[0] in COMMANDS else ""
+        raise ConfigError(f"{_one_line(error)}; see pyro-animacy {of}--help") from None
+    if chosen.command == "fit":
+        if chosen.fit.resume and len(arguments) > (2 if "=" in arguments[1] else 3):
+            raise ConfigError("--resume takes data, options and folder from the run; give it alone")
+        if preset(chosen.fit.preset) != config:
+            raise ConfigError("a config file cannot name the preset; give --preset as an option")
+    COMMANDS[chosen.command](chosen[chosen.command])
     return 0
 
 
@@ -218,7 +213,7 @@ def _add_data_options(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
 
 
-def _fit(chosen: Namespace, _: ArgumentParser) -> None:
+def _fit(chosen: Namespace) -> None:
     if chosen.resume is not None:
         stopped = Path(chosen.resume)
         data = _data_of_run(stopped)
@@ -238,7 +233,7 @@ def _fit(chosen: Namespace, _: ArgumentParser) -> None:
     print(summary_text(run))
 
 
-def _sample(chosen: Namespace, _: ArgumentParser) -> None:
+def _sample(chosen: Namespace) -> None:
     _refuse_existing(chosen.out, chosen.overwrite)
     if chosen.context is not None and chosen.mode != "forecast":
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")
@@ -252,7 +247,7 @@ def _sample(chosen: Namespace, _: ArgumentParser) -> None:
     print(f"wrote {chosen.out}: {groups}")
 
 
-def _criticise(chosen: Namespace, _: ArgumentParser) -> None:
+def _criticise(chosen: Namespace) -> None:
     _refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     recordings, new = _recordings(run, chosen)
@@ -263,7 +258,7 @@ def _criticise(chosen: Namespace, _: ArgumentParser) -> None:
     print(f"wrote {out}")
 
 
-def _simulate(chosen: Namespace, _: ArgumentParser) -> None:
+def _simulate(chosen: Namespace) -> None:
     if chosen.simulator != "soccer":
         raise ConfigError(f"simulator {chosen.simulator!r} does not exist; choose soccer")
     _refuse_existing(chosen.out, chosen.overwrite)
@@ -378,6 +373,7 @@ def _without_versions(word: str) -> str:
         return word
     if not {"model", "train", "versions"} <= (settings := read_settings(Path(path).parent)).keys():
         return word
+    print(f"{path}: model and train are used, not data; give its options again", file=sys.stderr)
     options = json.dumps({name: settings[name] for name in ("model", "train")})
     return f"{option}={options}" if option else options
 
@@ -391,7 +387,15 @@ def _one_line(error: Exception) -> str:
         kinds = re.findall(r"class '(\w+)'", union[2])
         wanted = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
         text = f"--{union[1]} {union[3]}: expected {wanted}"
-    return f"{text}; see pyro-animacy --help"
+    return text.rstrip(".").replace("sample.out", "--out").replace("simulate.out", "--out")
+
+
+COMMANDS: dict[str, Callable[[Namespace], None]] = {
+    "fit": _fit,
+    "sample": _sample,
+    "criticise": _criticise,
+    "simulate": _simulate,
+}
 
 
 if __name__ == "__main__":

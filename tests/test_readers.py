@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
-from pyro_animacy.data.trajectories import check_trajectories, make_trajectories
+from pyro_animacy.data.trajectories import check_trajectories, make_trajectories, split
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -123,6 +123,75 @@ def test_each_never_makes_all_ids_over_all_frames_dense(write):
         read_trajectories(path, fps=1)
 
 
+def crowd(rng, scenes=1, people=60, frames=400):
+    """Rows of clip, frame, id, x, y: people who come and go, frames counted by 10 from 780."""
+    rows = []
+    for c in range(scenes):
+        for i in range(people):
+            begin, stay = rng.integers(0, frames - 40), rng.integers(15, 40)
+            where = rng.normal(size=(stay, 2)).cumsum(axis=0).round(2)
+            rows += [(f"c{c}", 780 + 10 * (begin + t), i, x, y) for t, (x, y) in enumerate(where)]
+    return pd.DataFrame(rows, columns=["clip", "frame", "id", "x", "y"])
+
+
+@pytest.mark.parametrize("scenes", [1, 2, 8])
+def test_parts_of_a_crowd_share_no_moment(scenes):
+    rows = crowd(np.random.default_rng(0), scenes)
+    ds = read_trajectories(rows, bodies="each", fps=2.5)
+    assert ds.sizes["trajectory"] == 60 * scenes
+    assert set(ds["recording"].values) == {f"c{c}" for c in range(scenes)}
+    origin = rows.groupby("clip")["frame"].min()
+    train, held = split(ds, 0.2)
+    train, valid = split(train, 0.2)
+    seen = {}
+    for name, part in (("train", train), ("valid", valid), ("held", held)):
+        assert int(part["length"].sum()) > 0.08 * len(rows)
+        for one in part.transpose("trajectory", ...)["position"]:
+            clip, start = str(one["recording"].values), int(one["start"])
+            person = int(str(one["trajectory"].values).split("@")[0].split("/")[-1])
+            own = rows[(rows["clip"] == clip) & (rows["id"] == person)].set_index("frame")
+            for t in range(int(one["length"])):
+                frame = origin[clip] + 10 * (start + t)
+                np.testing.assert_array_equal(own.loc[frame, ["x", "y"]], one.values[t, 0])
+                assert seen.setdefault((clip, frame), name) == name
+
+
+def test_a_crowd_that_is_never_complete_is_told_of_each(write):
+    rows = [f"{10 * i + t} {i} {t} {i}" for i in range(30) for t in range(8)]
+    with pytest.raises(DataError, match=r"all bodies are observed .*--bodies each"):
+        read_trajectories(write("\n".join(rows), "crowd.txt"), fps=2.5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["a_vel_x", "a_vel_y"], ["x_velocity", "y_velocity"], ["a_speed_x", "a_speed_y"]),
+        *(["a_acc_x", "a_acc_y"], ["A.Accel.X", "A.Accel.Y"]),
+    ],
+)
+def test_velocities_of_a_wide_table_are_no_bodies(names):
+    table = pd.DataFrame(
+        walk(9, 3).reshape(9, 6), columns=["a_x", "a_y", "vela_x", "vela_y", *names]
+    )
+    ds = read_trajectories(table, fps=1)
+    assert list(ds["body"].values) == ["a", "vela"]
+    np.testing.assert_array_equal(ds["position"][0].values.reshape(9, 4), table.iloc[:, :4])
+
+
+@pytest.mark.parametrize("with_frame", [True, False])
+def test_times_in_milliseconds(with_frame):
+    table = pd.DataFrame(walk(50, 1)[:, 0], columns=["x", "y"])
+    table["time"] = 40 * np.arange(50)
+    if with_frame:
+        table["frame"] = np.arange(50)
+    with pytest.raises(DataError, match=r"0\.025 frames a second; .*milliseconds.*--fps 25, "):
+        read_trajectories(table)
+    assert read_trajectories(table, fps=25.1).attrs["fps"] == 25.1
+    assert read_trajectories(table, fps=0.025).attrs["fps"] == 0.025  # a slow recording
+    with pytest.raises(DataError, match=r"--fps says 25\.5"):
+        read_trajectories(table, fps=25.5)
+
+
 def test_columns_by_role_and_others_left_aside(write):
     path = write(
         "when,who,east,north,speed,possession\n0,7,1,2,?,home\n0,8,3,4,?,\n1,7,2,2,?,away\n1,8,3,4,?,\n"
@@ -144,7 +213,12 @@ def test_labels_are_kept_where_they_are_constant():
     table = long_table(position, ["a"], ["v", "w"])
     kept = read_trajectories(table.assign(label=table["clip"] + "!"), fps=1)
     assert list(kept["label"].values) == ["v!", "w!"]
-    assert "label" not in read_trajectories(table.assign(label=table["frame"]), fps=1).coords
+    changing = table.assign(label=np.where(table["clip"] == "w", table["frame"], 7))
+    assert "label" not in read_trajectories(changing, fps=1).coords
+    with pytest.raises(DataError, match="label of trajectory 'w' changes or is missing"):
+        read_trajectories(changing, fps=1, labels="7")
+    with pytest.raises(DataError, match="has no labels"):
+        read_trajectories(table, fps=1, labels="7")
 
 
 @pytest.mark.parametrize("fps", [10, 29.97, 25])
@@ -314,9 +388,40 @@ def test_epts_agrees_with_kloppy():
     theirs = read_trajectories(dataset, split_gaps=False)
     ours = read_trajectories(folder, split_gaps=False)
     assert list(theirs["body"].values) == list(ours["body"].values)
-    frames = theirs.sizes["time"]  # kloppy stops at the metadata's endFrame, 2000
-    np.testing.assert_allclose(theirs["position"], ours["position"][:, :frames], atol=1e-9)
+    # kloppy stops at the metadata's endFrame, 2000; its second period begins at frame 1001
+    halves, expected = theirs["position"].values[0], ours["position"].values[0]
+    assert len(halves) == 2001
+    np.testing.assert_allclose(halves[:1000], expected[:1000], atol=1e-9)
+    assert np.isnan(halves[1000]).all()
+    np.testing.assert_allclose(halves[1001:], expected[1000:2000], atol=1e-9)
     assert theirs.attrs["fps"] == ours.attrs["fps"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # kloppy leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_kloppy_frames_are_placed_by_their_id():
+    metrica = pytest.importorskip("kloppy.metrica")
+    folder = real("metrica")
+    dataset = metrica.load_tracking_epts(
+        raw_data=str(folder / "tracking.txt"),
+        meta_data=str(folder / "metadata.xml"),
+        sample_rate=1 / 5,
+    )
+    gc.collect()
+    whole = read_trajectories(folder, split_gaps=False)["position"].values[0]
+    every = read_trajectories(dataset, split_gaps=False)
+    assert every.attrs["fps"] == 5
+    assert every.sizes["time"] == 401  # 200 of each period and the gap between
+    np.testing.assert_allclose(every["position"][0, :200], whole[:1000:5], atol=1e-9)
+    np.testing.assert_allclose(every["position"][0, 201:], whole[1000:2000:5], atol=1e-9)
+    with pytest.raises(DataError, match="5 frames per second, --fps says 25"):
+        read_trajectories(dataset, fps=25)
+    left_out = dataset.filter(lambda frame: frame.frame_id not in (101, 106, 1501))
+    gaps = read_trajectories(left_out, split_gaps=False)
+    assert gaps.attrs["fps"] == 5
+    expected = every["position"].values.copy()
+    expected[0, [20, 21, 301]] = np.nan
+    np.testing.assert_array_equal(gaps["position"], expected)
 
 
 def test_epts_line_up_that_changes(write):

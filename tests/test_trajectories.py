@@ -153,14 +153,15 @@ def test_groups_give_every_combination():
     check_trajectories(chosen)
 
 
-def test_each_body_is_its_own_recording_from_first_to_last_observed_frame():
+def test_each_body_is_of_its_recording_from_first_to_last_observed_frame():
     position = walk(1, 12, 3)
     position[0, :3, 0] = np.nan
     position[0, 9:, 1] = np.nan
     position[0, 5, 1] = np.nan
     position[0, 1:, 2] = np.nan  # one frame: dropped
     chosen = select_bodies(make_trajectories(position, fps=10, start=[100]), "each")
-    assert chosen["trajectory"].values.tolist() == chosen["recording"].values.tolist() == ["0", "1"]
+    assert chosen["trajectory"].values.tolist() == ["0", "1"]
+    assert chosen["recording"].values.tolist() == ["0", "0"]
     assert chosen["start"].values.tolist() == [103, 100]
     assert chosen["length"].values.tolist() == [9, 9]
     np.testing.assert_array_equal(chosen["position"][0, :, 0], position[0, 3:, 0])
@@ -282,6 +283,46 @@ def test_a_coincidence_of_long_steps_is_no_resolution():
     assert estimate_resolution(position) == pytest.approx(0.1)
 
 
+def walkers(frames=40, seed=0):
+    """300 smooth walkers in metres: some 5 cm a frame along each coordinate, of either sign."""
+    rng = np.random.default_rng(seed)
+    speed = rng.normal(scale=0.05, size=(300, 1, 1, 2))
+    turns = 0.003 * rng.normal(size=(300, frames, 1, 2)).cumsum(axis=1)
+    return rng.uniform(0, 10, (300, 1, 1, 2)) + (speed + turns).cumsum(axis=1)
+
+
+def between_annotations(decimals):
+    """Walkers seen every 10 frames, to a millimetre, and interpolated linearly in between."""
+    seen, frame = np.round(walkers(5) * [1, 1.3], 3), np.arange(40) / 10
+    whole = frame.astype(int)
+    part = (frame - whole)[:, None, None]
+    return np.round(seen[:, whole] * (1 - part) + seen[:, whole + 1] * part, decimals)
+
+
+@pytest.mark.parametrize("recording", [None, ["street"] * 300])
+def test_short_walks_show_their_grid(recording):
+    smooth = estimate_resolution(np.round(walkers(), 2), recording)
+    np.testing.assert_allclose(np.median(smooth), 0.01)
+    assert smooth.max() < 0.05
+    straight = estimate_resolution(between_annotations(3), recording)
+    # on its own, one in twenty has too few frames: 8.5 mm a frame is 8, 9, 8, 9, ...
+    np.testing.assert_allclose(np.quantile(straight, 1 if recording else 0.9), 0.001)
+    assert straight.max() < 0.01
+    assert np.median(estimate_resolution(between_annotations(9), recording)) <= 0.0001
+
+
+def test_a_step_that_repeats_says_nothing_about_the_grid():
+    # constant velocities of 60 mm and 7 m; one walker changes by a millimetre at every frame
+    frame = np.arange(400.0)
+    slow = np.round(np.stack([0.06 * frame, 7 * frame], -1)[:, None], 3)
+    assert estimate_resolution(slow[None]) == pytest.approx(0.01)  # the decimals
+    # a thirtieth in 9 decimals is 0.033333333 or ...334: the rounding is no change of velocity
+    rounded = np.round(np.stack([frame / 30, 7 * frame / 30], -1)[:, None], 9)
+    assert estimate_resolution(rounded[None]) == pytest.approx(1e-9, abs=0, rel=1e-6)
+    fine = np.stack([np.cumsum(0.001 * (frame % 30)), 7 * frame], -1)[:, None]
+    assert estimate_resolution(np.round(fine, 3)[None]) == pytest.approx(0.001)
+
+
 # --- splitting ---------------------------------------------------------------------------------
 
 
@@ -377,3 +418,13 @@ def test_join_pads_and_aligns_bodies():
     assert np.isnan(both["position"][0, 5:]).all()
     with pytest.raises(DataError, match="--bodies"):
         join([one, scene("a", "c")])
+
+
+def test_join_of_units_that_differ_is_refused():
+    def part(name, units):
+        return scene("a", units=units, source=f"{name}.csv", trajectory=[name])
+
+    with pytest.raises(DataError, match=r"c.csv: positions in px, but b.csv has m"):
+        join([part("a", "unknown"), part("b", "m"), part("c", "px")])
+    assert join([part("a", "unknown"), part("b", "m")]).attrs["units"] == "m"
+    assert join([part("a", "unknown"), part("b", "unknown")]).attrs["units"] == "unknown"

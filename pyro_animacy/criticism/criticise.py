@@ -76,9 +76,11 @@ def windows(
     """Cut trajectories into consecutive windows of ``frames``, at most ``most`` of them.
 
     Raises:
-        ConfigError: If ``frames`` is too small for the model.
+        ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
+    if most < 1:
+        raise ConfigError(f"windows is {most}; expected at least 1")
     history = run.card.config["history"]
     length = dataset["length"].to_numpy()
     if frames is None:

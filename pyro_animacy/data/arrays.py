@@ -190,6 +190,9 @@ def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
 def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
     """A kloppy TrackingDataset: players named by team and order of shirts, as in EPTS files.
 
+    Frames are placed by their `frame_id`, so that a dataset loaded with a `sample_rate` has a
+    lower frame rate, and frames left out are gaps. So is the change of periods.
+
     Args:
         dataset: the TrackingDataset; normalised coordinates become metres.
         fps: must agree with its own, if given.
@@ -198,7 +201,7 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
         Trajectories in the schema.
 
     Raises:
-        DataError: where it has no positions.
+        DataError: where it has no positions, or frames do not go in even steps.
     """
     frames, metadata = dataset.records, dataset.metadata
     seen = {p for frame in frames for p, data in frame.players_data.items() if data.coordinates}
@@ -208,8 +211,10 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
         bodies += [f"{side}_{n}" for n in range(1, len(own) + 1)]
         players += own
     place = {player: i for i, player in enumerate(players)}
-    position = np.full((len(frames), len(players) + 1, 2), np.nan)
-    for row, frame in zip(position, frames, strict=True):
+    index, stride = _kloppy_frames(frames)
+    position = np.full((max(index, default=-1) + 1, len(players) + 1, 2), np.nan)
+    for i, frame in zip(index, frames, strict=True):
+        row = position[i]
         for player, data in frame.players_data.items():
             if data.coordinates is not None:
                 row[place[player]] = data.coordinates.x, data.coordinates.y
@@ -221,12 +226,44 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
         units = "m"
     return from_array(
         position,
-        fps=agreed_fps(fps, float(metadata.frame_rate), "kloppy dataset"),
+        fps=agreed_fps(fps, float(metadata.frame_rate) / stride, "kloppy dataset"),
         body=[*bodies, "ball"],
         units=units,
         animate=[True] * len(bodies) + [False],
         source="kloppy dataset",
     )
+
+
+def _kloppy_frames(frames: Any) -> tuple[list[int], int]:
+    """Where on the frame axis each frame is, and the commonest step of `frame_id`.
+
+    Some providers count on from one period to the next, others begin again; here a period begins
+    two frames after the last one's end, so that no run of frames goes across.
+    """
+    periods: dict[Any, list[int]] = {}
+    for frame in frames:
+        periods.setdefault(frame.period and frame.period.id, []).append(int(frame.frame_id))
+    steps = [step for ids in periods.values() for step in np.diff(sorted(ids)).tolist()]
+    value, count = np.unique(steps, return_counts=True)
+    if (value == 0).any():
+        raise DataError("kloppy dataset: two frames of a period have the same frame_id")
+    stride = int(value[count.argmax()]) if len(value) else 1
+    first = {period: min(ids) for period, ids in periods.items()}
+    offset, begin = {}, 0
+    for period, ids in periods.items():
+        offset[period] = begin
+        begin += (max(ids) - min(ids)) // stride + 2
+    index = []
+    for frame in frames:
+        period = frame.period and frame.period.id
+        place, between = divmod(int(frame.frame_id) - first[period], stride)
+        if between:
+            raise DataError(
+                f"kloppy dataset: frame {frame.frame_id} lies between others; frames go in steps "
+                f"of {stride}"
+            )
+        index.append(offset[period] + place)
+    return index, stride
 
 
 def _line(error: Exception) -> str:

@@ -23,8 +23,10 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
               body of that name, or all whose names begin with it and an underscore. The bodies of
               the result are named after the groups, the trajectories after the members; all keep
               the `recording` they are cut from;
-            - `"each"`: every body a one-body trajectory of its own, with its own `recording`,
-              from its first to its last observed frame.
+            - `"each"`: every body a one-body trajectory of its own, from its first to its last
+              observed frame. It keeps the `recording` it is cut from and its place on that
+              recording's frames, so that `split` holds out whole recordings, or cuts all bodies of
+              a recording at the same frame.
 
     Returns:
         A new Dataset.
@@ -93,7 +95,6 @@ def _each_body(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
     whole = like(
         ds, np.repeat(np.arange(count), len(names)), position, _member_names(ds, names), ["body"]
     )
-    whole = whole.assign_coords(recording=("trajectory", whole["trajectory"].values))
     end = last_observed(position)
     begin = frames - last_observed(position[:, ::-1])
     keep = np.flatnonzero(end - begin >= 2)

@@ -37,6 +37,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 # {name}_x and {name}.x, x_{name} and x.{name}, x0: the names of a wide table's bodies
 WIDE = (r"(?P<body>.+)[_.]{axis}", r"{axis}[_.](?P<body>.+)", r"{axis}(?P<body>\d+)")
+# a_vel_x is how fast body a moves, not where a body a_vel is
+DERIVED = re.compile(
+    r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
 
 def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The bodies of a wide table and their two columns, in the order of the columns."""
+    """The bodies of a wide table and their two columns, in the order of the columns.
+
+    Velocities, speeds and accelerations (a_vel_x, x_velocity) are no bodies.
+    """
     axes: list[dict[str, str]] = []
     for axis in ("x", "y"):
         axes.append({})
@@ -118,4 +125,4 @@ def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
                     axes[-1][match["body"]] = name
                     break
     x, y = axes
-    return {body: (x[body], y[body]) for body in x if body in y}
+    return {b: (x[b], y[b]) for b in x if b in y and not DERIVED.fullmatch(b)}

@@ -12,6 +12,7 @@ from pyro_animacy.data.tables import Codes, Table
 from pyro_animacy.errors import DataError
 
 LOOK = 2**20  # rows that are looked at to find the frame stride; enough to tell
+SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
 
 
@@ -53,14 +54,17 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
         _same_bodies(table)
     frames = frame_axis(table)
     table, frames = _drop_short(table, frames)
-    whole = (each and table.body is not None) or None
+    whole = each and table.body is not None
     ds = make_trajectories(
         scatter(table, frames),
-        fps=agreed_fps(fps, table.fps or frames.fps, table.where),
+        fps=agreed_fps(fps, table.fps, table.where)
+        if table.fps
+        else _timed_fps(fps, frames.fps, table.where),
         body=table.bodies,
         units=table.units,
         trajectory=table.trajectories,
-        start=frames.first - frames.first.min() if whole else None,
+        recording=table.recordings,
+        start=_starts(table, frames) if whole else None,
         length=frames.count,
         label=table.label,
         resolution=table.resolution,
@@ -68,6 +72,12 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
         source=table.where,
     )
     return ds if bodies is None or whole else select_bodies(ds, bodies)
+
+
+def _starts(table: Table, frames: Frames) -> Codes:
+    """(trajectory,) first frame of each, counted from the first frame of its recording."""
+    code = np.unique(table.recordings or table.trajectories, return_inverse=True)[1]
+    return frames.first - _extreme(np.minimum, frames.first, code, int(code.max()) + 1)[code]
 
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
@@ -78,6 +88,18 @@ def agreed_fps(given: float | None, found: float | None, where: str) -> float | 
             "--fps out, or mend the times"
         )
     return found if given is None else given
+
+
+def _timed_fps(given: float | None, found: float | None, where: str) -> float | None:
+    """The frame rate given, or found in a time column, which may be in milliseconds."""
+    if given is not None and found is not None and abs(given / found / 1000 - 1) <= 0.01:
+        return given
+    if given is None and found is not None and found < SLOW:
+        raise DataError(
+            f"{where}: the time column gives {found:g} frames a second; if it is in milliseconds, "
+            f"give --fps {found * 1000:g}, else --fps {found:g}"
+        )
+    return agreed_fps(given, found, where)
 
 
 def _keep(table: Table, rows: npt.NDArray[np.bool_], **changes: object) -> Table:
@@ -116,12 +138,13 @@ def _keep_trajectories(table: Table) -> Table:
         table,
         trajectory=code,
         trajectories=[table.trajectories[i] for i in kept],
+        recordings=None if table.recordings is None else [table.recordings[i] for i in kept],
         label=None if table.label is None else [table.label[i] for i in kept],
     )
 
 
 def _body_by_body(table: Table) -> Table:
-    """Every (trajectory, id) as a trajectory with one body."""
+    """Every (trajectory, id) as a trajectory with one body, of the recording it comes from."""
     assert table.body is not None
     pair = table.trajectory * len(table.bodies) + table.body
     kept, code = np.unique(pair, return_inverse=True)
@@ -134,6 +157,7 @@ def _body_by_body(table: Table) -> Table:
             table.bodies[b] if alone else f"{table.trajectories[s]}/{table.bodies[b]}"
             for s, b in zip(scene, body, strict=True)
         ],
+        recordings=[table.trajectories[s] for s in scene],
         body=np.zeros_like(code),
         bodies=["body"],
         label=None if table.label is None else [table.label[s] for s in scene],

@@ -44,6 +44,7 @@ class _Options:
     """What `read_trajectories` was asked for."""
 
     bodies: str | None
+    labels: str | None
     fps: float | None
     downsample: int
     columns: Mapping[str, str] | None
@@ -74,7 +75,8 @@ def read_trajectories(
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
-            triple of one from each group) or "each" (every body on its own); all by default.
+            triple of one from each group) or "each" (every body on its own, of the recording it
+            comes from); all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
@@ -97,7 +99,7 @@ def read_trajectories(
         raise ConfigError(f"--downsample {downsample}: expected 1 or more")
     if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
         raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
-    options = _Options(bodies, fps, downsample, columns, minimum_frames, split_gaps)
+    options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
     items = _items(source)
     parts = [_read_one(item, options) for item in items]
     if len(parts) > 1:
@@ -215,6 +217,11 @@ def _read_one(item: Any, options: _Options) -> xr.Dataset:
     """One recording, with the bodies, the rate and the runs of frames asked for."""
     table = _table(item, options)
     if table is not None:
+        if options.labels is not None and table.unlabelled is not None:
+            raise DataError(
+                f"{table.where}: the label of trajectory {table.unlabelled!r} changes or is missing"
+                " in some rows; --labels needs one label for each trajectory"
+            )
         ds = table_dataset(table, options.bodies, options.fps)
         del table  # its rows would otherwise stay in memory beside the array
     else:

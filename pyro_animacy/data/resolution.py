@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 DECIMALS = 9  # finer decimal grids than 10^-9 are taken for full floating-point precision
-SHARE, COUNT = 0.02, 5  # a step is common if this share of the non-zero ones, and as many, are it
+SHARE, COUNT = 0.02, 20  # a step is common if this share of those counted, and as many, are it
+SAME = 1e-3  # steps that differ by less than this share are one velocity with rounded decimals
 REST = 0.01  # share of steps that are exactly zero from which on a body is taken to rest
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
 SAMPLE = 4_000_000  # coordinates looked at; enough to count shares of 2 %, and cheap
@@ -22,9 +23,11 @@ def estimate_resolution(
     """Estimate the resolution of each trajectory: the smallest common step of its recording.
 
     Steps are |x_{t+1} - x_t| of every coordinate, rounded to the decimal grid of the values. A
-    step is common if at least 2 % of the recording's non-zero steps, and at least 5 of them,
-    are equal to it, and at most a quarter are smaller (in a short recording of long steps five
-    may be equal by chance). The rule, in this order:
+    step is counted unless it is zero or repeats the one before it: a run of constant velocity, as
+    linear interpolation between annotations makes it, says nothing about the grid. It is common if
+    at least 2 % of the recording's counted steps, and at least 20 of them, are equal to it, and at
+    most a quarter are smaller (among a few long steps some are equal by chance). The rule, in this
+    order:
 
     1. the smallest common step of the recording (a mouse moves by whole pixels, so a drawing
        scaled from pixels shows a smallest step much larger than its decimals);
@@ -51,17 +54,21 @@ def estimate_resolution(
     unit = grid or 10.0**-DECIMALS
     # infinite values are for check_trajectories to name, not for warnings
     with np.errstate(invalid="ignore", over="ignore"):
-        step = np.rint(np.abs(np.diff(values, axis=1)) / unit).reshape(len(values), -1)
+        signed = np.rint(np.diff(values, axis=1) / unit)
+        turn = np.abs(np.diff(signed, axis=1, prepend=np.nan))
+        repeated = (turn <= SAME * np.abs(signed)).reshape(len(values), -1)
+    step = np.abs(signed).reshape(len(values), -1)
     owner = np.broadcast_to(code[:, None], step.shape)
     owners = int(code.max(initial=0)) + 1
     rest = np.bincount(owner[step == 0], minlength=owners)
     keep = (step > 0) & np.isfinite(step)
-    step, owner = step[keep], owner[keep]
-    own = _smallest_common(step, owner, owners)
-    pooled = _smallest_common(step, np.zeros_like(owner), 1)[0]
+    new = keep & ~repeated
+    own = _smallest_common(step[new], owner[new], owners)
+    pooled = _smallest_common(step[new], np.zeros_like(owner[new]), 1)[0]
     fallback = grid if np.isnan(pooled) else pooled * unit
     resolution = np.where(np.isnan(own), fallback, own * unit)
-    return np.maximum(resolution, _least_at_rest(step, owner, rest) * unit)[code]
+    least = _least_at_rest(step[keep], owner[keep], rest) * unit
+    return np.maximum(resolution, least)[code]
 
 
 def decimal_grid(values: npt.NDArray[np.float64]) -> float:

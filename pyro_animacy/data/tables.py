@@ -38,6 +38,8 @@ class Table:
     time: npt.NDArray[np.float64] | None  # (rows,) seconds
     pairs: list[tuple[npt.NDArray, npt.NDArray]]  # x and y, (rows,) each; NaN = not observed
     label: list[str] | None = None  # for each trajectory
+    unlabelled: str | None = None  # a trajectory with a label that changes or is missing
+    recordings: list[str] | None = None  # for each trajectory; its own by default
     fps: float | None = None  # as the file itself says
     units: str = "unknown"
     resolution: float | None = None  # None: to be estimated
@@ -173,11 +175,15 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     elif columns.time is None:  # a wide table of consecutive frames
         frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     time = None if columns.time is None else numbers(frame[columns.time], where, row)
-    label = None
+    label, unlabelled = None, None
     if columns.label is not None:
-        label = _constant_labels(*categories(frame[columns.label]), trajectory, len(trajectories))
+        code, names = categories(frame[columns.label])
+        label, bad = _constant_labels(code, names, trajectory, len(trajectories))
+        unlabelled = None if bad is None else trajectories[bad]
     return Table(
-        where, row, trajectory, trajectories, body, bodies, frames, time, pairs, label=label
+        *(where, row, trajectory, trajectories, body, bodies, frames, time, pairs),
+        label=label,
+        unlabelled=unlabelled,
     )
 
 
@@ -210,14 +216,15 @@ def _natural(name: str) -> tuple[list[str | int], str]:
 
 def _constant_labels(
     code: Codes, names: list[str], trajectory: Codes, count: int
-) -> list[str] | None:
-    """The label of each trajectory; None where one changes within a trajectory or is missing."""
+) -> tuple[list[str] | None, int | None]:
+    """The label of each trajectory, or else the first in which it changes or is missing."""
     low, high = np.full(count, len(names)), np.full(count, -1)
     np.minimum.at(low, trajectory, code)
     np.maximum.at(high, trajectory, code)
-    if (low != high).any() or (low < 0).any():
-        return None
-    return [names[i] for i in low]
+    bad = (low != high) | (low < 0)
+    if bad.any():
+        return None, int(bad.argmax())
+    return [names[i] for i in low], None
 
 
 def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.NDArray:

@@ -59,7 +59,8 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2) -> xr.Dataset:
         longest = int((end - begin).max(initial=0))
         raise DataError(
             f"{ds.attrs.get('source') or 'trajectories'}: no run of {max(minimum_frames, 2)} frames"
-            f" in which all bodies are observed (the longest has {longest}); choose other --bodies"
+            f" in which all bodies are observed (the longest has {longest}); choose other "
+            "--bodies, or --bodies each for one-body trajectories"
         )
     return pieces(ds, rows[keep], begin[keep], end[keep])
 
@@ -179,7 +180,8 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
     """Put Datasets of the same bodies one after another along `trajectory`.
 
     Args:
-        parts: Datasets in the schema, with the same bodies (in any order), fps and units.
+        parts: Datasets in the schema, with the same bodies (in any order), fps and units;
+            "unknown" units agree with all.
         source: of the result.
 
     Returns:
@@ -202,6 +204,13 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
                 f"{here}: {part.attrs['fps']:g} frames per second, but {there} has "
                 f"{first.attrs['fps']:g}; read them separately, or downsample one"
             )
+    known = [p for p in parts if p.attrs["units"] != "unknown"] or [first]
+    for part in known:
+        if part.attrs["units"] != known[0].attrs["units"]:
+            raise DataError(
+                f"{part.attrs['source']}: positions in {part.attrs['units']}, but "
+                f"{known[0].attrs['source']} has {known[0].attrs['units']}; read them separately"
+            )
     if len(parts) == 1:
         return first.assign_attrs(source=source or first.attrs["source"])
     aligned = [p.sel(body=bodies) for p in parts]
@@ -217,7 +226,7 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
         position,
         fps=first.attrs["fps"],
         body=bodies,
-        attrs={"units": first.attrs["units"], "source": source or first.attrs["source"]},
+        attrs={"units": known[0].attrs["units"], "source": source or first.attrs["source"]},
         trajectory=_stacked(aligned, "trajectory"),
         recording=_stacked(aligned, "recording"),
         start=_stacked(aligned, "start"),

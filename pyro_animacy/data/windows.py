@@ -25,7 +25,8 @@ class Scale:
         extent: Spread of positions around the centre, in units of ``unit``.
         separation: Spread of the differences between bodies, in units of ``unit``.
         resolution: Smallest common step of the recordings, in units of ``unit``.
-        low: Least value recorded of each coordinate (D), from the centre, in units of ``unit``.
+        low: Least value of each coordinate (D), from the centre, in units of ``unit``: one arena
+            for all bodies, whichever was recorded there.
         high: Greatest value, likewise.
     """
 
@@ -67,8 +68,8 @@ class Scale:
             extent=extent or 1.0,
             separation=separation / unit or 1.0,
             resolution=float(dataset["resolution"].min()) / unit,
-            low=tuple(np.nanmin(from_center, axis=(0, 1)).ravel().tolist()),
-            high=tuple(np.nanmax(from_center, axis=(0, 1)).ravel().tolist()),
+            low=tuple(np.nanmin(from_center, axis=(0, 1, 2)).tolist()) * x.shape[2],
+            high=tuple(np.nanmax(from_center, axis=(0, 1, 2)).tolist()) * x.shape[2],
         )
 
 

@@ -72,6 +72,8 @@ def predict(
         raise ConfigError(f"context is {context} frames; the model's history needs {history}")
     if mode != "forecast":
         context = history
+    if horizon is not None and horizon < 1:
+        raise ConfigError(f"horizon is {horizon}; expected at least 1")
     horizon = longest - context if horizon is None else horizon
     if mode == "reconstruct":
         horizon = min(horizon, longest - context)

@@ -51,8 +51,8 @@ class ControlVAEConfig:
             step from the recording.
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
-        arena: Part of the known transition in free motion. ``recorded``: a body stops where it was
-            never recorded beyond, as at a wall, of which recordings only show the near side;
+        arena: Part of the known transition in free motion. ``recorded``: bodies stop where
+            none was recorded beyond, as at a wall, of which recordings only show the near side;
             ``open``: it goes on.
         action_cost: w_a, weight of the expected squared action.
         discount: gamma, the weight of step t is gamma^t.
