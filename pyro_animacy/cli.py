@@ -1,7 +1,6 @@
 """The command line: fit, sample, criticise, simulate. Thin: it parses, calls and prints."""
 
 import argparse
-import dataclasses
 import json
 import re
 import signal
@@ -19,7 +18,7 @@ from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import AnimacyError, ConfigError, RunError
-from pyro_animacy.infer.config import PRESETS, FitConfig, preset
+from pyro_animacy.infer.config import PRESETS, FitConfig, parse_config, preset
 from pyro_animacy.infer.fit import Interrupted, fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
@@ -159,17 +158,13 @@ def _sample_parser(_: FitConfig) -> ArgumentParser:
             "'generate' moves freely from its initial states."
         ),
     )
-    parser.add_argument("run", type=str, help="folder of a fit")
-    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    _add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--mode", type=str, default="generate",
                         help="reconstruct, forecast or generate (default)")  # fmt: skip
     parser.add_argument("--draws", type=int, default=100, help="draws of each trajectory")
     parser.add_argument("--context", type=int, metavar="K", help="frames given to a forecast")
     parser.add_argument("--horizon", type=int, metavar="H", help="frames to draw")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    _add_data_options(parser)
     return parser
 
 
@@ -182,15 +177,11 @@ def _criticise_parser(_: FitConfig) -> ArgumentParser:
             "angle and distance."
         ),
     )
-    parser.add_argument("run", type=str, help="folder of a fit")
-    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    _add_run(parser)
     parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
     parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
     parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    _add_data_options(parser)
     return parser
 
 
@@ -206,6 +197,15 @@ def _simulate_parser(_: FitConfig) -> ArgumentParser:
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    """What every command that draws from a run takes."""
+    parser.add_argument("run", type=str, help="folder of a fit")
+    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    _add_data_options(parser)
 
 
 def _add_data_options(parser: ArgumentParser) -> None:
@@ -224,8 +224,7 @@ def _fit(chosen: Namespace) -> None:
         if chosen.out is None:
             raise ConfigError("--out is missing; give the folder to write, such as --out runs/one")
         data = _data(chosen, {})
-        config = FitConfig(model=_instance(chosen.model, FitConfig().model),
-                           train=_instance(chosen.train, FitConfig().train))  # fmt: skip
+        config = parse_config(chosen.as_dict())
         _refuse_existing(chosen.out, chosen.overwrite)
         run = fit(
             read_trajectories(**data), config, out=chosen.out, overwrite=chosen.overwrite, data=data
@@ -331,19 +330,6 @@ def _columns(text: str) -> dict[str, str]:
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
     return {role.strip(): name.strip() for role, name in pairs}
-
-
-def _instance(chosen: Any, default: Any) -> Any:
-    """The dataclass that parsed options stand for."""
-    if dataclasses.is_dataclass(chosen):
-        return chosen
-    fields = {
-        field.name: _instance(chosen[field.name], getattr(default, field.name))
-        if dataclasses.is_dataclass(getattr(default, field.name))
-        else chosen[field.name]
-        for field in dataclasses.fields(default)
-    }
-    return type(default)(**fields)
 
 
 def _refuse_existing(path: str, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ import yaml
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config, preset
-from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, pick_device, read_settings
+from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
 from pyro_animacy.infer.score import fit_baselines
 from pyro_animacy.infer.summary import describe, summarise
 from pyro_animacy.infer.trainer import Interrupted, Trainer
@@ -49,7 +49,6 @@ def fit(
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume` goes on.
     """
     config = config or preset()
-    pick_device(config.train.device)
     path = Path(out)
     trainer = Trainer(dataset, config, path, progress=progress)
     _make_folder(path, overwrite)
