@@ -6,7 +6,6 @@ reader's light or dark setting, and whatever a data file called its bodies is es
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
 import tempfile
@@ -31,6 +30,7 @@ from pyro_animacy.criticism.comparison import (
     each_draw,
     share_lost,
 )
+from pyro_animacy.criticism.section import Image, embed, picture
 from pyro_animacy.criticism.statistics import Statistic
 from pyro_animacy.criticism.verdicts import (
     FEW_DRAWS,
@@ -50,14 +50,6 @@ from pyro_animacy.errors import RunError
 
 SHOWN, PANELS = 4, 6  # trajectories shown in motion, panels a statistic
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Image:
-    """An embedded picture: its data as a URI, and what it shows in words."""
-
-    source: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -178,10 +170,6 @@ def _write(path: Path, page: str) -> None:
         ) from error
 
 
-def _embed(data: bytes, kind: str, alt: str) -> Image:
-    return Image(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", alt)
-
-
 def _facts(
     observed: xr.Dataset, draws: xr.DataArray, summary: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
@@ -225,7 +213,7 @@ def _statistic_image(comparison: Comparison) -> Image:
         f"{number(comparison.observed_mean)} {comparison.units}, generated "
         f"{number(comparison.generated_mean)} {comparison.units}."
     )
-    return _embed(plots.png(plots.plot_statistic(comparison)), "png", alt)
+    return picture(plots.plot_statistic(comparison), alt)
 
 
 def _animation(observed: xr.Dataset, draws: xr.DataArray, name: str) -> tuple[str, Image]:
@@ -233,7 +221,7 @@ def _animation(observed: xr.Dataset, draws: xr.DataArray, name: str) -> tuple[st
     if "label" in observed.coords:
         label = f" ({observed['label'].sel(trajectory=name).item()})"
     alt = f"Animation of {name}: the recorded bodies on the left, a generated run on the right."
-    return f"{name}{label}", _embed(animate(observed, draws, name), "gif", alt)
+    return f"{name}{label}", embed(animate(observed, draws, name), "gif", alt)
 
 
 def _paths(
@@ -243,7 +231,7 @@ def _paths(
         return None
     figure = plots.plot_paths(observed, draws, shown, reconstructed=followed)
     alt = f"Paths of the bodies in {len(shown)} recordings, beside the paths the model generates."
-    return _embed(plots.png(figure), "png", alt)
+    return picture(figure, alt)
 
 
 def _following(observed: xr.Dataset, followed: xr.DataArray) -> list[tuple[str, float]]:
@@ -264,7 +252,7 @@ def _score(summary: Mapping[str, Any]) -> dict[str, Any]:
     sentence = score_sentence(summary)[1]
     image = None
     if own is not None and baselines:
-        image = _embed(plots.png(plots.plot_scores(summary)), "png", sentence)
+        image = picture(plots.plot_scores(summary), sentence)
     rows = [
         (baseline_name(key), value, None if own is None else own - value)
         for key, value in baselines.items()
@@ -292,7 +280,7 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> Image | None:
     last = {key.replace("_", " "): values[-1] for key, (_, values) in terms.items()}
     ends = [f"{name} ends at {number(value)}" for name, value in last.items()]
     alt = f"Training curves: {'; '.join(ends)}."
-    return _embed(plots.png(plots.plot_loss_terms(metrics)), "png", alt)
+    return picture(plots.plot_loss_terms(metrics), alt)
 
 
 def _resolution(observed: xr.Dataset) -> str | None:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pyro
 import torch
 import xarray as xr
 from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised
+from pyro_animacy.infer.steps import draw_steps, log_mean_exp
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
 
@@ -28,7 +28,6 @@ BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
 
 
-@torch.no_grad()
 def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
     """Bounds on log p(a_t | c_t) of every step of a batch, in model units.
 
@@ -40,18 +39,8 @@ def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor
     Returns:
         IWAE_K and the ELBO (the mean of the log weights), each (T, B).
     """
-    with pyro.plate("draws", draws, dim=-3):
-        guide(batch, score=True)
-    model_trace, guide_trace = guide.get_traces()  # type: ignore[operator]
-    log_weight = torch.zeros(())
-    for name, site in model_trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        log_weight = log_weight + site["fn"].log_prob(site["value"])
-        if name in guide_trace.nodes:
-            posterior = guide_trace.nodes[name]
-            log_weight = log_weight - posterior["fn"].log_prob(posterior["value"])
-    return log_weight.logsumexp(0) - math.log(draws), log_weight.mean(0)
+    log_weight = draw_steps(guide, batch, draws).log_weight
+    return log_mean_exp(log_weight), log_weight.mean(0)
 
 
 @dataclass(frozen=True)
