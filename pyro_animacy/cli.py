@@ -1,6 +1,7 @@
-"""The command line: fit, sample, criticise, simulate. Thin: it parses, calls and prints."""
+"""The command line: fit, sample, criticise, compare, simulate. It parses, calls and prints."""
 
 import argparse
+import dataclasses
 import json
 import re
 import signal
@@ -15,6 +16,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.draws import save_draws
+from pyro_animacy.criticism.future import compare_future
+from pyro_animacy.criticism.ranking import (
+    common_heldout,
+    compare_runs,
+    ranking_text,
+    run_names,
+    save_ranking,
+)
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import AnimacyError, ConfigError, RunError
@@ -118,6 +127,7 @@ def _parser(config: FitConfig) -> ArgumentParser:
         ("fit", _fit_parser, "fit a model to recordings and score it on held-out frames"),
         ("sample", _sample_parser, "draw from a fitted model"),
         ("criticise", _criticise_parser, "write a report on what a fitted model gets right"),
+        ("compare", _compare_parser, "rank several fitted models on held-out recordings"),
         ("simulate", _simulate_parser, "make recordings with a simulator"),
     ):
         commands.add_subcommand(name, build(config), help=text)
@@ -182,6 +192,36 @@ def _criticise_parser(_: FitConfig) -> ArgumentParser:
     parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
     parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
+    return parser
+
+
+def _compare_parser(_: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Rank fitted models, constant velocity and an autoregression on recordings that none "
+            "was fitted to: held-out log density with paired errors, and forecast errors 1, 2 and "
+            "4 seconds ahead. Example: pyro-animacy compare runs/one runs/two --out compared"
+        ),
+    )
+    parser.add_argument("runs", nargs="+", type=str, help="folders of fits")
+    parser.add_argument(
+        "--recordings", nargs="+", type=str, default=[],
+        help="recordings that no run was fitted to, as for fit; default: what all held out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=str | None, default=None,
+        help="folder to write: compare.csv, pointwise.csv, forecasts.csv and figures",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds of these")
+    parser.add_argument("--draws", type=int, default=256, help="draws of the latent at each step")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the forecasts")
+    parser.add_argument(
+        "--leave-future-out", type=int | None, default=None, metavar="N",
+        help="also fit each run again at N moments of its one to four recordings, and score what "
+        "comes next; takes N fits of each run, kept in OUT",
+    )  # fmt: skip
+    _add_data_options(parser)
     return parser
 
 
@@ -255,6 +295,48 @@ def _criticise(chosen: Namespace) -> None:
         frames=chosen.frames, seed=chosen.seed, new=new,
     )  # fmt: skip
     print(f"wrote {out}")
+
+
+def _compare(chosen: Namespace) -> None:
+    if chosen.leave_future_out is not None and chosen.out is None:
+        raise ConfigError("--leave-future-out keeps its fits: give --out, the folder to write")
+    if chosen.out is not None:  # fits kept there by a comparison that was stopped are used
+        _refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
+    runs = [Run.load(path) for path in chosen.runs]
+    names = run_names(runs)
+    whole, heldout = _recordings_of_all(runs, chosen)
+    ranking = compare_runs(runs, heldout, draws=chosen.draws, seed=chosen.seed)
+    if chosen.leave_future_out is not None:
+        N, seconds = chosen.leave_future_out, [r.summary.get("train_seconds") or 0 for r in runs]
+        print(f"{N * len(runs)} fits, about {N * sum(seconds) / 60:.0f} minutes", file=sys.stderr)
+        configs = {name: parse_config(run.settings) for name, run in zip(names, runs, strict=True)}
+        future = compare_future(configs, whole, origins=N, out=Path(chosen.out) / "future")
+        ranking = dataclasses.replace(ranking, future=future)
+    print(ranking_text(ranking))
+    if chosen.out is not None:
+        files = save_ranking(ranking, chosen.out)
+        print(f"wrote {', '.join(str(file) for file in files)}")
+
+
+def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
+    """The recordings that several runs are compared on: in whole, and what no run was fitted to."""
+    if not chosen.recordings:
+        given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
+        if given:
+            raise ConfigError(f"{given[0]} is of --recordings; the runs' own are read as for fit")
+        sources = [_data_of_run(run.path, run.settings) for run in runs]
+        first = read_trajectories(**sources[0])
+        own = [first if data == sources[0] else read_trajectories(**data) for data in sources]
+        return first, common_heldout(runs, own)
+    data = _data(chosen, runs[0].settings.get("data", {}))
+    for run in runs:
+        if data["source"] == run.settings.get("data", {}).get("source"):
+            raise ConfigError(
+                f"--recordings: {run.path} was fitted to them; leave the option out to compare on "
+                "what all runs held out, or give others"
+            )
+    recordings = read_trajectories(**data)
+    return recordings, recordings
 
 
 def _simulate(chosen: Namespace) -> None:
@@ -380,6 +462,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "fit": _fit,
     "sample": _sample,
     "criticise": _criticise,
+    "compare": _compare,
     "simulate": _simulate,
 }
 

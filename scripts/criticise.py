@@ -1,7 +1,7 @@
 """Compare generated with recorded motion, with a statistic of your own: copy and edit.
 
-Every statistic is a function of positions (..., time, body, space) and the frame rate; each that is
-in `STATISTICS` is compared body by body here, and shown in the report.
+Every statistic is a function of positions (..., time, body, space) and of the scene (rate, names,
+arena); each that is in `STATISTICS` is compared body by body here, and shown in the report.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import numpy as np
 from pyro_animacy import Run, criticise, predict, read_trajectories
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import windows
-from pyro_animacy.criticism.statistics import STATISTICS, Statistic
+from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
 from pyro_animacy.criticism.verdicts import judge
 
 
-def from_centroid(position: np.ndarray, fps: float) -> np.ndarray:
+def from_centroid(position: np.ndarray, scene: Scene) -> np.ndarray:
     """How far each body is from the middle of all: (..., time, body)."""
     return np.linalg.norm(position - position.mean(-2, keepdims=True), axis=-1)
 

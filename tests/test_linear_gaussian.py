@@ -80,3 +80,53 @@ def test_a_body_at_rest_leaves_the_density_finite():
     w, _ = windows(dataset.assign(position=still))
     for model in (LinearAutoregression.fit(5, w), LinearAutoregression.constant_velocity(w)):
         assert model(w.batch(torch.arange(50))).isfinite().all()
+
+
+def test_roll_out_has_the_mean_and_covariance_of_the_closed_form():
+    """k = 1: a_t = b + A a_{t-1} + e, so x_t = (s_t, a_t) is a linear recursion."""
+    A = np.array([[0.6, 0.2], [-0.3, 0.5]])
+    b, Sigma = np.array([0.1, -0.2]), np.array([[1.0, 0.3], [0.3, 0.5]])
+    coefficients = torch.from_numpy(np.vstack([b, A.T]))
+    model = LinearAutoregression(coefficients, torch.from_numpy(Sigma))
+    state = torch.tensor([[0.0, 1.0], [5.0, -2.0]]).double()
+    last = torch.tensor([[1.0, 0.5], [-1.0, 2.0]]).double()
+    torch.manual_seed(0)
+    m, T = 4000, 6
+    rolled = model.roll_out(state, [last], T, m).numpy()
+    assert rolled.shape == (m, T, 2, 2)
+    F = np.block([[np.eye(2), A], [np.zeros((2, 2)), A]])  # (s, a) -> (s + A a, A a)
+    for row in range(2):
+        mean = np.concatenate([state[row].numpy(), last[row].numpy()])
+        covariance = np.zeros((4, 4))
+        for t in range(T):
+            mean = F @ mean + np.concatenate([b, b])
+            covariance = F @ covariance @ F.T + np.kron(np.ones((2, 2)), Sigma)
+            drawn, expected = rolled[:, t, row], covariance[:2, :2]
+            deviation = np.sqrt(np.diag(expected))
+            assert (np.abs(drawn.mean(0) - mean[:2]) < 4 * deviation / np.sqrt(m)).all()
+            error = 4 * np.sqrt(2 / m) * np.outer(deviation, deviation)
+            assert (np.abs(np.cov(drawn.T) - expected) < error).all()
+
+
+def test_roll_out_goes_on_from_the_last_k_displacements(monkeypatch):
+    dataset = walk()
+    w, scale = windows(dataset)
+    model = LinearAutoregression.fit(3, w)
+    x = ((dataset["position"].to_numpy() - scale.center) / scale.unit).reshape(3, 400, 4)[:, :9]
+    a = np.diff(x, axis=1)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    newest_first = [torch.from_numpy(a[:, -1 - j]) for j in range(3)]
+    rolled = model.roll_out(torch.from_numpy(x[:, -1]), newest_first, 5, 1)[0].numpy()
+    b, *blocks = np.split(model.coefficients.numpy(), [1, 5, 9])
+    for t in range(5):
+        move = b + sum(a[:, -1 - j] @ blocks[j] for j in range(3))
+        a = np.concatenate([a, move[:, None]], 1)
+        np.testing.assert_allclose(rolled[t], x[:, -1] + a[:, 8:].sum(1), atol=1e-9)
+
+
+def test_last_step_is_the_density_that_forward_scores():
+    w, _ = windows(walk())
+    batch = w.batch(torch.arange(20))
+    model = LinearAutoregression.fit(2, w)
+    policy, a = model.last_step(batch)
+    assert torch.equal(policy.log_prob(a), model(batch))

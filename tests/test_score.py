@@ -16,7 +16,7 @@ from pyro_animacy import (
     make_trajectories,
 )
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
-from pyro_animacy.infer.score import _standard_error, fit_baselines, log_density, score
+from pyro_animacy.infer.score import fit_baselines, log_density, mean_and_error, score
 from pyro_animacy.models.program import declare_parameters
 from pyro_animacy.nets import StackConfig
 
@@ -113,11 +113,11 @@ def test_standard_error_counts_groups_not_steps():
     rng = np.random.default_rng(0)
     R, n = 400, 30
     dataset = make_trajectories(rng.normal(size=(R, n, 1, 2)).cumsum(1), fps=1, resolution=0)
-    index = torch.tensor([(i, t) for i in range(R) for t in range(n)])
+    index = np.array([(i, t) for i in range(R) for t in range(n)])
     level = rng.normal(size=R)
-    values = torch.tensor(np.repeat(level, n))
-    expected = level.std(ddof=1) / math.sqrt(R)
-    assert _standard_error(values, dataset, index) == pytest.approx(expected, rel=1e-6)
+    values = np.repeat(level, n)
+    expected = level.mean(), level.std(ddof=1) / math.sqrt(R)
+    assert mean_and_error(values, dataset, index) == pytest.approx(expected, rel=1e-6)
 
 
 def test_trajectories_of_the_same_frames_are_one_group():
@@ -127,10 +127,10 @@ def test_trajectories_of_the_same_frames_are_one_group():
     x = np.repeat(rng.normal(size=(1, n, 1, 2)).cumsum(1), copies, 0)
     dataset = make_trajectories(x, fps=1, recording=["match"] * copies, resolution=0)
     values = rng.normal(size=n)
-    one = torch.tensor([(0, t) for t in range(n)])
-    many = torch.tensor([(i, t) for i in range(copies) for t in range(n)])
-    assert _standard_error(torch.tensor(np.tile(values, copies)), dataset, many) == pytest.approx(
-        _standard_error(torch.tensor(values), dataset, one)
+    one = np.array([(0, t) for t in range(n)])
+    many = np.array([(i, t) for i in range(copies) for t in range(n)])
+    assert mean_and_error(np.tile(values, copies), dataset, many) == pytest.approx(
+        mean_and_error(values, dataset, one)
     )
 
 

@@ -1,26 +1,55 @@
 """Statistics of motion against closed forms and plain loops, and the measures that compare them."""
 
+import cmath
+import inspect
 import math
+import textwrap
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
 
+from pyro_animacy.criticism import comparison, statistics, verdicts
 from pyro_animacy.criticism.comparison import KEPT, align, compare, each_draw, share_lost
 from pyro_animacy.criticism.statistics import (
+    AT_EDGE,
+    LAG,
+    NEAR_BALL,
+    ORDERED_PAIRS,
+    PAIRS,
     STATISTICS,
+    WINDOW,
+    WITH_BALL,
+    Scene,
     Statistic,
     acceleration,
+    approach_rate,
+    at_edge,
+    curvature,
+    heading_to_other,
     inter_body_distance,
+    near_ball,
     posterior_predictive_p,
     speed,
+    step_autocorrelation,
+    straightness,
     turning_angle,
     wasserstein,
 )
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 
 FPS = 20.0
+
+
+def scene(bodies: int = 1, fps: float = FPS, side: float = 10.0, ball: bool = False) -> Scene:
+    """Bodies in the square [0, side]^2; the last may be a ball."""
+    names = [f"b{index}" for index in range(bodies)]
+    moves = [True] * (bodies - ball) + [False] * ball
+    size = np.full(2, side)
+    return Scene(fps, tuple(names), tuple(moves), size, np.zeros(2), size)
 
 
 def circle(radius: float, omega: float, frames: int = 50, fps: float = FPS) -> np.ndarray:
@@ -63,68 +92,385 @@ def test_circle(radius, omega):
     position = circle(radius, omega)
     half = omega / FPS / 2  # the chord of a step subtends twice this
     np.testing.assert_allclose(
-        speed(position, FPS), 2 * radius * abs(math.sin(half)) * FPS, rtol=1e-12
+        speed(position, scene()), 2 * radius * abs(math.sin(half)) * FPS, rtol=1e-12
     )
     np.testing.assert_allclose(
-        acceleration(position, FPS), radius * (2 * math.sin(half) * FPS) ** 2, rtol=1e-9
+        acceleration(position, scene()), radius * (2 * math.sin(half) * FPS) ** 2, rtol=1e-9
     )
-    np.testing.assert_allclose(turning_angle(position, FPS), omega / FPS, rtol=1e-9)
+    np.testing.assert_allclose(turning_angle(position, scene()), omega / FPS, rtol=1e-9)
+    bent = 2 * half / (2 * radius * abs(math.sin(half)))
+    np.testing.assert_allclose(curvature(position, scene()), bent, rtol=1e-9)
+    chord = abs(math.sin(round(WINDOW * FPS) * half) / (round(WINDOW * FPS) * math.sin(half)))
+    np.testing.assert_allclose(straightness(position, scene()), chord, rtol=1e-9)
+    turned = math.cos(omega / FPS * round(LAG * FPS))
+    np.testing.assert_allclose(step_autocorrelation(position, scene()), turned, rtol=1e-9)
 
 
 def test_circle_in_the_limit_of_many_frames():
     radius, omega, fps = 2.0, 1.5, 4000.0
     position = circle(radius, omega, frames=100, fps=fps)
-    np.testing.assert_allclose(speed(position, fps), radius * abs(omega), rtol=1e-6)
-    np.testing.assert_allclose(acceleration(position, fps), radius * omega**2, rtol=1e-4)
+    fine = scene(fps=fps)
+    np.testing.assert_allclose(speed(position, fine), radius * abs(omega), rtol=1e-6)
+    np.testing.assert_allclose(acceleration(position, fine), radius * omega**2, rtol=1e-4)
+    np.testing.assert_allclose(curvature(position, fine), 1 / radius, rtol=1e-5)
+
+
+def test_curvature_of_a_circle_misses_by_the_square_of_the_angle_over_24():
+    for angle in (0.4, 0.2, 0.1):
+        miss = curvature(circle(3.0, angle * FPS), scene()) * 3 - 1
+        np.testing.assert_allclose(miss, angle**2 / 24, rtol=0.01)
 
 
 def test_straight_line():
     step = np.array([0.3, -0.4])
-    position = (np.arange(10)[:, None] * step)[:, None]
-    np.testing.assert_allclose(speed(position, FPS), 0.5 * FPS)
-    np.testing.assert_allclose(acceleration(position, FPS), 0, atol=1e-9)
-    np.testing.assert_allclose(turning_angle(position, FPS), 0, atol=1e-12)
+    position = (np.arange(30)[:, None] * step)[:, None]
+    np.testing.assert_allclose(speed(position, scene()), 0.5 * FPS)
+    np.testing.assert_allclose(acceleration(position, scene()), 0, atol=1e-9)
+    np.testing.assert_allclose(turning_angle(position, scene()), 0, atol=1e-12)
+    np.testing.assert_allclose(curvature(position, scene()), 0, atol=1e-12)
+    assert straightness(position, scene()).shape == (10, 1)
+    np.testing.assert_allclose(straightness(position, scene()), 1)
+    assert (straightness(position, scene()) <= 1).all()
+    np.testing.assert_allclose(step_autocorrelation(position, scene()), 1)
+
+
+def test_out_and_back_is_not_straight():
+    there = np.minimum(np.arange(21.0), 20 - np.arange(21.0))
+    position = np.stack([there, 0 * there], -1)[:, None]
+    assert straightness(position, scene()).item() == 0
+    np.testing.assert_allclose(step_autocorrelation(position, scene()), -1)
 
 
 def test_turning_back_is_pi_and_standing_still_has_no_angle():
     back = np.array([[0.0, 0], [1, 0], [0, 0], [0, 0], [0, 1], [0, 2], [0, 1]])[:, None]
-    angle = turning_angle(back, FPS)[:, 0]
+    angle = turning_angle(back, scene())[:, 0]
     np.testing.assert_array_equal(angle, [np.pi, np.nan, np.nan, 0.0, np.pi])
+    np.testing.assert_array_equal(curvature(back, scene())[:, 0], angle)  # steps of length one
     # A cross product of -0.0 is where atan2 would answer -pi.
     minus_zero = np.array([[0.0, 0], [1, 0], [0, -0.0]])[:, None]
     for flip in ([1, 1], [1, -1], [-1, 1], [-1, -1]):
-        assert turning_angle(minus_zero * flip, FPS).item() == np.pi
+        assert turning_angle(minus_zero * flip, scene()).item() == np.pi
 
 
-def test_against_loops_and_nan_stays_where_it_is():
-    rng = np.random.default_rng(0)
-    position = rng.normal(size=(2, 3, 9, 4, 2))
+def test_a_body_that_never_moves_has_no_path_to_speak_of():
+    still = np.ones((30, 2, 2))
+    for function in (turning_angle, curvature, straightness, step_autocorrelation):
+        assert np.isnan(function(still, scene(2))).all()
+    assert np.isnan(heading_to_other(still, scene(2))).all()
+    assert (approach_rate(still, scene(2)) == 0).all()
+
+
+def test_a_perfect_chaser_has_angle_zero_and_one_that_flees_pi():
+    rng = np.random.default_rng(20)
+    prey = rng.normal(size=(40, 2)).cumsum(0)
+    chaser, fugitive = prey[0] + 5, prey[0] - 5
+    path = []
+    for target in prey:
+        path.append([chaser, target, fugitive])
+        chaser = chaser + 0.1 * (target - chaser)
+        fugitive = fugitive - 0.1 * (target - fugitive)
+    angle = heading_to_other(np.array(path), scene(3))
+    names = ORDERED_PAIRS.labels(scene(3))
+    np.testing.assert_allclose(angle[:, names.index("b0 → b1")], 0, atol=1e-7)
+    np.testing.assert_allclose(angle[:, names.index("b2 → b1")], np.pi)
+    assert angle[:, names.index("b1 → b0")].min() > 1e-3
+
+
+def test_bodies_that_know_nothing_of_each_other_head_at_right_angles_on_average():
+    angle = heading_to_other(
+        np.random.default_rng(21).normal(size=(20000, 2, 2, 2)).cumsum(1), scene(2)
+    )
+    error = math.pi / math.sqrt(12 * 20000)  # the angle is uniform on [0, pi]
+    assert np.abs(angle.mean((0, 1)) - math.pi / 2).max() < 4 * error
+
+
+def test_constant_approach():
+    time = np.arange(10) / FPS
+    first = np.stack([3 * time, 0 * time], -1)
+    second = np.stack([10 - 2 * time, 0 * time], -1)
+    np.testing.assert_allclose(approach_rate(np.stack([first, second], 1), scene(2)), 5)
+    np.testing.assert_allclose(approach_rate(np.stack([first, second], 1)[::-1], scene(2)), -5)
+
+
+def test_autocorrelation_of_steps_that_decay_geometrically():
+    rng = np.random.default_rng(22)
+    keep, lag = 0.9, round(LAG * FPS)
+    step = np.zeros((2000, 400, 1, 2))
+    step[:, 0] = rng.normal(size=(2000, 1, 2))
+    for t in range(1, 400):
+        step[:, t] = keep * step[:, t - 1] + math.sqrt(1 - keep**2) * rng.normal(size=(2000, 1, 2))
+    rho = step_autocorrelation(step.cumsum(1), scene())
+    assert rho.shape == (2000, 1, 1)
+    assert rho.mean() == pytest.approx(keep**lag, abs=0.01)
+    walk = step_autocorrelation(rng.normal(size=(2000, 200, 1, 2)).cumsum(1), scene())
+    assert abs(walk.mean()) < 4 * walk.std() / math.sqrt(2000)
+
+
+def test_near_the_ball_and_at_the_edge_to_the_millimetre():
+    square, hair = scene(2, side=100.0, ball=True), 1e-9
+    limit = NEAR_BALL * math.hypot(100, 100)
+    body = np.array([[50 + limit - hair, 50], [50 + limit + hair, 50], [50, 50], [np.nan, 50]])
+    ball = np.full((4, 2), 50.0)
+    found = near_ball(np.stack([body, ball], 1), square)
+    np.testing.assert_array_equal(found[:, 0], [1, 0, 1, np.nan])
+    margin = AT_EDGE * 100
+    places = [[margin - hair, 50], [margin + hair, 50], [50, 101], [50, 100 - margin - 1e-6]]
+    np.testing.assert_array_equal(at_edge(np.array(places)[:, None], square)[:, 0], [1, 0, 1, 0])
+
+
+def test_a_corridor_has_edges_at_its_ends_only():
+    corridor = Scene(FPS, ("b0",), (True,), *np.array([[10.0, 0], [0, 5], [10, 5]]))
+    along = np.array([[0.0, 5], [5, 5], [10, 5]])[:, None]
+    np.testing.assert_array_equal(at_edge(along, corridor)[:, 0], [1, 0, 1])
+    point = Scene(FPS, ("b0",), (True,), *np.array([[0.0, 0], [5, 5], [5, 5]]))
+    assert np.isnan(at_edge(along, point)).all()
+
+
+def brute(name, x, scene):
+    """A statistic by plain loops over complex positions (time, body), from its formula alone."""
+    frames, bodies = x.shape
+    fps, window, lag = scene.fps, max(2, round(WINDOW * scene.fps)), max(1, round(LAG * scene.fps))
+    (left, bottom), (right, top) = scene.low, scene.high
+
+    def turn(d, e):
+        z = e * d.conjugate()
+        if d == 0 or e == 0 or cmath.isnan(z):
+            return math.nan
+        return math.pi if z.imag == 0 and z.real < 0 else cmath.phase(z)
+
+    def steps(i):
+        return [x[t + 1, i] - x[t, i] for t in range(frames - 1)]
+
+    def straight(t, i):
+        path = sum(abs(d) for d in steps(i)[t : t + window])
+        return abs(x[t + window, i] - x[t, i]) / path if path else math.nan
+
+    def bend(t, i):
+        d, e = steps(i)[t : t + 2]
+        return turn(d, e) / ((abs(d) + abs(e)) / 2) if d and e else math.nan
+
+    def rho(t, i):
+        pairs = [*zip(steps(i), steps(i)[lag:], strict=False)]
+        pairs = [(d, e) for d, e in pairs if not cmath.isnan(d * e)]
+        size = math.sqrt(sum(abs(d) ** 2 for d, _ in pairs) * sum(abs(e) ** 2 for _, e in pairs))
+        return sum((d * e.conjugate()).real for d, e in pairs) / size if size else math.nan
+
+    def edge(t, i):
+        z, margin = x[t, i], AT_EDGE * min(scene.extent)
+        if cmath.isnan(z):
+            return math.nan
+        return min(z.real - left, right - z.real, z.imag - bottom, top - z.imag) <= margin
+
+    def near(t, i, j):
+        gap = abs(x[t, i] - x[t, j])
+        return math.nan if math.isnan(gap) else gap <= NEAR_BALL * math.hypot(*scene.extent)
+
+    each = [(i,) for i in range(bodies)]
+    pairs = [(i, j) for i in range(bodies) for j in range(bodies) if i < j]
+    arrows = [(i, j) for i in range(bodies) for j in range(bodies) if i != j]
+    balls = [(i, j) for i, j in arrows if scene.animate[i] and not scene.animate[j]]
+    length, groups, value = {
+        "speed": (frames - 1, each, lambda t, i: abs(steps(i)[t]) * fps),
+        "acceleration": (
+            frames - 2,
+            each,
+            lambda t, i: abs(x[t + 2, i] - 2 * x[t + 1, i] + x[t, i]) * fps**2,
+        ),
+        "turning_angle": (frames - 2, each, lambda t, i: turn(*steps(i)[t : t + 2])),
+        "curvature": (frames - 2, each, bend),
+        "straightness": (frames - window, each, straight),
+        "step_autocorrelation": (1, each, rho),
+        "at_edge": (frames, each, edge),
+        "inter_body_distance": (frames, pairs, lambda t, i, j: abs(x[t, i] - x[t, j])),
+        "approach_rate": (
+            frames - 1,
+            pairs,
+            lambda t, i, j: (abs(x[t, i] - x[t, j]) - abs(x[t + 1, i] - x[t + 1, j])) * fps,
+        ),
+        "heading_to_other": (
+            frames - 1,
+            arrows,
+            lambda t, i, j: abs(turn(x[t, j] - x[t, i], x[t + 1, i] - x[t, i])),
+        ),
+        "near_ball": (frames, balls, near),
+    }[name]
+    found = [[value(t, *group) for group in groups] for t in range(max(0, length))]
+    return np.array(found, float).reshape(max(0, length), len(groups))
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_against_plain_loops_on_a_thousand_random_scenes(name):
+    """Some stand still, some are not observed, some are shorter than the window."""
+    rng = np.random.default_rng(23)
+    defined = 0
+    for _ in range(1000):
+        frames, bodies = rng.integers(1, 9), rng.integers(1, 4)
+        position = rng.normal(scale=4, size=(frames, bodies, 2))
+        if rng.random() < 0.4:  # on a coarse grid bodies rest, meet and turn right back
+            position = position.round() / 2
+        if rng.random() < 0.4:
+            position[rng.random((frames, bodies)) < 0.1] = np.nan
+        about = Scene(
+            float(rng.choice([1.0, 2.0, 3.0])),
+            tuple("abc"[:bodies]),
+            tuple(rng.random(bodies) < 0.6),
+            rng.uniform(4, 16, 2),
+            rng.uniform(-8, -2, 2),
+            rng.uniform(2, 8, 2),
+        )
+        found = STATISTICS[name].function(position, about)
+        expected = brute(name, position[..., 0] + 1j * position[..., 1], about)
+        assert found.shape == expected.shape
+        assert found.shape[1] == len(STATISTICS[name].over.groups(about))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+        defined += np.isfinite(expected).sum()
+    assert defined > 1000
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_leading_axes_are_independent(name):
+    position = np.random.default_rng(24).normal(size=(2, 3, 30, 4, 2)).cumsum(2)
     position[1, 2, 4, 0] = np.nan
-    fast, hard, turn, apart = (s.function(position, FPS) for s in STATISTICS.values())
-    assert fast.shape == (2, 3, 8, 4)
-    assert hard.shape == turn.shape == (2, 3, 7, 4)
-    assert apart.shape == (2, 3, 9, 6)
-    for place in np.ndindex(2, 3, 7, 4):
-        *lead, time, body = place
-        before, here, after = (position[(*lead, time + k, body)] for k in range(3))
-        first, second = complex(*(here - before)), complex(*(after - here))
-        np.testing.assert_allclose(fast[place], abs(first) * FPS)
-        np.testing.assert_allclose(hard[place], abs(second - first) * FPS**2)
-        ratio = second / first
-        np.testing.assert_allclose(turn[place], math.atan2(ratio.imag, ratio.real))
-    for *lead, time in np.ndindex(2, 3, 9):
-        pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
-        for pair, (i, j) in enumerate(pairs):
-            gap = position[(*lead, time, i)] - position[(*lead, time, j)]
-            np.testing.assert_allclose(apart[(*lead, time, pair)], math.hypot(*gap))
-    assert np.isnan(fast).sum() == 2
-    assert np.isnan(hard).sum() == np.isnan(turn).sum() == 3
+    function, about = STATISTICS[name].function, scene(4, ball=True)
+    found = function(position, about)
+    for lead in np.ndindex(2, 3):
+        np.testing.assert_array_equal(found[lead], function(position[lead], about))
 
 
-def test_one_body_has_no_pairs():
-    assert inter_body_distance(np.zeros((5, 1, 2)), FPS).shape == (5, 0)
-    assert STATISTICS["inter_body_distance"].labels(["a"]) == []
-    assert STATISTICS["inter_body_distance"].labels(["a", "b", "c"]) == ["a – b", "a – c", "b – c"]
+def test_what_was_not_observed_touches_its_own_values_only():
+    position = np.random.default_rng(25).normal(size=(60, 3, 2)).cumsum(0)
+    about, w = scene(3, ball=True), round(WINDOW * FPS)
+    whole = {name: s.function(position, about) for name, s in STATISTICS.items()}
+    position[30, 0] = np.nan
+    lost = {
+        name: np.argwhere(np.isnan(s.function(position, about)) & np.isfinite(whole[name]))
+        for name, s in STATISTICS.items()
+    }
+    expected = {
+        "speed": [(t, 0) for t in (29, 30)],
+        "acceleration": [(t, 0) for t in (28, 29, 30)],
+        "turning_angle": [(t, 0) for t in (28, 29, 30)],
+        "curvature": [(t, 0) for t in (28, 29, 30)],
+        "straightness": [(t, 0) for t in range(30 - w, 31)],
+        "step_autocorrelation": [],
+        "at_edge": [(30, 0)],
+        "inter_body_distance": [(30, pair) for pair in (0, 1)],
+        "approach_rate": [(t, pair) for t in (29, 30) for pair in (0, 1)],
+        # 0 -> 1 and 0 -> 2 need two frames of body 0; 1 -> 0 and 2 -> 0 where it was at t
+        "heading_to_other": [(29, 0), (29, 1), *((30, arrow) for arrow in (0, 1, 2, 4))],
+        "near_ball": [(30, 0)],
+    }
+    assert {name: [tuple(place) for place in places] for name, places in lost.items()} == expected
+
+
+POWER = {"speed": 1, "acceleration": 1, "inter_body_distance": 1, "approach_rate": 1}
+POWER |= {"curvature": -1}  # of a length; all others have none
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_scaling_laws(name):
+    position, about = np.random.default_rng(26).normal(5, 3, (50, 30, 3, 2)), scene(3, ball=True)
+    function, by = STATISTICS[name].function, 7.0
+    larger = replace(about, extent=by * about.extent, high=by * about.high)  # low is 0
+    expected = by ** POWER.get(name, 0) * function(position, about)
+    np.testing.assert_allclose(function(by * position, larger), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_where_the_scene_lies_and_how_it_is_turned_make_no_difference(name):
+    position, about = np.random.default_rng(27).normal(5, 3, (50, 30, 3, 2)), scene(3, ball=True)
+    function, shift, angle = STATISTICS[name].function, np.array([20.0, -3.0]), 0.7
+    moved = replace(about, low=about.low + shift, high=about.high + shift)
+    expected = function(position, about)
+    np.testing.assert_allclose(function(position + shift, moved), expected, atol=1e-9)
+    mirrored = function(position * [1, -1], about)
+    if name == "at_edge":  # the only one that knows of axes
+        assert not np.array_equal(mirrored, expected)
+        return
+    spun = position @ np.array(
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    )
+    np.testing.assert_allclose(function(spun, about), expected, atol=1e-8)
+    sign = -1 if name in ("turning_angle", "curvature") else 1
+    np.testing.assert_allclose(mirrored, sign * expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(set(STATISTICS) - {"heading_to_other"}))
+def test_played_backwards(name):
+    position, about = np.random.default_rng(28).normal(5, 3, (50, 30, 3, 2)), scene(3, ball=True)
+    function = STATISTICS[name].function
+    sign = -1 if name in ("turning_angle", "curvature", "approach_rate") else 1
+    backwards = function(position[:, ::-1], about)[:, ::-1]
+    np.testing.assert_allclose(sign * backwards, function(position, about), atol=1e-9)
+
+
+def test_groups_of_bodies_and_their_names():
+    three = scene(3, ball=True)
+    assert inter_body_distance(np.zeros((5, 1, 2)), scene()).shape == (5, 0)
+    assert [over.labels(scene()) for over in (PAIRS, ORDERED_PAIRS, WITH_BALL)] == [[], [], []]
+    assert PAIRS.labels(three) == ["b0 – b1", "b0 – b2", "b1 – b2"]
+    assert ORDERED_PAIRS.labels(three) == [
+        "b0 → b1", "b0 → b2", "b1 → b0", "b1 → b2", "b2 → b0", "b2 → b1",
+    ]  # fmt: skip
+    assert WITH_BALL.labels(three) == ["b0 – b2", "b1 – b2"]
+    assert WITH_BALL.labels(scene(3)) == []
+
+
+def test_the_scene_of_a_recording():
+    position = np.random.default_rng(29).normal(size=(3, 9, 3, 2))
+    position[0, 0, 0, 0] = np.nan  # its y does not count either
+    position[0, 0, 0, 1] = 100.0
+    position[..., 2, :] *= 9
+    observed = recording(position).assign_coords(body=["a", "b", "Ball"])
+    about = Scene.of(observed)
+    assert (about.fps, about.bodies, about.animate) == (
+        FPS,
+        ("a", "b", "Ball"),
+        (True, True, False),
+    )
+    players = position[:, :, :2].reshape(3, 18, 2)
+    players[0, 0] = players[0, 1]
+    every = players.reshape(-1, 2)
+    np.testing.assert_array_equal(about.extent, every.max(0) - every.min(0))
+    for row in range(3):
+        others = np.delete(players, row, axis=0).reshape(-1, 2)
+        np.testing.assert_array_equal(about.low[row], others.min(0))
+        np.testing.assert_array_equal(about.high[row], others.max(0))
+    np.testing.assert_array_equal(about.part(slice(1, 3)).low, about.low[1:])
+    told = Scene.of(observed.assign_coords(animate=("body", [False, True, True])))
+    assert told.animate == (False, True, True)
+    nobody = Scene.of(observed.assign_coords(animate=("body", [False] * 3)))
+    np.testing.assert_allclose(nobody.extent[0], np.ptp(position[..., 2, 0]))
+    unseen = Scene.of(recording(np.full((2, 3, 1, 2), np.nan)))
+    assert np.isnan([unseen.extent, *unseen.low, *unseen.high]).all()
+    alone = Scene.of(recording(position[1:2]))
+    assert np.isfinite(alone.extent).all()
+    assert np.isnan(at_edge(position[1:2], alone)).all()
+    assert np.isfinite(near_ball(position[1:2], replace(alone, animate=(True, True, False)))).all()
+
+
+@pytest.mark.parametrize("trajectories", [3, 10])
+def test_recordings_from_the_model_itself_are_at_the_edge_as_often_as_its_draws(trajectories):
+    """On average over 1,000 recordings of walks; not so in a box around the recording itself."""
+    rng = np.random.default_rng(40)
+    gain, biased = [], []
+    for _ in range(1000):
+        walks = rng.normal(size=(2, trajectories, 15, 1, 2)).cumsum(2)
+        about = Scene.of(recording(walks[0]))
+        whole = replace(about, low=about.low.min(0), high=about.high.max(0))
+        for found, box in ((gain, about), (biased, whole)):
+            own, other = at_edge(walks, box).mean((1, 2, 3))
+            found.append(own - other)
+    z, z_biased = (np.mean(x) / np.std(x) * math.sqrt(1000) for x in (gain, biased))
+    assert abs(z) < 4
+    assert z_biased < -6
+
+
+def test_every_statistic_is_explained():
+    for statistic in STATISTICS.values():
+        assert inspect.getdoc(statistic.function)
+        assert statistic.units.format(units="m")
+        assert len({statistic.more, statistic.less, "too large", "too small"}) == 4, statistic.name
 
 
 def test_tail_probability_against_enumeration():
@@ -158,19 +504,16 @@ def test_comparison_against_direct_computation():
     observed = recording(position)
     comparisons = compare(*align(observed, tree(observed, draws)))
     assert [(c.statistic.name, c.body) for c in comparisons] == [
-        *(
-            (name, body)
-            for name in ("speed", "acceleration", "turning angle")
-            for body in ("b0", "b1")
-        ),
-        ("inter-body distance", "b0 – b1"),
+        (s.name, body) for s in STATISTICS.values() for body in s.over.labels(scene(2))
     ]
-    assert [c.units for c in comparisons[::2]] == ["m/s", "m/s²", "rad", "m"]
+    units = {c.statistic.name: c.units for c in comparisons}
+    assert units["acceleration"] == "m/s²"
+    assert units["curvature"] == "rad/m"
 
     turning = comparisons[5]
-    recorded = turning_angle(position, FPS)[..., 1]
+    recorded = turning_angle(position, scene(2))[..., 1]
     seen = np.isfinite(recorded)
-    made = turning_angle(draws, FPS)[..., 1].reshape(10, *recorded.shape)[:, seen]
+    made = turning_angle(draws, scene(2))[..., 1].reshape(10, *recorded.shape)[:, seen]
     assert turning.observed_mean == pytest.approx(np.abs(recorded[seen]).mean())
     assert turning.observed_sd == pytest.approx(np.abs(recorded[seen]).std())
     np.testing.assert_allclose(turning.generated_means, np.abs(made).mean(1))
@@ -195,7 +538,7 @@ def test_a_motion_that_several_windows_share_counts_once():
     }
     counts = [comparisons["speed", body].motions for body in ("b0", "b1")]
     assert [*counts, comparisons["inter-body distance", "b0 – b1"].motions] == [3, 1, 3]
-    made = speed(draws, FPS)[0, ..., 1]
+    made = speed(draws, scene(2))[0, ..., 1]
     expected = [made[draw, draw % 3].mean() for draw in range(6)]
     np.testing.assert_allclose(comparisons["speed", "b1"].generated_means, expected)
     assert comparisons["speed", "b1"].observed.size == 14
@@ -209,7 +552,7 @@ def test_thinned_draws_keep_the_distribution():
     fast = compare(*align(observed, tree(observed, draws)))[0]
     assert all(values.size == KEPT for values in fast.generated)
     whole = scipy.stats.wasserstein_distance(
-        speed(position, FPS).ravel(), speed(draws, FPS).ravel()
+        speed(position, scene()).ravel(), speed(draws, scene()).ravel()
     )
     assert fast.distance == pytest.approx(whole, rel=0.01)
 
@@ -242,15 +585,120 @@ def test_share_of_generated_positions_that_are_lost():
 
 
 def test_anyone_may_add_a_statistic():
+    """As the module's own words say, which are run here."""
+    said = "\n".join(x for x in statistics.__doc__.splitlines() if not x or x.startswith("    "))
+    names = {"STATISTICS": {}, "Statistic": Statistic}
+    exec(textwrap.dedent(said), names)
+    assert list(names["STATISTICS"]) == ["height"]
     position = np.random.default_rng(6).normal(size=(2, 5, 2, 2))
     observed = recording(position, units="unknown")
-    height = Statistic("height", lambda where, fps: where[..., 1], "{units}", "the y coordinate")
     first, second = compare(
-        *align(observed, tree(observed, position[None, None])), {"height": height}
+        *align(observed, tree(observed, position[None, None])), names["STATISTICS"]
     )
     assert (first.body, second.body, first.units) == ("b0", "b1", "data units")
     assert first.observed_mean == pytest.approx(position[:, :, 0, 1].mean())
     assert first.distance == 0
+
+
+def test_a_statistic_of_triples_is_grouped_by_its_bodies():
+    """Area of a triangle; two windows that share two of three bodies are two motions."""
+    triples = statistics.Over("triple", lambda s: [(0, 1, 2)] if len(s.bodies) == 3 else [], "/")
+
+    def area(position, scene):
+        a, b = (position[..., i, :] - position[..., 0, :] for i in (1, 2))
+        return np.abs(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0])[..., None] / 2
+
+    position = np.random.default_rng(30).normal(size=(2, 5, 3, 2))
+    position[1, :, :2] = position[0, :, :2]
+    observed = recording(position)
+    added = {"area": Statistic("area", area, "{units}²", "of the triangle", triples)}
+    (found,) = compare(*align(observed, tree(observed, position[None, None])), added)
+    assert (found.body, found.units, found.motions) == ("b0/b1/b2", "m²", 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda position, scene: position[..., 0, 0],
+        lambda position, scene: position[..., :1, 0],
+        lambda position, scene: position[:1, ..., 0],
+    ],
+)
+def test_a_statistic_of_the_wrong_shape_is_named(function):
+    position = np.random.default_rng(31).normal(size=(3, 5, 2, 2))
+    observed = recording(position)
+    wrong = {"odd": Statistic("odd", function, "", "wrong")}
+    with pytest.raises(ConfigError, match=r"statistic 'odd' gives .* one value for each body"):
+        compare(*align(observed, tree(observed, position[None, None])), wrong)
+
+
+def test_blocks_make_no_difference(monkeypatch):
+    rng = np.random.default_rng(32)
+    position = rng.normal(size=(7, 30, 3, 2)).cumsum(1)
+    observed = recording(position)
+    pair = align(observed, tree(observed, rng.normal(size=(2, 3, 7, 30, 3, 2)).cumsum(3)))
+    whole = compare(*pair)
+    monkeypatch.setattr(comparison, "BLOCK", 2 * 30 * 3 * 2)
+    for one, other in zip(whole, compare(*pair), strict=True):
+        np.testing.assert_array_equal(one.generated, other.generated)
+
+
+def test_shares_of_frames_are_compared_by_cohens_h():
+    rng = np.random.default_rng(33)
+    observed = recording(rng.uniform(0, 100, size=(4, 500, 1, 2)))
+    inner = rng.uniform(5, 95, size=(1, 30, 4, 500, 1, 2))
+    edge = next(
+        c
+        for c in compare(*align(observed, tree(observed, inner)))
+        if c.statistic.name == "time at the edge"
+    )
+    p, q = edge.observed_mean, edge.generated_mean
+    assert p == pytest.approx(1 - 0.9**2, abs=0.02)
+    assert edge.distance == pytest.approx(abs(p - q), abs=1e-3)
+    assert edge.effect == pytest.approx(2 * abs(math.asin(p**0.5) - math.asin(q**0.5)))
+    verdict = verdicts.judge(edge)
+    assert verdict.grade == "wrong"
+    assert verdict.sentence.startswith("too seldom at the edge (")
+    # Close shares: h is their difference in standard deviations, as of any other statistic.
+    middle = recording(rng.uniform(0, 100, size=(4, 500, 1, 2)))
+    also = rng.uniform(0, 100, size=(1, 30, 4, 500, 1, 2))
+    also = compare(*align(middle, tree(middle, also)), {"edge": STATISTICS["at_edge"]})[0]
+    assert also.effect == pytest.approx(
+        abs(also.observed_mean - also.generated_mean) / also.observed.std(), rel=0.05
+    )
+    assert verdicts.judge(also).grade == "right"
+
+
+def test_a_share_that_was_never_recorded_is_wrong_only_where_it_is_seen():
+    """Never near the ball in the recording; in the draws in one frame of 1,000, or of 10."""
+    position = np.zeros((1, 1000, 2, 2))
+    position[0, :, 0, 0] = 50 + np.arange(1000)
+    observed = recording(position).assign_coords(body=["a", "ball"])
+    for every, grade in ((1000, "right"), (10, "wrong")):
+        draws = np.tile(position, (1, 25, 1, 1, 1, 1))
+        draws[..., ::every, 0, 0] = 0
+        near = compare(*align(observed, tree(observed, draws)), {"n": STATISTICS["near_ball"]})[0]
+        assert near.observed_mean == 0
+        assert verdicts.judge(near).grade == grade
+
+
+def test_one_recorded_value_is_judged_by_its_tails():
+    rng = np.random.default_rng(34)
+    walk = rng.normal(size=(1, 60, 1, 2)).cumsum(1)
+    steady = np.arange(60.0)[:, None, None] * np.ones(2)
+    one = {"rho": STATISTICS["step_autocorrelation"]}
+
+    def judged(position, draws=40):
+        observed = recording(position)
+        made = tree(observed, rng.normal(size=(1, draws, 1, 60, 1, 2)).cumsum(3))
+        return verdicts.judge(compare(*align(observed, made), one)[0])
+
+    assert judged(walk) == verdicts.Verdict("right", "as recorded, within chance")
+    wrong = judged(steady[None])
+    assert wrong.grade == "wrong"
+    assert wrong.sentence.startswith("loses its velocity too soon (")
+    assert wrong.sentence.endswith(", recorded 1.00)")
+    assert judged(walk, draws=3).grade == "undefined"
 
 
 def test_align_selects_and_refuses():
@@ -267,6 +715,129 @@ def test_align_selects_and_refuses():
         align(observed.isel(trajectory=[0, 1]), tree(part, draws))
     with pytest.raises(RunError, match="4 frames do not fit the recording's 3"):
         align(observed.isel(time=slice(3)), tree(part, draws))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda ds: ds.drop_vars("position"), "hold no posterior_predictive/position"),
+        (lambda ds: ds.isel(chain=0), "have the dimensions draw, trajectory, time, body, space; "),
+        (lambda ds: ds.isel(draw=slice(0)), "hold no draw at all"),
+        (lambda ds: ds.isel(trajectory=slice(0)), "hold no trajectory at all"),
+        (lambda ds: ds.isel(body=slice(0)), "hold no body at all"),
+        (lambda ds: ds.isel(time=slice(0)), "0 frames do not fit"),
+        (lambda ds: ds.assign_coords(time=ds.time + 9), "8 frames do not fit the recording's 8"),
+        (lambda ds: ds.assign_coords(time=ds.time * np.nan), "8 frames do not fit"),
+        (lambda ds: ds.assign_coords(time=list("abcdefgh")), "8 frames do not fit"),
+        (lambda ds: ds.isel(time=slice(0, None, 2)), "begin with 0, 0.1, 0.2 s, which are not"),
+        (lambda ds: ds.isel(time=slice(None, None, -1)), "not consecutive frames of a recording"),
+        (lambda ds: ds.drop_vars("trajectory"), "draws of trajectory 0, which is not in the rec"),
+        (lambda ds: ds.assign_coords(body=["b0", "x"]), "draws of body 'x', which is not in the"),
+        (lambda ds: ds.assign_coords(space=["x", "z"]), "draws of space 'z', which is not in the"),
+    ],
+)
+def test_draws_that_do_not_fit_are_refused_by_name(change, said):
+    position = np.random.default_rng(35).normal(size=(4, 8, 2, 2))
+    observed = recording(position)
+    draws = change(tree(observed, position[None, None])["posterior_predictive"].to_dataset())
+    with pytest.raises(RunError, match=said):
+        align(observed, xr.DataTree.from_dict({"posterior_predictive": draws}))
+
+
+def test_a_recording_without_positions_or_frame_rate_is_refused():
+    position = np.zeros((1, 3, 1, 2))
+    observed = recording(position)
+    draws = tree(observed, position[None, None])
+    for broken in (observed.drop_vars("position"), observed.drop_attrs()):
+        with pytest.raises(DataError, match="no variable `position` or no attribute `fps`"):
+            align(broken, draws)
+
+
+def test_dimensions_and_axes_may_come_in_any_order():
+    rng = np.random.default_rng(36)
+    observed = recording(rng.normal(size=(3, 9, 2, 2)).cumsum(1))
+    draws = tree(observed, rng.normal(size=(2, 3, 3, 9, 2, 2)).cumsum(3))
+    made = draws["posterior_predictive"].to_dataset()
+    turned = made.isel(space=[1, 0], body=[1, 0]).transpose("space", "time", ...)
+    shuffled = xr.DataTree.from_dict({"posterior_predictive": turned})
+    plain = {(c.statistic.name, c.body): c for c in compare(*align(observed, draws))}
+    for c in compare(*align(observed.transpose("space", ...), shuffled)):
+        if c.statistic.name in ("speed", "turning angle", "time at the edge"):
+            other = plain[c.statistic.name, c.body]
+            np.testing.assert_allclose(c.generated_means, other.generated_means)
+            assert c.observed_mean == pytest.approx(other.observed_mean)
+
+
+@pytest.mark.parametrize("case", ["some nan", "all nan", "infinite", "unseen", "one", "one frame"])
+def test_poor_draws_and_recordings_give_a_reduced_result(case):
+    rng = np.random.default_rng(37)
+    position = rng.normal(size=(3, 30, 2, 2)).cumsum(1)
+    draws = rng.normal(size=(1, 4, 3, 30, 2, 2)).cumsum(3)
+    if case == "some nan":
+        draws[:, 1] = np.nan
+        draws[:, 2, :, 20:] = np.nan
+    elif case == "all nan":
+        draws[:] = np.nan
+    elif case == "infinite":
+        draws[:] = -np.inf
+    elif case == "unseen":
+        position[:] = np.nan
+    elif case == "one":
+        position, draws = position[:1, :, :1], draws[:, :1, :1, :, :1]
+    elif case == "one frame":
+        position, draws = position[:, :1], draws[:, :, :, :1]
+    observed = recording(position)
+    pair = align(observed, tree(observed, draws))
+    found = compare(*pair)
+    grades = {(c.statistic.name, c.body): verdicts.judge(c).grade for c in found}
+    lost = {"some nan": 0.25 + 0.25 / 3, "all nan": 1, "infinite": 1}.get(case, 0)
+    assert share_lost(*pair) == pytest.approx(lost)
+    if case in ("all nan", "infinite", "unseen"):
+        assert set(grades.values()) == {"undefined"}
+    elif case == "some nan":
+        fast = found[0]
+        assert np.isnan(fast.generated_means).tolist() == [False, True, False, False]
+        assert fast.p_mean in (0, 1 / 3, 2 / 3, 1)
+        assert fast.generated[2].size == 3 * 19
+    elif case == "one":
+        assert {body for _, body in grades} == {"b0"}
+        assert all(len(c.generated) == 1 for c in found)
+    elif case == "one frame":
+        defined = {name for (name, _), grade in grades.items() if grade != "undefined"}
+        assert defined == {"time at the edge", "inter-body distance"}
+    words = verdicts.in_short(found, {}, [], share_lost(*pair))
+    assert "nan" not in " ".join((*words.right, *words.near, *words.wrong, *words.attempt)).lower()
+
+
+def test_draws_on_disk_are_read_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "ALL_KEPT", 1)
+    rng = np.random.default_rng(38)
+    observed = recording(rng.normal(size=(80, 200, 2, 2)).cumsum(1))
+    draws = tree(observed, rng.normal(size=(1, 40, 80, 200, 2, 2)).astype(np.float32))
+    draws.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
+    size = draws["posterior_predictive"]["position"].nbytes
+    fast = {"speed": STATISTICS["speed"]}
+    expected = compare(*align(observed, draws), fast)
+    with xr.open_datatree(tmp_path / "draws.nc", engine="h5netcdf") as lazy:
+        tracemalloc.start()
+        found = compare(*align(observed, lazy), fast, progress=False)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 0.5 * size
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.generated, other.generated)
+
+
+def test_fewer_values_are_kept_of_very_many(monkeypatch):
+    rng = np.random.default_rng(39)
+    observed = recording(rng.normal(size=(3, 800, 1, 2)).cumsum(1))
+    pair = align(observed, tree(observed, rng.normal(size=(1, 3, 3, 800, 1, 2)).cumsum(3)))
+    full = compare(*pair)[0]
+    monkeypatch.setattr(comparison, "ALL_KEPT", 1)
+    few = compare(*pair)[0]
+    assert {values.size for values in few.generated} == {comparison.LEAST_KEPT}
+    assert few.distance == pytest.approx(full.distance, rel=0.05, abs=0.05)
+    np.testing.assert_array_equal(few.generated_means, full.generated_means)
 
 
 def test_a_shape_that_mean_and_spread_do_not_show_is_more_than_chance():

@@ -105,7 +105,7 @@ def animate(
             clock.set_text(f"{frame / fps:.1f} s{_tempo(play.tempo)}")
             clock.axes.draw_artist(clock)
             images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    return _gif(images, play.delay)
+    return gif(images, play.delay)
 
 
 def _tempo(tempo: float) -> str:
@@ -144,7 +144,7 @@ class _Scene:
             self.axis.draw_artist(marker)
 
 
-def _gif(images: list[Image.Image], delay: int) -> bytes:
+def gif(images: list[Image.Image], delay: int) -> bytes:
     """Frames as one looping GIF with one palette, so that colours hold still."""
     chosen = [images[index] for index in np.linspace(0, len(images) - 1, 4).astype(int)]
     sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))

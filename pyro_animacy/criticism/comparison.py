@@ -6,23 +6,27 @@ draw from the model: it compares T(recording) with T(draw) for a summary T of ea
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
 from pyro_animacy.criticism.statistics import (
     STATISTICS,
+    Scene,
     Statistic,
     posterior_predictive_p,
     wasserstein,
 )
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 
 DIMS = ("trajectory", "time", "body", "space")
 KEPT = 1000  # values kept of each draw for the curves: its evenly spaced quantiles
+LEAST_KEPT = 200  # of them, where there are very many draws and pairs of bodies
+ALL_KEPT = 16_000_000  # values kept of all draws together, 128 MB
+BLOCK = 30_000  # positions that statistics are computed of at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,11 @@ class Comparison:
 
     Attributes:
         statistic: what was compared.
-        body: name of the body or pair.
+        body: name of the body or group of bodies.
         units: units of the values.
         observed: the recorded values, sorted, finite.
-        generated: the values of each draw, sorted, finite, at most `KEPT` evenly spaced quantiles.
+        generated: the values of each draw, sorted, finite, at most `KEPT` evenly spaced quantiles;
+            fewer of very many draws and bodies.
         observed_mean: mean of the recorded values.
         observed_sd: their standard deviation.
         generated_means: (draw,) mean of each draw.
@@ -73,9 +78,19 @@ class Comparison:
 
     @property
     def effect(self) -> float:
-        """`distance` in recorded standard deviations: 0 is perfect; infinite for a constant."""
+        """`distance` in recorded standard deviations: 0 is perfect; infinite for a constant.
+
+        Of shares of frames p and q it is Cohen's h = |2 asin sqrt p - 2 asin sqrt q| (Statistical
+        Power Analysis, 1988, section 6.2). That is |p - q| / sqrt(p (1 - p)) where p and q are
+        close, as above, and finite where p is 0 or 1.
+        """
         if np.isnan(self.distance) or self.distance == 0:
             return self.distance
+        if self.statistic.share:
+            angles = 2 * np.arcsin(
+                np.sqrt(np.clip([self.observed_mean, self.generated_mean], 0, 1))
+            )
+            return float(abs(angles[1] - angles[0]))
         spread = float(self.observed.std())  # of x, where observed_sd may be of |x|
         return self.distance / spread if spread > 0 else float("inf")
 
@@ -93,16 +108,9 @@ def _moments(values: np.ndarray, signed: bool) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-def _kept(values: np.ndarray) -> np.ndarray:
-    """At most KEPT of sorted (n,) `values`: those in the middle of equal shares, so ties stay."""
-    if values.size <= KEPT:
-        return values
-    return values[((np.arange(KEPT) + 0.5) / KEPT * values.size).astype(int)]
-
-
-def _quantiles(values: np.ndarray) -> np.ndarray:
-    """The quantile function of sorted (n,) `values` in the middle of 200 equal shares."""
-    return values[((np.arange(200) + 0.5) / 200 * values.size).astype(int)]
+def _quantiles(values: np.ndarray, count: int = 200) -> np.ndarray:
+    """Those of sorted (n,) `values` in the middle of `count` equal shares, so ties stay."""
+    return values[((np.arange(count) + 0.5) / count * values.size).astype(int)]
 
 
 def _distance_p(observed: np.ndarray, draws: list[np.ndarray], pool: np.ndarray) -> float:
@@ -123,36 +131,64 @@ def align(observed: xr.Dataset, draws: xr.DataTree) -> tuple[xr.Dataset, xr.Data
     Args:
         observed: recording in the schema, `position` (trajectory, time, body, space).
         draws: tree with `posterior_predictive/position` (chain, draw, trajectory, time, body,
-            space), of some or all of these trajectories and frames.
+            space), of some or all of these trajectories and of consecutive frames.
 
     Returns:
-        The recording cut to what was generated, and the generated positions.
+        The recording cut to what was generated, and the generated positions, still on disk if the
+        draws were opened from there.
 
     Raises:
+        DataError: the recording has no positions or no frame rate.
         RunError: the draws hold no positions, or positions of something not in the recording.
     """
+    if "position" not in observed or "fps" not in observed.attrs:
+        raise DataError(
+            "the recording has no variable `position` or no attribute `fps`: "
+            "make it with read_trajectories or make_trajectories"
+        )
     if "posterior_predictive" not in draws or "position" not in draws["posterior_predictive"]:
         raise RunError(
             "draws hold no posterior_predictive/position: make them with --mode generate"
         )
-    generated = draws["posterior_predictive"]["position"].transpose("chain", "draw", *DIMS)
-    for name in ("trajectory", "body"):
-        absent = sorted(set(generated[name].values.tolist()) - set(observed[name].values.tolist()))
+    generated = draws["posterior_predictive"]["position"]
+    if set(generated.dims) != {"chain", "draw", *DIMS}:
+        raise RunError(
+            f"draws of position have the dimensions {', '.join(map(str, generated.dims))}; "
+            f"expected chain, draw, {', '.join(DIMS)}: make them with --mode generate"
+        )
+    generated = generated.transpose("chain", "draw", *DIMS)
+    for name in ("chain", "draw", "trajectory", "body"):
+        if not generated.sizes[name]:
+            raise RunError(f"draws hold no {name} at all: make them with --mode generate")
+    for name in ("trajectory", "body", "space"):
+        recorded = set(observed[name].values.tolist())
+        absent = [value for value in generated[name].values.tolist() if value not in recorded]
         if absent:
             raise RunError(
                 f"draws of {name} {absent[0]!r}, which is not in the recording: "
                 "criticise them against the recording they were made from"
             )
-    frame = np.rint(generated["time"].values * observed.attrs["fps"]).astype(int)
+    cut = observed.sel({name: generated[name].values for name in ("trajectory", "body", "space")})
+    return cut.isel(time=_frames(observed, generated)), generated
+
+
+def _frames(observed: xr.Dataset, generated: xr.DataArray) -> np.ndarray:
+    """Numbers of the recorded frames that were generated, from their times."""
+    fps, time = float(observed.attrs["fps"]), generated["time"].values
+    usable = np.issubdtype(time.dtype, np.number) and np.isfinite(time).all()
+    frame = np.rint(time * fps).astype(int) if usable else np.empty(0, int)
     if frame.size == 0 or frame.min() < 0 or frame.max() >= observed.sizes["time"]:
         raise RunError(
-            f"draws of {frame.size} frames do not fit the recording's {observed.sizes['time']}: "
+            f"draws of {time.size} frames do not fit the recording's {observed.sizes['time']}: "
             "criticise them against the recording they were made from"
         )
-    cut = observed.sel(
-        trajectory=generated["trajectory"].values, body=generated["body"].values
-    ).isel(time=frame)
-    return cut, generated
+    if (np.diff(frame) != 1).any() or np.abs(time * fps - frame).max() > 0.25:
+        raise RunError(
+            f"times of the draws begin with {', '.join(f'{t:g}' for t in time[:3])} s, which are "
+            f"not consecutive frames of a recording at {fps:g} Hz: criticise them against the "
+            "recording they were made from"
+        )
+    return frame
 
 
 def each_draw(observed: xr.Dataset, generated: xr.DataArray) -> Iterator[np.ndarray]:
@@ -169,16 +205,25 @@ def each_draw(observed: xr.Dataset, generated: xr.DataArray) -> Iterator[np.ndar
     Yields:
         (trajectory, time, body, space).
     """
-    seen = np.isfinite(observed["position"].transpose(*DIMS).values)
-    step = np.zeros(seen.shape[0])
+    unseen = ~np.isfinite(observed["position"].transpose(*DIMS).values)
+    step = np.zeros(unseen.shape[0])
     if "resolution" in observed.coords:
         step = np.nan_to_num(observed["resolution"].values.astype(float))
-    step = step[:, None, None, None]
+    coarse = step > 0
+    grid = step[coarse, None, None, None]
+    for position in _read(generated):
+        if coarse.all():
+            position = np.rint(position / grid) * grid
+        elif coarse.any():
+            position[coarse] = np.rint(position[coarse] / grid) * grid
+        position[unseen | ~np.isfinite(position)] = np.nan
+        yield position
+
+
+def _read(generated: xr.DataArray) -> Iterator[np.ndarray]:
+    """A copy of each draw, in double precision."""
     for chain, draw in np.ndindex(generated.sizes["chain"], generated.sizes["draw"]):
-        position = generated.isel(chain=chain, draw=draw).values.astype(float)
-        grid = np.where(step > 0, step, 1.0)
-        position = np.where(step > 0, np.rint(position / grid) * grid, position)
-        yield np.where(seen & np.isfinite(position), position, np.nan)
+        yield generated.isel(chain=chain, draw=draw).values.astype(float)
 
 
 def share_lost(observed: xr.Dataset, generated: xr.DataArray) -> float:
@@ -188,40 +233,51 @@ def share_lost(observed: xr.Dataset, generated: xr.DataArray) -> float:
         observed: recording from `align`.
         generated: (chain, draw, trajectory, time, body, space) from `align`.
     """
-    seen = int(np.isfinite(observed["position"].values).sum())
-    kept = [int(np.isfinite(position).sum()) for position in each_draw(observed, generated)]
-    return 1 - sum(kept) / (seen * len(kept)) if seen and kept else 0.0
+    seen = np.isfinite(observed["position"].transpose(*DIMS).values)
+    kept = [int((np.isfinite(position) & seen).sum()) for position in _read(generated)]
+    return 1 - sum(kept) / (int(seen.sum()) * len(kept)) if seen.any() and kept else 0.0
 
 
 def compare(
     observed: xr.Dataset,
     generated: xr.DataArray,
     statistics: Mapping[str, Statistic] = STATISTICS,
+    *,
+    progress: bool = True,
 ) -> list[Comparison]:
     """Every statistic of every body, recorded against generated.
 
     A motion that several windows share is counted once, and a draw then shows it once too, now in
-    one and now in another of these windows: so a draw varies as much as the recording would.
+    one and now in another of these windows: so a draw varies as much as the recording would. One
+    draw at a time is in memory.
 
     Args:
         observed: recording from `align`.
         generated: (chain, draw, trajectory, time, body, space) from `align`.
         statistics: what to compare by.
+        progress: show a progress bar.
 
     Returns:
-        One comparison a statistic and body (or pair), in that order.
+        One comparison a statistic and body (or group of bodies), in that order; those that do not
+        apply, such as distances where there is one body, are left out.
+
+    Raises:
+        ConfigError: a statistic does not give one value for each of the bodies it is of.
     """
-    fps, units = float(observed.attrs["fps"]), data_units(observed)
-    bodies = [str(body) for body in observed["body"].values]
-    position = observed["position"].transpose(*DIMS).values
-    members = _members(position, statistics)
-    recorded = _by_body(position, fps, statistics, members, 0)
+    scene, units = Scene.of(observed), data_units(observed)
+    position = observed["position"].transpose(*DIMS).values.astype(float, copy=False)
+    members = _members(position, scene, statistics)
+    recorded = dict(_by_body(position, scene, statistics, members, 0))
+    count = generated.sizes["chain"] * generated.sizes["draw"]
+    most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
     kept: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in recorded}
     moments: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in recorded}
-    for draw, position in enumerate(each_draw(observed, generated)):
-        for key, values in _by_body(position, fps, statistics, members, draw).items():
-            kept[key].append(_kept(values))
+    draws = enumerate(each_draw(observed, generated))
+    bar = tqdm(draws, "compare", count, leave=False, unit="draw", disable=not progress, delay=1)
+    for draw, position in bar:
+        for key, values in _by_body(position, scene, statistics, members, draw):
             moments[key].append(_moments(values, statistics[key[0]].signed))
+            kept[key].append(values if values.size <= most else _quantiles(values, most))
 
     comparisons = []
     for (name, index), values in recorded.items():
@@ -232,7 +288,7 @@ def compare(
         comparisons.append(
             Comparison(
                 statistic=statistic,
-                body=statistic.labels(bodies)[index],
+                body=statistic.over.labels(scene)[index],
                 units=statistic.units.format(units=units),
                 observed=values,
                 generated=tuple(kept[name, index]),
@@ -243,45 +299,66 @@ def compare(
                 p_mean=posterior_predictive_p(mean, means),
                 distance=wasserstein(values, pool),
                 p_distance=_distance_p(values, kept[name, index], pool),
-                motions=len(members[statistic.pairs][index]),
+                motions=len(members[name][index]),
             )
         )
     return comparisons
 
 
-Members = dict[bool, list[list[np.ndarray]]]
+Members = dict[str, list[list[np.ndarray]]]
 
 
-def _members(position: np.ndarray, statistics: Mapping[str, Statistic]) -> Members:
-    """For each body (False) and pair (True), its separate motions: the windows that show each."""
-    bodies = range(position.shape[2])
+def _members(position: np.ndarray, scene: Scene, statistics: Mapping[str, Statistic]) -> Members:
+    """For each group of bodies of each statistic, its separate motions: the windows of each."""
+    motions: dict[tuple[int, ...], list[np.ndarray]] = {}  # by bodies, in whatever order
     found: Members = {}
-    for pairs in {statistic.pairs for statistic in statistics.values()}:
-        found[pairs] = []
-        for chosen in itertools.combinations(bodies, 2) if pairs else zip(bodies, strict=True):
-            groups: dict[bytes, list[int]] = {}
-            for row, window in enumerate(position[:, :, chosen]):
-                if np.isfinite(window).any():
-                    groups.setdefault(window.tobytes(), []).append(row)
-            found[pairs].append([np.array(group) for group in groups.values()])
+    for name, statistic in statistics.items():
+        found[name] = []
+        for group in statistic.over.groups(scene):
+            chosen = tuple(sorted(group))
+            if chosen not in motions:
+                same: dict[bytes, list[int]] = {}
+                for row, window in enumerate(position[:, :, chosen]):
+                    if np.isfinite(window).any():
+                        same.setdefault(window.tobytes(), []).append(row)
+                motions[chosen] = [np.array(rows) for rows in same.values()]
+            found[name].append(motions[chosen])
     return found
 
 
 def _by_body(
     position: np.ndarray,
-    fps: float,
+    scene: Scene,
     statistics: Mapping[str, Statistic],
     members: Members,
     draw: int,
-) -> dict[tuple[str, int], np.ndarray]:
-    """Sorted finite values of each (statistic, index on its last axis), each motion once."""
-    found = {}
+) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
+    """Each (statistic, index on its last axis) and its sorted finite values, each motion once."""
     for name, statistic in statistics.items():
-        values = statistic.function(position, fps)
-        for index in range(values.shape[-1]):
-            rows = [group[draw % len(group)] for group in members[statistic.pairs][index]]
-            body = values[rows, ..., index].ravel()
-            found[name, index] = np.sort(body[np.isfinite(body)])
+        for index, values in enumerate(_values(statistic, position, scene)):
+            rows = [motion[draw % len(motion)] for motion in members[name][index]]
+            chosen = values if len(rows) == len(values) else values[rows]
+            chosen = chosen[np.isfinite(chosen)]
+            chosen.sort()
+            yield (name, index), chosen
+
+
+def _values(statistic: Statistic, position: np.ndarray, scene: Scene) -> np.ndarray:
+    """A statistic of all trajectories, group by group: (group, trajectory, time')."""
+    groups, found = len(statistic.over.groups(scene)), np.empty((0, len(position), 0))
+    several = max(1, BLOCK // max(1, position[0].size))
+    for row in range(0, len(position), several):
+        block = position[row : row + several]
+        values = statistic.function(block, scene.part(slice(row, row + several)))
+        if values.ndim != 3 or len(values) != len(block) or values.shape[-1] not in (0, groups):
+            raise ConfigError(
+                f"statistic {statistic.name!r} gives an array {values.shape} of {len(block)} "
+                f"trajectories; expected ({len(block)}, time, {groups}), one value for each "
+                f"{statistic.over.kind}"
+            )
+        if row == 0:
+            found = np.empty((values.shape[2], len(position), values.shape[1]))
+        found[:, row : row + several] = np.moveaxis(values, -1, 0)
     return found
 
 

@@ -174,11 +174,14 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
 def plot_statistic(comparison: Comparison) -> Figure:
     """One statistic of one body: its density above, its cumulative share of frames below.
 
-    The recording is black; the median over draws is a line and 95 % of the draws a band.
+    The recording is black; the median over draws is a line and 95 % of the draws a band. Of a share
+    of frames: the recorded one among those of the draws.
 
     Args:
         comparison: from `compare`.
     """
+    if comparison.statistic.share:
+        return _plot_share(comparison)
     low, high = _limits(comparison)
     bins = _bins(comparison.observed, low, high)
     edges = np.linspace(low, high, bins + 1)
@@ -201,13 +204,35 @@ def plot_statistic(comparison: Comparison) -> Figure:
         above.spines["left"].set_visible(False)
         above.set_ylabel("density")
         if above.get_legend_handles_labels()[1]:
-            above.legend(loc="upper right", handlelength=1.2)
+            above.legend(loc="best", handlelength=1.2)
         below.set_ylim(-0.03, 1.03)
         below.set_yticks((0, 0.5, 1), ("0", "½", "1"))
         below.set_ylabel("share below")
         below.set_xlim(low, high)
         below.set_xlabel(f"{comparison.statistic.name} ({comparison.units})")
         above.set_title(comparison.body, loc="left", fontweight="bold")
+    return figure
+
+
+def _plot_share(comparison: Comparison) -> Figure:
+    """The share of frames of each draw, as a histogram, and the recorded one, as a line."""
+    shares = comparison.generated_means[np.isfinite(comparison.generated_means)]
+    top = 1.15 * max([*shares, comparison.observed_mean if comparison.observed.size else 0, 0.01])
+    with styled():
+        figure = Figure(figsize=(4, 2.1), layout="constrained")
+        axis = figure.subplots()
+        if shares.size:
+            axis.hist(
+                shares, np.linspace(0, top, 31).tolist(), color=GENERATED, alpha=0.5, label="draws"
+            )
+        if comparison.observed.size:
+            axis.axvline(comparison.observed_mean, color=RECORDED, label="recorded")
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(loc="best", handlelength=1.2)
+        axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axis.set(xlim=(-0.02 * top, top), ylabel="draws")
+        axis.set_xlabel(f"{comparison.statistic.name} ({comparison.units})")
+        axis.set_title(comparison.body, loc="left", fontweight="bold")
     return figure
 
 

@@ -1,80 +1,309 @@
 """Statistics of motion on plain arrays, and measures of how far two samples of them are apart.
 
-A statistic is a function of one array `position` (..., time, body, space) and of `fps`.
-`STATISTICS` names those that a report shows; another one is one more entry:
+A statistic is a function of `position` (..., time, body, 2), in data units and NaN where not
+observed, and of the `Scene` it was recorded in. It gives (..., time', body or group of bodies),
+NaN wherever a position that it needs is; where it does not apply (no ball, one body), its last axis
+is empty. x_t is a body's position at frame t, d_t = x_{t+1} - x_t its step.
 
-    STATISTICS["height"] = Statistic(
-        "height", lambda position, fps: position[..., 1], "{units}", "the y coordinate")
+`STATISTICS` names those that a report shows. Another one is a function and an entry:
+
+    def height(position, scene):
+        return position[..., 1]
+
+    STATISTICS["height"] = Statistic("height", height, "{units}", "the y coordinate")
+
+If it is of groups of bodies, `over` says which: `over=PAIRS`, with one value for each of
+`PAIRS.groups(scene)`, in that order.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import xarray as xr
+
+WINDOW = 1.0  # seconds over which a path is straight or not
+LAG = 0.5  # seconds after which a step is compared with itself
+NEAR_BALL = 0.05  # of the arena's diagonal
+AT_EDGE = 0.05  # of the arena's shorter side
 
 
-def speed(position: np.ndarray, fps: float) -> np.ndarray:
-    """|x_{t+1} - x_t| fps.
+@dataclass(frozen=True)
+class Scene:
+    """What a statistic may need to know of a recording beside the positions.
 
-    Args:
-        position: (..., time, body, space), NaN where not observed.
+    Attributes:
         fps: frames per second.
-
-    Returns:
-        (..., time - 1, body), in data units per second.
+        bodies: their names.
+        animate: for each body, whether it moves itself; a ball does not.
+        extent: (2,) size along x and y of the arena: of the box in which the bodies that move
+            themselves were recorded, in all trajectories; NaN if none was.
+        low: (..., 2) least corner of the arena for each trajectory, as the others show it. Were it
+            drawn around the trajectory too, no recording would leave it but some draws would, even
+            from the true model; so, the two are there equally often on average. NaN where there
+            are no others.
+        high: (..., 2) greatest corner, alike.
     """
-    return np.linalg.norm(np.diff(position, axis=-3), axis=-1) * fps
+
+    fps: float
+    bodies: tuple[str, ...]
+    animate: tuple[bool, ...]
+    extent: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, recording: xr.Dataset) -> Scene:
+        """The scene of a recording in the schema.
+
+        Where it has no `animate`, all bodies but one called "ball" move themselves. Where none
+        does, the arena is that of all bodies. All trajectories are taken to share one.
+        """
+        bodies = tuple(str(body) for body in recording["body"].values)
+        animate = tuple(body.lower() != "ball" for body in bodies)
+        if "animate" in recording.coords:
+            animate = tuple(bool(moves) for moves in recording["animate"].values)
+        position = recording["position"].transpose("trajectory", "time", "body", "space").values
+        position = position[:, :, animate if any(animate) else slice(None)]
+        seen = np.isfinite(position).all(-1, keepdims=True)
+        low = position.min((1, 2), where=seen, initial=np.inf)
+        high = position.max((1, 2), where=seen, initial=-np.inf)
+        extent = high.max(0) - low.min(0)
+        extent = np.where(extent >= 0, extent, np.nan)
+        return cls(
+            float(recording.attrs["fps"]),
+            bodies,
+            animate,
+            extent,
+            _least_of_others(low),
+            -_least_of_others(-high),
+        )
+
+    def part(self, rows: slice) -> Scene:
+        """The scene of some of the trajectories."""
+        return replace(self, low=self.low[rows], high=self.high[rows])
 
 
-def acceleration(position: np.ndarray, fps: float) -> np.ndarray:
-    """|x_{t+1} - 2 x_t + x_{t-1}| fps^2, so change of direction counts as much as change of speed.
+def _least_of_others(values: np.ndarray) -> np.ndarray:
+    """For each row of (n, 2) `values`, the least of the other rows, NaN where none is finite."""
+    least, second = np.sort(np.concatenate([values, np.full((2, 2), np.inf)]), axis=0)[:2]
+    others = np.where(values == least, second, least)
+    return np.where(np.isfinite(others), others, np.nan)
 
-    Args:
-        position: (..., time, body, space), NaN where not observed.
-        fps: frames per second.
+
+@dataclass(frozen=True)
+class Over:
+    """The groups of bodies that the last axis of a statistic goes over.
+
+    Attributes:
+        kind: what one of them is called.
+        groups: the indices of the bodies in each.
+        joint: between their names.
+    """
+
+    kind: str
+    groups: Callable[[Scene], list[tuple[int, ...]]]
+    joint: str = " – "
+
+    def labels(self, scene: Scene) -> list[str]:
+        """The name of each group."""
+        return [self.joint.join(scene.bodies[i] for i in group) for group in self.groups(scene)]
+
+    def ends(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the second bodies of pairs, (group,) each."""
+        first, second = np.array(self.groups(scene), int).reshape(-1, 2).T
+        return first, second
+
+
+def _with_ball(scene: Scene) -> list[tuple[int, ...]]:
+    moves = np.array(scene.animate, bool)
+    return list(itertools.product(np.flatnonzero(moves).tolist(), np.flatnonzero(~moves).tolist()))
+
+
+BODIES = Over("body", lambda scene: [(i,) for i in range(len(scene.bodies))])
+PAIRS = Over("pair", lambda scene: list(itertools.combinations(range(len(scene.bodies)), 2)))
+ORDERED_PAIRS = Over(
+    "ordered pair", lambda scene: list(itertools.permutations(range(len(scene.bodies)), 2)), " → "
+)
+WITH_BALL = Over("pair", _with_ball)
+
+
+def _length(vector: np.ndarray) -> np.ndarray:
+    return np.hypot(vector[..., 0], vector[..., 1])
+
+
+def _cross_and_dot(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """|a||b| sin and |a||b| cos of the angle from a to b."""
+    (a, b), (c, d) = (np.moveaxis(vector, -1, 0) for vector in (first, second))
+    return a * d - b * c, a * c + b * d
+
+
+def _moves(step: np.ndarray) -> np.ndarray:
+    return (step[..., 0] != 0) | (step[..., 1] != 0)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """`top` / `bottom`, NaN where `bottom` is not positive."""
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+
+
+def speed(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """|d_t| fps: (..., time - 1, body), in data units per second."""
+    return _length(np.diff(position, axis=-3)) * scene.fps
+
+
+def acceleration(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """|d_{t+1} - d_t| fps^2, so change of direction counts as much as change of speed.
 
     Returns:
         (..., time - 2, body), in data units per second squared.
     """
-    return np.linalg.norm(np.diff(position, n=2, axis=-3), axis=-1) * fps**2
+    return _length(np.diff(position, n=2, axis=-3)) * scene.fps**2
 
 
-def turning_angle(position: np.ndarray, fps: float) -> np.ndarray:
-    """The signed angle from one displacement d_t to the next, atan2(d_t x d_{t+1}, d_t . d_{t+1}).
-
-    Args:
-        position: (..., time, body, 2), NaN where not observed.
-        fps: not used: the angle is per frame.
+def turning_angle(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """The signed angle from one step to the next, atan2(d_t x d_{t+1}, d_t . d_{t+1}).
 
     Returns:
         (..., time - 2, body), radians in (-pi, pi], positive from the x towards the y axis, NaN
-        where one of the two displacements is zero.
+        where one of the two steps is zero.
     """
     step = np.diff(position, axis=-3)
-    before, after = step[..., :-1, :, :], step[..., 1:, :, :]
-    cross = before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]
-    dot = (before * after).sum(-1)
+    cross, dot = _cross_and_dot(step[..., :-1, :, :], step[..., 1:, :, :])
     angle = np.arctan2(cross, dot)
-    angle = np.where(angle == -np.pi, np.pi, angle)  # atan2 of a cross product of -0.0
-    still = ~(before.any(-1) & after.any(-1))
-    return np.where(still, np.nan, angle)
+    angle[angle == -np.pi] = np.pi  # atan2 of a cross product of -0.0
+    moves = _moves(step)
+    angle[~(moves[..., :-1, :] & moves[..., 1:, :])] = np.nan
+    return angle
 
 
-def inter_body_distance(position: np.ndarray, fps: float) -> np.ndarray:
-    """|x_i - x_j| of every pair of bodies i < j, in the order of `numpy.triu_indices`.
+def curvature(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """Turning angle over the arc it takes, d theta / ds = angle / ((|d_t| + |d_{t+1}|) / 2).
 
-    Args:
-        position: (..., time, body, space), NaN where not observed.
-        fps: not used.
+    A path's, not a motion's: it does not depend on speed. On a circle of radius r it is
+    (1 / r) (1 + angle^2 / 24 + ...), with the sign of the turn.
 
     Returns:
-        (..., time, pair), in data units; no pairs where there is one body.
+        (..., time - 2, body), radians per data unit, NaN where one of the two steps is zero.
     """
-    first, second = np.triu_indices(position.shape[-2], k=1)
-    return np.linalg.norm(position[..., first, :] - position[..., second, :], axis=-1)
+    length = _length(np.diff(position, axis=-3))
+    arc = (length[..., :-1, :] + length[..., 1:, :]) / 2
+    return _ratio(turning_angle(position, scene), arc)
+
+
+def straightness(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """Net displacement over path length, |x_{t+w} - x_t| / sum_{s=t}^{t+w-1} |d_s|.
+
+    Batschelet's straightness index (Circular Statistics in Biology, 1981) of every stretch of
+    w = `WINDOW` seconds, at least two steps: 1 on a straight line, 0 on the way out and back.
+
+    Returns:
+        (..., time - w, body), from 0 to 1, NaN where a frame of the stretch was not observed or
+        the body did not move in it.
+    """
+    w = max(2, round(WINDOW * scene.fps))
+    length = _length(np.diff(position, axis=-3))
+    seen = np.isfinite(length)
+    lead = [(0, 0)] * (length.ndim - 2) + [(1, 0), (0, 0)]
+    walked = np.pad(np.cumsum(np.where(seen, length, 0), axis=-2), lead)
+    unseen = np.pad(np.cumsum(~seen, axis=-2), lead)
+    path = walked[..., w:, :] - walked[..., :-w, :]
+    path[unseen[..., w:, :] > unseen[..., :-w, :]] = np.nan
+    net = _length(position[..., w:, :, :] - position[..., :-w, :, :])
+    return np.minimum(_ratio(net, path), 1)  # a rounding error above 1 is none
+
+
+def step_autocorrelation(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """How much of its velocity a body keeps for `LAG` seconds, one value a trajectory.
+
+    rho = sum_t d_t . d_{t+l} / sqrt(sum_t |d_t|^2 sum_t |d_{t+l}|^2), l = `LAG` fps and at least
+    one frame, over the t at which both steps were observed; about zero, not about the mean, so that
+    steady motion has 1 and a random walk 0.
+
+    Returns:
+        (..., 1, body), from -1 to 1, NaN where no two steps were observed or the body did not move.
+    """
+    lag = max(1, round(LAG * scene.fps))
+    step = np.diff(position, axis=-3)
+    now, later = step[..., :-lag, :, :], step[..., lag:, :, :]
+    _, dot = _cross_and_dot(now, later)
+    both = np.isfinite(dot)
+    size, size_later = (
+        np.sqrt(np.square(_length(part), where=both, out=np.zeros(both.shape)).sum(-2))
+        for part in (now, later)
+    )
+    return _ratio(np.where(both, dot, 0).sum(-2), size * size_later)[..., None, :]
+
+
+def inter_body_distance(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """|x_i - x_j| of every pair of bodies: (..., time, pair), in data units."""
+    first, second = PAIRS.ends(scene)
+    return _length(position[..., first, :] - position[..., second, :])
+
+
+def approach_rate(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """-d/dt |x_i - x_j|, that is (r_t - r_{t+1}) fps with r the distance of a pair.
+
+    Returns:
+        (..., time - 1, pair), in data units per second, positive where two bodies close in.
+    """
+    return -np.diff(inter_body_distance(position, scene), axis=-2) * scene.fps
+
+
+def heading_to_other(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """The angle between the step of body i and the direction from it to body j, for each i -> j.
+
+    |atan2(d_t x r_t, d_t . r_t)|, with d the step of i and r = x_j - x_i. Chasing subtlety is the
+    largest such angle that a chaser allows itself (Gao, Newman & Scholl 2009, Cognitive
+    Psychology 59): 0 heads straight for the other, pi straight away, pi / 2 is what chance gives.
+
+    Returns:
+        (..., time - 1, ordered pair), radians from 0 to pi, NaN where i does not move or is at j.
+    """
+    first, second = ORDERED_PAIRS.ends(scene)
+    here = position[..., :-1, :, :]
+    step = np.diff(position, axis=-3)[..., first, :]
+    gap = here[..., second, :] - here[..., first, :]
+    cross, dot = _cross_and_dot(step, gap)
+    return np.where(_moves(step) & _moves(gap), np.abs(np.arctan2(cross, dot)), np.nan)
+
+
+def near_ball(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """1 where |x_i - x_ball| is at most `NEAR_BALL` of the arena's diagonal, else 0.
+
+    Returns:
+        (..., time, pair), of each body that moves itself with each that does not; NaN where one of
+        the two was not observed.
+    """
+    first, second = WITH_BALL.ends(scene)
+    gap = _length(position[..., first, :] - position[..., second, :])
+    return _indicator(gap, NEAR_BALL * float(np.hypot(*scene.extent)))
+
+
+def at_edge(position: np.ndarray, scene: Scene) -> np.ndarray:
+    """1 where a body is at most `AT_EDGE` of the arena's shorter side from an edge of it, else 0.
+
+    The edges are those of the box [`low`, `high`] in which bodies were recorded, the walls if there
+    are any; outside it counts too. A side along which nothing moved has none.
+
+    Returns:
+        (..., time, body), NaN where not observed, or where the arena is not known.
+    """
+    wide = scene.extent > 0
+    if not wide.any():
+        return np.full(position.shape[:-1], np.nan)
+    low, high = (corner[..., None, None, :] for corner in (scene.low, scene.high))
+    inside = np.minimum(position - low, high - position)
+    inside = inside.min(-1) if wide.all() else inside[..., wide].min(-1)
+    return _indicator(inside, AT_EDGE * float(scene.extent[wide].min()))
+
+
+def _indicator(distance: np.ndarray, limit: float) -> np.ndarray:
+    """1 where `distance` is at most `limit`, 0 where not, NaN where it is NaN."""
+    return np.where(np.isnan(distance), np.nan, distance <= limit)
 
 
 @dataclass(frozen=True)
@@ -83,29 +312,25 @@ class Statistic:
 
     Attributes:
         name: how a report calls it.
-        function: (position (..., time, body, space), fps) -> (..., time', body or pair).
+        function: (position (..., time, body, 2), scene) -> (..., time', group).
         units: its units, where `{units}` stands for those of the recording.
         description: one phrase for a reader who does not know it.
-        pairs: whether its last axis holds pairs of bodies, not bodies.
+        over: the groups of bodies on its last axis.
         signed: whether it lies about zero; its size |x| is then what is averaged.
+        share: whether it is 1 or 0; its mean is then a share of frames.
         more: what to say of motion that has too much of it.
         less: what to say of motion that has too little of it.
     """
 
     name: str
-    function: Callable[[np.ndarray, float], np.ndarray]
+    function: Callable[[np.ndarray, Scene], np.ndarray]
     units: str
     description: str
-    pairs: bool = False
+    over: Over = BODIES
     signed: bool = False
+    share: bool = False
     more: str = "too large"
     less: str = "too small"
-
-    def labels(self, bodies: list[str]) -> list[str]:
-        """The names of the last axis: of `bodies`, or of all their pairs."""
-        if not self.pairs:
-            return bodies
-        return [f"{first} – {second}" for first, second in itertools.combinations(bodies, 2)]
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -129,14 +354,77 @@ STATISTICS: dict[str, Statistic] = {
         more="turns too much",
         less="turns too little",
     ),
+    "curvature": Statistic(
+        "curvature",
+        curvature,
+        "rad/{units}",
+        "change of heading over the length of path it takes, left and right, at any speed",
+        signed=True,
+        more="bends too sharply",
+        less="bends too gently",
+    ),
+    "straightness": Statistic(
+        "straightness",
+        straightness,
+        "ratio",
+        f"distance between the ends of {WINDOW:g} s of path over its length: 1 is a straight line",
+        more="too straight",
+        less="too winding",
+    ),
+    "step_autocorrelation": Statistic(
+        "step autocorrelation",
+        step_autocorrelation,
+        "correlation",
+        f"how much of its velocity a body keeps for {LAG:g} s, 1 is all; one value a motion",
+        more="keeps its velocity too long",
+        less="loses its velocity too soon",
+    ),
+    "at_edge": Statistic(
+        "time at the edge",
+        at_edge,
+        "share of frames",
+        f"frames within {AT_EDGE:.0%} of the arena's shorter side from its edge, or beyond it",
+        share=True,
+        more="too often at the edge",
+        less="too seldom at the edge",
+    ),
     "inter_body_distance": Statistic(
         "inter-body distance",
         inter_body_distance,
         "{units}",
         "how far apart two bodies are",
-        pairs=True,
+        over=PAIRS,
         more="too far apart",
         less="too close together",
+    ),
+    "approach_rate": Statistic(
+        "approach rate",
+        approach_rate,
+        "{units}/s",
+        "how fast two bodies close in (above 0) or draw apart (below)",
+        over=PAIRS,
+        signed=True,
+        more="closes in and draws apart too fast",
+        less="closes in and draws apart too slowly",
+    ),
+    "heading_to_other": Statistic(
+        "heading to the other",
+        heading_to_other,
+        "rad",
+        "angle between where a body goes and where the other is: 0 is a chase, π a flight",
+        over=ORDERED_PAIRS,
+        more="heads too much away from the other",
+        less="heads too much towards the other",
+    ),
+    "near_ball": Statistic(
+        "time near the ball",
+        near_ball,
+        "share of frames",
+        f"frames within {NEAR_BALL:.0%} of the arena's diagonal from the ball",
+        over=WITH_BALL,
+        share=True,
+        more="too often near the ball",
+        less="too seldom near the ball",
     ),
 }
 

@@ -84,23 +84,35 @@ def judge(comparison: Comparison) -> Verdict:
     """Grade one comparison.
 
     Right: effect at most RIGHT, or at most NEAR with tail probabilities that chance gives. Near:
-    effect at most NEAR, the mean within NEAR_MEAN and rest as often; or more, but still what
-    chance gives. Wrong: all others. Undefined: nothing to compare.
+    effect at most NEAR, the mean within NEAR_MEAN (but of a share of frames, whose effect says
+    it all) and rest as often; or more, but still what chance gives. Wrong: all others. Undefined:
+    nothing to compare. One recorded value is right or wrong by its tail probabilities alone.
     """
     if not comparison.observed.size:
-        return Verdict("undefined", "not defined in the recording (nothing moves, or too short)")
+        return Verdict(
+            "undefined", "not defined in the recording (nothing moves, too short or too few)"
+        )
     if math.isnan(comparison.distance):
-        return Verdict("undefined", "not defined in the draws (nothing moves, or not finite)")
+        return Verdict(
+            "undefined", "not defined in the draws (nothing moves, too short or not finite)"
+        )
     if comparison.effect <= RIGHT:
         return Verdict("right", "as recorded")
     chance = _within_chance(comparison)
+    if comparison.observed.size == 1:  # no spread to measure a difference by, but tails there are
+        if chance:
+            return Verdict("right", "as recorded, within chance")
+        if len(comparison.generated) < FEW_DRAWS:
+            return Verdict("undefined", "recorded once only, and there are too few draws to tell")
+        return Verdict("wrong", _difference(comparison))
     if comparison.effect <= NEAR and chance:
         return Verdict("right", "as recorded, within chance")
     if chance:
         return Verdict("near", f"{_difference(comparison)}, which may be chance")
     mean = comparison.observed_mean
     close = comparison.effect <= NEAR and not _rest(comparison)
-    close = close and (mean <= 0 or abs(comparison.generated_mean / mean - 1) <= NEAR_MEAN)
+    if not comparison.statistic.share:
+        close = close and (mean <= 0 or abs(comparison.generated_mean / mean - 1) <= NEAR_MEAN)
     return Verdict("near" if close else "wrong", _difference(comparison))
 
 
@@ -121,12 +133,18 @@ def _difference(comparison: Comparison) -> str:
 def _moments_differ(comparison: Comparison) -> str:
     statistic = comparison.statistic
     mean, sd = comparison.observed_mean, comparison.observed_sd
-    shift = comparison.generated_mean - mean
+    made = comparison.generated_mean
+    word = statistic.more if made > mean else statistic.less
+    if statistic.share:
+        return f"{word} ({_percent(made)} of frames, recorded {_percent(mean)})"
+    if comparison.observed.size == 1:
+        return f"{word} ({number(made)}, recorded {number(mean)})"
     if sd == 0:
-        return f"{number(comparison.generated_mean)} where it is always {number(mean)}"
-    if abs(shift) >= 0.5 * comparison.distance and mean > 0:
-        word = statistic.more if shift > 0 else statistic.less
-        return f"{word} (mean {_ratio(comparison.generated_mean / mean)})"
+        return f"{number(made)} where it is always {number(mean)}"
+    if abs(made - mean) >= 0.5 * comparison.distance:
+        if min(made, mean) > 0 and abs(made / mean - 1) > 0.05:  # less says little of 0.99
+            return f"{word} (mean {_ratio(made / mean)})"
+        return f"{word} (mean {number(made)}, recorded {number(mean)})"
     ratio = comparison.generated_sd / sd
     if abs(ratio - 1) > RIGHT:
         word = "too spread out" if ratio > 1 else "too even"
@@ -147,7 +165,9 @@ def _rest(comparison: Comparison) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{round(100 * share)}\u00a0%"
+    """Two digits of a small share, so that it is not said to be none."""
+    percent = f"{100 * share:.2g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
+    return f"{percent}\u00a0%"
 
 
 def _ratio(ratio: float) -> str:
@@ -229,7 +249,7 @@ def in_short(
         title = judged[0][0].statistic.name.capitalize()
         good = [comparison.body for comparison, verdict in judged if verdict.grade == "right"]
         if good:
-            kind = "pair" if judged[0][0].statistic.pairs else "body"
+            kind = judged[0][0].statistic.over.kind
             right.append(f"{title}: as recorded for {_listed(good, len(judged), kind)}.")
         for grade, sentences, opening in (
             ("near", near, ": "),
@@ -243,7 +263,7 @@ def in_short(
                 more = f"; and {len(chosen) - 3} more" if len(chosen) > 3 else ""
                 sentences.append(f"{title}{opening}{said}{more}.")
     if not wrong:
-        wrong.append("Nothing that these checks can see; they look at one frame at a time.")
+        wrong.append("Nothing that these checks can see; they look at a second at a time.")
     return InShort(
         tuple(right), tuple(near), tuple(wrong), tuple(_attempts(comparisons, summary, metrics))
     )

@@ -260,6 +260,13 @@ def assemble(
     )
 
 
+def agents(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Which bodies move themselves: `animate` where it is known, else all but one named "ball"."""
+    if "animate" in ds.coords:
+        return ds["animate"].values.astype(bool)
+    return np.array([str(body) != "ball" for body in ds["body"].values])
+
+
 def like(
     ds: xr.Dataset,
     rows: Integers,

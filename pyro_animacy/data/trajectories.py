@@ -35,6 +35,8 @@ __all__ = [
     "split_at_gaps",
 ]
 
+FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
+
 
 def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2) -> xr.Dataset:
     """Make a trajectory of every run of frames in which all bodies are observed.
@@ -133,7 +135,7 @@ def split(
         raise ConfigError(f"heldout {heldout}: expected a share between 0 and 1")
     recordings, code = np.unique(ds["recording"].values.astype(str), return_inverse=True)
     start, length = ds["start"].values, ds["length"].values
-    if len(recordings) >= 5:
+    if len(recordings) >= FEW_RECORDINGS:
         order = np.random.default_rng(seed).permutation(len(recordings))
         out = np.isin(code, order[: max(1, round(heldout * len(recordings)))])
         cut = np.where(out, 0, length)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
@@ -131,23 +132,35 @@ def score(
     both = torch.cat(bounds) + to_data
     rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
+    index = windows.index[which].numpy()
+    model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)
     return Score(
-        model=both[:, 0].mean().item(),
+        model=model,
         elbo=both[:, 1].mean().item(),
-        standard_error=_standard_error(both[:, 0], heldout, windows.index[which]),
+        standard_error=standard_error,
         baselines={name: values.mean().item() for name, values in rivals.items()},
-        gain_standard_error=_standard_error(both[:, 0] - best, heldout, windows.index[which]),
+        gain_standard_error=mean_and_error((both[:, 0] - best).numpy(), heldout, index)[1],
         steps=len(which),
     )
 
 
-def _standard_error(values: Tensor, dataset: xr.Dataset, index: Tensor, blocks: int = 20) -> float:
-    """Standard error of a mean of dependent steps, by the spread of the sums over groups.
+def independent_groups(
+    dataset: xr.Dataset, index: npt.NDArray[np.int64], blocks: int = 20
+) -> npt.NDArray[np.int64]:
+    """Number of the group of each step, such that steps of different groups are nearly independent.
 
     A group is a recording or, where there are fewer than ``blocks``, a stretch of time of one: all
     trajectories cut from the same frames of a recording are in one group.
+
+    Args:
+        dataset: Recordings.
+        index: (step, 2) trajectory and first frame of each step's window.
+        blocks: Groups to make at least, where the steps allow it.
+
+    Returns:
+        (step,) numbers from 0, in the order of recording and time.
     """
-    trajectory, start = index.numpy().T
+    trajectory, start = index.T
     _, recording = np.unique(dataset["recording"].to_numpy()[trajectory], return_inverse=True)
     frame = dataset["start"].to_numpy()[trajectory] + start
     R = recording.max() + 1
@@ -156,9 +169,27 @@ def _standard_error(values: Tensor, dataset: xr.Dataset, index: Tensor, blocks: 
     np.minimum.at(first, recording, frame)
     np.maximum.at(last, recording, frame)
     stretch = (frame - first[recording]) * pieces // (last - first + 1)[recording]
-    group, member = np.unique(recording * pieces + stretch, return_inverse=True)
-    G = len(group)
+    return np.unique(recording * pieces + stretch, return_inverse=True)[1]
+
+
+def mean_and_error(
+    values: npt.NDArray[np.float64], dataset: xr.Dataset, index: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Mean over dependent steps and its standard error, by the spread of the sums over groups.
+
+    Args:
+        values: (step,) one a step.
+        dataset: Recordings; see `independent_groups`.
+        index: (step, 2) trajectory and frame of each.
+
+    Returns:
+        Mean and standard error; NaN where there are no steps, or only one group of them.
+    """
+    if not len(values):
+        return math.nan, math.nan
+    mean, group = float(values.mean()), independent_groups(dataset, index)
+    G = int(group.max()) + 1
     if G < 2:
-        return math.nan
-    totals = np.bincount(member, weights=(values - values.mean()).numpy())
-    return float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))
+        return mean, math.nan
+    totals = np.bincount(group, weights=values - mean)
+    return mean, float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))

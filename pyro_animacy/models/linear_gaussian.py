@@ -7,6 +7,8 @@ with a full Sigma over all bodies' coordinates, fitted by maximum likelihood, wh
 Constant velocity is the special case k = 1, b = 0, A_1 = I.
 """
 
+from collections.abc import Sequence
+
 import pyro
 import torch
 from pyro.distributions import MultivariateNormal
@@ -74,6 +76,36 @@ class LinearAutoregression(nn.Module):
         with pyro.plate("trajectory", len(X)):
             pyro.sample("action", policy, obs=a)
         return policy.log_prob(a)
+
+    def last_step(self, batch: Batch) -> tuple[MultivariateNormal, Tensor]:
+        """p(a_t | past) of the last step of each window (frames, B, D), and the a_t recorded."""
+        X, a = _design(batch, self.history - 1)
+        return self.step(X), a
+
+    @torch.no_grad()
+    def roll_out(self, state: Tensor, actions: Sequence[Tensor], steps: int, draws: int) -> Tensor:
+        """Draw s_{1..T} from torch's global generator: free motion, no walls.
+
+        Args:
+            state: s_0 (B, D).
+            actions: The k displacements before it, newest first, each (B, D).
+            steps: Number of steps T.
+            draws: Number of draws of each.
+
+        Returns:
+            (draws, T, B, D) in float64, in model units as the arguments.
+        """
+        b, A = self.coefficients[0].double(), self.coefficients[1:].double()
+        factor = torch.linalg.cholesky(self.covariance.double())
+        past = torch.cat([a.double() for a in actions], -1).expand(draws, -1, -1)
+        s = state.double().expand(draws, -1, -1)
+        rolled = s.new_empty(draws, steps, *state.shape)
+        for t in range(steps):
+            a = b + past @ A + torch.randn_like(s) @ factor.T
+            s = s + a
+            past = torch.cat([a, past], -1)[..., : len(A)]  # newest first, k of them
+            rolled[:, t] = s
+        return rolled
 
 
 def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,302 @@
+"""How alive a motion looks: what its bodies chose, and what no inert body would have done.
+
+For every step of every body, in nats, at the time of s_t from which the step is taken; c_t is the
+past of the scene, c^i_t that of body i alone:
+
+- control information, KL(q(z_t | c_t, s_{t+1}) || p(z_t | c_t)): what the agents chose beyond what
+  the scene made likely. The latent is one for the scene; of one body's motion by itself,
+  KL(p(z_t | c_t, a^i_t) || p(z_t | c_t)), it is the body's choice.
+- surprise, -log p_inert(a^i_t | c^i_t): under the best inertial body, `models.inertial`.
+- evidence for an agent, log p_agent(a^i_t | c_t) + surprise: the log Bayes factor of the step
+  (Kass & Raftery, Bayes factors, 1995). p_agent is the model's density of the body's step; for a
+  body that is no agent (a ball), of its step in the place of an agent, the two having changed
+  places, since a model that knows a ball and its players also foresees how they kick it.
+- interaction, log p(a^i_t | c_t) - log p(a^i_t | c^i_t): what the others' past says of the step. In
+  the second density the others are masked, that is averaged over: their past is drawn from
+  elsewhere in the recordings, log (1/M) sum_m p(a^i_t | c^i_t, others of m). The mean is the
+  transfer entropy from the others to the body (Schreiber, Measuring information transfer, Physical
+  Review Letters 85(2), 2000, equation 4; with surrogates, Marschinski & Kantz 2002), as far as the
+  model is good; of bodies that ignore each other it is 0, or less where the model errs.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import xarray as xr
+from scipy.special import logsumexp
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_animacy.criticism.importance import FEWEST, psis
+from pyro_animacy.data.schema import agents
+from pyro_animacy.data.trajectories import FEW_RECORDINGS
+from pyro_animacy.data.windows import Batch, Windows, dequantised
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.checkpoint import write_atomically
+from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.score import DEQUANTISE_HELDOUT, mean_and_error
+from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.models.inertial import inertial_surprise
+
+Floats = npt.NDArray[np.float64]
+DIMS = ("trajectory", "time", "body")
+AT_ONCE = 262_144  # draws x steps in the networks at once
+MEASURES = {
+    "control_information": "what the agents of the scene chose, KL(q || p)",
+    "choice": "what the body's motion by itself tells of the latent",
+    "surprise": "surprise under inert physics",
+    "evidence": "evidence for an agent",
+    "evidence_standard_error": "Monte Carlo standard error of the evidence (PSIS)",
+    "k_hat": "Pareto k-hat of the importance weights of the evidence",
+    "interaction": "what the others' past says of the body's step",
+}
+
+
+def score_animacy(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    draws: int = 64,
+    surrogates: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Score how alive each body looks at each step, under a run whose bodies are agents.
+
+    All densities are per data unit, of the same fixed draw of dequantisation noise as the held-out
+    score.
+
+    Args:
+        run: The fitted run.
+        dataset: Recordings of the same kind of scene. ``animate(body)`` says which bodies are
+            agents; without it all are but one called "ball".
+        draws: K, importance draws of the latent for each step.
+        surrogates: M, pasts of the others that the interaction averages over; they come from other
+            recordings or, where there are few, from other times of the same one.
+        seed: Seeds all draws.
+        progress: Show a progress bar.
+
+    Returns:
+        Variables MEASURES in nats, (trajectory, time, body), ``control_information`` (trajectory,
+        time); NaN where a step, or the frames that its densities look back on, was not observed.
+        There is no ``interaction`` of a single body.
+
+    Raises:
+        ConfigError: If there are too few draws or surrogates.
+        DataError: If the recordings do not suit the model, or hold no step.
+    """
+    if draws < FEWEST:
+        raise ConfigError(f"draws is {draws}; k-hat and its standard error need at least {FEWEST}")
+    if surrogates < 1:
+        raise ConfigError(f"surrogates is {surrogates}; expected at least 1")
+    dataset = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
+    history, animate = run.card.config["history"], agents(dataset)
+    windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
+    row, start = windows.index.numpy().T
+    shape = tuple(dataset.sizes[d] for d in DIMS)
+    found = {name: np.full(shape, np.nan) for name in MEASURES if name != "control_information"}
+    information = np.full(shape[:2], np.nan)
+    others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
+    chunks = torch.arange(len(windows)).split(max(1, AT_ONCE // draws))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for which in tqdm(chunks, desc="animacy", disable=not progress, delay=1):
+            at = row[which], start[which] + history - 1
+            batch = windows.batch(which)
+            scores, information[at] = _of_agents(run, batch, animate, draws)
+            if shape[2] > 1:
+                pasts = [windows.batch(which_other) for which_other in others[:, which]]
+                scores["interaction"] = _interaction(run, batch, pasts, draws)
+            for name, values in scores.items():
+                found[name][at] = values
+    # A density per model unit becomes one per data unit.
+    found["evidence"] -= dataset.sizes["space"] * math.log(run.card.scale.unit)
+    found["surprise"] = inertial_surprise(dataset, run.card.scale).to_numpy()
+    found["evidence"] += found["surprise"]
+    if shape[2] == 1:
+        del found["interaction"]
+    coords = dataset["position"].isel(space=0, drop=True).coords
+    result = xr.Dataset({name: (DIMS, values) for name, values in found.items()}, coords=coords)
+    result["control_information"] = (DIMS[:2], information)
+    for variable, measure in result.items():
+        measure.attrs = {"long_name": MEASURES[str(variable)], "units": "nats"}
+    result["k_hat"].attrs["units"] = "1"
+    return result.assign_attrs(dataset.attrs)
+
+
+class _Drawn(NamedTuple):
+    """The last step of each window: of K draws of z, the log weights of each body's displacement.
+
+    Attributes:
+        log_ratio: log p(z) - log r(z), (K, B).
+        log_policy: log pi of each body's displacement, (K, B, bodies).
+        seen: Whether the body's displacement was observed, (B, bodies).
+        kl: KL(q || p), (B,); NaN where some coordinate of the scene was not observed.
+    """
+
+    log_ratio: Floats
+    log_policy: Floats
+    seen: npt.NDArray[np.bool_]
+    kl: Floats
+
+    def log_density(self) -> Floats:
+        """Log (1/K) sum_k w_k of each body, (B, bodies); NaN where it was not observed."""
+        values = logsumexp(self.log_ratio[..., None] + self.log_policy, axis=0)
+        return np.where(self.seen, values - math.log(len(self.log_ratio)), np.nan)
+
+
+def _draw(run: Run, batch: Batch, draws: int) -> _Drawn:
+    """Draw z for the last step of each window, from the mixture of prior and guide."""
+    axes = len(run.card.axes)
+    steps = draw_steps(run.guide, batch, draws, "defensive", axes)
+    seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).numpy()
+    kl = np.where(seen.all(-1), steps.kl[-1].sum(-1).double().numpy(), np.nan)
+    log_ratio, log_policy = steps.log_ratio[:, -1], steps.log_policy[:, -1]
+    return _Drawn(log_ratio.double().numpy(), log_policy.double().numpy(), seen, kl)
+
+
+def _of_agents(
+    run: Run, batch: Batch, animate: npt.NDArray[np.bool_], draws: int
+) -> tuple[dict[str, Floats], Floats]:
+    """Each body as an agent: its measures (B, bodies), and the scene's control information (B,).
+
+    The choice is sum_k w_k log pi^i(a^i_t | c_t, z_k) - log p(a^i_t | c_t), w_k normalised.
+    """
+    own = _draw(run, batch, draws)
+    log_weight = own.log_ratio[..., None] + own.log_policy
+    w = np.exp(log_weight - logsumexp(log_weight, axis=0))
+    choice = (w * own.log_policy).sum(0) - own.log_density()
+    shape = own.seen.shape
+    log_p, error, k_hat = (np.full(shape, np.nan) for _ in range(3))
+    for i in range(len(animate)):
+        if animate[i] or not animate.any():
+            places = [(own, i)]
+        else:  # in the place of each agent, which takes its own
+            pairs = [(i, int(j)) for j in np.flatnonzero(animate)]
+            places = [(_draw(run, _exchanged(batch, pair, run), draws), pair[1]) for pair in pairs]
+        seen = own.seen[:, i]
+        parts = [
+            psis(drawn.log_ratio[:, seen] + drawn.log_policy[:, seen, j]) for drawn, j in places
+        ]
+        each = np.stack([part.log_mean for part in parts])
+        log_p[seen, i] = logsumexp(each, axis=0) - math.log(len(each))
+        share = np.exp(each - logsumexp(each, axis=0))
+        errors = np.stack([part.standard_error for part in parts])
+        error[seen, i] = np.sqrt(((share * errors) ** 2).sum(0))
+        k_hat[seen, i] = np.max([part.k_hat for part in parts], axis=0)
+    return {
+        "choice": choice, "evidence": log_p, "evidence_standard_error": error, "k_hat": k_hat,
+    }, own.kl  # fmt: skip
+
+
+def _exchanged(batch: Batch, pair: tuple[int, int], run: Run) -> Batch:
+    """The scene with two bodies in each other's place."""
+    order = np.arange(len(run.card.bodies))
+    order[list(pair)] = order[list(pair)[::-1]]
+
+    def moved(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (len(order), -1))[..., order, :].flatten(-2)
+
+    return Batch(moved(batch.position), moved(batch.observed))
+
+
+def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floats:
+    """Log p(a^i | c) - log (1/M) sum_m p(a^i | c^i, others of m), (B, bodies)."""
+    axes = len(run.card.axes)
+    result = _draw(run, batch, draws).log_density()
+    for i in range(result.shape[1]):
+        mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)
+        mine[i * axes : (i + 1) * axes] = True
+        masked = [
+            _draw(run, Batch(
+                batch.position.where(mine, past.position), batch.observed.where(mine, past.observed)
+            ), draws).log_density()[:, i]
+            for past in pasts
+        ]  # fmt: skip
+        result[:, i] -= logsumexp(np.stack(masked), axis=0) - math.log(len(masked))
+    return result
+
+
+def _elsewhere(
+    dataset: xr.Dataset, windows: Windows, count: int, generator: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """For each window, ``count`` others, (count, window): of other recordings, or other times.
+
+    Where there are few recordings, from the same one: other dishes and courts lie elsewhere.
+    """
+    row = windows.index[:, 0].numpy()
+    names, recording = np.unique(dataset["recording"].to_numpy()[row], return_inverse=True)
+    few = len(names) < FEW_RECORDINGS
+    chosen = np.empty((count, len(windows)), np.int64)
+    for number in range(len(names)):
+        own = np.flatnonzero(recording == number)
+        pool = own if few else np.flatnonzero(recording != number)
+        chosen[:, own] = generator.choice(pool, (count, len(own)))
+    return chosen
+
+
+def by_body(scores: xr.Dataset) -> pd.DataFrame:
+    """Mean of each measure over the steps of each body, and its standard error.
+
+    The standard error is over what is independent: recordings, or stretches of time; see
+    `infer.score.independent_groups`.
+
+    Args:
+        scores: Of `score_animacy`.
+
+    Returns:
+        A row a body; each measure's column is followed by its ``_error``.
+    """
+    names = [n for n in ("choice", "surprise", "evidence", "interaction") if n in scores]
+    rows: dict[str, dict[str, float]] = {}
+    for body in map(str, scores["body"].to_numpy()):
+        rows[body] = {}
+        for name in names:
+            values = scores[name].sel(body=body).to_numpy()
+            index = np.argwhere(np.isfinite(values))
+            mean, error = mean_and_error(values[tuple(index.T)], scores, index)
+            rows[body] |= {name: mean, f"{name}_error": error}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("body")
+
+
+def save_scores(scores: xr.Dataset, path: str | Path) -> int:
+    """Write the scores: ``.nc`` as they are, ``.csv`` as a long table of one row a body and step.
+
+    Columns of the table: trajectory, label (where there are any), body, frame (on the recording's
+    own frame axis), time in seconds from the trajectory's first frame, and the measures.
+
+    Returns:
+        The number of steps written, counted by body.
+
+    Raises:
+        ConfigError: If the name ends otherwise.
+        RunError: If the file cannot be written.
+    """
+    path = check_name(path)
+    if path.suffix == ".nc":
+        write_atomically(path, lambda to: scores.to_netcdf(to, engine="h5netcdf"))
+        return int(scores["evidence"].notnull().sum())
+    names = [name for name in MEASURES if name in scores]
+    frame = scores["start"] + xr.DataArray(np.arange(scores.sizes["time"]), dims="time")
+    wide = scores.assign(frame=frame).reset_coords()
+    labels = ["label"] if "label" in wide else []
+    table = wide.to_dataframe(dim_order=list(DIMS)).reset_index().dropna(subset=["evidence"])
+    table = table[["trajectory", *labels, "body", "frame", "time", *names]]
+    write_atomically(path, lambda to: table.to_csv(to, index=False, float_format="%.6g"))
+    return len(table)
+
+
+def check_name(path: str | Path) -> Path:
+    """The path of a file of scores, if its name ends as one.
+
+    Raises:
+        ConfigError: If it does not end in .csv or .nc.
+    """
+    if Path(path).suffix not in (".nc", ".csv"):
+        raise ConfigError(f"--out {path}: expected a name that ends in .csv or .nc")
+    return Path(path)

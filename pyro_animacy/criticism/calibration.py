@@ -1,0 +1,371 @@
+"""Is what a model is sure of as often right as it says? Its forecasts, and those of its baselines.
+
+One step ahead a forecast is a density, and the share of it below what was recorded is uniform where
+the density is right. Further ahead it is a set of draws: their central intervals should cover the
+recording as often as they say. Calibration alone is cheap (always forecast the average), so the
+scores say how sharp the forecasts are (Gneiting, Balabdaoui & Raftery, Probabilistic Forecasts,
+Calibration and Sharpness, Journal of the Royal Statistical Society B 69, 2007).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.special import stdtrit
+from tqdm import tqdm
+
+from pyro_animacy.criticism.calibration_plots import (
+    LEVELS,
+    PANELS,
+    named,
+    plot_coverage,
+    plot_pit,
+    plot_scores,
+    scores,
+    uniformities,
+)
+from pyro_animacy.criticism.comparison import data_units
+from pyro_animacy.criticism.forecast_scores import (
+    NEAR,
+    RIGHT,
+    coverage,
+    crps,
+    energy_score,
+    pit,
+)
+from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, rivals
+from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.verdicts import number
+from pyro_animacy.data.windows import Batch, Windows, dequantised
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.score import (
+    BASELINE_ORDERS,
+    DEQUANTISE_HELDOUT,
+    independent_groups,
+    scoring_windows,
+)
+from pyro_animacy.infer.steps import draw_steps
+
+SECONDS = 4.0  # forecast by default
+SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables
+STEPS = 4_000  # looked at one step ahead, at most
+AT_ONCE = 65_536  # steps x draws run at once
+
+
+def calibrate(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    draws: int = 200,
+    horizon: int | None = None,
+    most: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Forecast recordings by the model and its baselines, and see how right each was.
+
+    One step ahead, the latents are drawn from the prior, given the recorded past; on steps and on
+    dequantised recordings as the held-out score. Further ahead by `forecast_all`.
+
+    Args:
+        run: The fitted run, with its baselines.
+        dataset: Recordings that the model was not fitted to.
+        draws: Draws of each step and of each forecast.
+        horizon: Frames forecast; by default 4 seconds, or what the longest trajectory has.
+        most: Windows forecast at most.
+        seed: Seeds the draws.
+        progress: Show progress bars.
+
+    Returns:
+        With a dim ``model`` (``model`` and the baselines) and ``horizon`` in seconds:
+        ``pit`` (model, step, body, space); ``coverage`` (model, level, horizon, body);
+        ``crps`` (model, trajectory, horizon, body), mean over the axes, and ``energy_score``
+        (model, trajectory, horizon), both in data units. The coordinate ``independent`` (body)
+        says how many of the steps are nearly independent; windows of another ``group``
+        (trajectory) are.
+
+    Raises:
+        ConfigError: If an option cannot be used.
+        DataError: If the recordings do not suit the model, or none is long enough.
+        RunError: If the run has no baselines.
+    """
+    dataset = suited(run.card, dataset)
+    if draws < 2:
+        raise ConfigError(f"draws is {draws}; the scores of a forecast need at least 2")
+    context = max(run.card.config["history"], max(BASELINE_ORDERS) + 1)
+    if horizon is None:
+        left = int(dataset["length"].max()) - context
+        horizon = max(1, min(round(SECONDS * run.card.fps), left))
+    steps, independent = one_step(run, dataset, draws, seed, progress)
+    forecasts = forecast_all(
+        run, dataset, context=context, horizon=horizon, draws=draws, most=most, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    recorded = forecasts[RECORDED]
+    y, names = recorded.to_numpy(), list(steps)
+    found: dict[str, list[np.ndarray]] = {"coverage": [], "crps": [], "energy_score": []}
+    for name in tqdm(names, desc="calibrate", unit="model", disable=not progress, delay=1):
+        x = forecasts[name].to_numpy()
+        found["coverage"].append(coverage(x, y, LEVELS))
+        found["crps"].append(crps(x, y).mean(-1))
+        found["energy_score"].append(energy_score(x, y))
+    each = np.stack([np.arange(len(y)), np.zeros(len(y), int)], 1)
+    group = independent_groups(recorded.to_dataset(name="position"), each)
+    return xr.Dataset(
+        {
+            "pit": (("model", "step", "body", "space"), np.stack(list(steps.values()))),
+            "coverage": (("model", "level", "horizon", "body"), np.stack(found["coverage"])),
+            "crps": (("model", "trajectory", "horizon", "body"), np.stack(found["crps"])),
+            "energy_score": (("model", "trajectory", "horizon"), np.stack(found["energy_score"])),
+        },
+        coords={
+            "model": names, "level": list(LEVELS), "horizon": recorded["time"].to_numpy(),
+            **{name: recorded[name].to_numpy() for name in ("trajectory", "body", "space")},
+            "independent": ("body", independent), "group": ("trajectory", group),
+        },
+        attrs={"units": data_units(dataset), "draws": draws},
+    )  # fmt: skip
+
+
+def one_step(
+    run: Run, dataset: xr.Dataset, draws: int, seed: int, progress: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """PIT of the model and its baselines on the same steps, each (step, body, space).
+
+    Also how many of the steps are nearly independent, for each body: one a second of motion, each
+    motion counted once however many trajectories show it, as scenes that share bodies do.
+    """
+    scale, history = run.card.scale, run.card.config["history"]
+    windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
+    which = torch.linspace(0, len(windows) - 1, min(STEPS, len(windows))).long()
+    baselines, parameter = rivals(run), next(run.model.parameters())
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
+    parts = which.split(max(1, AT_ONCE // draws))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in tqdm(parts, desc="one step", unit="chunk", disable=not progress, delay=1):
+            batch = windows.batch(part)
+            recent = Batch(*(x[-history - 1 :] for x in batch))
+            recent = recent.to(parameter.device, parameter.dtype)
+            steps = draw_steps(run.guide, recent, draws, "prior", axes=len(run.card.axes))
+            a = run.model.evidence(recent).displacement[0]
+            policies = {MODEL: (steps.policy.loc[:, 0], steps.policy.scale[:, 0], a)}
+            for name, baseline in baselines.items():
+                policy, a = baseline.last_step(batch)
+                policies[name] = (policy.mean[None], policy.stddev[None], a)
+            for name, tensors in policies.items():
+                found[name].append(pit(*(x.cpu().double().numpy() for x in tensors)))
+    shape = (-1, len(run.card.bodies), len(run.card.axes))
+    values = {name: np.concatenate(parts).reshape(shape) for name, parts in found.items()}
+    seconds = _motions(dataset, windows) / run.card.fps
+    return values, np.clip(seconds.round().astype(int), 1, len(which))
+
+
+def _motions(dataset: xr.Dataset, windows: Windows) -> np.ndarray:
+    """How many different steps (place and moment) of each body the windows show, (body,)."""
+    trajectory, start = windows.index.numpy().T
+    _, recording = np.unique(dataset["recording"].to_numpy(), return_inverse=True)
+    moment = np.stack([recording[trajectory], dataset["start"].to_numpy()[trajectory] + start], 1)
+    there = dataset["position"].to_numpy()[trajectory, start + windows.context]
+    bodies = np.moveaxis(there, 1, 0)
+    return np.array([len(np.unique(np.hstack([moment, at]), axis=0)) for at in bodies])
+
+
+def section(calibration: xr.Dataset) -> Section:
+    """What a report says of the result of `calibrate`."""
+    units, draws = calibration.attrs["units"], calibration.attrs["draws"]
+    last = float(calibration["horizon"][-1])
+    captions = (
+        (plot_pit, "One step ahead. A curve that stays in the grey band is as good as can be told. "
+         "First above, then below the line: too narrow; first below, then above: too wide; all "
+         "above or all below: to one side."),
+        (plot_coverage, "Further ahead. A line below the dashed one: overconfident."),
+        (plot_scores, "How far off, sharpness included: less is better."),
+    )  # fmt: skip
+    ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
+    beside = [finding for pair in scores(calibration) for finding in _beside(*pair, units)]
+    grades = [_worst(ahead), covered.grade, _worst(beside)]
+    return Section(
+        key="calibration",
+        title="Is the model calibrated?",
+        intro=(
+            "A calibrated model is right as often as it says: 95 % of its 95 % intervals hold what "
+            "happened. One step ahead, the recorded step is looked up in the forecast: it should "
+            "lie below any point of it as often as the forecast says. Further ahead, up to "
+            f"{last:g} s, {draws} forecasts of each window are compared with where the bodies "
+            "went, beside those of two simple models from the same frames."
+        ),
+        findings=[*ahead, covered, *beside],
+        panels=[
+            Panel(picture(plot(calibration), caption), caption, grade)
+            for (plot, caption), grade in zip(captions, grades, strict=True)
+        ],
+        tables=list(_tables(calibration)),
+        note=(
+            f"Gaps and differences in coverage up to {RIGHT:g} are right, up to {NEAR:g} near: one "
+            "step ahead that is a normal spread wrong by a quarter, or by a half. CRPS "
+            "(continuous ranked probability score) is the mean over bodies and axes of the "
+            "distance of the forecast from the recording, less half that of two forecasts from "
+            "each other; the energy score is the same of all bodies at once (Gneiting & Raftery "
+            "2007). A model is called better where the 95 % interval of the mean difference, by "
+            "Student's t over nearly independent stretches of the recordings, leaves out 0: a "
+            "baseline at more than one horizon in twenty, this model at more than half."
+        ),
+    )
+
+
+def _worst(findings: list[Finding]) -> Grade:
+    grades, order = [f.grade for f in findings], ("wrong", "near", "right")
+    return next((grade for grade in order if grade in grades), "undefined")
+
+
+def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
+    """One of the bodies that are right, one of each that is not."""
+    found, right, others = uniformities(calibration), [], []
+    for body, by_axis in found.items():
+        axis, worst = max(by_axis.items(), key=lambda item: np.nan_to_num(item[1].gap, nan=-1))
+        grade = worst.grade(int(calibration["independent"].sel(body=body)))
+        if grade == "right":
+            right.append((body, worst.gap))
+        else:
+            others.append((body, axis, worst, grade))
+    if right:
+        names = "every body" if len(right) == len(found) else ", ".join(b for b, _ in right)
+        gap = max(gap for _, gap in right)
+        yield Finding(
+            "right",
+            f"One step ahead, the spread is right for {names} (largest gap {gap:.2f}; {RIGHT:g} or "
+            "less is good).",
+        )
+    for body, axis, worst, grade in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
+        if grade == "undefined":
+            yield Finding(grade, f"One step ahead, nothing can be said of {body}: no step of it.")
+            continue
+        chance = worst.gap > NEAR and grade == "near"
+        yield Finding(
+            grade,
+            f"One step ahead, forecasts of {body} are {worst.direction} (gap {worst.gap:.2f} along "
+            f"{axis}; {RIGHT:g} or less is good)"
+            + (", which may be chance in so short a recording." if chance else "."),
+            "A policy scale that is learned (model.likelihood policy, model.policy_scale null), if "
+            "it is not; else a larger policy network." if grade == "wrong" else "",
+        )  # fmt: skip
+
+
+def _coverage_finding(calibration: xr.Dataset) -> Finding:
+    """Of all bodies and axes at the last horizon; the worst level decides the grade."""
+    shares = calibration["coverage"].sel(model=MODEL).isel(horizon=-1)
+    ahead, mean = float(shares["horizon"]), shares.mean("body").values
+    off = np.abs(mean - LEVELS)
+    if not np.isfinite(off).all():
+        return Finding("undefined", f"Coverage {ahead:.3g} s ahead: nothing was recorded then.")
+    sd = np.sqrt(np.array(LEVELS) * (1 - np.array(LEVELS)))
+    at = int((off / sd).argmax())  # the level that is furthest beyond chance
+    most, *others = zip(reversed(LEVELS), reversed(mean), strict=True)
+    said = f"{_percent(most[0])} intervals cover {_percent(most[1])} of positions {ahead:.3g} s "
+    said += "ahead, " + " and ".join(
+        f"{_percent(level)} intervals {_percent(share)}" for level, share in others
+    )
+    if off.max() <= RIGHT:
+        return Finding("right", f"{said}, as they should.")
+    least = shares.sel(level=LEVELS[-1])
+    body = least["body"].values[np.nanargmax(np.abs(least.values - LEVELS[-1]))]
+    low = mean[at] < LEVELS[at]
+    said += f": {'overconfident' if low else 'too cautious'}, most for {body} "
+    said += f"({_percent(float(least.sel(body=body)))} in 95 % intervals)"
+    groups = int(calibration["group"].max()) + 1
+    if off.max() <= NEAR:
+        return Finding("near", f"{said}.")
+    if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
+        stretches = "one stretch" if groups == 1 else f"{groups} stretches"
+        return Finding("near", f"{said}, which may be chance in {stretches} of motion.")
+    attempt = "A longer model.history, or closed-loop training (model.roll_out closed_loop), if "
+    attempt += "one step ahead is right: then what is missing is how errors go on."
+    return Finding("wrong", f"{said}.", attempt if low else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _beside(name: str, values: xr.DataArray, units: str) -> Iterator[Finding]:
+    """The model's score against each baseline's, (model, trajectory, horizon)."""
+    own, ahead = values.sel(model=MODEL), values["horizon"].values
+    for model in values["model"].values[1:]:
+        rival = values.sel(model=model)
+        gain, error, groups = _paired(rival - own)
+        means = [number(float(x.mean())) for x in (own, rival)]
+        said = f"The {name} of this model, {means[0]} {units} on average of all seconds ahead, "
+        said += f"against {means[1]} of {named(model)}"
+        with np.errstate(invalid="ignore"):
+            loses, wins, behind = gain < -error, gain > error, gain < 0
+        if not np.isfinite(gain).any():
+            grade: Grade = "undefined"
+            said += ": nothing was recorded, or a forecast is not finite."
+        elif loses.mean() > 0.05:  # of so many horizons, that share by chance
+            grade = "wrong" if loses.mean() > 0.5 else "near"
+            said += f": {named(model)} is better {_between(ahead[loses])}."
+        elif wins.mean() > 0.5:
+            grade, said = "right", f"{said}: better."
+        else:
+            grade = "near" if groups > 1 else "undefined"
+            stretches = "one stretch" if groups == 1 else f"{groups} stretches"
+            said += f": no difference that {stretches} of motion can tell from chance"
+            said += f" ({named(model)} has less {_between(ahead[behind])})" if behind.any() else ""
+            said += "."
+        yield Finding(grade, said)
+
+
+def _between(ahead: np.ndarray) -> str:
+    ends = f"{ahead[0]:.3g}", f"{ahead[-1]:.3g}"
+    return f"{ends[0]} s ahead" if len(ahead) == 1 else f"between {ends[0]} and {ends[1]} s ahead"
+
+
+def _paired(difference: xr.DataArray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mean over windows at each horizon, half its 95 % interval, and how many groups gave it.
+
+    By the spread of the sums over the groups that windows fall in, and Student's t.
+    """
+    d, group = difference.transpose("trajectory", "horizon").values, difference["group"].values
+    count = np.isfinite(d).sum(0)
+    mean = np.nansum(d, 0) / np.where(count > 0, count, np.nan)
+    G = int(group.max()) + 1
+    if G < 2:
+        return mean, np.full_like(mean, np.nan), G
+    totals = np.zeros((G, d.shape[1]))
+    np.add.at(totals, group, np.nan_to_num(d - mean))
+    error = np.sqrt((totals**2).sum(0) * G / (G - 1)) / np.maximum(count, 1)
+    return mean, stdtrit(G - 1, 0.975) * error, G
+
+
+def _tables(calibration: xr.Dataset) -> Iterator[Table]:
+    rows = []
+    for body, of in uniformities(calibration).items():
+        for axis, u in of.items():
+            below = calibration["pit"].sel(model=MODEL, body=body, space=axis).values
+            below = below[np.isfinite(below)]
+            inside = [np.abs(below - 0.5) < level / 2 for level in LEVELS]
+            shares = " / ".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
+            said = "–" if not u.n else u.direction if u.gap > RIGHT else "right"
+            rows.append([f"{body}, {axis}", number(u.gap), said, shares])
+    head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
+    yield Table("One step ahead", head, rows)
+    ahead = calibration["horizon"].values
+    shown = [int(np.abs(ahead - s).argmin()) for s in SHOWN if s <= ahead[-1] + 1e-9]
+    shown = shown or [len(ahead) - 1]
+    times = [f"{ahead[i]:.3g} s" for i in shown]
+    covered = calibration["coverage"].mean("body")
+    yield Table(
+        "Positions inside 50 %, 80 % and 95 % intervals, by time ahead", ("model", *times),
+        [[named(m), *(" / ".join(f"{100 * x:.0f}" for x in covered.sel(model=m).values[:, i])
+                       for i in shown)] for m in calibration["model"].values],
+    )  # fmt: skip
+    for name, values in scores(calibration):
+        mean = values.mean("trajectory")
+        yield Table(
+            f"{name}, {calibration.attrs['units']}, by time ahead", ("model", *times),
+            [[named(m), *(number(float(x)) for x in mean.sel(model=m).values[shown])]
+             for m in calibration["model"].values],
+        )  # fmt: skip

@@ -1,0 +1,216 @@
+"""How good forecasts are, on plain arrays: calibration, and scores that reward sharpness too.
+
+A forecast is a density or, further ahead, m draws x_1..x_m of where bodies will be; y is where they
+went. The scores are in data units, the less the better, and proper: on average nobody does better
+than who forecasts the true distribution (Gneiting & Raftery, Strictly Proper Scoring Rules,
+Prediction, and Estimation, Journal of the American Statistical Association 102, 2007, section 4).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import kolmogi, ndtr
+
+from pyro_animacy.criticism.section import Grade
+from pyro_animacy.errors import ConfigError
+
+CHUNK = 4_000_000  # coordinates of draws looked at or drawn at once: 32 MB in float64
+GRID = np.arange(1, 100) / 100  # points at which distribution functions are compared
+RIGHT, NEAR = 0.05, 0.1  # gaps between shares that should agree
+
+
+def pit(mean: np.ndarray, scale: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """Probability integral transform of a mixture of m normals: the share of it below x.
+
+        PIT = (1/m) sum_k Phi((x - mu_k) / sigma_k)
+
+    Its m components are draws of a latent; their distribution functions are averaged, not draws
+    from them counted, which has less noise. Uniform on (0, 1) if the forecast is right, and from
+    step to step independent (Gneiting, Balabdaoui & Raftery 2007, section 3.1).
+
+    Args:
+        mean: mu (m, ...).
+        scale: sigma (m, ...), standard deviations.
+        recorded: x (...), NaN where not observed.
+
+    Returns:
+        (...), NaN where not observed.
+    """
+    return ndtr((recorded - mean) / scale).mean(0)
+
+
+class Uniformity(NamedTuple):
+    """How far n numbers in (0, 1) are from uniform; F is their empirical distribution function.
+
+    Attributes:
+        gap: max |F(u) - u|, the Kolmogorov-Smirnov distance: the largest difference between the
+            share of the recordings that lies below a point and the share that was forecast to.
+        shift: the part of F(u) - u that is even about u = 1/2, where largest: above 0 the
+            recordings lie lower than forecast.
+        spread: its odd part at u < 1/2, where largest: above 0 the forecast is too narrow (many
+            recordings in its tails), below 0 too wide.
+        n: how many numbers.
+    """
+
+    gap: float
+    shift: float
+    spread: float
+    n: int
+
+    @property
+    def direction(self) -> str:
+        """What the gap mostly is: "too narrow", "too wide", "too high" or "too low"."""
+        if abs(self.shift) > abs(self.spread):
+            return "too high" if self.shift > 0 else "too low"
+        return "too narrow" if self.spread > 0 else "too wide"
+
+    def grade(self, independent: int) -> Grade:
+        """RIGHT, NEAR or more; a gap that `independent` uniform numbers often have is near."""
+        if not self.n:
+            return "undefined"
+        chance = kolmogi(0.05) / np.sqrt(max(independent, 1))
+        if self.gap <= RIGHT:
+            return "right"
+        return "near" if self.gap <= max(NEAR, chance) else "wrong"
+
+
+def uniformity(values: np.ndarray) -> Uniformity:
+    """Measure how far numbers in (0, 1) of any shape are from uniform, NaN left out.
+
+    An effect size, not a test: with thousands of dependent steps a p-value is 0 for a difference
+    that nobody would see.
+    """
+    u = np.sort(values[np.isfinite(values)])
+    n = u.size
+    if not n:
+        return Uniformity(np.nan, np.nan, np.nan, 0)
+    i = np.arange(1, n + 1)
+    gap = max((i / n - u).max(), (u - (i - 1) / n).max())
+    d = ecdf_difference(u)
+    even, odd = (d + d[::-1]) / 2, ((d - d[::-1]) / 2)[: GRID.size // 2]
+    shift, spread = (float(part[np.abs(part).argmax()]) for part in (even, odd))
+    return Uniformity(float(gap), shift, spread, n)
+
+
+def ecdf_difference(values: np.ndarray) -> np.ndarray:
+    """F(u) - u on GRID, of sorted (n,) values."""
+    return np.searchsorted(values, GRID, side="right") / values.size - GRID
+
+
+def coverage(draws: np.ndarray, recorded: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """How often central intervals of draws cover what was recorded, each coordinate by itself.
+
+    The interval of a level has (1 - level) / 2 of the forecast on either side. Its ends are the
+    quantiles between the draws at p (m + 1) (Weibull's plotting position): m draws of the true
+    distribution then cover as often as the level says, exactly so where p (m + 1) is whole. m must
+    be at least 2 / (1 - level) - 1.
+
+    Args:
+        draws: (draw, trajectory, time, body, space).
+        recorded: (trajectory, time, body, space), NaN where not observed.
+        levels: such as 0.95.
+
+    Returns:
+        (level, time, body), shares over trajectories and axes; NaN where nothing was observed.
+    """
+    tails = (1 - np.array(levels)) / 2
+    inside = np.zeros((len(tails), *recorded.shape[1:3]))
+    seen = np.isfinite(recorded).sum((0, 3))
+    for rows, x in chunks(draws):
+        y = recorded[rows]
+        with np.errstate(invalid="ignore", over="ignore"):
+            ends = np.quantile(x, [*tails, *(1 - tails)], axis=0, method="weibull")
+            low, high = ends[: len(tails)], ends[len(tails) :]
+            inside += ((low <= y) & (y <= high)).sum((1, 4))
+    return inside / np.where(seen > 0, seen, np.nan)
+
+
+def crps(draws: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """Continuous ranked probability score of each coordinate, from draws.
+
+        CRPS = E|X - y| - E|X - X'| / 2          (Gneiting & Raftery 2007, equation 21)
+
+    estimated without bias by 1/m sum_i |x_i - y| - 1/(m (m - 1)) sum_{i<j} |x_i - x_j|, the "fair"
+    score (Ferro, Quarterly Journal of the Royal Meteorological Society 140, 2014), which does not
+    depend on how many draws were made, but in its noise. Of sorted draws the second sum is
+    sum_i (2 i - m - 1) x_(i): O(m log m).
+
+    Args:
+        draws: (draw, trajectory, ...).
+        recorded: (trajectory, ...), NaN where not observed.
+
+    Returns:
+        (trajectory, ...) in the units of the draws; NaN where not observed. The absolute error
+        where all draws agree.
+
+    Raises:
+        ConfigError: If there is only one draw.
+    """
+    m = _several(draws)
+    weight = (2 * np.arange(1, m + 1) - m - 1) / (m * (m - 1))
+    result = np.empty(recorded.shape)
+    for rows, x in chunks(draws):
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.moveaxis(x - recorded[rows], 0, -1)
+            error = np.sort(np.ascontiguousarray(error), -1)
+            result[rows] = np.abs(error).mean(-1) - error @ weight
+    return result
+
+
+def energy_score(draws: np.ndarray, recorded: np.ndarray, lags: int = 10) -> np.ndarray:
+    """Energy score of the joint scene, all bodies and axes together, from draws.
+
+        ES = E|X - y| - E|X - X'| / 2            (Gneiting & Raftery 2007, equation 22)
+
+    with the Euclidean norm over the coordinates observed; in one dimension it is the CRPS. The
+    second expectation is the mean over the pairs (x_i, x_{i+l}), l = 1..``lags``, draws taken in
+    a circle. Draws are exchangeable, so it is unbiased whatever the pairs; with ``lags`` = m - 1
+    every pair is taken, at m / lags times the cost.
+
+    Args:
+        draws: (draw, trajectory, time, body, space).
+        recorded: (trajectory, time, body, space), NaN where not observed.
+        lags: Pairs taken of each draw.
+
+    Returns:
+        (trajectory, time) in the units of the draws; NaN where nothing was observed.
+
+    Raises:
+        ConfigError: If there is only one draw.
+    """
+    m = _several(draws)
+    result = np.empty(recorded.shape[:2])
+    for rows, x in chunks(draws):
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = (x - recorded[rows]).reshape(*x.shape[:3], -1)
+            seen = np.isfinite(recorded[rows]).reshape(error.shape[1:])
+            error = np.where(seen, error, 0.0)
+            far = np.sqrt(np.einsum("...d,...d->...", error, error)).mean(0)
+            apart = np.zeros_like(far)
+            several = range(1, min(lags, m - 1) + 1)
+            for i in range(m):
+                for lag in several:
+                    pair = error[i] - error[(i + lag) % m]
+                    apart += np.sqrt(np.einsum("...d,...d->...", pair, pair))
+            score = far - apart / (2 * m * len(several))
+        result[rows] = np.where(seen.any(-1), score, np.nan)
+    return result
+
+
+def _several(draws: np.ndarray) -> int:
+    """The number of draws, which must be at least two for a score to be fair."""
+    if len(draws) < 2:
+        raise ConfigError(f"draws is {len(draws)}; the scores of a forecast need at least 2")
+    return len(draws)
+
+
+def chunks(draws: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Draws (draw, trajectory, ...) in float64, a few trajectories at a time, and which these are.
+
+    So that what is derived of them takes little beside them.
+    """
+    several = max(1, CHUNK // max(1, draws[:, :1].size))
+    for first in range(0, draws.shape[1], several):
+        rows = slice(first, first + several)
+        yield rows, draws[:, rows].astype(float)

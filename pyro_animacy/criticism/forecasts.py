@@ -1,0 +1,212 @@
+"""Forecasts of a model and of its baselines from the same frames, and their displacement errors."""
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+from pyro_animacy.criticism.draws import DIMS
+from pyro_animacy.criticism.forecast_scores import CHUNK, chunks
+from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.windows import whole
+from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
+from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.score import BASELINE_ORDERS
+from pyro_animacy.models.linear_gaussian import LinearAutoregression
+
+RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
+
+
+def forecast_all(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    context: int | None = None,
+    horizon: int,
+    draws: int = 200,
+    most: int = 200,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, xr.DataArray]:
+    """Forecasts of the run's model, of constant velocity and of an autoregression.
+
+    Trajectories are cut into consecutive windows of ``context + horizon`` frames, of which those
+    whose context was observed in full are taken: the same for all runs. All contenders
+    start from the same frames of the same windows: the model sees its history, AR(k) the last k
+    displacements. The baselines move on without walls.
+
+    Args:
+        run: The fitted run, with its baselines.
+        dataset: Recordings that the model was not fitted to.
+        context: Frames given; by default what the model and every AR that can be fitted need.
+        horizon: Frames forecast.
+        draws: Draws of each window.
+        most: Windows at most; of more, this many are taken evenly spaced.
+        seed: Seeds each contender's draws.
+        progress: Show progress bars.
+
+    Returns:
+        ``recorded`` (trajectory, time, body, space), and ``model``, ``constant_velocity`` and one
+        of ``ar1`` to ``ar5`` (that with the best held-out score; ``ar5`` where constant velocity
+        is better) (draw, trajectory, time, body, space): the forecast frames alone, without the
+        context. ``time`` is in seconds after the last frame given; positions are in data units.
+        ``recorded`` also says which ``recording`` and ``start`` each window is cut from.
+        Windows shorter than the horizon are NaN in ``recorded`` beyond their end, and are taken
+        only where there are no others.
+
+    Raises:
+        ConfigError: If an option cannot be used, or the draws would not fit in memory.
+        DataError: If the recordings do not suit the model, or none is long enough.
+        RunError: If the run has no baselines.
+    """
+    dataset = suited(run.card, dataset)
+    baselines = rivals(run)
+    history = run.card.config["history"]
+    if context is None:
+        context = max(history, max(BASELINE_ORDERS) + 1)
+    needed = max(history, *(baseline.history for baseline in baselines.values()))
+    for name, value, least in (
+        ("context", context, needed), ("horizon", horizon, 1), ("draws", draws, 1),
+        ("windows", most, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    observed = _cut(dataset, context, horizon, most)
+    tree = predict(
+        run, observed, mode="forecast", draws=draws, context=context, horizon=horizon, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    fps = float(dataset.attrs["fps"])
+    ahead = {"time": np.arange(1, horizon + 1) / fps}
+    future = slice(context, None)
+    model = tree["predictions"]["position"].isel(chain=0, time=future, drop=True)
+    recorded = tree["observed_data"]["position"].isel(time=future)
+    of = {name: ("trajectory", observed[name].to_numpy()) for name in ("recording", "start")}
+    recorded = recorded.assign_coords(of)
+    found = {RECORDED: recorded.transpose(*DIMS[2:]), MODEL: model.transpose("draw", *DIMS[2:])}
+    given = observed.isel(time=slice(context - needed, context))
+    for name, baseline in baselines.items():
+        position = _roll_on(baseline, given, run, horizon, draws, model.dtype, seed, progress)
+        found[name] = found[MODEL].copy(data=position)
+    attrs = {"units": str(dataset.attrs.get("units", "")), "fps": fps, "context": context}
+    return {name: x.assign_coords(ahead).assign_attrs(attrs) for name, x in found.items()}
+
+
+def rivals(run: Run) -> dict[str, LinearAutoregression]:
+    """Constant velocity and the autoregression that scored best on the run's held-out frames.
+
+    That is ``summary["best_baseline"]``, or AR(5) where constant velocity is it.
+
+    Raises:
+        RunError: If the run has no baselines.
+    """
+    baselines = load_baselines(run.path / BASELINES)
+    best = run.summary.get("best_baseline", "")
+    best = best if best.startswith("ar") and best in baselines else f"ar{max(BASELINE_ORDERS)}"
+    return {name: baselines[name] for name in ("constant_velocity", best)}
+
+
+def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Dataset:
+    """Consecutive windows whose context was observed in full.
+
+    Raises:
+        DataError: If there is none.
+    """
+    frames, length = context + horizon, dataset["length"].to_numpy()
+    counts = np.maximum(-(-length // frames), 1)
+    rows = np.repeat(np.arange(len(length)), counts)
+    begin = np.concatenate([np.arange(n) * frames for n in counts])
+    some = length[rows] - begin > context
+    rows, begin = rows[some], begin[some]
+    seen = np.isfinite(dataset["position"].to_numpy()).all((-1, -2))
+    some = seen[rows[:, None], begin[:, None] + np.arange(context)].all(1)
+    rows, begin = rows[some], begin[some]
+    if not len(rows):
+        raise DataError(
+            f"no trajectory has {context} frames observed in full and goes on after them (the "
+            f"longest has {int(length.max())} frames); give longer recordings or a smaller context"
+        )
+    end = np.minimum(begin + frames, length[rows])
+    full = np.flatnonzero(end - begin == frames)
+    full = full if len(full) else np.arange(len(rows))
+    chosen = full[np.linspace(0, len(full) - 1, min(most, len(full))).round().astype(int)]
+    return pieces(dataset, rows[chosen], begin[chosen], end[chosen])
+
+
+def _roll_on(
+    baseline: LinearAutoregression,
+    given: xr.Dataset,
+    run: Run,
+    horizon: int,
+    draws: int,
+    dtype: np.dtype,
+    seed: int,
+    progress: bool,
+) -> np.ndarray:
+    """Draws (draw, trajectory, time, body, space) in data units after the frames ``given``."""
+    scale, shape = run.card.scale, given["position"].shape
+    x = whole(given, scale).position
+    moves = x.diff(dim=0).flip(0)[: baseline.history - 1]  # newest first
+    position = np.empty((draws, shape[0], horizon, *shape[2:]), dtype)
+    several = max(1, CHUNK // max(1, position[0].size))
+    with torch.random.fork_rng(devices=[]), tqdm(
+        total=draws, desc="forecast", unit="draw", disable=not progress, delay=1
+    ) as bar:  # fmt: skip
+        torch.manual_seed(seed)
+        for first in range(0, draws, several):
+            part = position[first : first + several]
+            rolled = baseline.roll_out(x[-1], list(moves), horizon, len(part))
+            part[:] = rolled.transpose(1, 2).reshape(part.shape).numpy() * scale.unit + scale.center
+            bar.update(len(part))
+    return position
+
+
+def displacement_errors(
+    position: np.ndarray, recorded: np.ndarray, k: int = 20
+) -> dict[str, np.ndarray]:
+    """Displacement errors by horizon, as forecasts of pedestrians are reported.
+
+    With e_h = |x_h - y_h| the distance of a body from where it went, h frames ahead:
+
+    - ``ADE``: mean of e_1..e_h of the mean of the draws, which stands for the single forecast;
+    - ``FDE``: e_h of the same;
+    - ``minADE_k``, ``minFDE_k``: the least of the first k draws, of the mean of e_1..e_h and of
+      e_h (best of k: Gupta et al., Social GAN, CVPR 2018, section 4.1).
+
+    The best draw is chosen for each body by itself, the *marginal* error of most of the field. To
+    choose one for all bodies of a scene gives larger, *joint* errors (Weng et al., Joint Metrics
+    Matter, ICCV 2023), as the code of Social GAN does.
+
+    Args:
+        position: Forecasts (draw, trajectory, time, body, space).
+        recorded: Where the bodies went (trajectory, time, body, space), NaN where not observed.
+        k: How many draws the best is chosen of.
+
+    Returns:
+        Arrays (time,) in data units: means over the trajectories and bodies observed at h (of FDE)
+        or at any of 1..h (of ADE); NaN where there is none.
+
+    Raises:
+        ConfigError: If there are fewer than ``k`` draws.
+    """
+    if not 1 <= k <= len(position):
+        raise ConfigError(f"k is {k}; expected it from 1 to the number of draws, {len(position)}")
+    names = ("ADE", "FDE", "minADE_k", "minFDE_k")
+    T = recorded.shape[1]
+    total, count = np.zeros((4, T)), np.zeros((4, T))
+    for rows, draws in chunks(position):
+        y = recorded[rows].astype(float)
+        seen = np.isfinite(y).all(-1)  # (n, T, B)
+        so_far = seen.cumsum(1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            paths = np.concatenate([draws.mean(0)[None], draws[:k]])
+            e = np.where(seen, np.sqrt(((paths - y) ** 2).sum(-1)), 0.0)
+            mean = e.cumsum(2) / np.maximum(so_far, 1)
+        values = mean[0], e[0], mean[1:].min(0), e[1:].min(0)
+        for which, (value, observed) in enumerate(zip(values, (so_far > 0, seen) * 2, strict=True)):
+            total[which] += np.where(observed, value, 0).sum((0, 2))
+            count[which] += observed.sum((0, 2))
+    errors = total / np.where(count > 0, count, np.nan)
+    return dict(zip(names, errors, strict=True))

@@ -1,0 +1,333 @@
+"""Which model is better? Several runs and baselines, ranked on the same held-out recordings.
+
+Two measures: the held-out log density of each next displacement (`elpd`), paired between
+contenders, and the displacement errors of forecasts (`contenders`). Here they become figures,
+tables and sentences.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pyro_animacy.criticism.contenders import Ranking, common_heldout, compare_runs, run_names
+from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
+from pyro_animacy.criticism.future import leave_future_out
+from pyro_animacy.criticism.plots import BODY_COLOURS, BODY_MARKERS, QUIET, WIDTH, png, styled
+from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.verdicts import nats, number
+from pyro_animacy.errors import RunError
+
+__all__ = [
+    "Ranking", "common_heldout", "compare_elpd", "compare_runs", "elpd", "elpd_baselines",
+    "findings", "leave_future_out", "plot_forecasts", "plot_ranking", "ranking_text", "run_names",
+    "save_ranking", "section",
+]  # fmt: skip
+
+CLEAR = 2.0  # standard errors from which a difference is more than chance
+SMALL = 4.0  # nats up to which a difference is small whatever its error (Sivula et al. 2020)
+FEW_UNITS = 10  # below this, standard errors are rough
+MANY = 11  # contenders; of more, the best may be best by chance
+
+
+def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
+    """How far each contender is below the best, in nats per step, with twice the paired error.
+
+    arviz_plots' ``plot_compare`` shows each contender's own error, which is mostly that of units
+    hard for all; here the bar is that of the difference.
+
+    Args:
+        table: From `compare_elpd`.
+        runs: Names to show in colour; the others are baselines, in grey.
+    """
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * max(2, len(table))), layout="constrained")
+        axis = figure.subplots()
+        for row, (name, line) in enumerate(table.iloc[::-1].iterrows()):
+            below, error = -line["diff_per_step"], 2 * line["dse_per_step"]
+            own = name in runs
+            axis.errorbar(
+                below, row, xerr=error if error > 0 else None, fmt="D" if own else "o",
+                color=BODY_COLOURS[1] if own else QUIET,
+            )  # fmt: skip
+            best = line["rank"] == 0
+            text = nats(line["elpd_per_step"]) if best else f"{nats(below)} ± {nats(error)}"
+            axis.annotate(
+                text, (below, row), xytext=(0, 6), textcoords="offset points",
+                ha="right" if best else "center", fontweight="bold" if best else "normal",
+                fontsize=8,
+            )  # fmt: skip
+        axis.axvline(0, color=QUIET, lw=0.8, ls=":")
+        axis.set_yticks(range(len(table)), [_short(str(name)) for name in table.index[::-1]])
+        axis.set_ylim(-0.5, len(table) - 0.3)
+        axis.margins(x=0.16)
+        axis.grid(axis="y", visible=False)
+        axis.set_xlabel("log density relative to the best (nats per step)")
+    return figure
+
+
+def plot_forecasts(forecasts: pd.DataFrame, runs: Sequence[str], units: str) -> Figure:
+    """Displacement errors by horizon, a panel a measure, a line a contender.
+
+    Args:
+        forecasts: Of a `Ranking`.
+        runs: Names of the runs, in colour; baselines are grey.
+        units: Of positions.
+    """
+    measures = [c for c in forecasts.columns if c not in ("contender", "seconds")]
+    with styled():
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        grid: np.ndarray = figure.subplots(2, 2, sharex=True)
+        for axis, measure in zip(grid.flat, measures, strict=True):
+            _forecast_panel(axis, forecasts, measure, runs)
+        for axis in grid[:, 0]:
+            axis.set_ylabel(f"error ({units})")
+        for axis in grid[1]:
+            axis.set_xlabel("seconds ahead")
+            axis.set_xticks(sorted(forecasts["seconds"].unique()))
+            axis.xaxis.set_major_formatter("{x:g}")
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2)
+    return figure
+
+
+def _forecast_panel(axis: Axes, forecasts: pd.DataFrame, measure: str, runs: Sequence[str]) -> None:
+    """One measure of every contender."""
+    baselines = 0
+    for name, rows in forecasts.groupby("contender", sort=False):
+        if name in runs:
+            i = list(runs).index(str(name))
+            look: dict[str, Any] = {"color": BODY_COLOURS[(1 - i) % len(BODY_COLOURS)], "ls": "-",
+                    "marker": BODY_MARKERS[i % len(BODY_MARKERS)]}  # fmt: skip
+        else:
+            look = {"color": QUIET, "ls": ("--", ":")[baselines % 2], "marker": "x+"[baselines % 2]}
+            baselines += 1
+        axis.plot(rows["seconds"], rows[measure], ms=5, label=_short(str(name)), **look)
+    axis.set_title(measure.replace("_", ", best of "), loc="left")
+    axis.set_ylim(bottom=0)
+
+
+def _short(name: str, size: int = 22) -> str:
+    return name if len(name) <= size else f"…{name[1 - size :]}"
+
+
+INTRO = (
+    "Each contender gives a probability density to every next displacement of recordings that none "
+    "was fitted to, and forecasts them further ahead. The first figure shows how far each is below "
+    "the best in log density, per step: one nat is a factor of 2.7 in density. The bars are twice "
+    "the standard error of the difference, taken over recordings or stretches of time, so a bar "
+    "that reaches zero means: not told apart. One hopes for a model clearly above both baselines, "
+    "bodies that keep their velocity and a linear autoregression."
+)
+NOTE = (
+    "Clear: a difference of more than 2 standard errors and more than 4 nats in all (Sivula, "
+    "Magnusson & Vehtari 2020). Density: the sum over steps of log p(a | context), the latent "
+    "variable integrated out by Pareto-smoothed importance sampling (Vehtari et al. 2024). Weight: "
+    "that of each contender in the mixture of all that predicts best (stacking; Yao et al. 2018). "
+    "ADE and FDE: mean distance from the recorded path up to, and at, the horizon, of the mean of "
+    "the draws; best of 20: of the closest of 20 draws, chosen for each body."
+)
+
+
+def section(ranking: Ranking) -> Section:
+    """The ranking as a part of a report: who is best, by how much, and whether that is sure."""
+    found = findings(ranking)
+    panels = [Panel(
+        picture(plot_ranking(ranking.table, ranking.runs), "log density of each below the best"),
+        "Log density below the best, with twice the standard error of the difference.",
+        found[0].grade,
+    )]  # fmt: skip
+    if len(ranking.forecasts):
+        panels.append(Panel(
+            picture(plot_forecasts(ranking.forecasts, ranking.runs, ranking.units), "by horizon"),
+            f"Displacement errors of forecasts, in {ranking.units}; less is better.",
+        ))  # fmt: skip
+    return Section(
+        key="ranking", title="Which model is better?", intro=INTRO, findings=found, panels=panels,
+        tables=_tables(ranking), note=NOTE,
+    )  # fmt: skip
+
+
+def findings(ranking: Ranking) -> list[Finding]:
+    """What the ranking says, in sentences: log densities, forecasts, and what to trust."""
+    found = [_against_baselines(ranking), *_between_runs(ranking)]
+    if len(ranking.forecasts):
+        found.append(_forecast_finding(ranking))
+    return found + _reliability(ranking)
+
+
+def _tables(ranking: Ranking) -> list[Table]:
+    """The tables of a ranking as text."""
+    title = "Held-out log density, nats per step of all bodies"
+    tables = [_ranking_table(ranking.table, title)]
+    if ranking.future is not None:
+        title = (
+            "Leave-future-out: refitted before each stretch of time and scored on it, nats a step"
+        )
+        tables.append(_ranking_table(ranking.future, title))
+    if len(ranking.forecasts):
+        rows = [[str(line.iloc[0]), f"{line.iloc[1]:g}", *map(number, line.iloc[2:])]
+                for _, line in ranking.forecasts.iterrows()]  # fmt: skip
+        head = ["contender", "seconds", *ranking.forecasts.columns[2:]]
+        tables.append(Table(f"Displacement errors of forecasts ({ranking.units})", head, rows))
+    return tables
+
+
+def _ranking_table(table: pd.DataFrame, caption: str) -> Table:
+    rows = [[str(name), nats(line["elpd_per_step"]), number(line["diff_per_step"]),
+             number(line["dse_per_step"]), f"{line['weight']:.2f}"]
+            for name, line in table.iterrows()]  # fmt: skip
+    return Table(caption, ["contender", "log density", "below the best", "error", "weight"], rows)
+
+
+def _pair(ranking: Ranking, one: str, other: str) -> tuple[float, float, bool]:
+    """How far ``one`` is above ``other`` per step, its standard error, and whether clearly."""
+    worse = compare_elpd({name: ranking.elpds[name] for name in (one, other)}).iloc[1]
+    sign = 1 if worse.name == other else -1
+    clear = worse["elpd_diff"] > max(CLEAR * worse["dse"], SMALL)  # false where dse is NaN
+    return sign * worse["diff_per_step"], worse["dse_per_step"], bool(clear)
+
+
+def _said(gain: float, error: float) -> str:
+    return f"{number(abs(gain))} ± {number(error)} nats per step"
+
+
+def _against_baselines(ranking: Ranking) -> Finding:
+    """The best run against the best baseline: which is better, and whether clearly."""
+    order = [str(name) for name in ranking.table.index]
+    run = next(name for name in order if name in ranking.runs)
+    rival = next(name for name in order if name not in ranking.runs)
+    gain, error, clear = _pair(ranking, run, rival)
+    if np.isnan(error):
+        return Finding("undefined", (
+            f"{run} is {number(abs(gain))} nats per step {'above' if gain > 0 else 'below'} the "
+            f"best baseline, {rival}; there is one unit, so nothing says whether that is chance."
+        ))  # fmt: skip
+    if not clear:
+        return Finding("near", (
+            f"{run} is not told apart from the best baseline, {rival}: the difference is "
+            f"{_said(gain, error)}."
+        ), "Fit for longer, or hold out more recordings to see a smaller difference.")  # fmt: skip
+    if gain > 0:
+        sentence = f"{run} is clearly better than the best baseline, {rival}, by "
+        return Finding("right", f"{sentence}{_said(gain, error)}.")
+    return Finding("wrong", (
+        f"{run} is clearly worse than the baseline {rival}, by {_said(gain, error)}."
+    ), "Fit for longer or with the likelihood policy; look at the calibration.")  # fmt: skip
+
+
+def _between_runs(ranking: Ranking) -> list[Finding]:
+    """The best run against each of the others."""
+    best, *others = [str(name) for name in ranking.table.index if name in ranking.runs]
+    found = []
+    for other in others:
+        gain, error, clear = _pair(ranking, best, other)
+        if clear:
+            grade: Grade = "right"
+            sentence = f"{best} predicts clearly better than {other}, by {_said(gain, error)}."
+        else:
+            grade = "undefined"
+            sentence = f"{best} and {other} are not told apart: they differ by "
+            sentence += f"{_said(gain, error)}."
+        found.append(Finding(grade, sentence))
+    return found
+
+
+def _forecast_finding(ranking: Ranking) -> Finding:
+    """Whether a run is closer than every baseline, by the mean of the draws, at each horizon.
+
+    Right: by 5 % or more at every horizon; wrong: further off by 5 % or more at the longest.
+    """
+    error = ranking.forecasts.pivot(index="seconds", columns="contender", values="FDE")
+    run = error[list(ranking.runs)].min(axis=1)
+    rival = error.drop(columns=list(ranking.runs)).min(axis=1)
+    seconds = float(error.index[-1])
+    if not (np.isfinite(run).all() and (rival > 0).all()):
+        return Finding("undefined", f"Forecasts {seconds:g} s ahead cannot be compared.")
+    ratio = run / rival
+    worse = [f"{s:g} s" for s in error.index[ratio > 1]]
+    sentence = (
+        f"Forecasts of the closest run are {number(run[seconds])} {ranking.units} off after "
+        f"{seconds:g} s, those of the closest baseline {number(rival[seconds])}"
+    )
+    sentence += f"; the baseline is closer after {', '.join(worse)}." if worse else "."
+    if ratio[seconds] > 1.05:
+        return Finding("wrong", sentence, "Train on longer windows in closed loop.")
+    return Finding("right" if (ratio <= 0.95).all() else "near", sentence)
+
+
+def _reliability(ranking: Ranking) -> list[Finding]:
+    """Whether the densities and their errors can be trusted."""
+    found = []
+    n = len(ranking.pointwise)
+    if n < FEW_UNITS:
+        found.append(Finding("undefined", (
+            f"The errors are rough: they come from {n} stretches of time."
+        ), "Hold out more, or cut in time more often by leave-future-out."))  # fmt: skip
+    for name, one in ranking.elpds.items():
+        if one.warning and one.pareto_k is not None:
+            bad = int((one.pareto_k > one.good_k).sum())
+            error = one.elpd_i.attrs["monte_carlo_error"] / one.elpd_i["steps"].sum().item()
+            found.append(Finding("near", (
+                f"The density of {name} is estimated poorly in {bad} of {n} units, where the "
+                "largest importance weights dominate (k-hat above "
+                f"{one.good_k:.2f} in more than 5 % of steps): the random error is at least "
+                f"{number(error)} nats per step, and it is more likely too low than too high."
+            ), "More draws of the latent variable."))  # fmt: skip
+    if len(ranking.elpds) > MANY:
+        found.append(Finding("undefined", (
+            f"Of {len(ranking.elpds)} contenders the best may be best by chance."
+        )))  # fmt: skip
+    return found
+
+
+def ranking_text(ranking: Ranking) -> str:
+    """The tables for people to read in a terminal."""
+    lines = []
+    for table in _tables(ranking):
+        widths = [max(len(str(row[i])) for row in (table.head, *table.rows))
+                  for i in range(len(table.head))]  # fmt: skip
+        lines.append(table.caption)
+        for row in (table.head, *table.rows):
+            cells = [str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  " + "  ".join([str(row[0]).ljust(widths[0]), *cells[1:]]))
+    lines += [finding.sentence for finding in findings(ranking)]
+    return "\n".join(lines)
+
+
+def save_ranking(ranking: Ranking, out: str | Path) -> list[Path]:
+    """Write the tables and figures of a ranking into a folder.
+
+    Args:
+        ranking: From `compare_runs`.
+        out: The folder; made where it is missing. ``compare.csv`` (the ranking), ``pointwise.csv``
+            (a row a unit), ``forecasts.csv``, ``compare.png``, ``forecasts.png`` and, where it was
+            asked for, ``future.csv``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    folder = Path(out)
+    tables = {"compare": ranking.table, "pointwise": ranking.pointwise,
+              "forecasts": ranking.forecasts.set_index("contender")}  # fmt: skip
+    figures = {"compare": plot_ranking(ranking.table, ranking.runs)}
+    if len(ranking.forecasts):
+        figures["forecasts"] = plot_forecasts(ranking.forecasts, ranking.runs, ranking.units)
+    if ranking.future is not None:
+        tables["future"] = ranking.future
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index_label=str(table.index.name or "contender"))
+        for name, figure in figures.items():
+            (folder / f"{name}.png").write_bytes(png(figure))
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror or error})") from None
+    return [folder / f"{name}.csv" for name in tables] + [folder / f"{n}.png" for n in figures]

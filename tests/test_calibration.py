@@ -1,0 +1,421 @@
+"""Calibration and scores against closed forms, brute force and forecasts known to be right."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from helpers import recordings
+from scipy.stats import kstest, norm
+
+from pyro_animacy import ConfigError, DataError, RunError
+from pyro_animacy.criticism.calibration import (
+    calibrate,
+    coverage,
+    crps,
+    energy_score,
+    pit,
+    section,
+)
+from pyro_animacy.criticism.forecast_scores import uniformity
+from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
+from pyro_animacy.infer.run import Run
+
+
+@pytest.fixture(scope="module")
+def calibration(tiny_run, tiny_data):
+    return calibrate(tiny_run, tiny_data, draws=40, horizon=12, progress=False)
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+# one step ahead
+
+
+def test_pit_is_the_share_of_the_mixture_below():
+    g = rng()
+    mean, scale, x = g.normal(size=(5, 7, 2)), g.uniform(0.5, 2, (5, 7, 2)), g.normal(size=(7, 2))
+    by_hand = np.mean([norm(m, s).cdf(x) for m, s in zip(mean, scale, strict=True)], 0)
+    np.testing.assert_allclose(pit(mean, scale, x), by_hand, atol=1e-14)
+    x[3] = np.nan
+    assert np.isnan(pit(mean, scale, x)).sum() == 2
+
+
+def test_pit_is_uniform_for_the_true_mixture():
+    g = rng(1)
+    z = g.normal(size=(400, 1000))  # what the forecast averages over; the truth has its own
+    x = g.normal(size=1000) + 0.5 * g.normal(size=1000)
+    u = pit(z, np.full_like(z, 0.5), x)
+    assert kstest(u, "uniform").pvalue > 0.01
+    assert uniformity(u).grade(1000) == "right"
+
+
+@pytest.mark.parametrize(
+    ("mean", "scale", "direction"),
+    [(0, 0.5, "too narrow"), (0, 2, "too wide"), (0.8, 1, "too high"), (-0.8, 1, "too low")],
+)
+def test_uniformity_says_what_is_wrong(mean, scale, direction):
+    x = rng(2).normal(size=(1, 1000))
+    found = uniformity(pit(np.full_like(x, mean), np.full_like(x, scale), x[0]))
+    assert found.direction == direction
+    assert found.grade(1000) == "wrong"
+    assert found.grade(5) == "near"  # 5 steps may well be so far off
+
+
+def test_a_spread_wrong_by_a_quarter_is_the_border_of_right():
+    u = (np.arange(100_000) + 0.5) / 100_000
+    gaps = [uniformity(norm.cdf(norm.ppf(u) * r)).gap for r in (1.25, 1.5)]
+    np.testing.assert_allclose(gaps, [0.053, 0.097], atol=2e-3)
+
+
+def test_gap_is_the_kolmogorov_smirnov_distance():
+    u = rng(3).beta(2, 3, (50, 20))
+    found = uniformity(u)
+    assert found.gap == pytest.approx(kstest(u.ravel(), "uniform").statistic, abs=1e-12)
+    assert uniformity(np.append(u, np.nan)) == found
+    assert uniformity(np.full(3, np.nan)).grade(3) == "undefined"
+
+
+# further ahead
+
+
+def test_intervals_of_the_true_distribution_cover_as_often_as_they_say():
+    g = rng(4)
+    x, y = g.normal(size=(79, 1000, 3, 2, 2)), g.normal(size=(1000, 3, 2, 2))
+    found = coverage(x, y, (0.5, 0.8, 0.95))
+    assert found.shape == (3, 3, 2)
+    for share, level in zip(found, (0.5, 0.8, 0.95), strict=True):
+        assert np.abs(share - level).max() < 4 * np.sqrt(level * (1 - level) / 2000)
+        # pooled, without bias: a plain quantile of 79 draws would cover 0.93 instead of 0.95
+        assert abs(share.mean() - level) < 3 * np.sqrt(level * (1 - level) / 12_000)
+
+
+def test_coverage_is_that_of_plain_loops_and_skips_what_was_not_observed():
+    g = rng(5)
+    x, y = g.normal(size=(39, 30, 2, 2, 2)), g.normal(size=(30, 2, 2, 2))
+    y[g.random(y.shape) < 0.2] = np.nan
+    y[:, 1, 1] = np.nan
+    found = coverage(x, y, (0.9,))[0]
+    for t, b in itertools.product(range(2), range(2)):
+        inside = []
+        for n, d in itertools.product(range(30), range(2)):
+            ordered = np.sort(x[:, n, t, b, d])  # p (m + 1) = 2: the second from either end
+            if np.isfinite(y[n, t, b, d]):
+                inside.append(ordered[1] <= y[n, t, b, d] <= ordered[-2])
+        assert found[t, b] == pytest.approx(np.mean(inside)) if inside else np.isnan(found[t, b])
+
+
+def test_crps_is_that_of_all_pairs():
+    g = rng(6)
+    for _ in range(1000):
+        m = int(g.integers(2, 8))
+        x, y = g.normal(size=(m, 1)), g.normal(size=1)
+        pairs = [abs(a - b) for a, b in itertools.permutations(x[:, 0], 2)]
+        expected = np.abs(x[:, 0] - y[0]).mean() - np.mean(pairs) / 2
+        assert crps(x, y)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_crps_of_a_normal_is_its_closed_form():
+    g = rng(7)
+    y = g.normal(scale=2, size=1000)
+    x = 0.3 + 1.5 * g.normal(size=(50, 1000))
+    z = (y - 0.3) / 1.5  # Gneiting & Raftery 2007, equation 21 for N(mu, sigma^2)
+    closed = 1.5 * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))
+    difference = crps(x, y) - closed
+    assert abs(difference.mean()) < 3 * difference.std() / np.sqrt(1000)
+    assert difference.std() < 0.2
+
+
+def test_scores_are_least_for_the_true_distribution():
+    g = rng(8)
+    y = g.normal(size=(1000, 1, 1, 2))
+    x = g.normal(size=(50, 1000, 1, 1, 2))
+    for score in (crps, energy_score):
+        true = score(x, y).mean()
+        assert true < min(score(s * x + m, y).mean() for s, m in ((0.5, 0), (2, 0), (1, 0.7)))
+
+
+def test_energy_score_of_one_coordinate_is_the_crps():
+    g = rng(9)
+    x, y = g.normal(size=(7, 20, 3, 1, 1)), g.normal(size=(20, 3, 1, 1))
+    np.testing.assert_allclose(energy_score(x, y, lags=6), crps(x, y)[..., 0, 0], atol=1e-12)
+
+
+def test_energy_score_is_that_of_the_pairs_it_says():
+    g = rng(10)
+    x, y = g.normal(size=(9, 4, 3, 2, 2)), g.normal(size=(4, 3, 2, 2))
+    y[0, 0, 1] = np.nan
+    y[1, 1] = np.nan
+    found = energy_score(x, y, lags=2)
+    for n, t in itertools.product(range(4), range(3)):
+        seen = np.isfinite(y[n, t])
+        far = [np.linalg.norm((x[i, n, t] - y[n, t])[seen]) for i in range(9)]
+        apart = [
+            np.linalg.norm((x[i, n, t] - x[(i + lag) % 9, n, t])[seen])
+            for i in range(9)
+            for lag in (1, 2)
+        ]
+        expected = np.mean(far) - np.mean(apart) / 2 if seen.any() else np.nan
+        assert found[n, t] == pytest.approx(expected, nan_ok=True)
+
+
+def test_energy_score_of_some_pairs_has_the_mean_of_all_pairs():
+    g = rng(11)
+    x, y = g.normal(size=(20, 1000, 1, 2, 2)), g.normal(size=(1000, 1, 2, 2))
+    difference = energy_score(x, y, lags=3) - energy_score(x, y, lags=19)
+    assert np.abs(difference).max() > 0
+    assert abs(difference.mean()) < 3 * difference.std() / np.sqrt(1000)
+
+
+def test_displacement_errors_are_those_of_plain_loops():
+    g = rng(12)
+    m, n, T, B, k = 6, 9, 5, 2, 4
+    x, y = g.normal(size=(m, n, T, B, 2)), g.normal(size=(n, T, B, 2))
+    y[0, 2, 0, 1] = np.nan
+    y[1, :, 1] = np.nan
+    y[2, :3, 0] = np.nan
+    found = displacement_errors(x, y, k=k)
+    for h in range(1, T + 1):
+        rows = {name: [] for name in found}
+        for i, b in itertools.product(range(n), range(B)):
+            seen = [t for t in range(h) if np.isfinite(y[i, t, b]).all()]
+
+            def off(path, t, i=i, b=b):
+                return np.hypot(*(path[t, b] - y[i, t, b]))
+
+            if seen:
+                rows["ADE"].append(np.mean([off(x[:, i].mean(0), t) for t in seen]))
+                each = [np.mean([off(x[d, i], t) for t in seen]) for d in range(k)]
+                rows["minADE_k"].append(min(each))
+            if h - 1 in seen:
+                rows["FDE"].append(off(x[:, i].mean(0), h - 1))
+                rows["minFDE_k"].append(min(off(x[d, i], h - 1) for d in range(k)))
+        for name, values in rows.items():
+            assert found[name][h - 1] == pytest.approx(np.mean(values)), name
+
+
+def test_displacement_errors_of_what_was_never_recorded_are_nan():
+    found = displacement_errors(np.zeros((3, 2, 4, 1, 2)), np.full((2, 4, 1, 2), np.nan), k=3)
+    assert all(np.isnan(values).all() for values in found.values())
+    with pytest.raises(ConfigError, match="k is 4"):
+        displacement_errors(np.zeros((3, 2, 4, 1, 2)), np.zeros((2, 4, 1, 2)), k=4)
+
+
+@pytest.mark.parametrize("score", [crps, energy_score])
+def test_scores_of_one_draw_are_refused_and_nan_is_kept(score):
+    x, y = rng(13).normal(size=(4, 3, 2, 1, 2)), np.full((3, 2, 1, 2), np.nan)
+    assert np.isnan(score(x, y)).all()
+    assert np.isfinite(score(x, np.zeros_like(y))).all()
+    assert score(np.zeros_like(x), np.zeros_like(y)).max() == 0
+    with pytest.raises(ConfigError, match="at least 2"):
+        score(x[:1], y)
+
+
+def test_chunks_do_not_change_the_figures(monkeypatch):
+    g = rng(14)
+    x, y = g.normal(size=(30, 11, 4, 2, 2)).astype(np.float32), g.normal(size=(11, 4, 2, 2))
+    whole = (
+        crps(x, y),
+        energy_score(x, y),
+        coverage(x, y, (0.5,)),
+        *displacement_errors(x, y).values(),
+    )
+    monkeypatch.setattr("pyro_animacy.criticism.forecast_scores.CHUNK", 1)
+    parts = (
+        crps(x, y),
+        energy_score(x, y),
+        coverage(x, y, (0.5,)),
+        *displacement_errors(x, y).values(),
+    )
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_memory_stays_small_beside_a_large_input():
+    g = rng(15)
+    x = g.random((200, 100, 200, 3, 2), dtype=np.float32)
+    y = g.random((100, 200, 3, 2))
+    tracemalloc.start()
+    crps(x, y), energy_score(x, y, lags=1), coverage(x, y, (0.5, 0.95)), displacement_errors(x, y)
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+
+
+# forecasts of runs
+
+
+def test_all_contenders_forecast_the_same_windows(tiny_run, tiny_data):
+    found = forecast_all(tiny_run, tiny_data, horizon=14, draws=5, progress=False)
+    assert list(found)[:3] == ["recorded", "model", "constant_velocity"]
+    recorded = tiny_data["position"].to_numpy()[0]
+    assert found["recorded"].shape == (6, 14, 2, 2)
+    for window, start in enumerate(range(0, 120, 20)):  # 6 frames of context and 14 ahead
+        np.testing.assert_allclose(found["recorded"][window], recorded[start + 6 : start + 20])
+    for name in list(found)[1:]:
+        assert found[name].dims == ("draw", "trajectory", "time", "body", "space")
+        assert found[name].shape == (5, 6, 14, 2, 2)
+        assert np.isfinite(found[name].to_numpy()).all()
+        np.testing.assert_array_equal(found[name]["time"], np.arange(1, 15) / 10)
+        # the first step is near the last frame given, in data units
+        first = found[name].isel(time=0).to_numpy() - recorded[5:120:20]
+        assert np.abs(first).max() < 2
+
+
+def test_a_baseline_without_noise_goes_straight_on(tiny_run, tiny_data, monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    found = forecast_all(tiny_run, tiny_data, horizon=14, draws=2, progress=False)
+    x = tiny_data["position"].to_numpy()[0]
+    velocity = x[5] - x[4]
+    expected = x[5] + np.arange(1, 15)[:, None, None] * velocity
+    np.testing.assert_allclose(found["constant_velocity"][0, 0], expected, atol=1e-4)
+
+
+def test_seeds_repeat_a_forecast_and_leave_torchs_generator_alone(tiny_run, tiny_data):
+    state = torch.get_rng_state()
+    one, two, other = (
+        forecast_all(tiny_run, tiny_data, horizon=5, draws=3, seed=s, progress=False)
+        for s in (0, 0, 1)
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    for name in list(one)[1:]:
+        assert one[name].equals(two[name])
+        assert not one[name].equals(other[name])
+
+
+def test_windows_without_a_complete_context_are_left_out(tiny_run, tiny_data):
+    gappy = tiny_data.copy(deep=True)
+    gappy["position"][0, 23, 1] = np.nan
+    found = forecast_all(tiny_run, gappy, horizon=14, draws=2, progress=False)
+    assert found["recorded"].sizes["trajectory"] == 5
+    few = forecast_all(tiny_run, tiny_data, horizon=14, draws=2, most=2, progress=False)
+    assert few["recorded"]["start"].values.tolist() == [0, 100]
+
+
+def test_bad_options_are_named(tiny_run, tiny_data, tmp_path):
+    for options, match in (
+        ({"context": 1}, "context is 1"),
+        ({"horizon": 0}, "horizon is 0"),
+        ({"draws": 0}, "draws is 0"),
+        ({"most": 0}, "windows is 0"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            forecast_all(tiny_run, tiny_data, **{"horizon": 5, **options}, progress=False)
+    with pytest.raises(ConfigError, match="draws is 1"):
+        calibrate(tiny_run, tiny_data, draws=1, progress=False)
+    with pytest.raises(DataError, match="frames observed in full"):
+        forecast_all(tiny_run, recordings(frames=6), horizon=5, progress=False)
+    bare = Run(tmp_path, tiny_run.model, tiny_run.guide, tiny_run.card, tiny_run.settings, {})
+    with pytest.raises(RunError, match="no such file"):
+        forecast_all(bare, tiny_data, horizon=5, progress=False)
+
+
+def test_calibration_has_every_contender_and_horizon(calibration, tiny_data):
+    assert calibration["pit"].dims == ("model", "step", "body", "space")
+    assert calibration.sizes["horizon"] == 12
+    np.testing.assert_allclose(calibration["horizon"], np.arange(1, 13) / 10)
+    assert calibration["pit"].min() >= 0
+    assert calibration["pit"].max() <= 1
+    assert calibration["independent"].values.tolist() == [11, 11]  # 114 steps at 10 a second
+    assert np.isfinite(calibration["crps"]).all()
+
+
+def test_the_best_baseline_is_calibrated_on_what_it_was_fitted_to(calibration):
+    """Gaussian increments with a linear law: AR(k) is nearly the truth, so its PIT is uniform."""
+    best = calibration["model"].values[-1]
+    for body, space in itertools.product(calibration["body"].values, ("x", "y")):
+        u = calibration["pit"].sel(model=best, body=body, space=space).values
+        assert uniformity(u).gap < 0.12  # 1.36 / sqrt(114) = 0.127
+
+
+def test_the_section_can_be_read_alone(calibration):
+    found = section(calibration)
+    assert found.key == "calibration"
+    assert len(found.panels) == 3
+    assert all(f.sentence.endswith(".") and "nan" not in f.sentence for f in found.findings)
+    assert all(len(row) == len(t.head) for t in found.tables for row in t.rows)
+
+
+def right(seed=16, windows=60):
+    """A calibration whose model is right; its baselines are one too wide, one much worse."""
+    g = rng(seed)
+    names, ahead = ["model", "constant_velocity", "ar5"], np.arange(1, 11) / 5
+    noise = g.normal(size=(windows, 10, 2)) * 0.05
+    growth = np.stack([base * ahead[:, None] + noise for base in (1.0, 1.5, 1.1)])
+    return xr.Dataset(
+        {
+            "pit": (("model", "step", "body", "space"), g.random((3, 1000, 2, 2))),
+            "coverage": (
+                ("model", "level", "horizon", "body"),
+                np.broadcast_to(np.array([0.5, 0.8, 0.95])[:, None, None], (3, 3, 10, 2)).copy(),
+            ),
+            "crps": (("model", "trajectory", "horizon", "body"), growth + noise * 0.1),
+            "energy_score": (("model", "trajectory", "horizon"), growth.mean(-1) * 2),
+        },
+        coords={
+            "model": names, "level": [0.5, 0.8, 0.95], "horizon": ahead, "body": ["cat", "mouse"],
+            "space": ["x", "y"], "independent": ("body", [300, 300]),
+            "group": ("trajectory", np.arange(windows) % 20),
+        },
+        attrs={"units": "m", "draws": 100},
+    )  # fmt: skip
+
+
+def test_a_model_that_is_right_is_said_to_be():
+    grades = [f.grade for f in section(right()).findings]
+    assert grades == ["right"] * 6
+
+
+def test_findings_name_what_is_wrong():
+    wrong = right()
+    wrong["pit"].loc[{"model": "model", "body": "mouse"}] = rng(17).beta(0.4, 0.4, (1000, 2))
+    wrong["coverage"].loc[{"model": "model"}] -= 0.15
+    wrong["crps"].loc[{"model": "ar5", "horizon": slice(0, 0.7)}] -= 1.0
+    said = {f.sentence: f.grade for f in section(wrong).findings}
+    text = " ".join(said)
+    assert "the spread is right for cat" in text
+    assert "forecasts of mouse are too narrow" in text
+    assert "95 % intervals cover 80 % of positions 2 s ahead" in text
+    assert "overconfident" in text
+    assert "AR(5) is better between 0.2 and 0.6 s ahead" in text
+    assert list(said.values()).count("wrong") == 2
+
+
+def test_the_grade_of_a_score_allows_for_chance():
+    few = right(windows=2).assign_coords(group=("trajectory", [0, 0]))
+    said = [f for f in section(few).findings if "score" in f.sentence]
+    assert {f.grade for f in said} == {"undefined"}
+    assert "one stretch" in said[0].sentence
+
+
+def test_what_was_not_recorded_is_said_not_to_be():
+    blank = right()
+    for name in ("pit", "coverage", "crps", "energy_score"):
+        blank[name][:] = np.nan
+    found = section(blank)
+    assert {f.grade for f in found.findings} == {"undefined"}
+
+
+def test_one_short_window_is_enough_for_a_section(tiny_run):
+    found = calibrate(tiny_run, recordings(frames=9, seed=3), draws=2, progress=False)
+    assert found.sizes["horizon"] == 3
+    assert {f.grade for f in section(found).findings} >= {"undefined"}
+
+
+def test_bodies_at_rest_or_missing_are_no_error(tiny_run, tiny_data):
+    still = tiny_data.copy(deep=True)
+    still["position"][:] = still["position"][:, :1].values
+    still["position"][0, 60:, 1] = np.nan
+    found = calibrate(tiny_run, still, draws=5, horizon=10, most=5, progress=False)
+    assert len(section(found).panels) == 3
+    assert np.isfinite(found["crps"].sel(body="hunter")).any()
+
+
+def test_figures_are_pictures(calibration):
+    for panel in section(calibration).panels:
+        assert panel.image.source.startswith("data:image/png;base64,")
+        assert panel.image.alt
