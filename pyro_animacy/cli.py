@@ -1,4 +1,4 @@
-"""The command line: fit, sample, criticise, compare, simulate. It parses, calls and prints."""
+"""The command line: it parses, calls and prints."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,8 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from pyro_animacy.criticism.criticise import criticise
+from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
+from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.future import compare_future
 from pyro_animacy.criticism.ranking import (
@@ -127,6 +128,7 @@ def _parser(config: FitConfig) -> ArgumentParser:
         ("fit", _fit_parser, "fit a model to recordings and score it on held-out frames"),
         ("sample", _sample_parser, "draw from a fitted model"),
         ("criticise", _criticise_parser, "write a report on what a fitted model gets right"),
+        ("score", _score_parser, "score how alive each body of recordings looks, step by step"),
         ("compare", _compare_parser, "rank several fitted models on held-out recordings"),
         ("simulate", _simulate_parser, "make recordings with a simulator"),
     ):
@@ -184,14 +186,37 @@ def _criticise_parser(_: FitConfig) -> ArgumentParser:
         description=(
             "Write a report, one HTML file: recorded and generated motion side by side, scores "
             "beside the baselines, posterior predictive checks of speed, acceleration, turning "
-            "angle and distance."
+            "angle, distance and more, the quality of the guide, the calibration of forecasts, "
+            "what the latent variable does, and evidence that bodies are agents."
         ),
     )
     _add_run(parser)
     parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
+    parser.add_argument(
+        "--sections", type=str, default=",".join(SECTIONS),
+        help="which further measures to take; '' takes none (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
     parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
+    return parser
+
+
+def _score_parser(_: FitConfig) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Score how alive each body looks at each step, in nats: the evidence that it is an "
+            "agent rather than an inert body, the interaction with the others, control information "
+            "and surprise. Prints the means; writes a table of one row a body and step (.csv), or "
+            "arrays (.nc). Example: pyro-animacy score runs/tandem --out scores.csv"
+        ),
+    )
+    _add_run(parser)
+    parser.add_argument("--out", type=str, required=True, help="file to write: .csv or .nc")
+    parser.add_argument("--draws", type=int, default=128, help="importance draws of each step")
+    parser.add_argument("--surrogates", type=int, default=32,
+                        help="pasts of the others that the interaction averages over")  # fmt: skip
     return parser
 
 
@@ -292,9 +317,24 @@ def _criticise(chosen: Namespace) -> None:
     recordings, new = _recordings(run, chosen)
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
-        frames=chosen.frames, seed=chosen.seed, new=new,
+        frames=chosen.frames, sections=list(filter(None, chosen.sections.split(","))),
+        seed=chosen.seed, new=new,
     )  # fmt: skip
     print(f"wrote {out}")
+
+
+def _score(chosen: Namespace) -> None:
+    check_name(chosen.out)
+    _refuse_existing(chosen.out, chosen.overwrite)
+    run = Run.load(chosen.run)
+    recordings, new = _recordings(run, chosen)
+    scores = score_animacy(
+        run, recordings, draws=chosen.draws, surrogates=chosen.surrogates, seed=chosen.seed
+    )
+    steps = save_scores(scores, chosen.out)
+    print(scores_text(scores))
+    of = "the recordings given" if new else "the run's held-out part"
+    print(f"wrote {chosen.out}: {steps} steps of a body, of {of}")
 
 
 def _compare(chosen: Namespace) -> None:
@@ -462,6 +502,7 @@ COMMANDS: dict[str, Callable[[Namespace], None]] = {
     "fit": _fit,
     "sample": _sample,
     "criticise": _criticise,
+    "score": _score,
     "compare": _compare,
     "simulate": _simulate,
 }

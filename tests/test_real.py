@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from pyro_animacy import fit, predict, preset, read_trajectories, simulate_soccer
+from pyro_animacy.criticism.animacy import interaction, score_animacy
+from pyro_animacy.criticism.discrimination import auc
+from pyro_animacy.data.controls import inert_twins, yoked
 
 pytestmark = pytest.mark.slow
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -27,11 +30,19 @@ def fitted(dataset, out, name="small", **train):
     return run, gain
 
 
+def heldout_interaction(run, scenes):
+    return interaction(run, scenes, draws=32, progress=False)
+
+
 def test_termites(tmp_path):
     """Both pairs at 5 Hz, last fifth held out: 0.7 nats a step above the best baseline."""
-    run, gain = fitted(recordings("termites", fps=30, downsample=6), tmp_path / "run")
+    pairs = recordings("termites", fps=30, downsample=6)
+    run, gain = fitted(pairs, tmp_path / "run")
     assert gain >= 0.7
     assert run.summary["train_seconds"] < 300
+    # body 0 leads: the other answers more to its past
+    leader, follower = heldout_interaction(run, run.heldout(pairs)).mean(("trajectory", "time"))
+    assert follower - leader > 0.1
 
 
 def test_metrica(tmp_path):
@@ -47,8 +58,18 @@ def test_movingshapes(tmp_path, labels):
     """At 10 Hz, all clips and the chases alone: above the best baseline, both dequantised."""
     dataset = recordings("movingshapes/charades_two_body_20hz.csv.gz", downsample=2, labels=labels)
     assert dataset.sizes["trajectory"] == (1067 if labels is None else 32)
-    _, gain = fitted(dataset, tmp_path / "run", steps=2000)
+    run, gain = fitted(dataset, tmp_path / "run", steps=2000)
     assert gain > 0
+    if labels is None:
+        heldout = run.heldout(dataset)
+        linked = ["chase", "follow", "lead", "accompany"]
+        pairs = heldout.isel(trajectory=np.isin(heldout["label"], linked))
+        controls = yoked(pairs, "little_triangle")
+        scores = [
+            heldout_interaction(run, scenes).mean("time").sum("body").values
+            for scenes in (pairs.sel(trajectory=controls["trajectory"]), controls)
+        ]
+        assert auc(*scores) > 0.6
 
 
 def test_soccer(tmp_path):
@@ -64,6 +85,23 @@ def test_soccer(tmp_path):
     low, high = (np.array(v[:2]) * scale.unit + scale.center for v in (scale.low, scale.high))
     at_wall = ((x < low + 0.01) | (x > high - 0.01)).any(-1)
     assert at_wall.mean() < 0.1  # ... which the model must not lean on
+
+
+def test_players_are_told_from_the_ball_and_from_inert_twins(tmp_path):
+    """By evidence for an agent, on held-out games: AUC of 0.95 at least."""
+    games = simulate_soccer(100, 150, seed=4)
+    run, _ = fitted(games, tmp_path / "run", steps=2000)
+    heldout = run.heldout(games)
+    players = ["player_1", "player_2"]
+
+    def evidence(scenes, bodies):
+        scores = score_animacy(run, scenes, draws=32, surrogates=1, progress=False)
+        return scores["evidence"].sel(body=bodies).mean("time").values.ravel()
+
+    alive = evidence(heldout, players)
+    assert auc(alive, evidence(heldout, ["ball"])) >= 0.95
+    twins = [evidence(inert_twins(heldout, [player]), [player]) for player in players]
+    assert auc(alive, np.concatenate(twins)) >= 0.95
 
 
 def test_the_seed_learns_on_termites(tmp_path):

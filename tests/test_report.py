@@ -11,11 +11,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
-from pyro_animacy.criticism import plots, verdicts
+from pyro_animacy.criticism import criticise as criticism
+from pyro_animacy.criticism import plots, verdicts, wording
 from pyro_animacy.criticism.animation import animate, pace
+from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
+from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.report import write_report
-from pyro_animacy.errors import RunError
+from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
+from pyro_animacy.criticism.statistics import STATISTICS
+from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.errors import ConfigError, DataError, RunError
 
 SUMMARY = {
     "heldout_nats_per_step": 3.5,
@@ -43,6 +49,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.images, self.links, self.tags, self.open, self.text = [], [], [], [], []
+        self.ids, self.details = [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -50,6 +57,10 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in self.VOID:
             self.open.append(tag)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag == "details":
+            self.details.append("open" in attrs)
         if tag == "img":
             self.images.append(attrs)
         self.links += [attrs[key] for key in ("src", "href", "srcset", "action") if key in attrs]
@@ -80,8 +91,16 @@ def page_of(tmp_path, observed, generated, **options):
         tmp_path / "report.html", observed=observed, generated=generated, **arguments
     )
     assert os.listdir(tmp_path) == ["report.html"]
+    return checked(path)
+
+
+def checked(path):
+    """The page of a report, after what holds of every one."""
     page = Page(path.read_text(encoding="utf-8"))
     assert not page.open
+    ids = page.ids
+    assert len(set(ids)) == len(ids)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(ids)
     assert "script" not in page.tags
     assert all(link.startswith(("data:image/", "#")) for link in page.links)
     assert all(image["alt"].strip() for image in page.images)
@@ -102,7 +121,8 @@ def test_report_holds_everything(tmp_path):
     for words in (
         "3.50 nats per step against 2.50 of AR(2)",
         "Scored by the policy likelihood.",
-        "Speed: as recorded for every body.",
+        "Motion, as recorded in ",
+        "Speed Right every body",
         "Following the recording",
         "windows.train",
         "1,500 steps",
@@ -256,12 +276,163 @@ def test_what_to_try_next():
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
 
 
+PIXEL = embed(plots.png(plots.plot_loss_terms([])), "png", "a figure")
+
+
+def section(key="calibration", grade="wrong", title="Is it calibrated?", count=1, **options):
+    """A section with some findings of one grade."""
+    findings = [
+        Finding(
+            grade, f"{key} {grade} {i} (right: at most 0.1; near: 0.5). More of it.", f"Do {i}."
+        )
+        for i in range(count)
+    ]
+    return Section(key, title, "An intro.", findings, **options)
+
+
+def test_any_section_is_drawn(tmp_path):
+    observed, generated = scene(trajectories=1, frames=12)
+    table = Table("A table", ("body", "value <m>"), [("b0", "1.5"), ("b1", "2.5")])
+    parts = [
+        section(panels=[Panel(PIXEL, "A caption", "near")], tables=[table], note="A note."),
+        Section("empty", "An empty one", ""),
+        section("other", "undefined"),
+    ]
+    page = page_of(tmp_path, observed, generated, sections=parts)
+    assert {"calibration", "empty", "other", "score", "checks"} <= set(page.ids)
+    for words in (
+        "Wrong calibration wrong 0 (right: at most 0.1; near: 0.5). More of it. Try: Do 0.",
+        "Close A caption",
+        "Not known other undefined 0",
+        "A table body value <m> b0 1.5 b1 2.5",
+        "A note.",
+    ):
+        assert words in page.words, words
+    assert page.words.index("A table") < page.words.index("An empty one")
+
+
+def test_the_summary_leads_with_what_matters_and_stays_short():
+    found = compare(*align(*scene(scale=2.0)))
+    keys = ("latent", "guide", "calibration", "a", "b", "c", "d")
+    parts = [section(key, "wrong", key.title(), count=3) for key in keys]
+    told = verdicts.in_short(found, {**SUMMARY, "heldout_nats_per_step": 0.0}, [], 0.5, parts)
+    assert "not finite" in told.wrong[0]
+    assert "A simple baseline" in told.wrong[1]
+    assert told.wrong[2:4] == ("guide wrong 0.", "calibration wrong 0.")  # no criteria, no more
+    assert told.where["guide wrong 0."] == ("guide", "Guide (2 more)")
+    assert told.wrong[4].startswith("Motion, wrong in ")
+    assert told.where[told.wrong[4]][0] == "checks"
+    assert len(told.wrong) == verdicts.ENTRIES
+    assert told.wrong[5] == "And 5 more below."  # latent, a, b, c, d
+    assert "Do 0." in told.attempt
+    assert len(set(told.attempt)) == len(told.attempt) <= verdicts.ENTRIES
+    assert not any("undefined" in s for s in (*told.right, *told.near))
+
+
+def test_the_motion_takes_one_sentence_a_list():
+    found = compare(*align(*scene(scale=2.0)))
+    told = verdicts.in_short(found, {}, [])
+    [sentence] = [s for s in told.wrong if s.startswith("Motion")]
+    wrong = [c for c in found if verdicts.judge(c).grade == "wrong"]
+    assert f"wrong in {len(wrong)} of {len(found)} checks" in sentence
+    assert "speed of every body (too fast)" in sentence
+    names = {c.statistic.name for c in wrong}
+    assert len(names) > verdicts.NAMED
+    assert f"; and {len(names) - verdicts.NAMED} more below." in sentence
+    assert sum(name in sentence for name in names) >= verdicts.NAMED
+
+
+def test_a_statistic_is_open_where_something_is_off(tmp_path):
+    observed, generated = scene(seed=3, trajectories=2, frames=12, scale=2.0)
+    found = list(checks(compare(*align(observed, generated))))
+    off = [any(row.verdict.grade in ("wrong", "near") for row in check.rows) for check in found]
+    assert [check.open for check in found] == off
+    assert set(off) == {True, False}
+    page = page_of(tmp_path, observed, generated)
+    assert page.details == [False, *off, False, False, False]  # words used; model, data, run
+    assert "Speed Wrong every body" in page.words
+
+
+def test_bodies_that_are_only_numbered_are_called_bodies(tmp_path):
+    observed, generated = scene(trajectories=1, frames=12, scale=2.0)
+    draws = generated["posterior_predictive"]["position"].values
+    observed = observed.assign_coords(body=["0", "1"])
+    page = page_of(tmp_path, observed, tree(observed, draws), reconstructed=tree(observed, draws))
+    assert "body 0, body 1" in page.words
+    assert "body 0 – body 1" in page.words
+    assert any("speed of body 1" in image["alt"] for image in page.images)
+
+
+def test_chance_is_as_large_as_said():
+    """Of an exact model, the share of checks beyond a tail probability: 5 to 10 %, as said."""
+    n = 500  # bodies that move apart from each other: as many checks
+    walks = np.random.default_rng(12).normal(size=(101, 1, 20, n, 2)).cumsum(2)
+    observed = recording(walks[0])
+    pair = align(observed, tree(observed, walks[None, 1:]))
+    found = compare(*pair, {"speed": STATISTICS["speed"]}, progress=False)
+    outside = np.mean([not verdicts._within_chance(c) for c in found])
+    error = 3 * np.sqrt(0.08 * 0.92 / n)
+    assert 0.05 - error < outside < 0.1 + error
+    assert f"about {0.05 * n:.0f} to {0.1 * n:.0f} of these {n}" in chance(found)
+    assert "about 0 to 1 of these 10" in chance(found[:10])
+    assert "hardly one of these 4" in chance(found[:4])
+    assert chance(compare(*align(*scene(draws=5)))) == ""
+    assert chance([]) == ""
+
+
+@pytest.mark.slow
+def test_criticise_reports_every_section(tiny_run, tiny_data, tmp_path, capfd):
+    heldout = tiny_run.heldout(tiny_data)
+    out = criticise(tiny_run, heldout, out=tmp_path / "r.html", draws=20, most=2, new=False)
+    page = checked(out)
+    assert [key for key in page.ids if key in SECTIONS] == list(SECTIONS)
+    for title, _ in SECTIONS.values():
+        assert title in page.words
+    assert "Not known Nothing can be said of this here" not in page.words
+    bars = [line for line in capfd.readouterr().err.split("\r") if "|" in line]
+    assert {bar.split(":")[0].strip() for bar in bars} == {"criticise"}  # one bar, and no other
+
+
+def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeypatch):
+    def fails(*_):
+        raise DataError("these are too short.")
+
+    monkeypatch.setitem(criticism.SECTIONS, "guide", ("Is the guide good?", fails))
+    options = {"draws": 3, "most": 1, "new": False, "progress": False}
+    heldout = tiny_run.heldout(tiny_data)
+    out = criticise(tiny_run, heldout, out=tmp_path / "r.html", sections=["guide"], **options)
+    page = checked(out)
+    assert "Not known Nothing can be said of this here: these are too short." in page.words
+    assert "latent" not in page.ids
+    with pytest.raises(ConfigError, match="section 'gide' does not exist; choose from guide, cal"):
+        criticise(tiny_run, heldout, out=tmp_path / "r.html", sections=["gide"], **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["short", "still", "gaps"])
+def test_odd_recordings_give_a_report_of_all_sections(tiny_run, tmp_path, case):
+    history = tiny_run.card.config["history"]
+    walk = np.random.default_rng(13).normal(scale=0.1, size=(1, 40, 2, 2)).cumsum(1)
+    if case == "short":
+        walk = walk[:, : history + 1]
+    elif case == "still":
+        walk[:, :, 0] = walk[:, :1, 0]
+    else:
+        walk[:, 10:30, 0] = np.nan
+    data = make_trajectories(walk, fps=10, body=["hunter", "prey"], units="m", source="odd")
+    out = criticise(
+        tiny_run, data, out=tmp_path / "r.html", draws=4, most=2, new=False, progress=False
+    )
+    page = checked(out)
+    assert [key for key in page.ids if key in SECTIONS] == list(SECTIONS)
+
+
 def test_numbers_as_said():
     said = {0.0: "0", 1234567.0: "1,234,567", -0.01234: "−0.0123", 1e-7: "1.00e−07", 99.96: "100"}
-    assert {value: verdicts.number(value) for value in said} == said
-    assert verdicts.number(float("nan")) == verdicts.number(None) == "–"
-    assert verdicts.number(float("-inf")) == "−∞"
-    assert [verdicts.probability(p, 100) for p in (0.0, 0.5, 1.0)] == ["<0.01", "0.50", ">0.99"]
+    assert {value: wording.number(value) for value in said} == said
+    assert wording.number(float("nan")) == wording.number(None) == "–"
+    assert wording.number(float("-inf")) == "−∞"
+    assert [wording.probability(p, 100) for p in (0.0, 0.5, 1.0)] == ["<0.01", "0.50", ">0.99"]
     assert verdicts.baseline_name("ar3") == "AR(3)"
     assert verdicts.baseline_name("constant_velocity") == "constant velocity"
 

@@ -76,3 +76,16 @@ def test_the_demo_says_the_figures_of_its_run(tmp_path, run):
     for value in (summary["heldout_nats_per_step"], summary["baselines"][summary["best_baseline"]]):
         assert f"{value:.2f}" in said
     assert str(run.path / "report.html") in said
+
+
+@pytest.mark.slow
+def test_the_animacy_score_is_validated_on_a_page(tmp_path):
+    """Every table that needs no recordings, and a word on those that do."""
+    page = tmp_path / "page.md"
+    program("validate_animacy.py", tmp_path / "none", "--out", page, "--runs", tmp_path / "runs",
+            "--preset", "debug", "--games", 8, folder=tmp_path)  # fmt: skip
+    text = page.read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    for name in ("ball", "inert twins", "player_1", "player_2"):
+        assert any(character.isdigit() for character in rows[name])
+    assert text.count("Left out: the recordings were not there") == 2

@@ -13,13 +13,15 @@ past of the scene, c^i_t that of body i alone:
   places, since a model that knows a ball and its players also foresees how they kick it.
 - interaction, log p(a^i_t | c_t) - log p(a^i_t | c^i_t): what the others' past says of the step. In
   the second density the others are masked, that is averaged over: their past is drawn from
-  elsewhere in the recordings, log (1/M) sum_m p(a^i_t | c^i_t, others of m). The mean is the
-  transfer entropy from the others to the body (Schreiber, Measuring information transfer, Physical
-  Review Letters 85(2), 2000, equation 4; with surrogates, Marschinski & Kantz 2002), as far as the
-  model is good; of bodies that ignore each other it is 0, or less where the model errs.
+  elsewhere in the recordings, log (1/M) sum_m p(a^i_t | c^i_t, others of m). Where the bodies'
+  pasts are independent and M is large, the mean is the transfer entropy from the others to the body
+  (Schreiber, Measuring information transfer, Physical Review Letters 85(2), 2000, equation 4; with
+  surrogates, Marschinski & Kantz 2002), as far as the model is good; it is more where they are
+  dependent, or M is small. Of bodies that ignore each other it is 0, or less where the model errs.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +47,7 @@ from pyro_animacy.models.inertial import inertial_surprise
 
 Floats = npt.NDArray[np.float64]
 DIMS = ("trajectory", "time", "body")
-AT_ONCE = 262_144  # draws x steps in the networks at once
+AT_ONCE = 16_384  # draws x steps in the networks at once
 MEASURES = {
     "control_information": "what the agents of the scene chose, KL(q || p)",
     "choice": "what the body's motion by itself tells of the latent",
@@ -61,8 +63,8 @@ def score_animacy(
     run: Run,
     dataset: xr.Dataset,
     *,
-    draws: int = 64,
-    surrogates: int = 8,
+    draws: int = 128,
+    surrogates: int = 32,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -92,41 +94,105 @@ def score_animacy(
     """
     if draws < FEWEST:
         raise ConfigError(f"draws is {draws}; k-hat and its standard error need at least {FEWEST}")
-    if surrogates < 1:
-        raise ConfigError(f"surrogates is {surrogates}; expected at least 1")
-    dataset = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
-    history, animate = run.card.config["history"], agents(dataset)
-    windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
-    row, start = windows.index.numpy().T
-    shape = tuple(dataset.sizes[d] for d in DIMS)
-    found = {name: np.full(shape, np.nan) for name in MEASURES if name != "control_information"}
-    information = np.full(shape[:2], np.nan)
-    others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
-    chunks = torch.arange(len(windows)).split(max(1, AT_ONCE // draws))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for which in tqdm(chunks, desc="animacy", disable=not progress, delay=1):
-            at = row[which], start[which] + history - 1
-            batch = windows.batch(which)
-            scores, information[at] = _of_agents(run, batch, animate, draws)
-            if shape[2] > 1:
-                pasts = [windows.batch(which_other) for which_other in others[:, which]]
-                scores["interaction"] = _interaction(run, batch, pasts, draws)
-            for name, values in scores.items():
-                found[name][at] = values
+    linked = {}
+    if dataset.sizes["body"] > 1:
+        linked["interaction"] = interaction(
+            run, dataset, draws=draws, surrogates=surrogates, seed=seed, progress=progress
+        )
+    animate = agents(suited(run.card, dataset))
+    result = _each_step(
+        run, dataset, lambda batch, _: _of_agents(run, batch, animate, draws),
+        draws=draws, seed=seed, progress=progress,
+    )  # fmt: skip
+    data = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
+    result["surprise"] = inertial_surprise(data, run.card.scale)
     # A density per model unit becomes one per data unit.
-    found["evidence"] -= dataset.sizes["space"] * math.log(run.card.scale.unit)
-    found["surprise"] = inertial_surprise(dataset, run.card.scale).to_numpy()
-    found["evidence"] += found["surprise"]
-    if shape[2] == 1:
-        del found["interaction"]
-    coords = dataset["position"].isel(space=0, drop=True).coords
-    result = xr.Dataset({name: (DIMS, values) for name, values in found.items()}, coords=coords)
-    result["control_information"] = (DIMS[:2], information)
+    result["evidence"] -= data.sizes["space"] * math.log(run.card.scale.unit)
+    result["evidence"] += result["surprise"]
+    result = result.assign(linked)
+    result = result[[name for name in MEASURES if name in result]]
     for variable, measure in result.items():
         measure.attrs = {"long_name": MEASURES[str(variable)], "units": "nats"}
     result["k_hat"].attrs["units"] = "1"
-    return result.assign_attrs(dataset.attrs)
+    return result
+
+
+def interaction(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    draws: int = 128,
+    surrogates: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.DataArray:
+    """The interaction alone: log p(a^i_t | c_t) - log (1/M) sum_m p(a^i_t | c^i_t, others of m).
+
+    Args:
+        run: As for `score_animacy`, like the others.
+        dataset: Likewise.
+        draws: Likewise.
+        surrogates: Likewise.
+        seed: Likewise.
+        progress: Likewise.
+
+    Returns:
+        (trajectory, time, body) nats.
+
+    Raises:
+        ConfigError: If there are no surrogates, or only one body.
+        DataError: As `score_animacy`.
+    """
+    if surrogates < 1:
+        raise ConfigError(f"surrogates is {surrogates}; expected at least 1")
+    if dataset.sizes["body"] < 2:
+        raise ConfigError("one body alone has no interaction; give scenes of two or more")
+
+    def measure(batch: Batch, pasts: list[Batch]) -> dict[str, Floats]:
+        return {"interaction": _interaction(run, batch, pasts, draws)}
+
+    result = _each_step(
+        run, dataset, measure, draws=draws, surrogates=surrogates, seed=seed, progress=progress
+    )["interaction"]
+    lone = result.notnull().any("body").sum() < 2  # there is no past elsewhere
+    return result.where(not lone)
+
+
+def _each_step(
+    run: Run,
+    dataset: xr.Dataset,
+    measure: Callable[[Batch, list[Batch]], dict[str, Floats]],
+    *,
+    draws: int,
+    seed: int,
+    progress: bool,
+    surrogates: int = 0,
+) -> xr.Dataset:
+    """Measure every step with its past, and so many pasts from elsewhere, some at a time.
+
+    ``measure`` gives arrays (step,) or (step, body); the result has them at (trajectory, time) or
+    (trajectory, time, body), NaN where there is no step.
+    """
+    dataset = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
+    history = run.card.config["history"]
+    windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
+    row, start = windows.index.numpy().T
+    others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
+    shape = tuple(dataset.sizes[d] for d in DIMS)
+    found: dict[str, Floats] = {}
+    chunks = torch.arange(len(windows)).split(max(1, AT_ONCE // draws))
+    desc = "interaction" if surrogates else "evidence"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for which in tqdm(chunks, desc=desc, disable=not progress, delay=1):
+            at = which.numpy()  # NumPy takes a tensor of one number for a number
+            pasts = [windows.batch(torch.from_numpy(o)) for o in others[:, at]]
+            for name, values in measure(windows.batch(which), pasts).items():
+                whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
+                whole[row[at], start[at] + history - 1] = values
+    coords = dataset["position"].isel(space=0, drop=True).coords
+    named = {name: (DIMS[: values.ndim], values) for name, values in found.items()}
+    return xr.Dataset(named, coords=coords, attrs=dataset.attrs)
 
 
 class _Drawn(NamedTuple):
@@ -153,16 +219,20 @@ class _Drawn(NamedTuple):
 def _draw(run: Run, batch: Batch, draws: int) -> _Drawn:
     """Draw z for the last step of each window, from the mixture of prior and guide."""
     axes = len(run.card.axes)
+    parameter = next(run.guide.parameters())
+    batch = batch.to(parameter.device, parameter.dtype)
     steps = draw_steps(run.guide, batch, draws, "defensive", axes)
-    seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).numpy()
-    kl = np.where(seen.all(-1), steps.kl[-1].sum(-1).double().numpy(), np.nan)
-    log_ratio, log_policy = steps.log_ratio[:, -1], steps.log_policy[:, -1]
-    return _Drawn(log_ratio.double().numpy(), log_policy.double().numpy(), seen, kl)
+    seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).cpu().numpy()
+    log_ratio, log_policy, kl = (
+        x.double().cpu().numpy()
+        for x in (steps.log_ratio[:, -1], steps.log_policy[:, -1], steps.kl[-1].sum(-1))
+    )
+    return _Drawn(log_ratio, log_policy, seen, np.where(seen.all(-1), kl, np.nan))
 
 
 def _of_agents(
     run: Run, batch: Batch, animate: npt.NDArray[np.bool_], draws: int
-) -> tuple[dict[str, Floats], Floats]:
+) -> dict[str, Floats]:
     """Each body as an agent: its measures (B, bodies), and the scene's control information (B,).
 
     The choice is sum_k w_k log pi^i(a^i_t | c_t, z_k) - log p(a^i_t | c_t), w_k normalised.
@@ -190,8 +260,9 @@ def _of_agents(
         error[seen, i] = np.sqrt(((share * errors) ** 2).sum(0))
         k_hat[seen, i] = np.max([part.k_hat for part in parts], axis=0)
     return {
-        "choice": choice, "evidence": log_p, "evidence_standard_error": error, "k_hat": k_hat,
-    }, own.kl  # fmt: skip
+        "control_information": own.kl, "choice": choice, "evidence": log_p,
+        "evidence_standard_error": error, "k_hat": k_hat,
+    }  # fmt: skip
 
 
 def _exchanged(batch: Batch, pair: tuple[int, int], run: Run) -> Batch:
@@ -206,8 +277,11 @@ def _exchanged(batch: Batch, pair: tuple[int, int], run: Run) -> Batch:
 
 
 def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floats:
-    """Log p(a^i | c) - log (1/M) sum_m p(a^i | c^i, others of m), (B, bodies)."""
-    axes = len(run.card.axes)
+    """Log p(a^i | c) - log (1/M) sum_m p(a^i | c^i, others of m), (B, bodies).
+
+    The draws of the second density are shared out among the pasts: it is one mean over both.
+    """
+    axes, each = len(run.card.axes), max(2, draws // len(pasts))
     result = _draw(run, batch, draws).log_density()
     for i in range(result.shape[1]):
         mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)
@@ -215,7 +289,7 @@ def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floa
         masked = [
             _draw(run, Batch(
                 batch.position.where(mine, past.position), batch.observed.where(mine, past.observed)
-            ), draws).log_density()[:, i]
+            ), each).log_density()[:, i]
             for past in pasts
         ]  # fmt: skip
         result[:, i] -= logsumexp(np.stack(masked), axis=0) - math.log(len(masked))
@@ -227,7 +301,8 @@ def _elsewhere(
 ) -> npt.NDArray[np.int64]:
     """For each window, ``count`` others, (count, window): of other recordings, or other times.
 
-    Where there are few recordings, from the same one: other dishes and courts lie elsewhere.
+    Where there are few recordings, from the same one: other dishes and courts lie elsewhere. Never
+    the window itself, unless there is no other.
     """
     row = windows.index[:, 0].numpy()
     names, recording = np.unique(dataset["recording"].to_numpy()[row], return_inverse=True)
@@ -235,8 +310,13 @@ def _elsewhere(
     chosen = np.empty((count, len(windows)), np.int64)
     for number in range(len(names)):
         own = np.flatnonzero(recording == number)
-        pool = own if few else np.flatnonzero(recording != number)
-        chosen[:, own] = generator.choice(pool, (count, len(own)))
+        shape = count, len(own)
+        if few and len(own) > 1:  # so many windows on, never once round
+            ahead = generator.integers(1, len(own), shape)
+            chosen[:, own] = own[(np.arange(len(own)) + ahead) % len(own)]
+        else:
+            pool = np.flatnonzero(recording != number) if len(names) > 1 else own
+            chosen[:, own] = generator.choice(pool, shape)
     return chosen
 
 
@@ -262,6 +342,17 @@ def by_body(scores: xr.Dataset) -> pd.DataFrame:
             mean, error = mean_and_error(values[tuple(index.T)], scores, index)
             rows[body] |= {name: mean, f"{name}_error": error}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("body")
+
+
+def scores_text(scores: xr.Dataset) -> str:
+    """The means of each body, for people to read."""
+    table = by_body(scores)
+    names = [str(name) for name in table if not str(name).endswith("_error")]
+    lines = ["nats per step, mean +- standard error" + "".join(f"{name:>20}" for name in names)]
+    for body, row in table.iterrows():
+        cells = (f"{row[name]:.3f} +- {row[f'{name}_error']:.3f}" for name in names)
+        lines.append(f"  {body!s:<35}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)
 
 
 def save_scores(scores: xr.Dataset, path: str | Path) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +19,7 @@ from PIL import Image
 
 from pyro_animacy.criticism.comparison import DIMS, data_units
 from pyro_animacy.criticism.plots import (
+    QUIET,
     body_legend,
     body_look,
     frame_panel,
@@ -72,19 +75,17 @@ def animate(
     """
     recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
     panels = [recorded, *(one_draw(generated, trajectory, draw) for draw in draws)]
-    seen = np.isfinite(recorded).any((-1, -2))
-    length = int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 1
+    length = _length(recorded)
     panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
     fps = float(observed.attrs["fps"])
     play = pace(length, fps)
-    trail = max(2, round(TRAIL / (play.delay / 1000) * (play.frames[1] if length > 1 else 1)))
+    trail = _trail(play, length)
     with styled():
         figure = Figure(
             figsize=(0.1 + 2.15 * len(panels), 2.95),
             dpi=DPI,
             layout=ConstrainedLayoutEngine(h_pad=0.06),
         )
-        canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         low, high = view(*panels)
         for index, axis in enumerate(axes):
@@ -95,16 +96,103 @@ def animate(
         clock = axes[-1].text(1, -0.03, "", transform=axes[-1].transAxes, ha="right", va="top")
         clock.set(fontsize=8, animated=True)
         scenes = [_Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
-        canvas.draw()
-        background = canvas.copy_from_bbox(figure.bbox)
-        images = []
-        for frame in play.frames:
-            canvas.restore_region(background)
+
+        def show(frame: int) -> None:
             for scene, panel in zip(scenes, panels, strict=True):
-                scene.show(panel, int(frame), trail)
+                scene.show(panel, frame, trail)
             clock.set_text(f"{frame / fps:.1f} s{_tempo(play.tempo)}")
             clock.axes.draw_artist(clock)
-            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+
+        return _film(figure, play, show)
+
+
+def animate_scores(
+    observed: xr.Dataset, scores: xr.Dataset, trajectory: str, measures: Mapping[str, str]
+) -> bytes:
+    """The recording beside the time courses of its scores, a cursor on the frame that is shown.
+
+    Args:
+        observed: recording, `position` (trajectory, time, body, space).
+        scores: the measures, (trajectory, time, body), of the same trajectories and frames.
+        trajectory: which to show.
+        measures: titles by the name of the measure, one panel each.
+
+    Returns:
+        A GIF file, looping.
+    """
+    recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
+    length, fps = _length(recorded), float(observed.attrs["fps"])
+    recorded = recorded[:length]
+    play = pace(length, fps)
+    trail = _trail(play, length)
+    seconds = np.arange(length) / fps
+    with styled():
+        figure = Figure(figsize=(4.4, 2.95), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.06))
+        grid = figure.add_gridspec(len(measures), 2, width_ratios=(1, 1))
+        axis = figure.add_subplot(grid[:, 0])
+        axis.set_title("recorded", fontweight="bold")
+        step = frame_panel(axis, *view(recorded))
+        axis.set_xlabel(f"grid {step:g} {data_units(observed)}", fontsize=8, loc="left")
+        body_legend(figure, [str(body) for body in observed["body"].values])
+        scene = _Scene(axis, recorded.shape[1])
+        strips, cursors = [], []
+        for row, (name, title) in enumerate(measures.items()):
+            strip = figure.add_subplot(grid[row, 1])
+            courses = scores[name].sel(trajectory=trajectory).transpose("time", "body").values
+            _draw_courses(strip, seconds, courses[:length])
+            strip.set_title(title, loc="left", fontsize=8)
+            strips.append(strip)
+            cursors.append(strip.axvline(0, color="black", lw=1, animated=True))
+        strip.set_xlabel(f"seconds{_tempo(play.tempo)}", fontsize=8)
+
+        def show(frame: int) -> None:
+            scene.show(recorded, frame, trail)
+            for strip, cursor in zip(strips, cursors, strict=True):
+                cursor.set_xdata([seconds[frame]] * 2)
+                strip.draw_artist(cursor)
+
+        return _film(figure, play, show)
+
+
+def _draw_courses(axis: Axes, seconds: np.ndarray, courses: np.ndarray) -> None:
+    """A line a body of (time, body) `courses`, each a running mean over half a second at least."""
+    axis.axhline(0, color=QUIET, lw=0.8)
+    axis.tick_params(labelsize=7)
+    width = max(1, round(0.5 / (seconds[1] - seconds[0]))) if len(seconds) > 1 else 1
+    drawn = []
+    for body, values in enumerate(courses.T):
+        mean = pd.Series(values).rolling(width, center=True, min_periods=1).mean()
+        smooth = np.where(np.isfinite(values), mean, np.nan)
+        axis.plot(seconds, smooth, color=body_look(body)[0], lw=1.2)
+        drawn.append(smooth[np.isfinite(smooth)])
+    values = np.concatenate(drawn)
+    if values.size:  # a few steps of hundreds of nats would flatten all others
+        low, high = np.quantile(values, (0.02, 0.98))
+        pad = 0.15 * max(high - low, 1e-6)
+        axis.set_ylim(min(low - pad, -pad), max(high + pad, pad))
+
+
+def _length(recorded: np.ndarray) -> int:
+    """Frames up to the last that shows a body."""
+    seen = np.isfinite(recorded).any((-1, -2))
+    return int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 1
+
+
+def _trail(play: Pace, length: int) -> int:
+    """Recorded frames that a trail goes back."""
+    return max(2, round(TRAIL / (play.delay / 1000) * (play.frames[1] if length > 1 else 1)))
+
+
+def _film(figure: Figure, play: Pace, show: Callable[[int], None]) -> bytes:
+    """The frames of a figure: `show` draws the moving artists of each on a kept background."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    images = []
+    for frame in play.frames:
+        canvas.restore_region(background)
+        show(int(frame))
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     return gif(images, play.delay)
 
 

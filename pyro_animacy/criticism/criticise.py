@@ -1,18 +1,55 @@
-"""Criticise a run: generate, compare with the recording, and write the report."""
+"""Criticise a run: generate, compare with the recording, measure, and write the report."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from tqdm import tqdm
 
-from pyro_animacy.criticism.report import write_report
+from pyro_animacy.criticism import animacy_plots, calibration, importance_plots, latent_plots
+from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.importance import guide_quality
+from pyro_animacy.criticism.latent import latent_use
+from pyro_animacy.criticism.report import with_named_bodies, write_report
+from pyro_animacy.criticism.section import Finding, Section
+from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
 
 SECONDS = 8.0  # of each window compared
+SCORED = 20  # windows of which animacy is scored
+
+
+def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
+    return importance_plots.section(guide_quality(run, dataset, seed=seed, progress=False))
+
+
+def _calibration(run: Run, dataset: xr.Dataset, seed: int) -> Section:
+    found = calibration.calibrate(run, dataset, seed=seed, progress=False)
+    return calibration.section(with_named_bodies(found))
+
+
+def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
+    use = latent_use(run, dataset, seed=seed, progress=False)
+    return latent_plots.section(use, traversals(run, dataset, use))
+
+
+def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
+    observed = windows(dataset, run, most=SCORED)
+    scores = score_animacy(run, observed, seed=seed, progress=False)
+    return animacy_plots.section(scores, observed)
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int], Section]]] = {
+    "guide": ("Is the guide good?", _guide),
+    "calibration": ("Is the model calibrated?", _calibration),
+    "latent": ("Does the latent variable do work?", _latent),
+    "animacy": ("How alive does the motion look?", _animacy),
+}
 
 
 def criticise(
@@ -23,6 +60,7 @@ def criticise(
     draws: int = 100,
     most: int = 50,
     frames: int | None = None,
+    sections: Sequence[str] = tuple(SECTIONS),
     seed: int = 0,
     new: bool = True,
     progress: bool = True,
@@ -39,35 +77,67 @@ def criticise(
         draws: Motions generated for each window.
         most: Windows at most; of more, this many are taken evenly spaced.
         frames: Frames in a window; by default 8 seconds, or the longest trajectory if shorter.
+        sections: Which further instruments to use, of guide, calibration, latent and animacy. One
+            that cannot measure these recordings says why in its place.
         seed: Seeds the draws.
         new: Score the model and the baselines on ``dataset``; otherwise the report shows the
             scores that ``summary.json`` holds, of the run's own held-out frames.
-        progress: Show progress bars.
+        progress: Show a progress bar.
 
     Returns:
         The path of the report.
 
     Raises:
+        ConfigError: If an option cannot be used.
         DataError: If the recordings do not suit the model.
         RunError: If the report cannot be written.
     """
+    if unknown := [name for name in sections if name not in SECTIONS]:
+        raise ConfigError(
+            f"section {unknown[0]!r} does not exist; choose from {', '.join(SECTIONS)}"
+        )
     dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
-    summary = run.summary
-    if new or not summary:
-        summary = summarise(run, dataset, progress=progress)
-    generated = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=progress)
-    followed = predict(run, observed, mode="reconstruct", draws=2, seed=seed, progress=False)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
-    return write_report(
-        out,
-        title=f"{run.path.name}: {run.card.model} on {source}",
-        observed=observed,
-        generated=generated,
-        summary={**summary, "model": run.card.config},
-        metrics=run.metrics(),
-        reconstructed=followed,
-    )
+    summary = run.summary
+    parts, start = 3 + len(sections), "criticise: score"
+    with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
+        if new or not summary:
+            summary = summarise(run, dataset, progress=False)
+        bar.update()
+        bar.set_description("criticise: motion")
+        made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)
+        followed = predict(run, observed, mode="reconstruct", draws=2, seed=seed, progress=False)
+        bar.update()
+        found = []
+        for name in sections:
+            bar.set_description(f"criticise: {name}")
+            found.append(_section(name, run, dataset, seed))
+            bar.update()
+        bar.set_description("criticise: page")
+        page = write_report(
+            out,
+            title=f"{run.path.name}: {run.card.model} on {source}",
+            observed=observed,
+            generated=made,
+            summary={**summary, "model": run.card.config},
+            metrics=run.metrics(),
+            reconstructed=followed,
+            sections=found,
+            progress=False,
+        )
+        bar.update()
+    return page
+
+
+def _section(name: str, run: Run, dataset: xr.Dataset, seed: int) -> Section:
+    """What an instrument says, or that it can say nothing of these recordings, and why."""
+    title, measure = SECTIONS[name]
+    try:
+        return measure(run, dataset, seed)
+    except AnimacyError as error:
+        why = f"Nothing can be said of this here: {str(error).rstrip('.')}."
+        return Section(name, title, "", [Finding("undefined", why)])
 
 
 def windows(

@@ -6,68 +6,55 @@ reader's light or dark setting, and whatever a data file called its bodies is es
 
 from __future__ import annotations
 
-import itertools
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
 import xarray as xr
+from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from pyro_animacy.criticism import plots
 from pyro_animacy.criticism.animation import animate
+from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import (
     DIMS,
-    Comparison,
     align,
     compare,
     data_units,
     each_draw,
     share_lost,
 )
-from pyro_animacy.criticism.section import Image, embed, picture
-from pyro_animacy.criticism.statistics import Statistic
+from pyro_animacy.criticism.section import (
+    Finding,
+    Image,
+    Panel,
+    Section,
+    Table,
+    embed,
+    picture,
+)
 from pyro_animacy.criticism.verdicts import (
     FEW_DRAWS,
     NEAR,
     RIGHT,
-    Verdict,
     baseline_name,
     finite_baselines,
     in_short,
-    judge,
-    nats,
-    number,
-    probability,
-    score_sentence,
+    score_grade,
 )
+from pyro_animacy.criticism.wording import nats, number, probability
 from pyro_animacy.errors import RunError
 
-SHOWN, PANELS = 4, 6  # trajectories shown in motion, panels a statistic
+SHOWN = 4  # trajectories shown in motion
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table of posterior predictive checks; `image` where it is drawn too."""
-
-    comparison: Comparison
-    verdict: Verdict
-    image: Image | None
-
-
-@dataclass(frozen=True)
-class Check:
-    """A statistic with its rows, and how many of its panels are left out for room."""
-
-    statistic: Statistic
-    rows: tuple[Row, ...]
-    left_out: int
+Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
+GRADES = {"right": "Right", "near": "Close", "wrong": "Wrong", "undefined": "Not known"}
 
 
 def write_report(
@@ -79,6 +66,8 @@ def write_report(
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     reconstructed: xr.DataTree | None = None,
+    sections: Sequence[Section] = (),
+    progress: bool = True,
 ) -> Path:
     """Write the report of a run.
 
@@ -92,6 +81,8 @@ def write_report(
             sections of those that are absent say so.
         metrics: the training log, rows with `step` and the terms of the loss.
         reconstructed: draws of the model following the recording, alike.
+        sections: of other instruments, in their order; their findings are merged into the summary.
+        progress: show a progress bar.
 
     Returns:
         The path written.
@@ -100,13 +91,16 @@ def write_report(
         RunError: the draws do not belong to the recording, or the file cannot be written.
     """
     path = Path(path)
-    observed, draws = align(observed, generated)
-    followed = None if reconstructed is None else align(observed, reconstructed)[1]
+    aligned, draws = align(observed, generated)
+    followed = None if reconstructed is None else align(aligned, reconstructed)[1]
+    followed = None if followed is None else with_named_bodies(followed)
+    observed, draws = with_named_bodies(aligned), with_named_bodies(draws)
     shown = plots.most_movement(observed, SHOWN)
-    with tqdm(total=4 + len(shown), desc="report", unit="part") as bar:
-        comparisons = compare(observed, draws)
+    total = 4 + len(shown)
+    with tqdm(total=total, desc="report", unit="part", disable=not progress, delay=1) as bar:
+        comparisons = compare(observed, draws, progress=False)
         bar.update()
-        checks = list(_checks(comparisons))
+        checked = list(checks(comparisons))
         bar.update()
         animations = []
         for name in shown:
@@ -116,14 +110,14 @@ def write_report(
         bar.update()
         page = _template().render(
             title=title,
-            in_short=in_short(comparisons, summary, metrics, share_lost(observed, draws)),
+            in_short=in_short(comparisons, summary, metrics, share_lost(observed, draws), sections),
             facts=_facts(observed, draws, summary),
             animations=animations,
             paths=paths,
-            followed=[] if followed is None else _following(observed, followed),
-            units=data_units(observed),
-            score=_score(summary),
-            checks=checks,
+            following=[] if followed is None else [_following(observed, followed)],
+            sections=[_score(summary), *sections],
+            checks=checked,
+            chance=chance(comparisons),
             resolution=_resolution(observed),
             draws=len(comparisons[0].generated) if comparisons else 0,
             few_draws=FEW_DRAWS,
@@ -134,6 +128,12 @@ def write_report(
         _write(path, page)
         bar.update()
     return path
+
+
+def with_named_bodies(data: Labelled) -> Labelled:
+    """Bodies that a file only numbers, "0", are called "body 0"."""
+    names = [str(name) for name in data["body"].values]
+    return data.assign_coords(body=[f"body {n}" if n.isdigit() else n for n in names])
 
 
 def _template() -> jinja2.Template:
@@ -147,7 +147,14 @@ def _template() -> jinja2.Template:
     environment.filters["number"] = number
     environment.filters["nats"] = nats
     environment.filters["probability"] = probability
+    environment.filters["options"] = _options
+    environment.globals["words"] = GRADES
     return environment.get_template("report.html.jinja")
+
+
+def _options(text: str) -> Markup:
+    """Text whose options of the command line are set as code, which does not break in a line."""
+    return Markup(re.sub(r"(--[\w.]+)", r"<code>\1</code>", str(escape(text))))
 
 
 def _write(path: Path, page: str) -> None:
@@ -191,31 +198,6 @@ def _facts(
     return facts
 
 
-def _checks(comparisons: Sequence[Comparison]) -> Iterator[Check]:
-    """The comparisons by statistic; of many bodies, the worst PANELS are drawn."""
-    for _, group in itertools.groupby(comparisons, key=lambda c: c.statistic.name):
-        members = list(group)
-        worst = sorted(members, key=lambda c: -np.nan_to_num(c.effect, nan=-1, posinf=1e9))
-        drawn = {c.body for c in worst[:PANELS] if c.observed.size or _has_values(c)}
-        rows = tuple(
-            Row(c, judge(c), _statistic_image(c) if c.body in drawn else None) for c in members
-        )
-        yield Check(members[0].statistic, rows, len(members) - len(drawn))
-
-
-def _has_values(comparison: Comparison) -> bool:
-    return any(values.size for values in comparison.generated)
-
-
-def _statistic_image(comparison: Comparison) -> Image:
-    alt = (
-        f"Distribution of {comparison.statistic.name} of {comparison.body}: recorded mean "
-        f"{number(comparison.observed_mean)} {comparison.units}, generated "
-        f"{number(comparison.generated_mean)} {comparison.units}."
-    )
-    return picture(plots.plot_statistic(comparison), alt)
-
-
 def _animation(observed: xr.Dataset, draws: xr.DataArray, name: str) -> tuple[str, Image]:
     label = ""
     if "label" in observed.coords:
@@ -234,7 +216,7 @@ def _paths(
     return picture(figure, alt)
 
 
-def _following(observed: xr.Dataset, followed: xr.DataArray) -> list[tuple[str, float]]:
+def _following(observed: xr.Dataset, followed: xr.DataArray) -> Table:
     """Root mean square distance of the reconstruction from the recording, of each body."""
     recorded = observed["position"].transpose(*DIMS).values
     total, count = np.zeros(recorded.shape[2]), np.zeros(recorded.shape[2])
@@ -243,29 +225,48 @@ def _following(observed: xr.Dataset, followed: xr.DataArray) -> list[tuple[str, 
         total += np.nansum(square, axis=(0, 1))
         count += np.isfinite(square).sum((0, 1))
     error = np.sqrt(total / np.where(count > 0, count, np.nan))
-    return list(zip(map(str, observed["body"].values), error.tolist(), strict=True))
+    names = map(str, observed["body"].values)
+    return Table(
+        "Following the recording: distance of the reconstruction from it",
+        ("body", f"root mean square ({data_units(observed)})"),
+        [(name, number(value)) for name, value in zip(names, error.tolist(), strict=True)],
+    )
 
 
-def _score(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Figure and table of the held-out score; no figure where nothing was scored."""
+def _score(summary: Mapping[str, Any]) -> Section:
+    """The held-out score beside the baselines; no figure where nothing was scored."""
     own, baselines = summary.get("heldout_nats_per_step"), finite_baselines(summary)
-    sentence = score_sentence(summary)[1]
-    image = None
+    grade, sentence = score_grade(summary)
+    error, elbo = summary.get("heldout_standard_error"), summary.get("heldout_elbo_per_step")
+    if own is None and not baselines:
+        return Section("score", "Score on held-out frames", "", [Finding(grade, sentence)])
+    panels = []
     if own is not None and baselines:
-        image = picture(plots.plot_scores(summary), sentence)
-    rows = [
-        (baseline_name(key), value, None if own is None else own - value)
-        for key, value in baselines.items()
-    ]
-    return {
-        "image": image,
-        "own": own,
-        "elbo": summary.get("heldout_elbo_per_step"),
-        "error": summary.get("heldout_standard_error"),
-        "rows": rows,
-        "sentence": sentence,
-        "density": _sentence(str(summary.get("score_density") or "")),
-    }
+        caption = "Held-out score of the model and the baselines; more is better."
+        caption += " Bar: two standard errors either side." if error is not None else ""
+        panels.append(Panel(picture(plots.plot_scores(summary), sentence), caption))
+    rows = [("this model", nats(own) + (f" ±\u00a0{nats(error)}" if error is not None else ""), "")]
+    for key, value in baselines.items():
+        rows.append((baseline_name(key), nats(value), "" if own is None else nats(own - value)))
+    if elbo is not None:
+        rows.append(("this model's lower bound (ELBO)", nats(elbo), ""))
+    caption = "Log density of the next displacement, in nats per step"
+    density = _sentence(str(summary.get("score_density") or ""))
+    density += " " if density else ""
+    return Section(
+        key="score",
+        title="Score on held-out frames",
+        intro="How probable does the model find what happened next? At each frame that was held "
+        "out, it is asked for the density of the next step, before it sees it. Baselines are "
+        "simple rules that any model should beat. A nat per step more means that the model gave "
+        "what happened next 2.7 times the density.",
+        findings=[Finding(grade, sentence)],
+        panels=panels,
+        tables=[Table(caption, ("", "nats per step", "this model is ahead by"), rows)],
+        note="Every score is of the same frames, in the same units; differences mean something, "
+        f"the numbers themselves depend on the units. {density}The model's score is a lower "
+        "bound by importance sampling; its ELBO is the looser bound of a single sample.",
+    )
 
 
 def _sentence(text: str) -> str:
@@ -273,14 +274,23 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
-def _training(metrics: Sequence[Mapping[str, Any]]) -> Image | None:
+def _training(metrics: Sequence[Mapping[str, Any]]) -> Section:
     terms = plots.terms_shown(metrics)
     if not terms:
-        return None
+        return Section("training", "Training", "No training log was given.")
     last = {key.replace("_", " "): values[-1] for key, (_, values) in terms.items()}
     ends = [f"{name} ends at {number(value)}" for name, value in last.items()]
-    alt = f"Training curves: {'; '.join(ends)}."
-    return picture(plots.plot_loss_terms(metrics), alt)
+    image = picture(plots.plot_loss_terms(metrics), f"Training curves: {'; '.join(ends)}.")
+    return Section(
+        key="training",
+        title="Training",
+        intro="How each term of the loss fell, or the score rose, from step to step. One hopes for "
+        "curves that have become level, and a validation score that does not fall at the end.",
+        panels=[Panel(image, "Terms of the loss as trained.")],
+        note="In nats per step and the model's own unit of length; the validation score is of "
+        "frames kept out of training, in data units. The spikes of the first steps may leave a "
+        "panel.",
+    )
 
 
 def _resolution(observed: xr.Dataset) -> str | None:

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyro_animacy.criticism.comparison import Comparison
+from pyro_animacy.criticism.wording import nats, number, percent, times
+
+if TYPE_CHECKING:  # it imports the figures, which import this
+    from pyro_animacy.criticism.section import Grade, Section
 
 RIGHT = 0.1  # effect up to which nobody would see the difference
 NEAR = 0.3  # effect up to which it is right in kind
@@ -24,6 +29,9 @@ REST = 0.05  # difference in the share of frames at rest that is said
 TAIL = 0.025  # on either side, a tail probability that is more than chance
 FEW_DRAWS = 20  # below this no tail probability can say anything
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
+ENTRIES = 6  # sentences in a list of the summary, at most
+NAMED = 4  # statistics named in its sentence on motion
+LEADING = ("guide", "calibration")  # sections said before the motion
 
 
 @dataclass(frozen=True)
@@ -35,49 +43,22 @@ class Verdict:
         sentence: why, in words, without the name of the statistic.
     """
 
-    grade: str
+    grade: Grade
     sentence: str
 
 
 @dataclass(frozen=True)
 class InShort:
-    """The top of the report: what is right, nearly right and wrong, and what to try next."""
+    """The top of the report: what is right, nearly right and wrong, and what to try next.
+
+    `where` has the key and the title of the section that a sentence is from.
+    """
 
     right: tuple[str, ...]
     near: tuple[str, ...]
     wrong: tuple[str, ...]
     attempt: tuple[str, ...]
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, thousands apart; a dash for nothing."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e7:
-        return f"{value:.2e}".replace("-", "−")
-    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 99.96 is 100
-    digits = max(0, 2 - exponent)
-    return f"{value:,.{digits}f}".replace("-", "−")
-
-
-def nats(value: float | None) -> str:
-    """A log density to a hundredth of a nat; a dash for nothing."""
-    if value is None or not math.isfinite(value):
-        return number(value)
-    return f"{value:,.2f}".replace("-", "−")
-
-
-def probability(value: float, draws: int) -> str:
-    """A tail probability with no more certainty than the number of draws gives."""
-    if math.isnan(value):
-        return "–"
-    if value == 0:
-        return f"<{1 / draws:.2g}"
-    return f">{1 - 1 / draws:.2g}" if value == 1 and draws > 1 else f"{value:.2f}"
+    where: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def judge(comparison: Comparison) -> Verdict:
@@ -136,19 +117,19 @@ def _moments_differ(comparison: Comparison) -> str:
     made = comparison.generated_mean
     word = statistic.more if made > mean else statistic.less
     if statistic.share:
-        return f"{word} ({_percent(made)} of frames, recorded {_percent(mean)})"
+        return f"{word} ({percent(made)} of frames, recorded {percent(mean)})"
     if comparison.observed.size == 1:
         return f"{word} ({number(made)}, recorded {number(mean)})"
     if sd == 0:
         return f"{number(made)} where it is always {number(mean)}"
     if abs(made - mean) >= 0.5 * comparison.distance:
         if min(made, mean) > 0 and abs(made / mean - 1) > 0.05:  # less says little of 0.99
-            return f"{word} (mean {_ratio(made / mean)})"
+            return f"{word} (mean {times(made / mean)})"
         return f"{word} (mean {number(made)}, recorded {number(mean)})"
     ratio = comparison.generated_sd / sd
     if abs(ratio - 1) > RIGHT:
         word = "too spread out" if ratio > 1 else "too even"
-        return f"{word} (spread {_ratio(ratio)})"
+        return f"{word} (spread {times(ratio)})"
     return ""
 
 
@@ -161,21 +142,7 @@ def _rest(comparison: Comparison) -> str:
     if abs(made - rest) <= REST or max(made, rest) < 2 * min(made, rest):
         return ""
     often = "seldom" if made < rest else "often"
-    return f"too {often} at rest ({_percent(made)} of frames, recorded {_percent(rest)})"
-
-
-def _percent(share: float) -> str:
-    """Two digits of a small share, so that it is not said to be none."""
-    percent = f"{100 * share:.2g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
-    return f"{percent}\u00a0%"
-
-
-def _ratio(ratio: float) -> str:
-    """How a positive `ratio` to the recording is said."""
-    if ratio >= 2 or ratio <= 0.5:
-        return f"{number(ratio)} times as large"
-    percent = round(100 * (ratio - 1))
-    return f"{abs(percent)}\u00a0% {'larger' if percent > 0 else 'smaller'}"
+    return f"too {often} at rest ({percent(made)} of frames, recorded {percent(rest)})"
 
 
 def baseline_name(key: str) -> str:
@@ -219,57 +186,117 @@ def score_sentence(summary: Mapping[str, Any]) -> tuple[bool | None, str]:
     return False, f"A simple baseline predicts held-out frames better: {against} (−{size})."
 
 
+def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
+    """The grade of the held-out score, and `score_sentence`."""
+    better, sentence = score_sentence(summary)
+    if summary.get("heldout_nats_per_step") is None:
+        return "undefined", sentence
+    return "near" if better is None else "right" if better else "wrong", sentence
+
+
 def in_short(
     comparisons: Sequence[Comparison],
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     lost: float = 0.0,
+    sections: Sequence[Section] = (),
 ) -> InShort:
-    """The report in a few sentences.
+    """The report in a few sentences, at most `ENTRIES` a list.
+
+    The score leads, then the guide and calibration, the motion, and all other sections. A section
+    has one sentence in each list, its first of that grade; the statistics of motion share one.
 
     Args:
         comparisons: all of them, from `compare`.
         summary: the run's summary.
         metrics: the run's training log.
         lost: share of generated positions that are not finite.
+        sections: the instruments', whose findings are merged.
     """
-    right: list[str] = []
-    near: list[str] = []
-    wrong: list[str] = []
+    lists: dict[str, list[str]] = {"right": [], "near": [], "wrong": []}
+    where: dict[str, tuple[str, str]] = {}
     if lost > 0:
-        wrong.append(
+        lists["wrong"].append(
             f"{number(100 * lost)}\u00a0% of the generated positions are not finite: the motion "
             "explodes. Everything below is of the rest."
         )
-    better, sentence = score_sentence(summary)
-    if summary.get("heldout_nats_per_step") is not None:
-        (near if better is None else right if better else wrong).append(sentence)
+    score, sentence = score_grade(summary)
+    if score in lists:
+        lists[score].append(sentence)
+        where[sentence] = ("score", "Score")
+    for grade, sentences in lists.items():
+        lead = [s for s in sections if s.key in LEADING]
+        rest = [s for s in sections if s.key not in LEADING]
+        said = [_of_section(s, grade) for s in lead]
+        said += [(_of_checks(comparisons, grade), "checks", "Motion statistics")]
+        said += [_of_section(s, grade) for s in rest]
+        for sentence, key, title in said:
+            if sentence:
+                sentences.append(sentence)
+                where[sentence] = (key, title)
+    if not lists["wrong"]:
+        lists["wrong"].append("Nothing that these checks can see; they look at a second at a time.")
+    attempts = _attempts(comparisons, summary, metrics, _of_findings(sections))
+    right, near, wrong, attempt = (_at_most(x) for x in (*lists.values(), attempts))
+    return InShort(right, near, wrong, attempt, where)
+
+
+def _at_most(sentences: Sequence[str]) -> tuple[str, ...]:
+    if len(sentences) <= ENTRIES:
+        return tuple(sentences)
+    return (*sentences[: ENTRIES - 1], f"And {len(sentences) - ENTRIES + 1} more below.")
+
+
+def _of_section(section: Section, grade: str) -> tuple[str, str, str]:
+    """The first finding of a grade without its criteria, and where there are more; "" if none."""
+    found = [finding.sentence for finding in section.findings if finding.grade == grade]
+    if not found:
+        return "", section.key, section.title
+    first = re.sub(r" \((right|near):[^()]*\)", "", found[0])
+    first = re.split(r"(?<=[.?!]) (?=[A-Z0-9])", first)[0]
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    return first, section.key, f"{section.title}{more}"
+
+
+def _of_checks(comparisons: Sequence[Comparison], grade: str) -> str:
+    """One sentence on the statistics of motion of a grade, those that differ most first."""
+    said: list[tuple[float, str]] = []
+    count = 0
     for _, group in itertools.groupby(comparisons, key=lambda c: c.statistic.name):
         judged = [(comparison, judge(comparison)) for comparison in group]
-        title = judged[0][0].statistic.name.capitalize()
-        good = [comparison.body for comparison, verdict in judged if verdict.grade == "right"]
-        if good:
-            kind = judged[0][0].statistic.over.kind
-            right.append(f"{title}: as recorded for {_listed(good, len(judged), kind)}.")
-        for grade, sentences, opening in (
-            ("near", near, ": "),
-            ("wrong", wrong, ": "),
-        ):
-            chosen = sorted(
-                (pair for pair in judged if pair[1].grade == grade), key=lambda p: -p[0].effect
-            )
-            if chosen:
-                said = "; ".join(f"{c.body}, {verdict.sentence}" for c, verdict in chosen[:3])
-                more = f"; and {len(chosen) - 3} more" if len(chosen) > 3 else ""
-                sentences.append(f"{title}{opening}{said}{more}.")
-    if not wrong:
-        wrong.append("Nothing that these checks can see; they look at a second at a time.")
-    return InShort(
-        tuple(right), tuple(near), tuple(wrong), tuple(_attempts(comparisons, summary, metrics))
+        chosen = [pair for pair in judged if pair[1].grade == grade]
+        if not chosen:
+            continue
+        count += len(chosen)
+        statistic = chosen[0][0].statistic
+        bodies = listed([c.body for c, _ in chosen], len(judged), statistic.over.kind)
+        ways = {verdict.sentence.split(" (")[0] for _, verdict in chosen}
+        way = ways.pop() if len(ways) == 1 and grade != "right" else ""
+        way = f" ({way})" if way and not way[0].isdigit() else ""
+        said.append((max(c.effect for c, _ in chosen), f"{statistic.name} of {bodies}{way}"))
+    if not said:
+        return ""
+    said.sort(key=lambda pair: -pair[0] if grade != "right" else pair[0])
+    words = {"right": "as recorded", "near": "close to the recording", "wrong": "wrong"}[grade]
+    more = f"; and {len(said) - NAMED} more below" if len(said) > NAMED else ""
+    return (
+        f"Motion, {words} in {count} of {len(comparisons)} checks: "
+        f"{'; '.join(text for _, text in said[:NAMED])}{more}."
     )
 
 
-def _listed(names: list[str], of: int, kind: str) -> str:
+def _of_findings(sections: Sequence[Section]) -> list[str]:
+    """What the findings say to try, of what is wrong first; each said once."""
+    found: dict[str, str] = {}
+    for grade in ("wrong", "near"):
+        for finding in (f for section in sections for f in section.findings):
+            if finding.grade == grade and finding.attempt:
+                found.setdefault(finding.attempt.split(". ")[0].rstrip("."), finding.attempt)
+    return list(found.values())
+
+
+def listed(names: Sequence[str], of: int, kind: str) -> str:
+    """Names of bodies, or "every body" where they are all of several."""
     if len(names) == of > 1:
         return f"every {kind}"
     shown = ", ".join(names[:4])
@@ -280,9 +307,10 @@ def _attempts(
     comparisons: Sequence[Comparison],
     summary: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
+    found: Sequence[str],
 ) -> list[str]:
-    """What to try next; each rule reads one figure of the run."""
-    attempts = []
+    """What to try next: each rule reads one figure of the run; then what the findings say."""
+    attempts: list[str] = []
     model = summary.get("model") or {}
     wrong = {c.statistic.name: c for c in comparisons if judge(c).grade == "wrong"}
     shaky = [name for name in ("acceleration", "turning angle") if name in wrong]
@@ -320,6 +348,7 @@ def _attempts(
             f"More draws ({FEW_DRAWS} or more, 100 is good): with "
             f"{len(comparisons[0].generated)} the tail probabilities say nothing."
         )
+    attempts += found
     if not attempts and wrong:
         attempts.append(
             f"These figures do not say what would mend the {_either(wrong)}. Watch the "

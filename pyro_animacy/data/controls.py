@@ -47,27 +47,27 @@ def inert_twins(
         raise DataError(f"no body {absent[0]!r} in the recordings, which have {', '.join(names)}")
     x = dataset["position"].transpose(*DIMS).to_numpy().copy()
     fps = float(dataset.attrs["fps"])
-    t = np.arange(x.shape[1]) / fps
-    lapse = t if damping == 1 else np.expm1(t * np.log(damping)) / np.log(damping)
+    grid = dataset["resolution"].to_numpy()
     for body in (names.index(b) for b in bodies):
         low, high = np.nanmin(x[:, :, body], (0, 1)), np.nanmax(x[:, :, body], (0, 1))
         for i, path in enumerate(x[:, :, body]):
             seen = np.flatnonzero(np.isfinite(path).all(-1))
             if not len(seen):
+                path[:] = np.nan
                 continue
             generator = np.random.default_rng(np.random.SeedSequence((seed, body, i)))
             angle = generator.uniform(0, 2 * np.pi)
+            start = path[seen[0]]
+            t = np.maximum(np.arange(len(path)) - seen[0], 0) / fps
+            elapsed = t if damping == 1 else np.expm1(t * np.log(damping)) / np.log(damping)
             moved = np.linalg.norm(np.diff(path, axis=0), axis=-1)
-            elapsed = lapse - lapse[seen[0]]
             pace = np.diff(elapsed)[np.isfinite(moved)].sum()
             start_speed = np.nansum(moved) / pace if pace > 0 else 0.0
             direction = np.array([np.cos(angle), np.sin(angle)])
-            free = path[seen[0]] + start_speed * elapsed[:, None] * direction
-            path[seen] = _between(free, low, high)[seen]
-    step = dataset["resolution"].to_numpy()[:, None, None, None]
-    grid = np.where(step > 0, step, 1.0)
-    replaced = np.isin(names, bodies)[:, None]
-    x = np.where(replaced & (step > 0), np.rint(x / grid) * grid, x)
+            twin = _between(start + start_speed * elapsed[:, None] * direction, low, high)
+            if grid[i] > 0:
+                twin = start + np.rint((twin - start) / grid[i]) * grid[i]
+            path[:] = np.where(np.isfinite(path), twin, np.nan)
     return check_trajectories(dataset.assign(position=(DIMS, x)))
 
 
@@ -82,7 +82,7 @@ def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
     """Swap in one body from another recording with the same label and about the same length.
 
     Each trajectory's partner comes from one of the five others of its label whose lengths are
-    nearest; both end with the shorter of the two.
+    nearest; both end with the shorter of the two, and have the coarser resolution.
 
     Args:
         dataset: Recordings in the schema; without labels, all count as alike.
@@ -117,5 +117,8 @@ def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
     y[:, :, index] = x[partner[rows], :, index]
     shorter = np.minimum(length[rows], length[partner[rows]])
     y[np.arange(x.shape[1]) >= shorter[:, None]] = np.nan
+    step = dataset["resolution"].to_numpy()
+    coarser = np.maximum(step[rows], step[partner[rows]])
     kept = dataset.isel(trajectory=rows).assign(position=(DIMS, y))
-    return check_trajectories(kept.assign_coords(length=("trajectory", shorter)))
+    kept = kept.assign_coords(length=("trajectory", shorter), resolution=("trajectory", coarser))
+    return check_trajectories(kept)

@@ -1,0 +1,164 @@
+"""What `animacy` measured, in figures and words."""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from pyro_animacy.criticism.animacy import by_body
+from pyro_animacy.criticism.animation import animate_scores
+from pyro_animacy.criticism.plots import QUIET, WIDTH, body_look, most_movement, shorten, styled
+from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
+from pyro_animacy.criticism.verdicts import nats
+from pyro_animacy.data.schema import agents
+
+SHOWN = 2  # trajectories shown in motion
+UNRELIABLE = 0.7  # k-hat above which an importance-sampled density is not to be trusted
+TITLES = {
+    "evidence": "evidence for an agent (nats)",
+    "interaction": "interaction (nats)",
+    "choice": "choice (nats)",
+    "surprise": "surprise under inert physics (nats)",
+}
+
+
+def plot_bodies(scores: xr.Dataset) -> Figure:
+    """Evidence for an agent and interaction of each body, with two standard errors.
+
+    Args:
+        scores: of `score_animacy`.
+    """
+    table = by_body(scores)
+    names = [name for name in ("evidence", "interaction") if name in table]
+    with styled():
+        size = (WIDTH, 0.9 + 0.3 * max(2, len(table)))
+        figure = Figure(figsize=size, layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            for row, (_, values) in enumerate(table[::-1].iterrows()):
+                colour, marker = body_look(len(table) - 1 - row)
+                error = 2 * values[f"{name}_error"]
+                bar = None if np.isnan(error) else error
+                axis.errorbar(values[name], row, xerr=bar, fmt=marker, color=colour)
+            axis.axvline(0, color=QUIET, lw=1)
+            labels = [shorten(str(body), 18) for body in table.index[::-1]]
+            axis.set_yticks(range(len(table)), labels if axis is figure.axes[0] else [])
+            axis.set_ylim(-0.6, len(table) - 0.4)
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.15)
+            axis.set_title(name, loc="left")
+            axis.set_xlabel("nats per step")
+    return figure
+
+
+def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
+    """The section "animacy" of a report.
+
+    Args:
+        scores: of `score_animacy`.
+        observed: the recordings scored.
+    """
+    table, animate = by_body(scores), agents(observed)
+    findings = [_agency(table, animate), *_interplay(table), _reliable(scores)]
+    caption = "Means over the steps of each body; bars are two standard errors either side."
+    panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
+    strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}
+    for name in most_movement(observed, SHOWN):
+        caption = (
+            f"{name}: the recording, and its scores as they go. Running means over half a second."
+        )
+        panels.append(Panel(embed(animate_scores(observed, scores, name, strips), "gif", caption),
+                            caption))  # fmt: skip
+    return Section(
+        key="animacy",
+        title="How alive does the motion look?",
+        intro=(
+            "Two questions of every step of every body. Would an inert body, that only keeps its "
+            "speed, slows down and bounces off walls, have done this? The evidence for an agent is "
+            "how much better the model of agents foresees the step, in nats: above 0 it moves as "
+            "an agent does. And do the others matter to it? The interaction is how much better the "
+            "step is foreseen with the others' past than with that of others from elsewhere."
+        ),
+        findings=findings,
+        panels=panels,
+        tables=[_table(table)],
+        note=(
+            "Evidence: log density under the model minus log density under the best inertial "
+            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory. A "
+            "body that is no agent, such as a ball, is scored in the place of an agent. "
+            "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
+            "their past at other times. Surprise: minus the log density under the inertial body. "
+            "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
+        ),
+    )
+
+
+def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
+    """Whether agents move as agents, and the others as inert bodies."""
+    said, wrong, unsure = [], False, False
+    for (body, row), agent in zip(table.iterrows(), animate, strict=True):
+        value, error = row["evidence"], row["evidence_error"]
+        said.append(f"{_body(body)} {nats(value)} ±{nats(error)}")
+        clear = abs(value) > 2 * error
+        unsure |= not clear
+        wrong |= bool(clear and (value > 0) != agent)
+    what = "Evidence for an agent, nats a step: " + "; ".join(said[:8])
+    more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
+    if wrong:
+        return Finding(
+            "near", f"{what}{more}. Not every body moves as its kind would: frames so close "
+            "together that everything coasts, or a body that others push, can be the reason.",
+        )  # fmt: skip
+    if unsure:
+        return Finding("near", f"{what}{more}. Some are within two standard errors of 0.")
+    return Finding("right", f"{what}{more}: above 0 for what moves by itself, below for the rest.")
+
+
+def _interplay(table: pd.DataFrame) -> list[Finding]:
+    """Which bodies the others matter to."""
+    if "interaction" not in table:
+        return []
+    clear = table["interaction"] > 2 * table["interaction_error"]
+    order = table["interaction"].sort_values(ascending=False)
+    values = "; ".join(
+        f"{_body(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
+        for body, row in table.loc[order.index[:6]].iterrows()
+    )
+    if clear.all():
+        return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
+    if clear.any():
+        names = ", ".join(_body(body) for body in order.index if clear[body])
+        return [Finding("near", f"Of the others' past, this model uses something for {names} "
+                                f"only (nats a step): {values}.")]  # fmt: skip
+    return [Finding(
+        "near", f"The others' past does not help this model to foresee any body ({values}): they "
+        "ignore each other, or what links them is too slow or too rare to show from step to step.",
+    )]  # fmt: skip
+
+
+def _reliable(scores: xr.Dataset) -> Finding:
+    """Whether the importance-sampled densities can be trusted."""
+    k_hat = scores["k_hat"].to_numpy()
+    k_hat = k_hat[~np.isnan(k_hat)]
+    if not len(k_hat):
+        return Finding("undefined", "No step could be scored.")
+    share = float((k_hat > UNRELIABLE).mean())
+    error = float(np.sqrt(np.nanmean(scores["evidence_standard_error"].to_numpy() ** 2)))
+    return Finding(
+        "right" if share <= 0.1 else "near",
+        f"{round(100 * share)}\u00a0% of the steps have a Pareto k-hat above {UNRELIABLE}, so that "
+        f"their own density is uncertain; the Monte Carlo error of one step is "
+        f"{nats(error)} nats, far less in the means.",
+    )  # fmt: skip
+
+
+def _body(name: object) -> str:
+    return f"body {name}" if str(name).isdigit() else str(name)
+
+
+def _table(table: pd.DataFrame) -> Table:
+    names = [name for name in ("evidence", "interaction", "choice", "surprise") if name in table]
+    rows = [
+        [_body(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
+        for body, row in table.iterrows()
+    ]
+    return Table("Nats per step, mean and standard error", ["", *names], rows)

@@ -1,0 +1,50 @@
+"""How numbers are said in a report."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands apart; a dash for nothing."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.2e}".replace("-", "−")
+    exponent = int(f"{value:.2e}".split("e")[1])  # after rounding: 99.96 is 100
+    digits = max(0, 2 - exponent)
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def nats(value: float | None) -> str:
+    """A log density to a hundredth of a nat; a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:,.2f}".replace("-", "−")
+
+
+def probability(value: float, draws: int) -> str:
+    """A tail probability with no more certainty than the number of draws gives."""
+    if math.isnan(value):
+        return "–"
+    if value == 0:
+        return f"<{1 / draws:.2g}"
+    return f">{1 - 1 / draws:.2g}" if value == 1 and draws > 1 else f"{value:.2f}"
+
+
+def percent(share: float) -> str:
+    """Two digits of a small share, so that it is not said to be none."""
+    digits = f"{100 * share:.2g}" if 0 < share < 0.01 else f"{100 * share:.0f}"
+    return f"{digits}\u00a0%"
+
+
+def times(ratio: float) -> str:
+    """How a positive `ratio` to the recording is said."""
+    if ratio >= 2 or ratio <= 0.5:
+        return f"{number(ratio)} times as large"
+    change = round(100 * (ratio - 1))
+    return f"{abs(change)}\u00a0% {'larger' if change > 0 else 'smaller'}"

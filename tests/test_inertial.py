@@ -1,0 +1,239 @@
+"""Inert bodies: simulated ones of known law, scipy's densities, and reflections by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import recordings
+from scipy import optimize, stats
+
+from pyro_animacy import make_trajectories
+from pyro_animacy.data.windows import Scale
+from pyro_animacy.models.inertial import (
+    Inertia,
+    fit_inertia,
+    inertial_log_density,
+    inertial_surprise,
+)
+
+
+def simulated(friction, restitution, sigma, frames=400, size=40, speed=2.0, box=10.0, seed=0):
+    """(size, frames, 1, 2) inert bodies in a box; a wall acts on where a body is expected."""
+    rng = np.random.default_rng(seed)
+    x = np.empty((size, frames, 1, 2))
+    x[:, 0] = rng.uniform(0.2 * box, 0.8 * box, (size, 1, 2))
+    v = rng.normal(scale=speed, size=(size, 1, 2))
+    x[:, 1] = np.clip(x[:, 0] + v, 0, box)
+    v = x[:, 1] - x[:, 0]
+    for t in range(1, frames - 1):
+        m = x[:, t] + friction * v
+        wall = np.where(m > box, box, 0.0)
+        hit = (m > box) | (m < 0)
+        mean = np.where(hit, wall - restitution * (m - wall), m)
+        x[:, t + 1] = mean + sigma * rng.normal(size=m.shape)
+        v = np.where(hit, -restitution * friction * v, x[:, t + 1] - x[:, t])
+    return x
+
+
+def law(friction=1.0, restitution=1.0, noise=0.1, low=-1e9, high=1e9):
+    """The law of one body of one trajectory."""
+    wall = np.ones((1, 2))
+    one = np.ones((1, 1))
+    return Inertia(
+        friction * one, np.array([restitution], float), noise * one, low * wall, high * wall
+    )
+
+
+ENOUGH = 0.015  # nats a step: the likelihood jumps where a body just reaches a wall
+
+
+def path(*points):
+    return np.array(points, float)[None, :, None]
+
+
+def likelihood(x, inertia):
+    return np.nansum(inertial_log_density(x, inertia), (0, 1))
+
+
+@pytest.mark.parametrize("friction", [0.5, 0.9, 0.99])
+def test_friction_and_noise_are_recovered(friction):
+    x = simulated(friction, 1.0, 0.05, box=1e6, frames=1000, size=12)
+    found = fit_inertia(x, 1e-6)
+    # of an autoregression, asymptotically: its coefficient within sqrt((1 - rho^2) / n)
+    error = math.sqrt((1 - friction**2) / (2 * 998))
+    assert np.abs(found.friction - friction).max() < 4.5 * error + 5e-3
+    assert np.abs(found.friction - friction).mean() < 2 * error + 1e-3
+    np.testing.assert_allclose(found.noise, 0.05, rtol=0.1)
+
+
+@pytest.mark.parametrize("restitution", [0.3, 0.8, 1.0])
+def test_restitution_and_walls_are_recovered(restitution):
+    x = simulated(0.995, restitution, 0.02, frames=60, size=400)
+    found = fit_inertia(x, 1e-6)
+    np.testing.assert_allclose(found.low, 0, atol=0.1)
+    np.testing.assert_allclose(found.high, 10, atol=0.1)
+    assert found.restitution[0] == pytest.approx(restitution, abs=0.05)
+
+
+def test_no_other_friction_noise_or_restitution_is_more_likely():
+    x = np.concatenate([simulated(0.97, 0.6, s, size=4, seed=int(100 * s)) for s in (0.05, 0.4)])
+    x[2, 50:60] = np.nan
+    found = fit_inertia(x, 1e-6)
+    best = likelihood(x, found).sum()
+    for name in ("friction", "noise", "restitution"):
+        values = getattr(found, name)
+        for factor in (0.8, 0.9, 0.98, 0.999, 1.001, 1.02, 1.1, 1.2):
+            other = likelihood(x, found._replace(**{name: values * factor})).sum()
+            assert other < best + ENOUGH * 8 * 398
+            if factor in (0.8, 1.2):
+                assert other < best
+
+
+def test_away_from_walls_the_estimate_is_least_squares():
+    """A still body at either end holds the walls away from the others."""
+    x = simulated(0.9, 1.0, 0.1, box=1e6, frames=50, size=6)
+    x[0, 20] = np.nan
+    posts = np.array([-1e7, 1e7])[:, None, None, None] * np.ones((2, 50, 1, 2))
+    found = fit_inertia(np.concatenate([x, posts]), 1e-6)
+    v = np.diff(x, axis=1)
+    both = np.isfinite(v[:, 1:]) & np.isfinite(v[:, :-1])
+    past, now = (np.where(both, part, 0) for part in (v[:, :-1], v[:, 1:]))
+    slope = (past * now).sum((1, 3)) / (past**2).sum((1, 3))
+    np.testing.assert_allclose(found.friction[:6], np.clip(slope, 0, 1), rtol=1e-9)
+    left = now - found.friction[:6, None, :, None] * past
+    np.testing.assert_allclose(
+        found.noise[:6] ** 2, (left**2).sum((1, 3)) / both.sum((1, 3)), rtol=1e-9
+    )
+
+
+def test_it_is_as_likely_as_a_general_optimiser_finds():
+    x = simulated(0.95, 0.5, 0.1, frames=150, size=1, speed=3.0)
+    found = fit_inertia(x, 1e-6)
+
+    def loss(theta):
+        rho, e, log_sigma = theta
+        one = found._replace(
+            friction=np.array([[rho]]), restitution=np.array([e]),
+            noise=np.array([[math.exp(log_sigma)]]),
+        )  # fmt: skip
+        return -likelihood(x, one).item()
+
+    start = (found.friction.item(), 0.5, math.log(0.2))
+    bounds = [(0, 1), (0, 1), (-6, 2)]
+    other = optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds)
+    assert -likelihood(x, found).item() < other.fun + ENOUGH * 148
+
+
+def test_away_from_walls_the_density_is_a_plain_gaussian():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 20, 2, 2)).cumsum(1)
+    rho, sigma = rng.uniform(0.5, 1, (3, 2)), rng.uniform(0.5, 2, (3, 2))
+    wall = np.full((2, 2), 1e6)
+    inertia = Inertia(rho, np.ones(2), sigma, -wall, wall)
+    a = np.diff(x, axis=1)
+    by_hand = stats.norm.logpdf(
+        a[:, 1:], rho[:, None, :, None] * a[:, :-1], sigma[:, None, :, None]
+    ).sum(-1)
+    np.testing.assert_allclose(inertial_log_density(x, inertia), by_hand, rtol=1e-12)
+
+
+def test_a_wall_gives_back_the_share_of_what_lies_beyond_it():
+    # v = (2, 1), friction 1/2, wall at x = 3: m = (2, 1) + (1, 0.5); then v = (1, 0.5), m_x = 4
+    x = path((0, 0), (2, 1), (3, 1.5), (2.5, 2.0), (2.25, 2.5))
+    inertia = law(friction=1.0, restitution=0.5, noise=0.2, high=3.0)
+    density = inertial_log_density(x, inertia)[0, :, 0]
+    norm = stats.norm(scale=0.2)
+    # 1: v = (2, 1), m = (4, 2): 1 beyond, so expected at 3 - 0.5; v_x becomes -1
+    assert density[0] == pytest.approx(norm.logpdf([3 - 2.5, 1.5 - 2.0]).sum())
+    # 2: v = (-1, 0.5) from (3, 1.5)
+    assert density[1] == pytest.approx(norm.logpdf([2.5 - 2.0, 2.0 - 2.0]).sum())
+    # 3: v = (-0.5, 0.5), seen, from (2.5, 2)
+    assert density[2] == pytest.approx(norm.logpdf([2.25 - 2.0, 2.5 - 2.5]).sum())
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_low_and_high_walls_are_alike(mirrored):
+    x = simulated(0.98, 0.7, 0.1, size=5)
+    y = -x if mirrored else x[..., ::-1]
+    a, b = fit_inertia(x, 1e-6), fit_inertia(y, 1e-6)
+    np.testing.assert_allclose(a.friction, b.friction, atol=1e-9)
+    np.testing.assert_allclose(
+        inertial_log_density(x, a), inertial_log_density(y, b), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_density_is_not_defined_around_what_was_not_observed():
+    x = simulated(0.9, 1.0, 0.1, size=2, box=1e6, frames=30)
+    whole = inertial_log_density(x, law())
+    x[0, 10, 0, 1] = np.nan
+    density = inertial_log_density(x, law())
+    missing = np.zeros((2, 28, 1), bool)
+    missing[0, 8:11] = True  # steps 8 -> 10, with 10 last, in the middle and first
+    np.testing.assert_array_equal(np.isnan(density), missing)
+    np.testing.assert_array_equal(density[~missing], whole[~missing])
+
+
+def test_a_gap_at_a_wall_ends_the_bounce():
+    x = path((0, 0), (2, 0), (np.nan, np.nan), (2, 0), (1, 0), (0, 0))
+    density = inertial_log_density(x, law(noise=0.2, high=3.0))[0, :, 0]
+    np.testing.assert_array_equal(np.isnan(density), [True, True, True, False])
+    assert density[3] == pytest.approx(2 * stats.norm.logpdf(0, scale=0.2))
+
+
+def test_a_still_body_has_the_least_noise():
+    x = np.full((2, 20, 1, 2), 3.0)
+    x[1] += np.arange(20)[:, None, None]
+    found = fit_inertia(x, np.array([[0.01], [0.02]]))
+    np.testing.assert_allclose(found.noise[:, 0], [0.01, 0.02])
+    np.testing.assert_array_equal(found.friction, 1)
+    density = inertial_log_density(x, found)
+    np.testing.assert_allclose(density[0], 2 * stats.norm.logpdf(0, scale=0.01))
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_too_few_frames_give_no_step(frames):
+    x = np.zeros((3, frames, 2, 2))
+    found = fit_inertia(x, 0.1)
+    assert np.isnan(found.noise).all()
+    assert inertial_log_density(x, found).shape == (3, 0, 2)
+
+
+def test_a_trajectory_that_was_not_observed_takes_nothing_from_the_others():
+    x = simulated(0.9, 0.5, 0.1, size=3)
+    with_gap = np.concatenate([x, np.full((1, *x.shape[1:]), np.nan)])
+    a, b = fit_inertia(x, 1e-6), fit_inertia(with_gap, 1e-6)
+    np.testing.assert_array_equal(a.friction, b.friction[:3])
+    np.testing.assert_array_equal(a.restitution, b.restitution)
+    assert np.isnan(b.noise[3]).all()
+    assert np.isnan(inertial_log_density(with_gap, b)[3]).all()
+
+
+def test_surprise_is_at_the_frame_that_the_step_is_taken_from():
+    """A body that turns at frame 7 surprises there and nowhere else."""
+    turn = np.concatenate([np.tile([1.0, 0.0], (7, 1)), np.tile([0.0, 1.0], (7, 1))])
+    x = np.concatenate([np.zeros((1, 2)), turn.cumsum(0)])
+    x = np.stack([x, x[::-1] * [1, -1]], 1)  # the other turns at frame 7 too
+    dataset = make_trajectories(x, fps=10, resolution=0.0)
+    surprise = inertial_surprise(dataset, Scale.of(dataset))
+    assert surprise.dims == ("trajectory", "time", "body")
+    assert np.isnan(surprise[:, [0, -1]]).all()
+    np.testing.assert_array_equal(surprise.argmax("time"), 7)
+    others = np.delete(surprise.to_numpy()[0], [0, 7, 14], axis=0)
+    assert np.ptp(others) < 1e-9
+
+
+def test_noise_is_no_less_than_the_resolution():
+    x = np.arange(40.0).reshape(2, 20, 1, 1) * np.ones(2)
+    dataset = make_trajectories(x, fps=10, resolution=[0.5, 0.0])
+    surprise = inertial_surprise(dataset, Scale.of(dataset)).to_numpy()[:, 1:-1]
+    unit = Scale.of(dataset).unit
+    for row, sigma in enumerate((0.5 / math.sqrt(12), 1e-4 * unit)):
+        np.testing.assert_allclose(surprise[row], -2 * stats.norm.logpdf(0, scale=sigma))
+
+
+def test_surprise_per_data_unit_moves_by_the_log_of_the_unit():
+    dataset = recordings()
+    scaled = dataset.assign(position=100 * dataset["position"])
+    scaled = scaled.assign_coords(resolution=100 * dataset["resolution"])
+    one, other = (inertial_surprise(d, Scale.of(d)) for d in (dataset, scaled))
+    np.testing.assert_allclose(other, one + 2 * math.log(100), rtol=1e-9)
