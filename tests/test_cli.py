@@ -123,6 +123,38 @@ def test_criticise(run, tmp_path, capsys):
     assert out.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_fit_says_what_it_read(csv, tmp_path, capsys):
+    """A wrong rate shows in the speed, which is a tenth at a tenth of the rate."""
+    speeds = []
+    for rate in ("10", "1"):
+        words = [*FIT, "--fps", rate, "--train.steps", "1", "--out", str(tmp_path / rate)]
+        assert main(["fit", str(csv), *words]) == 0
+        said = capsys.readouterr().err
+        assert "read 1 trajectories of 1 recordings: 2 bodies (hunter, prey)" in said
+        speeds.append(float(re.search(r"moving body (\S+) data units/s", said)[1]))
+    assert speeds[0] == pytest.approx(10 * speeds[1], rel=0.02)
+
+
+def test_score(run, tmp_path, capfd, refused):
+    """The means are printed, a row a body and step written; what cannot be used is refused."""
+    out = tmp_path / "scores.csv"
+    assert main(["score", str(run), "--out", str(out), "--draws", "32", "--surrogates", "2"]) == 0
+    said = capfd.readouterr().out
+    assert "of the run's held-out part" in said
+    assert {"choice", "surprise", "evidence", "interaction"} <= set(said.splitlines()[0].split())
+    rows = pd.read_csv(out)
+    assert set(rows["body"]) == {"hunter", "prey"}
+    assert np.isfinite(rows["evidence"]).all()
+    for wrong, words in (
+        (["--out", str(out)], "--overwrite"),
+        (["--out", str(tmp_path / "scores.txt")], ".csv or .nc"),
+        (["--out", str(tmp_path / "a.nc"), "--draws", "2"], "at least 25"),
+        (["--out", str(tmp_path / "a.nc"), "--surrogates", "0"], "surrogates is 0"),
+    ):
+        assert words in refused("score", run, *wrong)
+    assert not (tmp_path / "a.nc").exists()
+
+
 def test_simulate_soccer(tmp_path):
     out = tmp_path / "games.nc"
     words = ["simulate", "soccer", "--trajectories", "3", "--frames", "40", "--fps", "30"]
@@ -165,7 +197,7 @@ def test_signal_outside_training(monkeypatch, capsys):
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("pyro_animacy.cli.read_trajectories", interrupted)
+    monkeypatch.setattr("pyro_animacy.commands.read_trajectories", interrupted)
     try:
         assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
     finally:

@@ -232,7 +232,7 @@ def test_preset_on_the_command_line(name, tmp_path, monkeypatch):
         given.config = config
         raise RunError("enough")
 
-    monkeypatch.setattr("pyro_animacy.cli.fit", taken)
+    monkeypatch.setattr("pyro_animacy.commands.fit", taken)
     table(chase()).to_csv(tmp_path / "chase.csv", index=False)
     words = ["fit", "--train.steps", "7", str(tmp_path / "chase.csv"), "--fps", "10"]
     words += ["--out", str(tmp_path / "run"), "--model.prior.hidden", "24"]

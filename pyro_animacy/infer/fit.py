@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config, preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
 from pyro_animacy.infer.score import fit_baselines
-from pyro_animacy.infer.summary import describe, summarise
+from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 
 __all__ = ["Interrupted", "Trainer", "fit", "resume"]
@@ -39,7 +40,7 @@ def fit(
         overwrite: Replace a folder that exists.
         data: Where the recordings come from, kept in ``config.yaml`` so that they can be read
             again: the arguments of `read_trajectories`.
-        progress: Show a progress bar.
+        progress: Say what was read, and show a progress bar.
 
     Returns:
         The run, with the best parameters loaded.
@@ -62,6 +63,8 @@ def fit(
     }
     text = yaml.safe_dump(_plain(settings), sort_keys=False)
     checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
+    if progress:
+        print(describe_text(dataset), file=sys.stderr)
     return _finish(trainer, dataset)
 
 

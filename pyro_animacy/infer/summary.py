@@ -71,3 +71,18 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
             "largest": float(resolution.max()),
         },
     }
+
+
+def describe_text(dataset: xr.Dataset) -> str:
+    """What was read, in one line: a wrong rate or wrong units show in the speed."""
+    told, x = describe(dataset), dataset["position"].to_numpy()
+    speed = np.linalg.norm(np.diff(x, axis=1), axis=-1) * told["fps"]
+    moving = speed[np.isfinite(speed) & (speed > 0)]
+    median = f"{np.median(moving):.3g}" if len(moving) else "0"
+    units = "data units" if told["units"] == "unknown" else told["units"]
+    bodies = ", ".join(told["bodies"][:4]) + (", ..." if len(told["bodies"]) > 4 else "")
+    return (
+        f"read {told['trajectories']:,} trajectories of {told['recordings']:,} recordings: "
+        f"{len(told['bodies'])} bodies ({bodies}), {told['frames'] / told['fps']:,.0f} s at "
+        f"{told['fps']:g} Hz; median speed of a moving body {median} {units}/s"
+    )
