@@ -82,12 +82,12 @@ def draw_steps(
     p, q = (trace.nodes["latent"]["fn"] for trace in (model_trace, guide_trace))
     if proposal == "defensive":
         half = draws // 2
-        z = torch.cat([q.sample((half,)), p.sample((draws - half,))])
+        z = torch.cat([q.rsample((half,)), p.rsample((draws - half,))])
         share = torch.tensor([half / draws, 1 - half / draws]).log()
         log_r = torch.logaddexp(share[0] + q.log_prob(z), share[1] + p.log_prob(z))
     else:
         r = q if proposal == "posterior" else p
-        z = r.sample((draws,))
+        z = r.rsample((draws,))  # `sample` would refuse scales that are not numbers
         log_r = r.log_prob(z)
     with pyro.plate("draws", draws, dim=-3):
         declared = poutine.trace(poutine.condition(model, {"latent": z}))
