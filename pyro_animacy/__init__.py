@@ -12,8 +12,11 @@ Read recordings, fit a model, draw from it, criticise it:
 """
 
 from pyro_animacy import _threads  # noqa: F401  first, before anything loads torch
+from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.draws import draws_tree, save_draws
+from pyro_animacy.criticism.ranking import common_heldout, compare_runs
+from pyro_animacy.data.controls import inert_twins, yoked
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.data.trajectories import make_trajectories
@@ -44,9 +47,12 @@ __all__ = [
     "ScaledELBO",
     "TrainConfig",
     "Windows",
+    "common_heldout",
+    "compare_runs",
     "criticise",
     "draws_tree",
     "fit",
+    "inert_twins",
     "make_trajectories",
     "metrica_sample",
     "predict",
@@ -54,5 +60,7 @@ __all__ = [
     "read_trajectories",
     "resume",
     "save_draws",
+    "score_animacy",
     "simulate_soccer",
+    "yoked",
 ]
