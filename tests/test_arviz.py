@@ -35,7 +35,7 @@ def test_pareto_k_and_comparison(tiny_run, tiny_data):
     density = elpd(tiny_run, heldout, draws=32, progress=False)
     arviz_plots.plot_khat(density, **WIDTH)
     assert drawn()
-    ranking = compare_runs([tiny_run], heldout, draws=32, forecast_draws=5, progress=False)
+    ranking = compare_runs([tiny_run], heldout, draws=32, forecast_draws=20, progress=False)
     arviz_plots.plot_compare(ranking.table, **WIDTH)
     labels = [label.get_text() for label in plt.gca().get_yticklabels()]
     assert tiny_run.path.name in labels

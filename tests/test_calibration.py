@@ -10,8 +10,10 @@ import xarray as xr
 from helpers import recordings
 from scipy.stats import kstest, norm
 
-from pyro_animacy import ConfigError, DataError, RunError
+from pyro_animacy import ConfigError, DataError, RunError, make_trajectories
 from pyro_animacy.criticism.calibration import (
+    _between,
+    _paired,
     calibrate,
     coverage,
     crps,
@@ -20,7 +22,7 @@ from pyro_animacy.criticism.calibration import (
     section,
 )
 from pyro_animacy.criticism.forecast_scores import uniformity
-from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
+from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all, frames_left
 from pyro_animacy.infer.run import Run
 
 
@@ -305,8 +307,8 @@ def test_bad_options_are_named(tiny_run, tiny_data, tmp_path):
     ):
         with pytest.raises(ConfigError, match=match):
             forecast_all(tiny_run, tiny_data, **{"horizon": 5, **options}, progress=False)
-    with pytest.raises(ConfigError, match="draws is 1"):
-        calibrate(tiny_run, tiny_data, draws=1, progress=False)
+    with pytest.raises(ConfigError, match="draws is 38; 95 % intervals need at least 39"):
+        calibrate(tiny_run, tiny_data, draws=38, progress=False)
     with pytest.raises(DataError, match="frames observed in full"):
         forecast_all(tiny_run, recordings(frames=6), horizon=5, progress=False)
     bare = Run(tmp_path, tiny_run.model, tiny_run.guide, tiny_run.card, tiny_run.settings, {})
@@ -401,7 +403,7 @@ def test_what_was_not_recorded_is_said_not_to_be():
 
 
 def test_one_short_window_is_enough_for_a_section(tiny_run):
-    found = calibrate(tiny_run, recordings(frames=9, seed=3), draws=2, progress=False)
+    found = calibrate(tiny_run, recordings(frames=9, seed=3), draws=39, progress=False)
     assert found.sizes["horizon"] == 3
     assert {f.grade for f in section(found).findings} >= {"undefined"}
 
@@ -410,7 +412,7 @@ def test_bodies_at_rest_or_missing_are_no_error(tiny_run, tiny_data):
     still = tiny_data.copy(deep=True)
     still["position"][:] = still["position"][:, :1].values
     still["position"][0, 60:, 1] = np.nan
-    found = calibrate(tiny_run, still, draws=5, horizon=10, most=5, progress=False)
+    found = calibrate(tiny_run, still, draws=39, horizon=10, most=5, progress=False)
     assert len(section(found).panels) == 3
     assert np.isfinite(found["crps"].sel(body="hunter")).any()
 
@@ -419,3 +421,43 @@ def test_figures_are_pictures(calibration):
     for panel in section(calibration).panels:
         assert panel.image.source.startswith("data:image/png;base64,")
         assert panel.image.alt
+
+
+def test_horizons_are_named_only_where_they_are_meant():
+    ahead, at = np.arange(1, 11) / 5, np.zeros((3, 10), bool)
+    at[0, 2:5], at[1, [0, 9]], at[2, ::3] = True, True, True
+    assert [_between(ahead, one) for one in at] == [
+        "between 0.6 and 1 s ahead",
+        "0.2 s and 2 s ahead",
+        "at 4 of 10 horizons",
+    ]
+
+
+def test_groups_in_which_nothing_was_recorded_add_no_certainty():
+    """The 95 % interval of the mean of 3 groups among 20 leaves out the truth 5 times in 100."""
+    g = rng(20)
+    values = np.full((20, 1000), np.nan)
+    values[:3] = g.normal(size=(3, 1000))
+    group = {"group": ("trajectory", np.arange(20))}
+    mean, error, groups = _paired(
+        xr.DataArray(values, dims=("trajectory", "horizon"), coords=group)
+    )
+    missed = (np.abs(mean) > error).mean()
+    assert abs(missed - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 1000)
+    assert groups == 3
+    values[1:] = np.nan
+    alone = xr.DataArray(values, dims=("trajectory", "horizon"), coords=group)
+    assert np.isnan(_paired(alone)[1]).all()
+
+
+def test_one_long_trajectory_does_not_leave_the_others_out(tiny_run):
+    """The horizon is one that trajectories with half of all frames have."""
+    x = np.full((21, 40, 2, 2), np.nan)
+    for row, length in zip(x, [14] * 20 + [40], strict=True):
+        row[:length] = np.cumsum(rng(21).normal(size=(length, 2, 2)), 0)
+    dataset = make_trajectories(x, fps=10, body=["hunter", "prey"], units="m", resolution=0.01)
+    assert frames_left(dataset, 6) == 8
+    assert frames_left(dataset.isel(trajectory=[20]), 6) == 34
+    found = calibrate(tiny_run, dataset, draws=39, progress=False)
+    assert found.sizes["horizon"] == 8
+    assert found.sizes["trajectory"] >= 21

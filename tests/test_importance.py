@@ -408,3 +408,7 @@ def test_figures_show_the_numbers():
     panel = plot_vsbc(data).axes[0]
     assert panel.get_title("left") == "z 0: KL 1"
     assert sum(bar.get_height() for bar in panel.patches[:20]) == 2000
+
+
+def test_a_perfectly_symmetric_sample_is_not_called_asymmetric():
+    assert vsbc(np.full((200, 1), 0.5)).asymmetry_p == pytest.approx(1)

@@ -315,6 +315,23 @@ def test_every_contender_is_in_every_table(ranking, tiny_run, tiny_data):
     assert row["ADE":].tolist() == pytest.approx([error[-1] for error in errors.values()])
 
 
+def test_only_the_first_run_needs_baselines(tiny_run, other_run, tiny_data, tmp_path):
+    bare = dataclasses.replace(other_run, path=tmp_path / "bare")
+    options = {"draws": 32, "forecast_draws": 20, "progress": False}
+    heldout = tiny_run.heldout(tiny_data)
+    found = compare_runs([tiny_run, bare], heldout, **options)
+    assert "bare" in found.table.index
+    assert len(found.forecasts) == 4  # one horizon of two runs and two baselines
+    with pytest.raises(RunError, match="no such file"):
+        compare_runs([bare, tiny_run], heldout, **options)
+
+
+def test_a_run_of_the_squared_error_is_named(ranking):
+    assert ranking.squared == ()
+    said = findings(dataclasses.replace(ranking, squared=("other",)))[-1].sentence
+    assert said.startswith("other was trained on the squared error")
+
+
 def test_the_section_says_who_is_best(ranking):
     part = section(ranking)
     assert part.key == "ranking"
@@ -338,10 +355,14 @@ def test_a_baseline_that_is_closer_is_named(ranking):
         rows = [["run", s, 0, error, 0, 0] for s, error in zip((1.0, 2.0), run, strict=True)]
         rows += [["AR(5)", s, 0, 3, 0, 0] for s in (1.0, 2.0)]
         elpds = {"run": pointwise([2.0, 3.0]), "AR(5)": pointwise([1.0, 1.0])}
-        one = Ranking(compare_elpd(elpds), elpds, pd.DataFrame(rows, columns=head), ("run",), "m")
+        table = pd.DataFrame(rows, columns=head)
+        one = Ranking(compare_elpd(elpds), elpds, table, ("run",), "m", windows=10)
         said = next(f for f in findings(one) if f.sentence.startswith("Forecasts"))
         assert said.grade == grade
         assert ("closer after" in said.sentence) == (grade != "right")
+        few = findings(dataclasses.replace(one, windows=9))
+        said = next(f for f in few if f.sentence.startswith("Forecasts"))
+        assert said.grade == "undefined"
 
 
 def test_findings_follow_the_stated_criterion():

@@ -13,7 +13,14 @@ import scipy.stats
 import xarray as xr
 
 from pyro_animacy.criticism import comparison, statistics, verdicts
-from pyro_animacy.criticism.comparison import KEPT, align, compare, each_draw, share_lost
+from pyro_animacy.criticism.comparison import (
+    KEPT,
+    _distance_p,
+    align,
+    compare,
+    each_draw,
+    share_lost,
+)
 from pyro_animacy.criticism.statistics import (
     AT_EDGE,
     LAG,
@@ -851,3 +858,15 @@ def test_a_shape_that_mean_and_spread_do_not_show_is_more_than_chance():
     assert fast.effect < 0.6
     assert 0.05 < fast.p_mean < 0.95
     assert fast.p_distance == 0
+
+
+@pytest.mark.parametrize("draws", [1, 5])
+def test_a_recording_of_the_true_model_lies_furthest_as_often_as_any_draw(draws):
+    """Recording and draws are alike, so P(p = 0) = 1 / (draws + 1)."""
+    generator, first = np.random.default_rng(0), 0
+    for _ in range(1000):
+        centre = generator.normal(0, 0.3, draws + 1)
+        own, *others = np.sort(generator.normal(centre[:, None], 1, (draws + 1, 60)))
+        first += _distance_p(own, others, np.concatenate(others)) == 0
+    share = 1 / (draws + 1)
+    assert abs(first / 1000 - share) < 3 * np.sqrt(share * (1 - share) / 1000)

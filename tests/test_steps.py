@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 from variants import build, recording
 
 from pyro_animacy.data.windows import Scale
-from pyro_animacy.infer.steps import draw_steps, log_mean_exp, trajectory_batches
+from pyro_animacy.infer.steps import draw_steps, evenly, log_mean_exp, trajectory_batches
 from pyro_animacy.nets import StackConfig
 
 LINEAR = StackConfig(hidden=1, layers=0)
@@ -173,3 +173,12 @@ def test_batches_hold_every_trajectory_once(size):
     joined = torch.cat([batch.position for _, batch in parts], 1).numpy() * scale.unit
     position = dataset["position"].to_numpy() - np.array(scale.center)
     np.testing.assert_allclose(joined, position.reshape(5, 120, 4).swapaxes(0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "most"), [(7, 3), (3, 7), (1, 1), (16_777_220, 5)])
+def test_evenly_spaced_numbers_stay_in_range(count, most):
+    """Also where single precision would round the last one up."""
+    found = evenly(count, most)
+    assert len(found) == len(set(found)) == min(count, most)
+    assert found[0] == 0
+    assert found[-1] == (count - 1 if most > 1 else 0)

@@ -34,7 +34,7 @@ from pyro_animacy.criticism.forecast_scores import (
     energy_score,
     pit,
 )
-from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, rivals
+from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, frames_left, rivals
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
 from pyro_animacy.criticism.verdicts import number
 from pyro_animacy.data.windows import Batch, Windows, dequantised
@@ -46,12 +46,13 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.infer.steps import draw_steps, evenly
 
 SECONDS = 4.0  # forecast by default
 SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables
 STEPS = 4_000  # looked at one step ahead, at most
 AT_ONCE = 65_536  # steps x draws run at once
+FEWEST = round(2 / (1 - LEVELS[-1])) - 1  # draws, with the ends of the widest interval among them
 
 
 def calibrate(
@@ -72,8 +73,9 @@ def calibrate(
     Args:
         run: The fitted run, with its baselines.
         dataset: Recordings that the model was not fitted to.
-        draws: Draws of each step and of each forecast.
-        horizon: Frames forecast; by default 4 seconds, or what the longest trajectory has.
+        draws: Draws of each step and of each forecast; at least 39, without which 95 % intervals
+            of draws cover less even where the forecast is right.
+        horizon: Frames forecast; by default 4 seconds, or what `frames_left` gives.
         most: Windows forecast at most.
         seed: Seeds the draws.
         progress: Show progress bars.
@@ -92,12 +94,13 @@ def calibrate(
         RunError: If the run has no baselines.
     """
     dataset = suited(run.card, dataset)
-    if draws < 2:
-        raise ConfigError(f"draws is {draws}; the scores of a forecast need at least 2")
+    if draws < FEWEST:
+        raise ConfigError(
+            f"draws is {draws}; {100 * LEVELS[-1]:.0f} % intervals need at least {FEWEST}"
+        )
     context = max(run.card.config["history"], max(BASELINE_ORDERS) + 1)
     if horizon is None:
-        left = int(dataset["length"].max()) - context
-        horizon = max(1, min(round(SECONDS * run.card.fps), left))
+        horizon = max(1, min(round(SECONDS * run.card.fps), frames_left(dataset, context)))
     steps, independent = one_step(run, dataset, draws, seed, progress)
     forecasts = forecast_all(
         run, dataset, context=context, horizon=horizon, draws=draws, most=most, seed=seed,
@@ -139,7 +142,7 @@ def one_step(
     """
     scale, history = run.card.scale, run.card.config["history"]
     windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
-    which = torch.linspace(0, len(windows) - 1, min(STEPS, len(windows))).long()
+    which = torch.from_numpy(evenly(len(windows), STEPS))
     baselines, parameter = rivals(run), next(run.model.parameters())
     found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
     parts = which.split(max(1, AT_ONCE // draws))
@@ -306,38 +309,49 @@ def _beside(name: str, values: xr.DataArray, units: str) -> Iterator[Finding]:
             said += ": nothing was recorded, or a forecast is not finite."
         elif loses.mean() > 0.05:  # of so many horizons, that share by chance
             grade = "wrong" if loses.mean() > 0.5 else "near"
-            said += f": {named(model)} is better {_between(ahead[loses])}."
+            said += f": {named(model)} is better {_between(ahead, loses)}."
         elif wins.mean() > 0.5:
             grade, said = "right", f"{said}: better."
         else:
             grade = "near" if groups > 1 else "undefined"
             stretches = "one stretch" if groups == 1 else f"{groups} stretches"
             said += f": no difference that {stretches} of motion can tell from chance"
-            said += f" ({named(model)} has less {_between(ahead[behind])})" if behind.any() else ""
+            said += f" ({named(model)} has less {_between(ahead, behind)})" if behind.any() else ""
             said += "."
         yield Finding(grade, said)
 
 
-def _between(ahead: np.ndarray) -> str:
-    ends = f"{ahead[0]:.3g}", f"{ahead[-1]:.3g}"
-    return f"{ends[0]} s ahead" if len(ahead) == 1 else f"between {ends[0]} and {ends[1]} s ahead"
+def _between(ahead: np.ndarray, chosen: np.ndarray) -> str:
+    """The horizons that are chosen, as stretches; where there are over two, how many they are."""
+    edge = np.flatnonzero(np.diff(np.pad(chosen.astype(int), 1)))
+    stretches = list(zip(edge[::2], edge[1::2] - 1, strict=True))
+    if len(stretches) > 2:
+        return f"at {chosen.sum()} of {len(ahead)} horizons"
+    return (
+        " and ".join(
+            f"{ahead[i]:.3g} s" if i == j else f"between {ahead[i]:.3g} and {ahead[j]:.3g} s"
+            for i, j in stretches
+        )
+        + " ahead"
+    )
 
 
 def _paired(difference: xr.DataArray) -> tuple[np.ndarray, np.ndarray, int]:
     """Mean over windows at each horizon, half its 95 % interval, and how many groups gave it.
 
-    By the spread of the sums over the groups that windows fall in, and Student's t.
+    By the spread of the sums over the groups that windows fall in, and Student's t. A group in
+    which nothing was recorded at a horizon tells nothing of it.
     """
     d, group = difference.transpose("trajectory", "horizon").values, difference["group"].values
     count = np.isfinite(d).sum(0)
     mean = np.nansum(d, 0) / np.where(count > 0, count, np.nan)
-    G = int(group.max()) + 1
-    if G < 2:
-        return mean, np.full_like(mean, np.nan), G
-    totals = np.zeros((G, d.shape[1]))
+    totals, seen = (np.zeros((int(group.max()) + 1, d.shape[1])) for _ in range(2))
     np.add.at(totals, group, np.nan_to_num(d - mean))
-    error = np.sqrt((totals**2).sum(0) * G / (G - 1)) / np.maximum(count, 1)
-    return mean, stdtrit(G - 1, 0.975) * error, G
+    np.add.at(seen, group, np.isfinite(d))
+    G = (seen > 0).sum(0)
+    spare = np.where(G > 1, G - 1.0, np.nan)  # degrees of freedom
+    error = np.sqrt((totals**2).sum(0) * G / spare) / np.maximum(count, 1)
+    return mean, stdtrit(spare, 0.975) * error, int(G.max())
 
 
 def _tables(calibration: xr.Dataset) -> Iterator[Table]:

@@ -48,8 +48,9 @@ class Comparison:
         motions: number of separate motions recorded; a body that several windows share, as scenes
             of one match do, moved once.
         distance: Wasserstein-1 distance of the recorded from the pooled generated values.
-        p_distance: P(distance of rep >= distance of obs), both from the pool: near 0 the recording
-            lies further from what is usual than the draws do, in mean, spread or shape.
+        p_distance: P(distance of rep >= distance of obs), both from the pool of all draws and the
+            recording: near 0 the recording lies further from what is usual than the draws do, in
+            mean, spread or shape.
     """
 
     statistic: Statistic
@@ -114,10 +115,17 @@ def _quantiles(values: np.ndarray, count: int = 200) -> np.ndarray:
 
 
 def _distance_p(observed: np.ndarray, draws: list[np.ndarray], pool: np.ndarray) -> float:
-    """Tail probability of the distance from the pool, W1 = mean |F^-1 - G^-1| over quantiles."""
+    """Tail probability of the distance from the pool, W1 = mean |F^-1 - G^-1| over quantiles.
+
+    The recording joins the pool by as many values as a draw has in it: each draw is near a pool
+    that holds itself, so that from a pool without the recording even that of the true model would
+    lie furthest too often (with one draw, always).
+    """
     if not observed.size or not pool.size:
         return float("nan")
-    usual = _quantiles(np.sort(pool))
+    size = max(sample.size for sample in draws)
+    recorded = observed if observed.size <= size else _quantiles(observed, size)
+    usual = _quantiles(np.sort(np.concatenate([pool, recorded])))
     own, *others = (
         float(np.abs(_quantiles(sample) - usual).mean()) if sample.size else float("nan")
         for sample in (observed, *draws)

@@ -9,7 +9,13 @@ import xarray as xr
 from arviz_stats.utils import ELPDData
 
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
-from pyro_animacy.criticism.forecasts import MODEL, RECORDED, displacement_errors, forecast_all
+from pyro_animacy.criticism.forecasts import (
+    MODEL,
+    RECORDED,
+    displacement_errors,
+    forecast_all,
+    frames_left,
+)
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.data.trajectories import pieces, split_at_gaps
 from pyro_animacy.errors import ConfigError
@@ -32,6 +38,8 @@ class Ranking:
         runs: Names of the runs among the contenders; the others are baselines of the first.
         units: Of positions, for people to read.
         future: As ``table``, by leave-future-out; None where it was not asked for.
+        squared: Names of the runs trained on the squared error, not on the density.
+        windows: Number of windows forecast.
     """
 
     table: pd.DataFrame
@@ -40,6 +48,8 @@ class Ranking:
     runs: tuple[str, ...]
     units: str
     future: pd.DataFrame | None = None
+    squared: tuple[str, ...] = ()
+    windows: int = 0
 
     @property
     def pointwise(self) -> pd.DataFrame:
@@ -92,12 +102,16 @@ def compare_runs(
     }
     baselines = elpd_baselines(runs[0], dataset, context=context)
     elpds |= {baseline_name(name): one for name, one in baselines.items()}
-    forecasts = _forecasts(
+    forecasts, count = _forecasts(
         dict(zip(names, runs, strict=True)), dataset, context, forecast_draws, windows, seed,
         progress,
     )  # fmt: skip
     units = next((run.card.units for run in runs if run.card.units != "unknown"), "data units")
-    return Ranking(compare_elpd(elpds), elpds, forecasts, names, units)
+    squared = [run.card.config["likelihood"] == "squared_error" for run in runs]
+    return Ranking(
+        compare_elpd(elpds), elpds, forecasts, names, units, windows=count,
+        squared=tuple(name for name, one in zip(names, squared, strict=True) if one),
+    )  # fmt: skip
 
 
 def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -187,25 +201,25 @@ def common_heldout(runs: Sequence[Run], recordings: Sequence[xr.Dataset]) -> xr.
 def _forecasts(
     runs: Mapping[str, Run], dataset: xr.Dataset, context: int, draws: int, most: int, seed: int,
     progress: bool,
-) -> pd.DataFrame:  # fmt: skip
-    """Displacement errors at each of SECONDS that fits, of every run and of the baselines."""
+) -> tuple[pd.DataFrame, int]:  # fmt: skip
+    """Errors at each of SECONDS that fits, of every run and baseline; and of how many windows."""
     columns = ["contender", "seconds", "ADE", "FDE", f"minADE_{BEST_OF}", f"minFDE_{BEST_OF}"]
     fps = float(dataset.attrs["fps"])
     # Where bodies go missing, runs of different histories would be given different windows.
     whole = split_at_gaps(dataset, context + 1)
-    left = int(whole["length"].max()) - context
+    left = frames_left(whole, context)
     horizons = {s: round(s * fps) for s in SECONDS if 1 <= round(s * fps) <= left}
     if not horizons:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns), 0
     rows: list[list[object]] = []
     for i, (name, run) in enumerate(runs.items()):
         found = forecast_all(
             run, suited(run.card, whole), context=context, horizon=max(horizons.values()),
-            draws=draws, most=most, seed=seed, progress=progress,
+            draws=draws, most=most, seed=seed, baselines=i == 0, progress=progress,
         )  # fmt: skip
         recorded = found[RECORDED].to_numpy()
         for key, position in found.items():
-            if key == RECORDED or (key != MODEL and i > 0):
+            if key == RECORDED:
                 continue
             errors = displacement_errors(position.to_numpy(), recorded, BEST_OF).values()
             contender = name if key == MODEL else baseline_name(key)
@@ -213,4 +227,4 @@ def _forecasts(
                 here = [float(error[h - 1]) for error in errors]  # ADE, FDE and their best of k
                 rows.append([contender, seconds, *here])
     rows.sort(key=lambda row: row[0] not in runs)  # the runs first, then the baselines
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns), len(recorded)

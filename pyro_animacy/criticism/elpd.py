@@ -11,7 +11,8 @@ changes nothing in them, so the leave-one-out density of a unit is its density, 
 p_m(a_t | c_t) = E_r[ pi(a_t | c_t, z) p(z | c_t) / r(z) ] is a mean of importance weights.
 
 A unit is a recording or, where there are few, a stretch of time of one: units are nearly
-independent, steps are not. Every contender is scored on the same steps and on the same draw of
+independent, steps are not. Of more than 5,000 steps so many are scored, evenly spaced, and sums
+are over these. Every contender is scored on the same steps and on the same draw of
 dequantisation noise, in nats in data units.
 """
 
@@ -37,7 +38,7 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.infer.steps import draw_steps, evenly
 
 Floats = npt.NDArray[np.float64]
 MOST_STEPS = 5_000  # scored; of more, this many are taken evenly spaced
@@ -125,8 +126,7 @@ def _steps(run: Run, dataset: xr.Dataset, context: int | None) -> tuple[Windows,
     # The noise is drawn before the bodies are put in the run's order: each body has its own.
     noisy = suited(run.card, dequantised(dataset, DEQUANTISE_HELDOUT))
     windows = scoring_windows(noisy, run.card.scale, context)
-    steps = min(len(windows), MOST_STEPS)
-    return windows, torch.linspace(0, len(windows) - 1, steps, dtype=torch.float64).long()
+    return windows, torch.from_numpy(evenly(len(windows), MOST_STEPS))
 
 
 def _by_unit(

@@ -14,6 +14,7 @@ from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS
+from pyro_animacy.infer.steps import evenly
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 
 RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
@@ -28,6 +29,7 @@ def forecast_all(
     draws: int = 200,
     most: int = 200,
     seed: int = 0,
+    baselines: bool = True,
     progress: bool = True,
 ) -> dict[str, xr.DataArray]:
     """Forecasts of the run's model, of constant velocity and of an autoregression.
@@ -45,6 +47,7 @@ def forecast_all(
         draws: Draws of each window.
         most: Windows at most; of more, this many are taken evenly spaced.
         seed: Seeds each contender's draws.
+        baselines: Forecast by the run's baselines too.
         progress: Show progress bars.
 
     Returns:
@@ -59,14 +62,14 @@ def forecast_all(
     Raises:
         ConfigError: If an option cannot be used, or the draws would not fit in memory.
         DataError: If the recordings do not suit the model, or none is long enough.
-        RunError: If the run has no baselines.
+        RunError: If the run has no baselines, where they are asked for.
     """
     dataset = suited(run.card, dataset)
-    baselines = rivals(run)
+    others = rivals(run) if baselines else {}
     history = run.card.config["history"]
     if context is None:
         context = max(history, max(BASELINE_ORDERS) + 1)
-    needed = max(history, *(baseline.history for baseline in baselines.values()))
+    needed = max([history, *(baseline.history for baseline in others.values())])
     for name, value, least in (
         ("context", context, needed), ("horizon", horizon, 1), ("draws", draws, 1),
         ("windows", most, 1),
@@ -87,7 +90,7 @@ def forecast_all(
     recorded = recorded.assign_coords(of)
     found = {RECORDED: recorded.transpose(*DIMS[2:]), MODEL: model.transpose("draw", *DIMS[2:])}
     given = observed.isel(time=slice(context - needed, context))
-    for name, baseline in baselines.items():
+    for name, baseline in others.items():
         position = _roll_on(baseline, given, run, horizon, draws, model.dtype, seed, progress)
         found[name] = found[MODEL].copy(data=position)
     attrs = {"units": str(dataset.attrs.get("units", "")), "fps": fps, "context": context}
@@ -106,6 +109,17 @@ def rivals(run: Run) -> dict[str, LinearAutoregression]:
     best = run.summary.get("best_baseline", "")
     best = best if best.startswith("ar") and best in baselines else f"ar{max(BASELINE_ORDERS)}"
     return {name: baselines[name] for name in ("constant_velocity", best)}
+
+
+def frames_left(dataset: xr.Dataset, context: int) -> int:
+    """Frames after the context that the trajectories holding half of all frames have, at least.
+
+    The longest trajectory may be the only one of its length: a horizon as long as that would leave
+    all others out.
+    """
+    longest_first = np.sort(dataset["length"].to_numpy())[::-1]
+    shared = longest_first.cumsum()
+    return int(longest_first[np.searchsorted(shared, shared[-1] / 2)]) - context
 
 
 def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Dataset:
@@ -131,7 +145,7 @@ def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Datas
     end = np.minimum(begin + frames, length[rows])
     full = np.flatnonzero(end - begin == frames)
     full = full if len(full) else np.arange(len(rows))
-    chosen = full[np.linspace(0, len(full) - 1, min(most, len(full))).round().astype(int)]
+    chosen = full[evenly(len(full), most)]
     return pieces(dataset, rows[chosen], begin[chosen], end[chosen])
 
 
@@ -151,7 +165,7 @@ def _roll_on(
     moves = x.diff(dim=0).flip(0)[: baseline.history - 1]  # newest first
     position = np.empty((draws, shape[0], horizon, *shape[2:]), dtype)
     several = max(1, CHUNK // max(1, position[0].size))
-    with torch.random.fork_rng(devices=[]), tqdm(
+    with torch.random.fork_rng(), tqdm(
         total=draws, desc="forecast", unit="draw", disable=not progress, delay=1
     ) as bar:  # fmt: skip
         torch.manual_seed(seed)

@@ -28,7 +28,7 @@ from pyro_animacy.data.windows import Batch, dequantised
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import draw_steps, trajectory_batches
+from pyro_animacy.infer.steps import draw_steps, evenly, trajectory_batches
 from pyro_animacy.models.control_vae import ControlVAE, Evidence
 from pyro_animacy.models.program import MessengerGuide
 
@@ -167,7 +167,8 @@ def vsbc(probability: ArrayLike) -> Vsbc:
     distance = np.array([stats.ks_2samp(x, 1 - x, method="asymp").statistic for x in p.T])
     # P(sup |W| > x) = 4 sum_n (-1)^n P(N(0, 1) > (2n + 1) x), by reflection.
     n = np.arange(50)
-    tails = stats.norm.sf((2 * n + 1) * math.sqrt(len(p)) * np.maximum(distance, 1e-9)[:, None])
+    x = np.maximum(math.sqrt(len(p)) * distance, 0.1)[:, None]  # below, 1; the series ends too soon
+    tails = stats.norm.sf((2 * n + 1) * x)
     asymmetry = np.clip(4 * ((-1.0) ** n * tails).sum(-1), 0, 1)
     return Vsbc(p.mean(0) - 0.5, 12 * p.var(0), distance, asymmetry)
 
@@ -279,7 +280,7 @@ def _stretches(dataset: xr.Dataset, history: int, most: int) -> xr.Dataset:
     begin = np.concatenate([np.arange(n) * STRETCH for n in counts])
     end = np.minimum(begin + history + STRETCH, length[rows])
     share = min(1.0, most / (end - begin - history).sum())
-    chosen = np.linspace(0, len(rows) - 1, max(1, int(share * len(rows)))).round().astype(int)
+    chosen = evenly(len(rows), max(1, int(share * len(rows))))
     return pieces(dataset, rows[chosen], begin[chosen], end[chosen])
 
 

@@ -25,7 +25,7 @@ from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.infer.steps import draw_steps, evenly
 
 ACTIVE = 0.01  # variance of a posterior mean above which a dimension is active
 NEIGHBOURS = 10  # steps sharing a draw, below which the aggregate posterior is known too coarsely
@@ -227,9 +227,8 @@ def latent_use(
 def _at_most(dataset: xr.Dataset, most: int) -> xr.Dataset:
     """Trajectories evenly spread, together of at most ``most`` frames, padding counted."""
     dataset = dataset.isel(time=slice(0, most))
-    rows = dataset.sizes["trajectory"]
-    several = min(rows, max(1, most // dataset.sizes["time"]))
-    return dataset.isel(trajectory=np.linspace(0, rows - 1, several).astype(int))
+    several = max(1, most // dataset.sizes["time"])
+    return dataset.isel(trajectory=evenly(dataset.sizes["trajectory"], several))
 
 
 def _per_step(

@@ -115,7 +115,8 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
             f"Dimension {t.dim} held from {t.values[0]:+g} to {t.values[-1]:+g} prior standard "
             f"deviations for {number((t.paths.shape[1] - 1) / t.fps)} s, the others at their prior "
             f"mean, no noise. Grey: recorded before. Disc: one standard deviation of the policy's "
-            "noise over the path, were it throughout what it is at the first step. Here "
+            "noise added up over the path, were it throughout what it is at the first step and had "
+            "no step an effect on the next. Here "
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
@@ -189,7 +190,8 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
         Finding(
             grade,
             f"Of {nats(used)} nats per step, {nats(min(information, used))} tell one step from "
-            f"another (the mutual information of step and latent, ± {nats(error)}); "
+            "another (the mutual information of step and latent; two standard errors are "
+            f"{nats(error)}); "
             f"{nats(max(0.0, lost))} are the divergence of the posterior over all steps together "
             f"from the prior, which should be under {WASTE[0]:.0%} of it: generation draws from "
             "that prior, and where the two differ the policy meets values that it was seldom "

@@ -55,7 +55,7 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
                 color=BODY_COLOURS[1] if own else QUIET,
             )  # fmt: skip
             best = line["rank"] == 0
-            text = nats(line["elpd_per_step"]) if best else f"{nats(below)} ± {nats(error)}"
+            text = nats(line["elpd_per_step"] if best else below)
             axis.annotate(
                 text, (below, row), xytext=(0, 6), textcoords="offset points",
                 ha="right" if best else "center", fontweight="bold" if best else "normal",
@@ -129,7 +129,17 @@ NOTE = (
     "variable integrated out by Pareto-smoothed importance sampling (Vehtari et al. 2024). Weight: "
     "that of each contender in the mixture of all that predicts best (stacking; Yao et al. 2018). "
     "ADE and FDE: mean distance from the recorded path up to, and at, the horizon, of the mean of "
-    "the draws; best of 20: of the closest of 20 draws, chosen for each body."
+    "the draws; best of 20: of the closest of 20 draws, chosen for each body. The baselines go on "
+    "without walls."
+)
+LEGEND = (
+    "log density: of each next displacement of all bodies, in nats per step; more is better, and "
+    "one nat is a factor of 2.7",
+    "error: standard error of the difference from the best; a difference under twice that may be "
+    "chance",
+    "weight: share in the mixture of all contenders that predicts best",
+    "ADE, FDE: mean distance of the forecast from the recorded path up to, and at, so many seconds "
+    "ahead; minADE, minFDE: of the closest of 20 draws; less is better",
 )
 
 
@@ -166,7 +176,7 @@ def _tables(ranking: Ranking) -> list[Table]:
     tables = [_ranking_table(ranking.table, title)]
     if ranking.future is not None:
         title = (
-            "Leave-future-out: refitted before each stretch of time and scored on it, nats a step"
+            "Leave-future-out: refitted before each stretch of time and scored on it, nats per step"
         )
         tables.append(_ranking_table(ranking.future, title))
     if len(ranking.forecasts):
@@ -193,7 +203,9 @@ def _pair(ranking: Ranking, one: str, other: str) -> tuple[float, float, bool]:
 
 
 def _said(gain: float, error: float) -> str:
-    return f"{number(abs(gain))} ± {number(error)} nats per step"
+    if np.isnan(error):
+        return f"{number(abs(gain))} nats per step, of one unit, so it may be chance"
+    return f"{number(abs(gain))} nats per step (standard error {number(error)})"
 
 
 def _against_baselines(ranking: Ranking) -> Finding:
@@ -240,7 +252,8 @@ def _between_runs(ranking: Ranking) -> list[Finding]:
 def _forecast_finding(ranking: Ranking) -> Finding:
     """Whether a run is closer than every baseline, by the mean of the draws, at each horizon.
 
-    Right: by 5 % or more at every horizon; wrong: further off by 5 % or more at the longest.
+    Right: by 5 % or more at every horizon; wrong: further off by 5 % or more at the longest. Of
+    fewer than 10 windows nothing is said.
     """
     error = ranking.forecasts.pivot(index="seconds", columns="contender", values="FDE")
     run = error[list(ranking.runs)].min(axis=1)
@@ -250,11 +263,15 @@ def _forecast_finding(ranking: Ranking) -> Finding:
         return Finding("undefined", f"Forecasts {seconds:g} s ahead cannot be compared.")
     ratio = run / rival
     worse = [f"{s:g} s" for s in error.index[ratio > 1]]
+    windows = "one window" if ranking.windows == 1 else f"{ranking.windows} windows"
     sentence = (
         f"Forecasts of the closest run are {number(run[seconds])} {ranking.units} off after "
-        f"{seconds:g} s, those of the closest baseline {number(rival[seconds])}"
+        f"{seconds:g} s, those of the closest baseline {number(rival[seconds])}, on average of "
+        f"{windows}"
     )
     sentence += f"; the baseline is closer after {', '.join(worse)}." if worse else "."
+    if ranking.windows < FEW_UNITS:
+        return Finding("undefined", f"{sentence[:-1]}: too few to tell from chance.")
     if ratio[seconds] > 1.05:
         return Finding("wrong", sentence, "Train on longer windows in closed loop.")
     return Finding("right" if (ratio <= 0.95).all() else "near", sentence)
@@ -264,7 +281,7 @@ def _reliability(ranking: Ranking) -> list[Finding]:
     """Whether the densities and their errors can be trusted."""
     found = []
     n = len(ranking.pointwise)
-    if n < FEW_UNITS:
+    if 1 < n < FEW_UNITS:
         found.append(Finding("undefined", (
             f"The errors are rough: they come from {n} stretches of time."
         ), "Hold out more, or cut in time more often by leave-future-out."))  # fmt: skip
@@ -278,6 +295,10 @@ def _reliability(ranking: Ranking) -> list[Finding]:
                 f"{one.good_k:.2f} in more than 5 % of steps): the random error is at least "
                 f"{number(error)} nats per step, and it is more likely too low than too high."
             ), "More draws of the latent variable."))  # fmt: skip
+    found += [Finding("undefined", (
+        f"{name} was trained on the squared error with a fixed scale, not on the density that "
+        "ranks it here: its forecasts are the fairer measure of it."
+    )) for name in ranking.squared]  # fmt: skip
     if len(ranking.elpds) > MANY:
         found.append(Finding("undefined", (
             f"Of {len(ranking.elpds)} contenders the best may be best by chance."
@@ -295,7 +316,7 @@ def ranking_text(ranking: Ranking) -> str:
         for row in (table.head, *table.rows):
             cells = [str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append("  " + "  ".join([str(row[0]).ljust(widths[0]), *cells[1:]]))
-    lines += [finding.sentence for finding in findings(ranking)]
+    lines += [*LEGEND, "", *(finding.sentence for finding in findings(ranking))]
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised
-from pyro_animacy.infer.steps import draw_steps, log_mean_exp
+from pyro_animacy.infer.steps import draw_steps, evenly, log_mean_exp
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
 
@@ -109,9 +109,7 @@ def score(
         progress: Wraps the iterable of chunks in a progress bar.
     """
     windows = scoring_windows(dequantised(heldout, DEQUANTISE_HELDOUT), scale, history)
-    which = torch.arange(len(windows))
-    if len(which) > most:
-        which = which[torch.linspace(0, len(which) - 1, most).long()]
+    which = torch.from_numpy(evenly(len(windows), most))
     chunks = which.split(max(1, 65_536 // draws))
     parameter = next(guide.parameters())
     bounds: list[Tensor] = []
