@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.draws import save_draws
-from pyro_animacy.criticism.future import compare_future
+from pyro_animacy.criticism.future import compare_future, expanding
 from pyro_animacy.criticism.ranking import (
     common_heldout,
     compare_runs,
@@ -160,8 +160,8 @@ def _compare_parser(_: FitConfig) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the forecasts")
     parser.add_argument(
         "--leave-future-out", type=int | None, default=None, metavar="N",
-        help="also fit each run again at N moments of its one to four recordings, and score what "
-        "comes next; takes N fits of each run, kept in OUT",
+        help="also fit each run's model again at N moments of its one to four recordings, or of "
+        "--recordings, and score what comes next; takes N fits of each run, kept in OUT",
     )  # fmt: skip
     _add_data_options(parser)
     return parser
@@ -262,10 +262,12 @@ def _compare(chosen: Namespace) -> None:
     runs = [Run.load(path) for path in chosen.runs]
     names = run_names(runs)
     whole, heldout = _recordings_of_all(runs, chosen)
+    if chosen.leave_future_out is not None:
+        expanding(whole, chosen.leave_future_out)  # what cannot be cut is said before the work
     ranking = compare_runs(runs, heldout, draws=chosen.draws, seed=chosen.seed)
     if chosen.leave_future_out is not None:
         N, seconds = chosen.leave_future_out, [r.summary.get("train_seconds") or 0 for r in runs]
-        print(f"{N * len(runs)} fits, about {N * sum(seconds) / 60:.0f} minutes", file=sys.stderr)
+        print(f"{N * len(runs)} fits, about {N * sum(seconds):.0f} s in all", file=sys.stderr)
         configs = {name: parse_config(run.settings) for name, run in zip(names, runs, strict=True)}
         future = compare_future(configs, whole, origins=N, out=Path(chosen.out) / "future")
         ranking = dataclasses.replace(ranking, future=future)

@@ -11,7 +11,8 @@ import numpy as np
 from pyro_animacy import Run, criticise, predict, read_trajectories
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import windows
-from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
+from pyro_animacy.criticism.scene import Scene
+from pyro_animacy.criticism.statistics import STATISTICS, Statistic
 from pyro_animacy.criticism.verdicts import judge
 
 

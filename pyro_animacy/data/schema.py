@@ -264,7 +264,7 @@ def agents(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
     """Which bodies move themselves: `animate` where it is known, else all but one named "ball"."""
     if "animate" in ds.coords:
         return ds["animate"].values.astype(bool)
-    return np.array([str(body) != "ball" for body in ds["body"].values])
+    return np.array([str(body).lower() != "ball" for body in ds["body"].values])
 
 
 def like(
