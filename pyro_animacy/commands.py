@@ -1,11 +1,14 @@
 """The commands: the options of each, and what it does with them. They parse, call and print."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
@@ -21,12 +24,13 @@ from pyro_animacy.criticism.ranking import (
 )
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import PRESETS, FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
+from pyro_animacy.infer.summary import summary_text
 
 DATA_OPTIONS = {
     "bodies": (
@@ -131,9 +135,14 @@ def _score_parser(_: FitConfig) -> ArgumentParser:
     )
     _add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="file to write: .csv or .nc")
-    parser.add_argument("--draws", type=int, default=128, help="importance draws of each step")
-    parser.add_argument("--surrogates", type=int, default=32,
-                        help="pasts of the others that the interaction averages over")  # fmt: skip
+    parser.add_argument(
+        "--draws", type=int, default=128,
+        help="importance draws of each step, at least 25; fewer are faster",
+    )  # fmt: skip
+    parser.add_argument(
+        "--surrogates", type=int, default=32,
+        help="pasts of the others that the interaction averages over; fewer inflate it",
+    )  # fmt: skip
     return parser
 
 
@@ -229,13 +238,15 @@ def _sample(chosen: Namespace) -> None:
 
 
 def _criticise(chosen: Namespace) -> None:
+    if Path(chosen.out).suffix not in ("", ".html", ".htm"):
+        raise ConfigError(f"--out {chosen.out}: a report is a web page; end its name in .html")
     _refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     recordings, new = _recordings(run, chosen)
+    sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
-        frames=chosen.frames, sections=list(filter(None, chosen.sections.split(","))),
-        seed=chosen.seed, new=new,
+        frames=chosen.frames, sections=sections, seed=chosen.seed, new=new,
     )  # fmt: skip
     print(f"wrote {out}")
 
@@ -251,12 +262,14 @@ def _score(chosen: Namespace) -> None:
     steps = save_scores(scores, chosen.out)
     print(scores_text(scores))
     of = "the recordings given" if new else "the run's held-out part"
-    print(f"wrote {chosen.out}: {steps} steps of a body, of {of}")
+    print(f"wrote {chosen.out}: {steps} rows, one a body and step, of {of}")
 
 
 def _compare(chosen: Namespace) -> None:
     if chosen.leave_future_out is not None and chosen.out is None:
         raise ConfigError("--leave-future-out keeps its fits: give --out, the folder to write")
+    if chosen.out is not None and Path(chosen.out).suffix in (".csv", ".html", ".json", ".png"):
+        raise ConfigError(f"--out {chosen.out}: a folder is written; give its name")
     if chosen.out is not None:  # fits kept there by a comparison that was stopped are used
         _refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
     runs = [Run.load(path) for path in chosen.runs]
@@ -307,35 +320,60 @@ def _simulate(chosen: Namespace) -> None:
     print(f"wrote {chosen.out}: {chosen.trajectories} games of {chosen.frames} frames")
 
 
-def summary_text(run: Run) -> str:
-    """The scores of a run, for people to read."""
-    s, units = run.summary, run.card.units
-    lines = [
-        f"held-out log density, nats per time step of the joint displacement (units: {units})",
-        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f}  +- {s['heldout_standard_error']:.3f}"
-        f"   ({s['score_density']})",
-        f"  {'model, ELBO':<20}{s['heldout_elbo_per_step']:9.3f}",
-    ]
-    lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
-    gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
-    lines.append(
-        f"{gain:+.3f} +- {s['gain_standard_error']:.3f} nats per step against the best baseline "
-        f"({s['best_baseline']}), on "
-        f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
-        f"{s['parameters']} parameters"
-    )
-    lines.append(f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html")
-    return "\n".join(lines)
+def _recordings(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
+    """The recordings asked for, less what the run was fitted to, and whether they are new to it.
 
-
-def _recordings(run: Run, chosen: Namespace) -> tuple[Any, bool]:
-    """The recordings asked for and whether they are new: by default the run's held-out part."""
+    Without DATA, and where DATA is the run's own, they are its held-out part.
+    """
     own = run.settings.get("data", {})
+    given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
+    if not chosen.recordings:
+        if given:
+            raise ConfigError(
+                f"{given[0]} is of DATA, which was not given: the run's own held-out part is read "
+                "as it was for fit"
+            )
+        return run.heldout(read_trajectories(**_data_of_run(run.path, run.settings))), False
     data = _data(chosen, own)
-    # Its own recordings named again are mostly what it was fitted to: they mean the held-out part.
-    if chosen.recordings and (not own or data["source"] != own.get("source")):
-        return read_trajectories(**data), True
-    return run.heldout(read_trajectories(**_data_of_run(run.path, run.settings))), False
+    if not own or data["source"] != own.get("source"):
+        return _read_as_the_run(data, given), True
+    if _present(data) == _present(own):
+        print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
+        return run.heldout(read_trajectories(**data)), False
+    fitted = run.fitted(read_trajectories(**_data_of_run(run.path, run.settings)))
+    found = read_trajectories(**data)
+    unseen = ~np.isin(found["recording"], fitted["recording"])
+    if not unseen.any():
+        raise ConfigError(
+            f"{run.path} was fitted to some of every recording in DATA; leave DATA and its options "
+            "out to use what it held out"
+        )
+    count = f"{unseen.sum():,} of {len(unseen):,} trajectories"
+    print(f"{run.path}: {count} are used, of recordings it was not fitted to", file=sys.stderr)
+    return found.isel(trajectory=unseen), True
+
+
+def _read_as_the_run(data: dict[str, Any], given: list[str]) -> xr.Dataset:
+    """Read other recordings with the run's options, which a message must not take for the user's.
+
+    Raises:
+        DataError: As `read_trajectories`.
+    """
+    taken = [f"--{name}" for name in DATA_OPTIONS if data.get(name) is not None]
+    taken = [name for name in taken if name not in given]
+    try:
+        return read_trajectories(**data)
+    except DataError as error:
+        if not taken:
+            raise
+        raise DataError(
+            f"{error} ({', '.join(taken)} {'is' if len(taken) == 1 else 'are'} taken over from the "
+            "run: give what is right for these recordings)"
+        ) from None
+
+
+def _present(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
 
 
 def _data(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
@@ -374,10 +412,11 @@ def _refuse_existing(path: str, overwrite: bool) -> None:
     """Find before the work, not after it, that OUT cannot be written."""
     if Path(path).exists() and not overwrite:
         raise RunError(f"--out {path}: exists; choose another, or give --overwrite to replace it")
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"--out {path}: its folder cannot be made ({error.strerror})") from None
+    there = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise RunError(f"--out {path}: its folder cannot be made, {there} is a file")
+    if not os.access(there, os.W_OK):
+        raise RunError(f"--out {path}: {there} may not be written; choose another")
 
 
 class Command(NamedTuple):

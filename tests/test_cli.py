@@ -155,6 +155,61 @@ def test_score(run, tmp_path, capfd, refused):
     assert not (tmp_path / "a.nc").exists()
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Clips of two labels, and a run fitted to those of one."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = table(chase(40, recordings=12))
+    number = rows["clip"].str.removeprefix("clip").astype(int)
+    rows["label"] = np.where(number < 8, "chase", "fight")
+    rows.to_csv(folder / "clips.csv", index=False)
+    words = [*FIT, "--labels", "chase", "--out", str(folder / "run")]
+    assert main(["fit", str(folder / "clips.csv"), *words]) == 0
+    return folder / "clips.csv", folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [(["--labels", "fight"], {"fight"}), ([], {"chase", "fight"})]
+)
+def test_other_clips_of_its_own_file_are_used_less_what_was_fitted(
+    labelled, tmp_path, capsys, options, kept
+):
+    csv, run = labelled
+    out = tmp_path / "draws.nc"
+    words = ["--fps", "10", "--draws", "1", "--horizon", "3", "--out", str(out)]
+    assert main(["sample", str(run), str(csv), *options, *words]) == 0
+    assert "it was not fitted to" in capsys.readouterr().err
+    drawn = xr.open_datatree(out)["constant_data"]
+    assert set(drawn["label"].values) == kept
+    train = Run.load(run).fitted(read_trajectories(csv, fps=10, labels="chase"))
+    assert not set(drawn["trajectory"].values) & set(train["trajectory"].values)
+
+
+def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
+    out = ["--out", tmp_path / "draws.nc"]
+    assert "--bodies is of DATA" in refused("sample", run, "--bodies", "each", *out)
+    assert "--labels is of DATA" in refused("score", run, "--labels", "nosuch", *out)
+    # a part of its one recording was held out, by time: no other choice of it is unseen
+    assert "fitted to some of every recording" in refused(
+        "sample", run, csv, "--fps", "10", "--resolution", "0.5", *out
+    )
+    copied = shutil.copy(csv, tmp_path / "other.nc.csv")
+    assert "--downsample is taken over" not in refused("sample", run, copied, "--labels", "x", *out)
+
+
+def test_a_damaged_log_is_refused(run, tmp_path, refused):
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "metrics.jsonl").write_text("{half")
+    assert "metrics.jsonl: damaged" in refused("criticise", copied, "--out", tmp_path / "r.html")
+
+
+def test_names_of_reports_and_folders(run, tmp_path, refused):
+    assert "end its name in .html" in refused("criticise", run, "--out", tmp_path / "r.pdf")
+    assert "a folder is written" in refused("compare", run, "--out", tmp_path / "c.csv")
+    refused("score", run, "--out", tmp_path / "deep" / "x.csv", "--draws", "3")
+    assert not (tmp_path / "deep").exists()
+
+
 def test_simulate_soccer(tmp_path):
     out = tmp_path / "games.nc"
     words = ["simulate", "soccer", "--trajectories", "3", "--frames", "40", "--fps", "30"]

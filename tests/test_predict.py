@@ -138,8 +138,11 @@ def test_netcdf_round_trip(tiny_run, tmp_path, mode):
 
 def test_draws_that_cannot_be_written(tiny_run, tmp_path):
     tree = draw(tiny_run, ragged(), draws=1)
+    (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot be written"):
-        save_draws(tree, str(tmp_path / "nowhere" / "draws.nc"))
+        save_draws(tree, str(tmp_path / "file" / "draws.nc"))
+    save_draws(tree, str(tmp_path / "new" / "draws.nc"))  # a folder is made
+    assert (tmp_path / "new" / "draws.nc").is_file()
 
 
 # --- closed forms --------------------------------------------------------------------------------

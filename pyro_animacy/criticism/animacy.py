@@ -351,15 +351,19 @@ def scores_text(scores: xr.Dataset) -> str:
     lines = ["nats per step, mean +- standard error" + "".join(f"{name:>20}" for name in names)]
     for body, row in table.iterrows():
         cells = (f"{row[name]:.3f} +- {row[f'{name}_error']:.3f}" for name in names)
-        lines.append(f"  {body!s:<35}" + "".join(f"{cell:>20}" for cell in cells))
+        name = f"body {body}" if str(body).isdigit() else str(body)
+        lines.append(f"  {name:<35}" + "".join(f"{cell:>20}" for cell in cells))
+    if table.isna().any(axis=None):
+        lines.append("nan: too few steps; an error needs two recordings, or two stretches of time")
     return "\n".join(lines)
 
 
 def save_scores(scores: xr.Dataset, path: str | Path) -> int:
     """Write the scores: ``.nc`` as they are, ``.csv`` as a long table of one row a body and step.
 
-    Columns of the table: trajectory, label (where there are any), body, frame (on the recording's
-    own frame axis), time in seconds from the trajectory's first frame, and the measures.
+    Columns of the table: trajectory, label (where there are any), body, frame (on the axis of the
+    recording as it was read, which downsampling thins), time (that frame in seconds), and the
+    measures.
 
     Returns:
         The number of steps written, counted by body.
@@ -377,6 +381,7 @@ def save_scores(scores: xr.Dataset, path: str | Path) -> int:
     wide = scores.assign(frame=frame).reset_coords()
     labels = ["label"] if "label" in wide else []
     table = wide.to_dataframe(dim_order=list(DIMS)).reset_index().dropna(subset=["evidence"])
+    table["time"] = table["frame"] / float(scores.attrs["fps"])
     table = table[["trajectory", *labels, "body", "frame", "time", *names]]
     write_atomically(path, lambda to: table.to_csv(to, index=False, float_format="%.6g"))
     return len(table)

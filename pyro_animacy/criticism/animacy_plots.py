@@ -68,15 +68,18 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
         )
         panels.append(Panel(embed(animate_scores(observed, scores, name, strips), "gif", caption),
                             caption))  # fmt: skip
+    linked = (
+        "And do the others matter to it? The interaction is how much better the step is foreseen "
+        "with the others' past than with that of others from elsewhere."
+    ) if "interaction" in scores else ""  # fmt: skip
     return Section(
         key="animacy",
         title="How alive does the motion look?",
         intro=(
-            "Two questions of every step of every body. Would an inert body, that only keeps its "
+            "A question of every step of every body: would an inert body, that only keeps its "
             "speed, slows down and bounces off walls, have done this? The evidence for an agent is "
             "how much better the model of agents foresees the step, in nats: above 0 it moves as "
-            "an agent does. And do the others matter to it? The interaction is how much better the "
-            "step is foreseen with the others' past than with that of others from elsewhere."
+            "an agent does. " + linked
         ),
         findings=findings,
         panels=panels,
@@ -94,23 +97,33 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
 
 def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
-    said, wrong, unsure = [], False, False
-    for (body, row), agent in zip(table.iterrows(), animate, strict=True):
-        value, error = row["evidence"], row["evidence_error"]
-        said.append(f"{_body(body)} {nats(value)} ±{nats(error)}")
-        clear = abs(value) > 2 * error
-        unsure |= not clear
-        wrong |= bool(clear and (value > 0) != agent)
-    what = "Evidence for an agent, nats a step: " + "; ".join(said[:8])
+    said = [
+        f"{_body(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
+        for body, row in table.iterrows()
+    ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
-    if wrong:
-        return Finding(
-            "near", f"{what}{more}. Not every body moves as its kind would: frames so close "
-            "together that everything coasts, or a body that others push, can be the reason.",
-        )  # fmt: skip
-    if unsure:
-        return Finding("near", f"{what}{more}. Some are within two standard errors of 0.")
-    return Finding("right", f"{what}{more}: above 0 for what moves by itself, below for the rest.")
+    what = f"Evidence for an agent, nats a step: {'; '.join(said[:8])}{more}"
+    value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
+    coasting = [_body(body) for body in table.index[animate & clear & (value < 0)]]
+    pushed = [_body(body) for body in table.index[~animate & clear & (value > 0)]]
+    reasons = []
+    if coasting:
+        reasons.append(
+            f"from frame to frame {', '.join(coasting)} coasts as an inert body would: look at "
+            "fewer frames a second (fit --downsample)"
+        )
+    if pushed:
+        reasons.append(
+            f"{', '.join(pushed)} is no agent, and that it is above 0 does not make it one: what "
+            "others do to it is as unlike coasting"
+        )
+    if reasons:
+        return Finding("near", f"{what}; {'; '.join(reasons)}.")
+    if not clear.all():
+        return Finding("near", f"{what}; some are within two standard errors of 0.")
+    if animate.all():
+        return Finding("right", f"{what}: every body moves as agents do, not as inert bodies.")
+    return Finding("right", f"{what}: above 0 for what moves by itself, below for the rest.")
 
 
 def _interplay(table: pd.DataFrame) -> list[Finding]:
@@ -143,6 +156,11 @@ def _reliable(scores: xr.Dataset) -> Finding:
         return Finding("undefined", "No step could be scored.")
     share = float((k_hat > UNRELIABLE).mean())
     error = float(np.sqrt(np.nanmean(scores["evidence_standard_error"].to_numpy() ** 2)))
+    if share == 0:
+        return Finding(
+            "right", "Every step's density can be relied on: Pareto k-hat is at most "
+            f"{UNRELIABLE}, the Monte Carlo error of a step {nats(error)} nats.",
+        )  # fmt: skip
     return Finding(
         "right" if share <= 0.1 else "near",
         f"{round(100 * share)}\u00a0% of the steps have a Pareto k-hat above {UNRELIABLE}, so that "

@@ -99,7 +99,7 @@ def criticise(
     dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
-    summary = run.summary
+    summary, metrics = run.summary, run.metrics()
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not summary:
@@ -121,7 +121,7 @@ def criticise(
             observed=observed,
             generated=made,
             summary={**summary, "model": run.card.config},
-            metrics=run.metrics(),
+            metrics=metrics,
             reconstructed=followed,
             sections=found,
             progress=False,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 from arviz_base import dict_to_dataset
 
-from pyro_animacy.errors import RunError
+from pyro_animacy.infer.checkpoint import write_atomically
 
 DIMS = ("chain", "draw", "trajectory", "time", "body", "space")
 GROUP = {
@@ -85,11 +85,4 @@ def save_draws(tree: xr.DataTree, path: str | Path) -> None:
     Raises:
         RunError: If the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        tree.to_netcdf(temporary, engine="h5netcdf")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_atomically(Path(path), lambda to: tree.to_netcdf(to, engine="h5netcdf"))

@@ -72,6 +72,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         temporary = Path(name)

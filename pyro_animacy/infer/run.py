@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 import yaml
@@ -71,15 +72,29 @@ class Run:
         )  # fmt: skip
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``: loss terms, schedules and validation scores by step."""
+        """The rows of ``metrics.jsonl``: loss terms, schedules and validation scores by step.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
         file = self.path / METRICS
-        lines = file.read_text().splitlines() if file.is_file() else []
-        return [json.loads(line) for line in lines]
+        try:
+            lines = file.read_text().splitlines() if file.is_file() else []
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise RunError(f"{file}: damaged; delete it to go without the log") from None
 
     def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
         """The part of the run's own recordings that it was never trained on."""
+        return self._split(dataset)[3]
+
+    def fitted(self, dataset: xr.Dataset) -> xr.Dataset:
+        """The part of the run's own recordings that it learned from, or stopped by."""
+        return self._split(dataset)[0]
+
+    def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
         train = parse_config(self.settings).train
-        return split_recordings(dataset, train.heldout, train.validation, train.seed)[3]
+        return split_recordings(dataset, train.heldout, train.validation, train.seed)
 
 
 def build(card: ModelCard) -> tuple[ControlVAE, MessengerGuide]:
@@ -150,7 +165,8 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     others.
 
     Raises:
-        DataError: If the number of bodies, the rate or the units are not the model's.
+        DataError: If the number of bodies, the rate or the units are not the model's, or the times
+            are not at that rate.
     """
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
@@ -163,6 +179,12 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
         raise DataError(
             f"the recordings have {fps:g} frames a second, the run's model was fitted at "
             f"{card.fps:g}; use --downsample or --fps so that they agree"
+        )
+    steps = np.diff(dataset["time"].to_numpy()) * fps
+    if len(steps) and not np.allclose(steps, 1, atol=0.01):
+        raise DataError(
+            f"the recordings' times are {steps[0] / fps:g} s apart, which is not {fps:g} frames a "
+            "second; use `downsample` of pyro_animacy.data.trajectories, not a slice of time"
         )
     units = str(dataset.attrs.get("units", "unknown"))
     if "unknown" not in (units, card.units) and units != card.units:

@@ -86,3 +86,24 @@ def describe_text(dataset: xr.Dataset) -> str:
         f"{len(told['bodies'])} bodies ({bodies}), {told['frames'] / told['fps']:,.0f} s at "
         f"{told['fps']:g} Hz; median speed of a moving body {median} {units}/s"
     )
+
+
+def summary_text(run: Run) -> str:
+    """The scores of a run, for people to read."""
+    s, units = run.summary, run.card.units
+    lines = [
+        f"held-out log density, nats per time step of the joint displacement (units: {units})",
+        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f}  +- {s['heldout_standard_error']:.3f}"
+        f"   ({s['score_density']})",
+        f"  {'model, ELBO':<20}{s['heldout_elbo_per_step']:9.3f}",
+    ]
+    lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
+    gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
+    lines.append(
+        f"{gain:+.3f} +- {s['gain_standard_error']:.3f} nats per step against the best baseline "
+        f"({s['best_baseline']}), on "
+        f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
+        f"{s['parameters']} parameters"
+    )
+    lines.append(f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html")
+    return "\n".join(lines)
