@@ -35,7 +35,7 @@ def main() -> None:
     options.add_argument("--preset", default="small", help="of the fits")
     options.add_argument("--games", type=int, default=200, help="simulated games")
     given = options.parse_args()
-    began = time.monotonic()
+    began, kept = time.monotonic(), given.runs.is_dir()
     fitted = functools.partial(fit_once, config=preset(given.preset), runs=given.runs)
     parts = [INTRODUCTION, simulated(given.games, fitted)]
     clips = given.recordings / "movingshapes" / "charades_two_body_20hz.csv.gz"
@@ -47,7 +47,8 @@ def main() -> None:
         absent = f"## {title}\n\nLeft out: the recordings were not there when this was written.\n"
         parts.append(part(path, fitted) if path.exists() else absent)
     minutes = (time.monotonic() - began) / 60
-    parts.append(f"Written by `scripts/validate_animacy.py` in {minutes:.0f} minutes.\n")
+    fits = "with fits kept from before" if kept else "fits included"
+    parts.append(f"Written in {minutes:.0f} minutes, {fits}.\n")
     given.out.write_text("\n".join(parts))
     print(f"wrote {given.out}")
 
