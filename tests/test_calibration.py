@@ -363,13 +363,13 @@ def right(seed=16, windows=60):
             "space": ["x", "y"], "independent": ("body", [300, 300]),
             "group": ("trajectory", np.arange(windows) % 20),
         },
-        attrs={"units": "m", "draws": 100},
+        attrs={"units": "m", "draws": 100, "policy_scale": "fixed", "roll_out": "teacher_forced"},
     )  # fmt: skip
 
 
 def test_a_model_that_is_right_is_said_to_be():
     grades = [f.grade for f in section(right()).findings]
-    assert grades == ["right"] * 6
+    assert grades == ["right"] * 4  # one a score, both baselines in it
 
 
 def test_findings_name_what_is_wrong():
@@ -378,13 +378,39 @@ def test_findings_name_what_is_wrong():
     wrong["coverage"].loc[{"model": "model"}] -= 0.15
     wrong["crps"].loc[{"model": "ar5", "horizon": slice(0, 0.7)}] -= 1.0
     said = {f.sentence: f.grade for f in section(wrong).findings}
-    text = " ".join(said)
+    text = " ".join(said).replace("\u00a0", " ")
     assert "the spread is right for cat" in text
     assert "forecasts of mouse are too narrow" in text
     assert "95 % intervals cover 80 % of positions 2 s ahead" in text
     assert "overconfident" in text
     assert "AR(5) is better between 0.2 and 0.6 s ahead" in text
     assert list(said.values()).count("wrong") == 2
+
+
+def test_what_to_try_is_not_what_the_run_has():
+    wrong = right()
+    wrong["pit"].loc[{"model": "model"}] = rng(17).beta(0.4, 0.4, (1000, 2, 2))
+    wrong["coverage"].loc[{"model": "model"}] -= 0.3
+    said = " ".join(f.attempt for f in section(wrong).findings)
+    assert "--model.policy_scale null" in said
+    assert "--model.roll_out closed_loop" in said
+    has = wrong.assign_attrs(policy_scale="learned", roll_out="closed_loop")
+    said = " ".join(f.attempt for f in section(has).findings)
+    assert "policy_scale" not in said
+    assert "roll_out" not in said
+    assert "--model.policy.hidden" in said
+
+
+def test_one_body_is_not_said_to_be_the_worst_of_all():
+    wrong = right()
+    wrong["coverage"].loc[{"model": "model"}] = 1.0
+    wrong["coverage"].loc[{"model": "model", "level": 0.5, "body": "mouse"}] = 0.9
+    both = next(f.sentence for f in section(wrong).findings if "intervals cover" in f.sentence)
+    assert "too cautious, most for cat (100\u00a0% inside 50\u00a0% intervals)" in both
+    alone = section(wrong.isel(body=[0])).findings
+    alone = next(f.sentence for f in alone if "intervals cover" in f.sentence)
+    assert "too cautious" in alone
+    assert "most for" not in alone
 
 
 def test_the_grade_of_a_score_allows_for_chance():

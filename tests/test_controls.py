@@ -159,11 +159,24 @@ def test_a_damping_that_is_no_share_is_an_error(damping):
         inert_twins(walks(), ["prey"], damping=damping)
 
 
+def test_a_body_is_one_name_or_several_and_numbers_are_names():
+    data = walks()
+    one = inert_twins(data, ["prey"])
+    for name in ("prey", ("prey",), ["prey", "prey"], np.array(["prey"]), iter(["prey"])):
+        assert inert_twins(data, name).identical(one)
+    numbered = data.assign_coords(body=["0", "1"])
+    for name in (1, [1], "1", np.int64(1), np.array([1]), range(1, 2)):
+        assert inert_twins(numbered, name).identical(inert_twins(numbered, ["1"]))
+    assert yoked(numbered, 1).identical(yoked(numbered, "1"))
+    assert inert_twins(data, []).identical(data)
+
+
 def test_a_body_that_is_not_there_is_named():
     with pytest.raises(DataError, match=r"'ball'.*hunter, prey"):
         inert_twins(walks(), ["prey", "ball"])
-    with pytest.raises(DataError, match=r"'ball'.*hunter, prey"):
-        yoked(walks(), "ball")
+    for control in (inert_twins, yoked):
+        with pytest.raises(DataError, match=r"'ball'.*hunter, prey"):
+            control(walks(), "ball")
 
 
 def clips(size=24, seed=0):

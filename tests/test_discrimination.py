@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pyro_animacy import DataError
+from pyro_animacy import ConfigError, DataError
 from pyro_animacy.criticism.discrimination import auc, auc_interval
 
 RNG = np.random.default_rng
@@ -98,3 +98,22 @@ def test_all_scores_alike_are_at_chance():
     found = auc_interval([1.0] * 5, [1.0] * 5, resamples=50)
     assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
     assert found.at_chance
+
+
+@pytest.mark.parametrize(("first", "second"), [([1, 2], [1]), ([1, np.nan, 3], [1, 3]), ([1], [])])
+def test_pairs_must_be_as_many(first, second):
+    said = f"{len(first)} positive and {len(second)} negative scores; paired"
+    with pytest.raises(DataError, match=said):
+        auc_interval(first, second, paired=True)
+
+
+@pytest.mark.parametrize("scores", ["high", ["a", "b"], [[1, 2], [3]], [None]])
+def test_what_is_no_score_is_refused(scores):
+    for found in (auc, auc_interval):
+        with pytest.raises(DataError, match=r"a score (holds|is ragged)"):
+            found(scores, [1.0])
+
+
+def test_no_resamples_give_no_interval():
+    with pytest.raises(ConfigError, match="resamples is 0"):
+        auc_interval([1, 2], [0, 1], resamples=0)

@@ -348,7 +348,7 @@ def test_what_cannot_be_measured_is_named(tiny_run):
 # The section.
 
 
-def measured(width=1.0, shift=0.0, carries=1.0, simulated=2000):
+def measured(width=1.0, shift=0.0, carries=1.0, simulated=2000, posterior_scale="prior"):
     """What `guide_quality` would return of a guide N(shift, width^2) of N(0, 1), evidence 1."""
     rng = np.random.default_rng(0)
     x = shift + width * rng.normal(size=(256, 20, 10))
@@ -365,7 +365,8 @@ def measured(width=1.0, shift=0.0, carries=1.0, simulated=2000):
             "iwae": (curve, iwae), "iwae_error": (curve, error),
             "kl": ("latent_dim", [carries, 0.0]), "vsbc": (("sample", "latent_dim"), p),
         },
-        coords={"K": [1, 4, 256]}, attrs={"draws": 256, "units": "m"},
+        coords={"K": [1, 4, 256]},
+        attrs={"draws": 256, "units": "m", "posterior_scale": posterior_scale},
     )  # fmt: skip
 
 
@@ -374,7 +375,7 @@ def test_findings_of_known_guides():
         return [finding.grade for finding in findings(measured(**options))]
 
     assert grades() == ["right"] * 5
-    assert grades(width=0.3) == ["wrong", "wrong", "near", "right", "wrong"]
+    assert grades(width=0.3) == ["wrong", "wrong", "undefined", "right", "wrong"]
     assert grades(shift=1.0)[3] == "wrong"
     assert grades(width=0.85)[4] == "right"
     assert grades(width=0.75)[4] == "near"
@@ -389,6 +390,28 @@ def test_findings_say_which_way_the_guide_is_off():
     assert "too wide" in findings(measured(width=1.6))[4].sentence
     assert "too high" in findings(measured(shift=1.0))[3].sentence
     assert "too low" in findings(measured(shift=-1.0))[3].sentence
+
+
+def test_weights_that_are_wrong_are_said_to_be_and_one_limit_of_k_hat_is_named():
+    data = measured(width=0.3)
+    said = findings(data)[0].sentence
+    share = (data["k_hat_step"].to_numpy() >= k_hat_threshold(256)).mean()
+    assert f"weights of {100 * share:.0f}\u00a0% of 200 steps cannot" in said
+    assert f"k-hat is {k_hat_threshold(256):.2f}, the most" in said
+    assert "weights of all 200 steps can be" in findings(measured())[0].sentence
+    for text in (section(data).intro, said, findings(data)[2].sentence):
+        assert "0.5 " not in text
+        assert "0.7" not in text
+
+
+def test_a_learned_posterior_scale_is_not_proposed_to_a_run_that_has_one():
+    tied, learned = (
+        findings(measured(width=0.3, posterior_scale=scale))[0].attempt
+        for scale in ("prior", "learned")
+    )
+    assert "--model.posterior_scale learned" in tied
+    assert "posterior_scale" not in learned
+    assert "--model.posterior.hidden" in learned
 
 
 def test_section_of_a_run(quality):

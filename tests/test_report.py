@@ -12,7 +12,7 @@ from PIL import Image
 from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import criticise as criticism
-from pyro_animacy.criticism import plots, verdicts, wording
+from pyro_animacy.criticism import judgement, plots, verdicts, wording
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
@@ -241,17 +241,66 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
 
 def test_score_sentences():
     def said(score, error=None):
-        return verdicts.score_sentence(
+        return verdicts.score_grade(
             {**SUMMARY, "heldout_nats_per_step": score, "gain_standard_error": error}
         )
 
-    assert said(3.5)[0] is True
+    assert said(3.5)[0] == "right"
     assert "(+1.00 nats per step, 2.72 times the density)" in said(3.5)[1]
-    assert said(2.0)[0] is False
+    assert said(2.0)[0] == "wrong"
     assert "against 2.50 of AR(2) (−0.50 nats per step)" in said(2.0)[1]
-    assert said(2.6, error=0.1)[0] is None
-    assert said(float("nan"))[0] is False
-    assert said(None)[0] is None
+    assert said(2.6, error=0.1)[0] == "near"
+    assert "+0.10 ±\u00a00.100 (standard error)" in said(2.6, error=0.1)[1]
+    assert said(float("nan"))[0] == "wrong"
+    assert said(None)[0] == "undefined"
+    assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
+
+
+def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
+    def said(score, error):
+        summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
+        return verdicts.score_grade({**SUMMARY, **summary})
+
+    assert said(2.4, 0.4)[0] == "near"
+    assert said(2.4, 0.6)[0] == "undefined"
+    grade, sentence = said(-265_351_288.0, 476_699_586.0)
+    assert grade == "wrong"
+    assert "nothing like what the run was fitted to" in sentence
+    assert "−2.65e+08 nats" in sentence
+    assert said(2.5 - verdicts.FOREIGN - 1, 40.0)[0] == "wrong"
+    told = verdicts.in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
+    assert "or a new fit on these" in told.attempt[0]
+
+
+def test_few_draws_leave_a_difference_not_known():
+    few, one, enough = (verdicts.judge(comparison_of(2.0, draws=n)) for n in (19, 1, 20))
+    assert few.grade == one.grade == "undefined"
+    assert few.sentence.startswith("too fast")
+    assert few.sentence.endswith("; 19 draws are too few to tell")
+    assert one.sentence.endswith("; 1 draw is too few to tell")
+    assert enough.grade == "wrong"
+    told = verdicts.in_short(compare(*align(*scene(scale=3.0, draws=1))), {}, [])
+    assert not any("Motion" in sentence for sentence in (*told.near, *told.wrong))
+    assert any(sentence.startswith("More draws") for sentence in told.attempt)
+
+
+@pytest.mark.parametrize("case", ["unobserved", "one frame"])
+def test_what_cannot_be_seen_is_not_said_to_be_right(tmp_path, case):
+    observed, generated = scene(frames=1 if case == "one frame" else 8)
+    if case == "unobserved":
+        observed["position"][:] = np.nan
+    else:  # the first frame is given to the model
+        draws = generated["posterior_predictive"]["position"]
+        draws[:] = observed["position"].values
+    resolution = ("trajectory", np.full(3, 0.01))
+    observed = observed.assign_coords(resolution=resolution)
+    words = page_of(tmp_path, observed, generated, summary={}, metrics=[]).words
+    said = {
+        "unobserved": "Not known: no statistic",
+        "one frame": "of motion are not known",
+    }
+    assert said[case] in words
+    assert "nothing in these figures asks for a change" not in words
 
 
 def test_what_to_try_next():
@@ -268,9 +317,9 @@ def test_what_to_try_next():
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
     seed = {**SUMMARY, "model": {"history": 1, "likelihood": "squared_error"}}
-    assert "history = 2" in attempts(seed, scale=2.0)
-    assert "history = 2" not in attempts(seed)
-    assert "policy likelihood" in attempts(seed)
+    assert "--model.history 2" in attempts(seed, scale=2.0)
+    assert "--model.history 2" not in attempts(seed)
+    assert "--model.likelihood policy" in attempts(seed)
     assert "overfitting" not in attempts(seed, metrics=falling)  # of a score it was not trained on
     assert "bodies drift apart" in attempts(scale=3.0)
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
@@ -302,7 +351,7 @@ def test_any_section_is_drawn(tmp_path):
     assert {"calibration", "empty", "other", "score", "checks"} <= set(page.ids)
     for words in (
         "Wrong calibration wrong 0 (right: at most 0.1; near: 0.5). More of it. Try: Do 0.",
-        "Close A caption",
+        "A caption Close",
         "Not known other undefined 0",
         "A table body value <m> b0 1.5 b1 2.5",
         "A note.",
@@ -370,7 +419,7 @@ def test_chance_is_as_large_as_said():
     observed = recording(walks[0])
     pair = align(observed, tree(observed, walks[None, 1:]))
     found = compare(*pair, {"speed": STATISTICS["speed"]}, progress=False)
-    outside = np.mean([not verdicts._within_chance(c) for c in found])
+    outside = np.mean([not judgement.within_chance(c) for c in found])
     error = 3 * np.sqrt(0.08 * 0.92 / n)
     assert 0.05 - error < outside < 0.1 + error
     assert f"about {0.05 * n:.0f} to {0.1 * n:.0f} of these {n}" in chance(found)
@@ -425,6 +474,24 @@ def test_odd_recordings_give_a_report_of_all_sections(tiny_run, tmp_path, case):
     )
     page = checked(out)
     assert [key for key in page.ids if key in SECTIONS] == list(SECTIONS)
+
+
+def test_differences_counts_and_units_as_said():
+    assert wording.plus_minus(-1.04, 0.085) == "−1.04 ±\u00a00.0850"
+    assert wording.nats(-265_351_288.0) == "−2.65e+08"
+    assert [wording.seconds(s) for s in (0.96, 4.0, 120.0)] == [
+        "0.96\u00a0s", "4\u00a0s", "120\u00a0s"
+    ]  # fmt: skip
+    assert [wording.counted(n, 26, "steps") for n in (0, 13, 26)] == [
+        "none of the 26 steps", "50\u00a0% of 26 steps", "all 26 steps"
+    ]  # fmt: skip
+    assert wording.counted(1998, 2000, "steps") == "1,998 of 2,000 steps"
+    units = ("rad/data units", "data units/s", "rad/m")
+    assert [wording.per_unit(u) for u in units] == [
+        "rad per data unit", "data units per s", "rad/m"
+    ]  # fmt: skip
+    assert [wording.tick(x) for x in (-2.5, 12.05, -4e8)] == ["−2.5", "12.05", "−4.00e+08"]
+    assert wording.signed(-2.5) == "−2.5"
 
 
 def test_numbers_as_said():

@@ -222,7 +222,8 @@ def test_near_the_ball_and_at_the_edge_to_the_millimetre():
     np.testing.assert_array_equal(found[:, 0], [1, 0, 1, np.nan])
     margin = AT_EDGE * 100
     places = [[margin - hair, 50], [margin + hair, 50], [50, 101], [50, 100 - margin - 1e-6]]
-    np.testing.assert_array_equal(at_edge(np.array(places)[:, None], square)[:, 0], [1, 0, 1, 0])
+    one = scene(side=100.0)
+    np.testing.assert_array_equal(at_edge(np.array(places)[:, None], one)[:, 0], [1, 0, 1, 0])
 
 
 def test_a_corridor_has_edges_at_its_ends_only():
@@ -460,10 +461,12 @@ def test_the_scene_of_a_recording():
 def test_recordings_from_the_model_itself_are_at_the_edge_as_often_as_its_draws(trajectories):
     """On average over 1,000 recordings of walks; not so in a box around the recording itself."""
     rng = np.random.default_rng(40)
+    observed = recording(np.empty((trajectories, 15, 1, 2)))
     gain, biased = [], []
     for _ in range(1000):
         walks = rng.normal(size=(2, trajectories, 15, 1, 2)).cumsum(2)
-        about = Scene.of(recording(walks[0]))
+        observed["position"].values[:] = walks[0]  # a Dataset takes longer to make than to use
+        about = Scene.of(observed)
         whole = replace(about, low=about.low.min(0), high=about.high.max(0))
         for found, box in ((gain, about), (biased, whole)):
             own, other = at_edge(walks, box).mean((1, 2, 3))
@@ -501,6 +504,28 @@ def test_wasserstein_against_scipy():
         with_nan = np.append(first, [np.nan, np.inf])
         np.testing.assert_allclose(wasserstein(with_nan, second), expected, rtol=1e-12)
     assert math.isnan(wasserstein(np.array([np.nan]), np.ones(2)))
+    assert wasserstein([1, 2, 3], [2, 3, 4]) == 1
+    assert wasserstein([True, True], [False, True]) == 0.5
+
+
+@pytest.mark.parametrize("values", [["a"], [None], [[1, 2], [3]], [1j]])
+def test_samples_that_are_no_numbers_are_refused_by_name(values):
+    with pytest.raises(DataError, match=r"second (holds values of type|is ragged)"):
+        wasserstein([1.0], values)
+    with pytest.raises(DataError, match="replicated_summaries"):
+        posterior_predictive_p(1.0, values)
+    with pytest.raises(DataError, match="position"):
+        speed(values, scene())
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_statistic_takes_lists_and_refuses_positions_of_other_bodies(name):
+    position, about = np.random.default_rng(42).normal(5, 3, (30, 3, 2)), scene(3, ball=True)
+    function = STATISTICS[name].function
+    np.testing.assert_array_equal(function(position.tolist(), about), function(position, about))
+    for wrong in (position[:, :2], position[..., :1], position[0], 1.0):
+        with pytest.raises(DataError, match=r"position has the shape .* \(\.\.\., time, 3, 2\)"):
+            function(wrong, about)
 
 
 def test_comparison_against_direct_computation():
@@ -720,8 +745,22 @@ def test_align_selects_and_refuses():
         align(observed, xr.DataTree())
     with pytest.raises(RunError, match="draws of trajectory 't3', which is not in the recording"):
         align(observed.isel(trajectory=[0, 1]), tree(part, draws))
-    with pytest.raises(RunError, match="4 frames do not fit the recording's 3"):
+    with pytest.raises(
+        RunError, match=r"0\.1 to 0\.25 s, are not within .* recording, 0 to 0\.1 s"
+    ):
         align(observed.isel(time=slice(3)), tree(part, draws))
+
+
+def test_a_part_of_a_recording_is_aligned_by_its_own_times():
+    position = np.random.default_rng(41).normal(size=(4, 8, 2, 2))
+    observed = recording(position)
+    part = observed.isel(time=slice(2, 8))
+    last = part.isel(time=slice(3, None))
+    for whole in (observed, part, last):
+        cut, _ = align(whole, tree(last, last["position"].values[None, None]))
+        np.testing.assert_array_equal(cut["position"].values, position[:, 5:])
+    with pytest.raises(RunError, match="are not within those of the recording"):
+        align(last, tree(part, part["position"].values[None, None]))
 
 
 @pytest.mark.parametrize(
@@ -732,12 +771,19 @@ def test_align_selects_and_refuses():
         (lambda ds: ds.isel(draw=slice(0)), "hold no draw at all"),
         (lambda ds: ds.isel(trajectory=slice(0)), "hold no trajectory at all"),
         (lambda ds: ds.isel(body=slice(0)), "hold no body at all"),
-        (lambda ds: ds.isel(time=slice(0)), "0 frames do not fit"),
-        (lambda ds: ds.assign_coords(time=ds.time + 9), "8 frames do not fit the recording's 8"),
-        (lambda ds: ds.assign_coords(time=ds.time * np.nan), "8 frames do not fit"),
-        (lambda ds: ds.assign_coords(time=list("abcdefgh")), "8 frames do not fit"),
+        (lambda ds: ds.isel(time=slice(0)), "hold no time at all"),
+        (lambda ds: ds.assign_coords(time=ds.time + 9), "9 to 9.35 s, .* recording, 0 to 0.35 s"),
+        (lambda ds: ds.assign_coords(time=ds.time + 0.1), "0.1 to 0.45 s, are not within"),
+        (lambda ds: ds.assign_coords(time=ds.time - 0.1), "-0.1 to 0.25 s, are not within"),
+        (lambda ds: ds.assign_coords(time=ds.time * np.nan), "begin with nan, nan, nan; expected"),
+        (
+            lambda ds: ds.assign_coords(time=list("abcdefgh")),
+            "begin with a, b, c; expected seconds",
+        ),
         (lambda ds: ds.isel(time=slice(0, None, 2)), "begin with 0, 0.1, 0.2 s, which are not"),
         (lambda ds: ds.isel(time=slice(None, None, -1)), "not consecutive frames of a recording"),
+        (lambda ds: ds.isel(trajectory=[0, 1, 1]), "hold trajectory 't1' 2 times"),
+        (lambda ds: ds.isel(body=[0, 0, 0]), "hold body 'b0' 3 times"),
         (lambda ds: ds.drop_vars("trajectory"), "draws of trajectory 0, which is not in the rec"),
         (lambda ds: ds.assign_coords(body=["b0", "x"]), "draws of body 'x', which is not in the"),
         (lambda ds: ds.assign_coords(space=["x", "z"]), "draws of space 'z', which is not in the"),
@@ -749,6 +795,15 @@ def test_draws_that_do_not_fit_are_refused_by_name(change, said):
     draws = change(tree(observed, position[None, None])["posterior_predictive"].to_dataset())
     with pytest.raises(RunError, match=said):
         align(observed, xr.DataTree.from_dict({"posterior_predictive": draws}))
+
+
+@pytest.mark.parametrize("draws", [None, {}, "draws.nc", xr.Dataset()])
+def test_what_is_no_tree_of_draws_is_refused_by_name(draws):
+    observed = recording(np.zeros((1, 3, 1, 2)))
+    with pytest.raises(RunError, match=f"draws are a {type(draws).__name__}; expected .* DataTree"):
+        align(observed, draws)
+    with pytest.raises(DataError, match="the recording is a NoneType"):
+        align(None, tree(observed, np.zeros((1, 1, 1, 3, 1, 2))))
 
 
 def test_a_recording_without_positions_or_frame_rate_is_refused():
@@ -792,7 +847,7 @@ def test_poor_draws_and_recordings_give_a_reduced_result(case):
     elif case == "one":
         position, draws = position[:1, :, :1], draws[:, :1, :1, :, :1]
     elif case == "one frame":
-        position, draws = position[:, :1], draws[:, :, :, :1]
+        position, draws = position[:, :1], rng.normal(size=(1, 40, 3, 1, 2, 2))
     observed = recording(position)
     pair = align(observed, tree(observed, draws))
     found = compare(*pair)
@@ -819,8 +874,8 @@ def test_poor_draws_and_recordings_give_a_reduced_result(case):
 def test_draws_on_disk_are_read_one_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "ALL_KEPT", 1)
     rng = np.random.default_rng(38)
-    observed = recording(rng.normal(size=(80, 200, 2, 2)).cumsum(1))
-    draws = tree(observed, rng.normal(size=(1, 40, 80, 200, 2, 2)).astype(np.float32))
+    observed = recording(rng.normal(size=(40, 100, 2, 2)).cumsum(1))
+    draws = tree(observed, rng.normal(size=(1, 60, 40, 100, 2, 2)).astype(np.float32))
     draws.to_netcdf(tmp_path / "draws.nc", engine="h5netcdf")
     size = draws["posterior_predictive"]["position"].nbytes
     fast = {"speed": STATISTICS["speed"]}

@@ -23,6 +23,7 @@ from pyro_animacy.criticism.calibration_plots import (
     plot_pit,
     plot_scores,
     scores,
+    tables,
     uniformities,
 )
 from pyro_animacy.criticism.comparison import data_units
@@ -35,8 +36,8 @@ from pyro_animacy.criticism.forecast_scores import (
     pit,
 )
 from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, frames_left, rivals
-from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
-from pyro_animacy.criticism.verdicts import number
+from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
+from pyro_animacy.criticism.wording import number, percent, seconds
 from pyro_animacy.data.windows import Batch, Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
@@ -49,7 +50,6 @@ from pyro_animacy.infer.score import (
 from pyro_animacy.infer.steps import draw_steps, evenly
 
 SECONDS = 4.0  # forecast by default
-SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables
 STEPS = 4_000  # looked at one step ahead, at most
 AT_ONCE = 65_536  # steps x draws run at once
 FEWEST = round(2 / (1 - LEVELS[-1])) - 1  # draws, with the ends of the widest interval among them
@@ -128,7 +128,10 @@ def calibrate(
             **{name: recorded[name].to_numpy() for name in ("trajectory", "body", "space")},
             "independent": ("body", independent), "group": ("trajectory", group),
         },
-        attrs={"units": data_units(dataset), "draws": draws},
+        attrs={
+            "units": data_units(dataset), "draws": draws, "roll_out": run.card.config["roll_out"],
+            "policy_scale": "learned" if run.card.config["policy_scale"] is None else "fixed",
+        },
     )  # fmt: skip
 
 
@@ -188,7 +191,7 @@ def section(calibration: xr.Dataset) -> Section:
         (plot_scores, "How far off, sharpness included: less is better."),
     )  # fmt: skip
     ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
-    beside = [finding for pair in scores(calibration) for finding in _beside(*pair, units)]
+    beside = [_beside(*pair, units) for pair in scores(calibration)]
     grades = [_worst(ahead), covered.grade, _worst(beside)]
     return Section(
         key="calibration",
@@ -205,10 +208,12 @@ def section(calibration: xr.Dataset) -> Section:
             Panel(picture(plot(calibration), caption), caption, grade)
             for (plot, caption), grade in zip(captions, grades, strict=True)
         ],
-        tables=list(_tables(calibration)),
+        tables=list(tables(calibration)),
         note=(
-            f"Gaps and differences in coverage up to {RIGHT:g} are right, up to {NEAR:g} near: one "
-            "step ahead that is a normal spread wrong by a quarter, or by a half. CRPS "
+            "A gap is the largest difference between the recorded share of steps below a point of "
+            "the forecast and the share that it promised. Gaps and differences in coverage up to "
+            f"{RIGHT:g} are right, up to {NEAR:g} near: one step ahead that is a normal spread "
+            "wrong by a quarter, or by a half. CRPS "
             "(continuous ranked probability score) is the mean over bodies and axes of the "
             "distance of the forecast from the recording, less half that of two forecasts from "
             "each other; the energy score is the same of all bodies at once (Gneiting & Raftery "
@@ -239,8 +244,8 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
         gap = max(gap for _, gap in right)
         yield Finding(
             "right",
-            f"One step ahead, the spread is right for {names} (largest gap {gap:.2f}; {RIGHT:g} or "
-            "less is good).",
+            f"One step ahead, the spread is right for {names} (recorded and promised shares "
+            f"differ by {gap:.2f} at most; {RIGHT:g} or less is good).",
         )
     for body, axis, worst, grade in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
         if grade == "undefined":
@@ -249,12 +254,19 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
         chance = worst.gap > NEAR and grade == "near"
         yield Finding(
             grade,
-            f"One step ahead, forecasts of {body} are {worst.direction} (gap {worst.gap:.2f} along "
-            f"{axis}; {RIGHT:g} or less is good)"
+            f"One step ahead, forecasts of {body} are {worst.direction}: the share of steps "
+            f"recorded below a point of the forecast differs by up to {worst.gap:.2f} from the "
+            f"share promised, along {axis} ({RIGHT:g} or less is good)"
             + (", which may be chance in so short a recording." if chance else "."),
-            "A policy scale that is learned (model.likelihood policy, model.policy_scale null), if "
-            "it is not; else a larger policy network." if grade == "wrong" else "",
+            _wider(calibration) if grade == "wrong" else "",
         )  # fmt: skip
+
+
+def _wider(calibration: xr.Dataset) -> str:
+    """What may mend the spread of a step, by the scale that the run's policy has."""
+    if calibration.attrs["policy_scale"] == "learned":
+        return "A larger policy network (--model.policy.hidden)."
+    return "A policy scale that is learned (--model.likelihood policy --model.policy_scale null)."
 
 
 def _coverage_finding(calibration: xr.Dataset) -> Finding:
@@ -263,62 +275,72 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     ahead, mean = float(shares["horizon"]), shares.mean("body").values
     off = np.abs(mean - LEVELS)
     if not np.isfinite(off).all():
-        return Finding("undefined", f"Coverage {ahead:.3g} s ahead: nothing was recorded then.")
+        return Finding("undefined", f"Coverage {seconds(ahead)} ahead: nothing was recorded then.")
     sd = np.sqrt(np.array(LEVELS) * (1 - np.array(LEVELS)))
     at = int((off / sd).argmax())  # the level that is furthest beyond chance
     most, *others = zip(reversed(LEVELS), reversed(mean), strict=True)
-    said = f"{_percent(most[0])} intervals cover {_percent(most[1])} of positions {ahead:.3g} s "
+    said = f"{percent(most[0])} intervals cover {percent(most[1])} of positions {seconds(ahead)} "
     said += "ahead, " + " and ".join(
-        f"{_percent(level)} intervals {_percent(share)}" for level, share in others
+        f"{percent(level)} intervals {percent(share)}" for level, share in others
     )
     if off.max() <= RIGHT:
         return Finding("right", f"{said}, as they should.")
-    least = shares.sel(level=LEVELS[-1])
-    body = least["body"].values[np.nanargmax(np.abs(least.values - LEVELS[-1]))]
     low = mean[at] < LEVELS[at]
-    said += f": {'overconfident' if low else 'too cautious'}, most for {body} "
-    said += f"({_percent(float(least.sel(body=body)))} in 95 % intervals)"
+    said += f": {'overconfident' if low else 'too cautious'}"
+    if shares.sizes["body"] > 1:
+        of_body = shares.isel(level=at)
+        signed = of_body.values if low else -of_body.values
+        body = str(of_body["body"].values[np.nanargmin(signed)])
+        said += f", most for {body} ({percent(float(of_body.sel(body=body)))} inside "
+        said += f"{percent(LEVELS[at])} intervals)"
     groups = int(calibration["group"].max()) + 1
     if off.max() <= NEAR:
         return Finding("near", f"{said}.")
     if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
         stretches = "one stretch" if groups == 1 else f"{groups} stretches"
         return Finding("near", f"{said}, which may be chance in {stretches} of motion.")
-    attempt = "A longer model.history, or closed-loop training (model.roll_out closed_loop), if "
-    attempt += "one step ahead is right: then what is missing is how errors go on."
+    attempt = "A longer --model.history"
+    if calibration.attrs["roll_out"] != "closed_loop":
+        attempt += ", or closed-loop training (--model.roll_out closed_loop)"
+    attempt += ", if one step ahead is right: then what is missing is how errors go on."
     return Finding("wrong", f"{said}.", attempt if low else "")
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _beside(name: str, values: xr.DataArray, units: str) -> Iterator[Finding]:
-    """The model's score against each baseline's, (model, trajectory, horizon)."""
-    own, ahead = values.sel(model=MODEL), values["horizon"].values
+def _beside(name: str, values: xr.DataArray, units: str) -> Finding:
+    """The model's score beside all baselines', (model, trajectory, horizon); the worst grades."""
+    own = values.sel(model=MODEL)
+    said = f"The {name} of forecasts, mean of the horizons up to "
+    said += (
+        f"{seconds(float(own['horizon'][-1]))}, is {number(float(own.mean()))} {units} for this "
+    )
+    said += "model"
+    against: list[tuple[Grade, str]] = []
+    order: tuple[Grade, ...] = ("wrong", "undefined", "near", "right")
     for model in values["model"].values[1:]:
-        rival = values.sel(model=model)
-        gain, error, groups = _paired(rival - own)
-        means = [number(float(x.mean())) for x in (own, rival)]
-        said = f"The {name} of this model, {means[0]} {units} on average of all seconds ahead, "
-        said += f"against {means[1]} of {named(model)}"
-        with np.errstate(invalid="ignore"):
-            loses, wins, behind = gain < -error, gain > error, gain < 0
-        if not np.isfinite(gain).any():
-            grade: Grade = "undefined"
-            said += ": nothing was recorded, or a forecast is not finite."
-        elif loses.mean() > 0.05:  # of so many horizons, that share by chance
-            grade = "wrong" if loses.mean() > 0.5 else "near"
-            said += f": {named(model)} is better {_between(ahead, loses)}."
-        elif wins.mean() > 0.5:
-            grade, said = "right", f"{said}: better."
-        else:
-            grade = "near" if groups > 1 else "undefined"
-            stretches = "one stretch" if groups == 1 else f"{groups} stretches"
-            said += f": no difference that {stretches} of motion can tell from chance"
-            said += f" ({named(model)} has less {_between(ahead, behind)})" if behind.any() else ""
-            said += "."
-        yield Finding(grade, said)
+        grade, how = _against(own, values.sel(model=model), named(model))
+        mean = number(float(values.sel(model=model).mean()))
+        against.append((grade, f"{mean} for {named(model)} ({how})"))
+    worst = min((grade for grade, _ in against), key=order.index)
+    return Finding(worst, f"{said}, {', '.join(text for _, text in against)}; less is better.")
+
+
+def _against(own: xr.DataArray, rival: xr.DataArray, name: str) -> tuple[Grade, str]:
+    """A model's score beside that of one baseline: the grade, and how they differ."""
+    ahead = own["horizon"].values
+    gain, error, groups = _paired(rival - own)
+    with np.errstate(invalid="ignore"):
+        loses, wins, behind = gain < -error, gain > error, gain < 0
+    if not np.isfinite(gain).any():
+        return "undefined", "nothing was recorded, or a forecast is not finite"
+    if loses.mean() > 0.05:  # of so many horizons, that share by chance
+        grade: Grade = "wrong" if loses.mean() > 0.5 else "near"
+        return grade, f"{name} is better {_between(ahead, loses)}"
+    if wins.mean() > 0.5:
+        return "right", "this model is better"
+    stretches = "one stretch" if groups == 1 else f"{groups} stretches"
+    how = f"no difference that {stretches} of motion can tell from chance"
+    how += f"; {name} has less {_between(ahead, behind)}" if behind.any() else ""
+    return "near" if groups > 1 else "undefined", how
 
 
 def _between(ahead: np.ndarray, chosen: np.ndarray) -> str:
@@ -352,34 +374,3 @@ def _paired(difference: xr.DataArray) -> tuple[np.ndarray, np.ndarray, int]:
     spare = np.where(G > 1, G - 1.0, np.nan)  # degrees of freedom
     error = np.sqrt((totals**2).sum(0) * G / spare) / np.maximum(count, 1)
     return mean, stdtrit(spare, 0.975) * error, int(G.max())
-
-
-def _tables(calibration: xr.Dataset) -> Iterator[Table]:
-    rows = []
-    for body, of in uniformities(calibration).items():
-        for axis, u in of.items():
-            below = calibration["pit"].sel(model=MODEL, body=body, space=axis).values
-            below = below[np.isfinite(below)]
-            inside = [np.abs(below - 0.5) < level / 2 for level in LEVELS]
-            shares = " / ".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
-            said = "–" if not u.n else u.direction if u.gap > RIGHT else "right"
-            rows.append([f"{body}, {axis}", number(u.gap), said, shares])
-    head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
-    yield Table("One step ahead", head, rows)
-    ahead = calibration["horizon"].values
-    shown = [int(np.abs(ahead - s).argmin()) for s in SHOWN if s <= ahead[-1] + 1e-9]
-    shown = shown or [len(ahead) - 1]
-    times = [f"{ahead[i]:.3g} s" for i in shown]
-    covered = calibration["coverage"].mean("body")
-    yield Table(
-        "Positions inside 50 %, 80 % and 95 % intervals, by time ahead", ("model", *times),
-        [[named(m), *(" / ".join(f"{100 * x:.0f}" for x in covered.sel(model=m).values[:, i])
-                       for i in shown)] for m in calibration["model"].values],
-    )  # fmt: skip
-    for name, values in scores(calibration):
-        mean = values.mean("trajectory")
-        yield Table(
-            f"{name}, {calibration.attrs['units']}, by time ahead", ("model", *times),
-            [[named(m), *(number(float(x)) for x in mean.sel(model=m).values[shown])]
-             for m in calibration["model"].values],
-        )  # fmt: skip

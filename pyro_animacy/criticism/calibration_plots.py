@@ -1,4 +1,4 @@
-"""The figures of `calibration`: what its Dataset shows, as pictures for a phone."""
+"""The figures and tables of `calibration`: what its Dataset shows, as pictures for a phone."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,13 @@ import xarray as xr
 from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confidence_bands
 from matplotlib.figure import Figure
 
-from pyro_animacy.criticism.forecast_scores import GRID, Uniformity, ecdf_difference, uniformity
+from pyro_animacy.criticism.forecast_scores import (
+    GRID,
+    RIGHT,
+    Uniformity,
+    ecdf_difference,
+    uniformity,
+)
 from pyro_animacy.criticism.forecasts import MODEL
 from pyro_animacy.criticism.plots import (
     GENERATED,
@@ -18,10 +24,13 @@ from pyro_animacy.criticism.plots import (
     shorten,
     styled,
 )
+from pyro_animacy.criticism.section import Table
 from pyro_animacy.criticism.verdicts import baseline_name
+from pyro_animacy.criticism.wording import number, percent, seconds
 
 LEVELS = (0.5, 0.8, 0.95)  # of central intervals
 PANELS = 6
+SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables
 
 
 def plot_pit(calibration: xr.Dataset) -> Figure:
@@ -98,11 +107,10 @@ def plot_coverage(calibration: xr.Dataset) -> Figure:
                 line = shares.sel(level=level).isel(body=index).values
                 axis.plot(ahead, line, color=colour, marker=marker, ms=4, markevery=every)
             axis.axhline(level, color="black", ls="--", lw=1)
-            axis.text(0.04, 0.04, "dashed: as it should be", fontsize=8, transform=axis.transAxes)
-            axis.set_title(f"{100 * level:.0f} % intervals", loc="left")
+            axis.set_title(f"{percent(level)} intervals, ideal dashed", loc="left", fontsize=8)
             axis.set(xlabel="seconds ahead", xlim=(0, None), ylim=(0, 1.08))
         axes[0].set_ylabel("share of positions inside")
-        axes[0].yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        axes[0].yaxis.set_major_formatter(lambda share, _: percent(share))
         body_legend(figure, [str(body) for body in bodies])
     return figure
 
@@ -133,3 +141,35 @@ def scores(calibration: xr.Dataset) -> Iterator[tuple[str, xr.DataArray]]:
 def named(model: str) -> str:
     """A contender as people call it."""
     return "this model" if model == MODEL else baseline_name(str(model))
+
+
+def tables(calibration: xr.Dataset) -> Iterator[Table]:
+    """Of each body one step ahead; of coverage and each score by seconds ahead."""
+    rows = []
+    for body, of in uniformities(calibration).items():
+        for axis, u in of.items():
+            below = calibration["pit"].sel(model=MODEL, body=body, space=axis).values
+            below = below[np.isfinite(below)]
+            inside = [np.abs(below - 0.5) < level / 2 for level in LEVELS]
+            shares = " / ".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
+            said = "–" if not u.n else u.direction if u.gap > RIGHT else "right"
+            rows.append([f"{body}, {axis}", number(u.gap), said, shares])
+    head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
+    yield Table("One step ahead", head, rows)
+    ahead = calibration["horizon"].values
+    shown = [int(np.abs(ahead - s).argmin()) for s in SHOWN if s <= ahead[-1] + 1e-9]
+    shown = shown or [len(ahead) - 1]
+    times = [seconds(ahead[i]) for i in shown]
+    covered = calibration["coverage"].mean("body")
+    yield Table(
+        "Positions inside 50 %, 80 % and 95 % intervals, by time ahead", ("model", *times),
+        [[named(m), *(" / ".join(f"{100 * x:.0f}" for x in covered.sel(model=m).values[:, i])
+                       for i in shown)] for m in calibration["model"].values],
+    )  # fmt: skip
+    for name, values in scores(calibration):
+        mean = values.mean("trajectory")
+        yield Table(
+            f"{name}, {calibration.attrs['units']}, by time ahead", ("model", *times),
+            [[named(m), *(number(float(x)) for x in mean.sel(model=m).values[shown])]
+             for m in calibration["model"].values],
+        )  # fmt: skip

@@ -14,6 +14,7 @@ from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.section import Grade, Image, picture
 from pyro_animacy.criticism.statistics import Statistic
 from pyro_animacy.criticism.verdicts import FEW_DRAWS, TAIL, Verdict, judge, listed, number
+from pyro_animacy.criticism.wording import per_unit, percent
 
 PANELS = 6  # of a statistic
 
@@ -76,8 +77,8 @@ def chance(comparisons: Sequence[Comparison]) -> str:
     return (
         f"Some checks come out badly by chance: even if the model were exact, "
         f"{count if high >= 0.5 else 'hardly one'} of these {len(defined)} would have a tail "
-        f"probability beyond its limits (p(mean) or p(W₁), {2 * TAIL:.0%} each). A check beyond "
-        "them is called wrong or close only if the difference is large too."
+        f"probability beyond its limits (p(mean) or p(W₁), {percent(2 * TAIL)} each). A check "
+        "beyond them is called wrong or close only if the difference is large too."
     )
 
 
@@ -86,9 +87,10 @@ def _has_values(comparison: Comparison) -> bool:
 
 
 def _image(comparison: Comparison) -> Image:
+    units = per_unit(comparison.units)
     alt = (
         f"Distribution of {comparison.statistic.name} of {comparison.body}: recorded mean "
-        f"{number(comparison.observed_mean)} {comparison.units}, generated "
-        f"{number(comparison.generated_mean)} {comparison.units}."
+        f"{number(comparison.observed_mean)} {units}, generated "
+        f"{number(comparison.generated_mean)} {units}."
     )
     return picture(plots.plot_statistic(comparison), alt)

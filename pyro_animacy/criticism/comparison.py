@@ -6,6 +6,7 @@ draw from the model: it compares T(recording) with T(draw) for a summary T of ea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -146,13 +147,21 @@ def align(observed: xr.Dataset, draws: xr.DataTree) -> tuple[xr.Dataset, xr.Data
         draws were opened from there.
 
     Raises:
-        DataError: the recording has no positions or no frame rate.
-        RunError: the draws hold no positions, or positions of something not in the recording.
+        DataError: the recording has no positions or no frame rate, or is none.
+        RunError: the draws hold no positions, or positions of something not in the recording, or
+            the same one twice.
     """
+    if not isinstance(observed, xr.Dataset):
+        raise DataError(f"the recording is a {type(observed).__name__}; expected an xarray Dataset")
     if "position" not in observed or "fps" not in observed.attrs:
         raise DataError(
             "the recording has no variable `position` or no attribute `fps`: "
             "make it with read_trajectories or make_trajectories"
+        )
+    if not isinstance(draws, xr.DataTree):
+        raise RunError(
+            f"draws are a {type(draws).__name__}; expected an xarray DataTree that holds "
+            "posterior_predictive/position: make it with --mode generate"
         )
     if "posterior_predictive" not in draws or "position" not in draws["posterior_predictive"]:
         raise RunError(
@@ -165,16 +174,21 @@ def align(observed: xr.Dataset, draws: xr.DataTree) -> tuple[xr.Dataset, xr.Data
             f"expected chain, draw, {', '.join(DIMS)}: make them with --mode generate"
         )
     generated = generated.transpose("chain", "draw", *DIMS)
-    for name in ("chain", "draw", "trajectory", "body"):
+    for name in ("chain", "draw", "trajectory", "time", "body"):
         if not generated.sizes[name]:
             raise RunError(f"draws hold no {name} at all: make them with --mode generate")
     for name in ("trajectory", "body", "space"):
-        recorded = set(observed[name].values.tolist())
-        absent = [value for value in generated[name].values.tolist() if value not in recorded]
+        recorded, made = set(observed[name].values.tolist()), generated[name].values.tolist()
+        absent = [value for value in made if value not in recorded]
         if absent:
             raise RunError(
                 f"draws of {name} {absent[0]!r}, which is not in the recording: "
                 "criticise them against the recording they were made from"
+            )
+        value, times = Counter(made).most_common(1)[0]
+        if times > 1:
+            raise RunError(
+                f"draws hold {name} {value!r} {times} times, but it is one: keep one of them"
             )
     cut = observed.sel({name: generated[name].values for name in ("trajectory", "body", "space")})
     return cut.isel(time=_frames(observed, generated)), generated
@@ -182,15 +196,21 @@ def align(observed: xr.Dataset, draws: xr.DataTree) -> tuple[xr.Dataset, xr.Data
 
 def _frames(observed: xr.Dataset, generated: xr.DataArray) -> np.ndarray:
     """Numbers of the recorded frames that were generated, from their times."""
-    fps, time = float(observed.attrs["fps"]), generated["time"].values
-    usable = np.issubdtype(time.dtype, np.number) and np.isfinite(time).all()
-    frame = np.rint(time * fps).astype(int) if usable else np.empty(0, int)
-    if frame.size == 0 or frame.min() < 0 or frame.max() >= observed.sizes["time"]:
+    fps, time, recorded = float(observed.attrs["fps"]), generated["time"].values, observed["time"]
+    if not np.issubdtype(time.dtype, np.number) or not np.isfinite(time).all():
         raise RunError(
-            f"draws of {time.size} frames do not fit the recording's {observed.sizes['time']}: "
-            "criticise them against the recording they were made from"
+            f"times of the draws begin with {', '.join(map(str, time[:3]))}; expected seconds: "
+            "make them with --mode generate"
         )
-    if (np.diff(frame) != 1).any() or np.abs(time * fps - frame).max() > 0.25:
+    passed = (time - float(recorded[0])) * fps  # frames since the recording's first
+    frame = np.rint(passed).astype(int)
+    if frame.min() < 0 or frame.max() >= recorded.size:
+        raise RunError(
+            f"times of the draws, {time.min():g} to {time.max():g} s, are not within those of the "
+            f"recording, {float(recorded[0]):g} to {float(recorded[-1]):g} s: criticise them "
+            "against the recording they were made from"
+        )
+    if (np.diff(frame) != 1).any() or np.abs(passed - frame).max() > 0.25:
         raise RunError(
             f"times of the draws begin with {', '.join(f'{t:g}' for t in time[:3])} s, which are "
             f"not consecutive frames of a recording at {fps:g} Hz: criticise them against the "

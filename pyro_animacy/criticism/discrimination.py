@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pyro_animacy.errors import DataError
+from pyro_animacy.criticism.forecast_scores import as_numbers
+from pyro_animacy.errors import ConfigError, DataError
 
 
 class Auc(NamedTuple):
@@ -42,7 +43,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
         negative: (m,) scores of what should score low; NaN is left out.
 
     Raises:
-        DataError: If either has no finite score.
+        DataError: If either has no finite score, or holds something else than numbers.
     """
     return float(_area(_finite(positive), _finite(negative)))
 
@@ -71,15 +72,25 @@ def auc_interval(
     Args:
         positive: (n,) scores; NaN is left out, with its pair.
         negative: (m,) scores; likewise.
-        paired: Whether the negatives are controls of the positives, one each, in the same order.
+        paired: Whether the negatives are controls of the positives, one each, in the same order;
+            there must then be as many.
         resamples: Number of bootstrap samples.
         seed: Seeds them.
 
     Raises:
-        DataError: If either has no finite score.
+        DataError: If either has no finite score, or they are pairs and not as many.
+        ConfigError: If ``resamples`` is less than one.
     """
+    if resamples < 1:
+        raise ConfigError(f"resamples is {resamples}; expected at least 1")
     if paired:
-        both = np.stack([np.asarray(x, float).ravel() for x in (positive, negative)])
+        whole = [as_numbers("a score", x).ravel() for x in (positive, negative)]
+        if len(whole[0]) != len(whole[1]):
+            raise DataError(
+                f"{len(whole[0])} positive and {len(whole[1])} negative scores; paired, there must "
+                "be one negative for each positive, in the same order, NaN where there is none"
+            )
+        both = np.stack(whole)
         positive, negative = both[:, np.isfinite(both).all(0)]
     first, second = _finite(positive), _finite(negative)
     low = high = float("nan")
@@ -93,7 +104,7 @@ def auc_interval(
 
 
 def _finite(scores: ArrayLike) -> np.ndarray:
-    values = np.asarray(scores, float).ravel()
+    values = as_numbers("a score", scores).ravel()
     values = values[np.isfinite(values)]
     if not len(values):
         raise DataError("no finite score to compare; give trajectories with at least one step")

@@ -6,21 +6,78 @@ than who forecasts the true distribution (Gneiting & Raftery, Strictly Proper Sc
 Prediction, and Estimation, Journal of the American Statistical Association 102, 2007, section 4).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import kolmogi, ndtr
 
-from pyro_animacy.criticism.section import Grade
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyro_animacy.criticism.section import Grade
 
 CHUNK = 4_000_000  # coordinates of draws looked at or drawn at once: 32 MB in float64
 GRID = np.arange(1, 100) / 100  # points at which distribution functions are compared
 RIGHT, NEAR = 0.05, 0.1  # gaps between shares that should agree
+ANY = "..."  # any further dimensions
+DIMS = ("trajectory", "time", "body", "space")
 
 
-def pit(mean: np.ndarray, scale: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def as_numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """Values as an array of floats, which is the same array where it is one already.
+
+    Args:
+        name: What an error calls them.
+        values: An array, lists of numbers, or what numpy makes an array of.
+
+    Raises:
+        DataError: If they are ragged or not numbers.
+    """
+    try:
+        found = np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name} is ragged; expected lists of equal lengths") from None
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{name} holds values of type {found.dtype}; expected real numbers")
+    return found if found.dtype.kind == "f" else found.astype(float)
+
+
+def matched(
+    recorded: ArrayLike, dims: Sequence[str] = DIMS, **forecasts: ArrayLike
+) -> list[np.ndarray]:
+    r"""The recorded values and forecasts of them as arrays of shapes that fit.
+
+    Args:
+        recorded: What happened, of the dimensions `dims`.
+        dims: Names of its dimensions, the last of which may be `ANY`.
+        **forecasts: By the names that an error calls them: draws, or other numbers of which there
+            are m for each recorded one, m first and then as `recorded`.
+
+    Returns:
+        The recorded values, then the forecasts in their order.
+
+    Raises:
+        DataError: If any is not numbers, or the shapes do not fit.
+    """
+    y = as_numbers("recorded", recorded)
+    found = {name: as_numbers(name, values) for name, values in forecasts.items()}
+    named = len(dims) - (dims[-1] == ANY)
+    fits = y.ndim >= named if ANY in dims else y.ndim == named
+    shapes = {x.shape for x in found.values()}
+    if not fits or len(shapes) > 1 or any(s[:1] + y.shape != s or 0 in s[:1] for s in shapes):
+        got = ", ".join(f"{name} {x.shape}" for name, x in found.items())
+        raise DataError(
+            f"shapes do not fit: {got} and recorded {y.shape}; expected ({', '.join(dims)}) "
+            f"recorded, and the same sizes after a first one of draws in {' and '.join(found)}"
+        )
+    return [y, *found.values()]
+
+
+def pit(mean: ArrayLike, scale: ArrayLike, recorded: ArrayLike) -> np.ndarray:
     """Probability integral transform of a mixture of m normals: the share of it below x.
 
         PIT = (1/m) sum_k Phi((x - mu_k) / sigma_k)
@@ -36,8 +93,14 @@ def pit(mean: np.ndarray, scale: np.ndarray, recorded: np.ndarray) -> np.ndarray
 
     Returns:
         (...), NaN where not observed.
+
+    Raises:
+        DataError: If the shapes do not fit, or a scale is negative.
     """
-    return ndtr((recorded - mean) / scale).mean(0)
+    x, mu, sigma = matched(recorded, (ANY,), mean=mean, scale=scale)
+    if (sigma < 0).any():
+        raise DataError(f"scale has {sigma.min():g}; expected standard deviations, above 0")
+    return ndtr((x - mu) / sigma).mean(0)
 
 
 class Uniformity(NamedTuple):
@@ -75,16 +138,22 @@ class Uniformity(NamedTuple):
         return "near" if self.gap <= max(NEAR, chance) else "wrong"
 
 
-def uniformity(values: np.ndarray) -> Uniformity:
+def uniformity(values: ArrayLike) -> Uniformity:
     """Measure how far numbers in (0, 1) of any shape are from uniform, NaN left out.
 
     An effect size, not a test: with thousands of dependent steps a p-value is 0 for a difference
     that nobody would see.
+
+    Raises:
+        DataError: If a number lies outside [0, 1].
     """
-    u = np.sort(values[np.isfinite(values)])
+    u = as_numbers("values", values)
+    u = np.sort(u[np.isfinite(u)])
     n = u.size
     if not n:
         return Uniformity(np.nan, np.nan, np.nan, 0)
+    if u[0] < 0 or u[-1] > 1:
+        raise DataError(f"values lie from {u[0]:g} to {u[-1]:g}; expected shares, from 0 to 1")
     i = np.arange(1, n + 1)
     gap = max((i / n - u).max(), (u - (i - 1) / n).max())
     d = ecdf_difference(u)
@@ -93,32 +162,46 @@ def uniformity(values: np.ndarray) -> Uniformity:
     return Uniformity(float(gap), shift, spread, n)
 
 
-def ecdf_difference(values: np.ndarray) -> np.ndarray:
+def ecdf_difference(values: ArrayLike) -> np.ndarray:
     """F(u) - u on GRID, of sorted (n,) values."""
-    return np.searchsorted(values, GRID, side="right") / values.size - GRID
+    u = as_numbers("values", values)
+    return np.searchsorted(u, GRID, side="right") / u.size - GRID
 
 
-def coverage(draws: np.ndarray, recorded: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+def coverage(draws: ArrayLike, recorded: ArrayLike, levels: Sequence[float]) -> np.ndarray:
     """How often central intervals of draws cover what was recorded, each coordinate by itself.
 
     The interval of a level has (1 - level) / 2 of the forecast on either side. Its ends are the
     quantiles between the draws at p (m + 1) (Weibull's plotting position): m draws of the true
     distribution then cover as often as the level says, exactly so where p (m + 1) is whole. m must
-    be at least 2 / (1 - level) - 1.
+    be at least 2 / (1 - level) - 1, which is 39 for 95 %: even the interval from the least to the
+    greatest of fewer draws covers less often than that.
 
     Args:
         draws: (draw, trajectory, time, body, space).
         recorded: (trajectory, time, body, space), NaN where not observed.
-        levels: such as 0.95.
+        levels: Each above 0 and below 1, such as 0.95.
 
     Returns:
         (level, time, body), shares over trajectories and axes; NaN where nothing was observed.
+
+    Raises:
+        DataError: If the shapes do not fit.
+        ConfigError: If a level is none, or needs more draws.
     """
-    tails = (1 - np.array(levels)) / 2
-    inside = np.zeros((len(tails), *recorded.shape[1:3]))
-    seen = np.isfinite(recorded).sum((0, 3))
-    for rows, x in chunks(draws):
-        y = recorded[rows]
+    happened, forecast = matched(recorded, draws=draws)
+    shares = np.atleast_1d(as_numbers("levels", levels))
+    if shares.ndim > 1 or not shares.size or not ((shares > 0) & (shares < 1)).all():
+        raise ConfigError(f"levels is {levels}; expected shares above 0 and below 1, such as 0.95")
+    most, m = float(shares.max()), len(forecast)
+    fewest = int(np.ceil(2 / (1 - most) - 1 - 1e-9))  # 1 - 0.95 is not quite 0.05
+    if m < fewest:
+        raise ConfigError(f"draws is {m}; {100 * most:g} % intervals need at least {fewest}")
+    tails = (1 - shares) / 2
+    inside = np.zeros((len(tails), *happened.shape[1:3]))
+    seen = np.isfinite(happened).sum((0, 3))
+    for rows, x in chunks(forecast):
+        y = happened[rows]
         with np.errstate(invalid="ignore", over="ignore"):
             ends = np.quantile(x, [*tails, *(1 - tails)], axis=0, method="weibull")
             low, high = ends[: len(tails)], ends[len(tails) :]
@@ -126,7 +209,7 @@ def coverage(draws: np.ndarray, recorded: np.ndarray, levels: Sequence[float]) -
     return inside / np.where(seen > 0, seen, np.nan)
 
 
-def crps(draws: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def crps(draws: ArrayLike, recorded: ArrayLike) -> np.ndarray:
     """Continuous ranked probability score of each coordinate, from draws.
 
         CRPS = E|X - y| - E|X - X'| / 2          (Gneiting & Raftery 2007, equation 21)
@@ -145,20 +228,22 @@ def crps(draws: np.ndarray, recorded: np.ndarray) -> np.ndarray:
         where all draws agree.
 
     Raises:
+        DataError: If the shapes do not fit.
         ConfigError: If there is only one draw.
     """
-    m = _several(draws)
+    y, forecast = matched(recorded, ("trajectory", ANY), draws=draws)
+    m = _several(forecast)
     weight = (2 * np.arange(1, m + 1) - m - 1) / (m * (m - 1))
-    result = np.empty(recorded.shape)
-    for rows, x in chunks(draws):
+    result = np.empty(y.shape)
+    for rows, x in chunks(forecast):
         with np.errstate(invalid="ignore", over="ignore"):
-            error = np.moveaxis(x - recorded[rows], 0, -1)
+            error = np.moveaxis(x - y[rows], 0, -1)
             error = np.sort(np.ascontiguousarray(error), -1)
             result[rows] = np.abs(error).mean(-1) - error @ weight
     return result
 
 
-def energy_score(draws: np.ndarray, recorded: np.ndarray, lags: int = 10) -> np.ndarray:
+def energy_score(draws: ArrayLike, recorded: ArrayLike, lags: int = 10) -> np.ndarray:
     """Energy score of the joint scene, all bodies and axes together, from draws.
 
         ES = E|X - y| - E|X - X'| / 2            (Gneiting & Raftery 2007, equation 22)
@@ -177,14 +262,18 @@ def energy_score(draws: np.ndarray, recorded: np.ndarray, lags: int = 10) -> np.
         (trajectory, time) in the units of the draws; NaN where nothing was observed.
 
     Raises:
-        ConfigError: If there is only one draw.
+        DataError: If the shapes do not fit.
+        ConfigError: If there is only one draw, or no lag.
     """
-    m = _several(draws)
-    result = np.empty(recorded.shape[:2])
-    for rows, x in chunks(draws):
+    y, forecast = matched(recorded, draws=draws)
+    m = _several(forecast)
+    if lags < 1:
+        raise ConfigError(f"lags is {lags}; expected at least 1")
+    result = np.empty(y.shape[:2])
+    for rows, x in chunks(forecast):
         with np.errstate(invalid="ignore", over="ignore"):
-            error = (x - recorded[rows]).reshape(*x.shape[:3], -1)
-            seen = np.isfinite(recorded[rows]).reshape(error.shape[1:])
+            error = (x - y[rows]).reshape(*x.shape[:3], -1)
+            seen = np.isfinite(y[rows]).reshape(error.shape[1:])
             error = np.where(seen, error, 0.0)
             far = np.sqrt(np.einsum("...d,...d->...", error, error)).mean(0)
             apart = np.zeros_like(far)

@@ -6,7 +6,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from pyro_animacy.criticism.draws import DIMS
-from pyro_animacy.criticism.forecast_scores import CHUNK, chunks
+from pyro_animacy.criticism.forecast_scores import CHUNK, chunks, matched
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import whole
 from pyro_animacy.errors import ConfigError, DataError
@@ -204,7 +204,9 @@ def displacement_errors(
 
     Raises:
         ConfigError: If there are fewer than ``k`` draws.
+        DataError: If the shapes do not match.
     """
+    recorded, position = matched(recorded, position=position)
     if not 1 <= k <= len(position):
         raise ConfigError(f"k is {k}; expected it from 1 to the number of draws, {len(position)}")
     names = ("ADE", "FDE", "minADE_k", "minFDE_k")

@@ -23,6 +23,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import Batch, dequantised
 from pyro_animacy.errors import ConfigError, DataError
@@ -263,7 +264,10 @@ def guide_quality(
             "trajectory": cut["trajectory"].to_numpy(), "K": sizes,
             "time": cut["time"].to_numpy()[history - 1 : -1],
         },
-        attrs={"draws": draws, "units": str(dataset.attrs.get("units", "unknown"))},
+        attrs={
+            "draws": draws, "units": data_units(dataset),
+            "posterior_scale": run.card.config["posterior_scale"],
+        },
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 from pyro_animacy.criticism.importance import Array, k_hat_threshold, vsbc
 from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
-from pyro_animacy.criticism.verdicts import nats
+from pyro_animacy.criticism.wording import counted, nats, percent
 
 ACTIVE = 0.01  # nats of KL per step from which a latent dimension carries anything
 PANELS = 6  # dimensions drawn, those of most KL
@@ -26,18 +26,18 @@ def plot_k_hat(quality: xr.Dataset) -> Figure:
     """Histograms of k-hat of `guide_quality`: of single steps above, of whole stretches below."""
     edges = np.linspace(-0.5, 1.5, 41)
     rows = {"k_hat_step": "single steps", "k_hat": "whole stretches"}
+    limit = k_hat_threshold(quality.attrs["draws"])
     with styled():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         both = figure.subplots(2, 1, sharex=True)
         for axis, (name, title) in zip(both, rows.items(), strict=True):
             k_hat = _finite(quality[name])
             axis.hist(k_hat.clip(edges[0], edges[-1]), edges, color=GENERATED)
-            for limit in (0.5, 0.7):
-                axis.axvline(limit, color=BODY_COLOURS[1], lw=1.2, ls="--")
-            low, high = ((k_hat < limit).mean() for limit in (0.5, 0.7))
-            axis.set_title(f"{title}: {low:.0%} below 0.5, {high:.0%} below 0.7", loc="left")
+            axis.axvline(limit, color=BODY_COLOURS[1], lw=1.2, ls="--")
+            below = counted(int((k_hat < limit).sum()), len(k_hat), title)
+            axis.set_title(f"{below} below {limit:.2f}", loc="left")
             axis.set(ylabel="count", xlim=edges[[0, -1]])
-        axis.set_xticks((-0.5, 0, 0.5, 0.7, 1, 1.5), ("≤ −0.5", "0", "0.5", "0.7", "1", "≥ 1.5"))
+        axis.set_xticks((-0.5, 0, 0.5, 1, 1.5), ("≤ −0.5", "0", "0.5", "1", "≥ 1.5"))
         axis.set_xlabel("Pareto k-hat of the importance weights")
     return figure
 
@@ -95,11 +95,14 @@ def findings(quality: xr.Dataset) -> tuple[Finding, ...]:
 def section(quality: xr.Dataset) -> Section:
     """The report's section on the guide, of what `guide_quality` measured."""
     draws, steps = quality.attrs["draws"], int(quality["steps"].max())
+    units = quality.attrs["units"]
+    known = "" if units == "data units" else f"({units}) "
     weights, bound, _, centre, width = found = findings(quality)
     both: Grade = centre.grade if centre.grade == "wrong" else width.grade
     panels = (
         (plot_k_hat(quality), "Histograms of k-hat, of steps and of stretches", weights.grade,
-         "Tail of the importance weights. Left of the dashed lines is good."),
+         "Tail of the importance weights. Left of the dashed line is good: there "
+         f"{draws} draws are enough."),
         (plot_iwae(quality), "The bound against the number of draws", bound.grade,
          "The bound rises with the draws to the log density; a flat line is good. Bars, mostly "
          "hidden by the points, are two standard errors from the finite number of draws; the "
@@ -114,8 +117,9 @@ def section(quality: xr.Dataset) -> Section:
         intro="The guide is the approximate posterior: from a recorded step it says which latent z "
         "may have led to it. Draws of the guide are weighted by how much likelier the model finds "
         "them than the guide does; if the guide is the exact posterior, these importance weights "
-        "are all equal. k-hat measures how heavy their tail is: below 0.5 is good, above 0.7 a few "
-        "draws outweigh all others and their average cannot be relied on. The weights of a whole "
+        "are all equal. k-hat measures how heavy their tail is: below "
+        f"{k_hat_threshold(draws):.2f} their average over {draws} draws can be relied on, above it "
+        "a few draws outweigh all others. The weights of a whole "
         "stretch are products of those of its steps, so its k-hat is necessarily worse the longer "
         f"it is (here up to {steps} steps); the held-out score weights step by step. Last, steps "
         "are simulated from the model, so that z is known: the share p of the guide below it "
@@ -123,10 +127,10 @@ def section(quality: xr.Dataset) -> Section:
         "a hump in the middle one too wide, a slope one that is off to a side.",
         findings=found,
         panels=[Panel(picture(figure, alt), text, grade) for figure, alt, grade, text in panels],
-        note=f"Pareto-smoothed importance sampling (PSIS) with {draws} draws a step; k-hat is low "
-        "enough for S draws below min(1 - 1 / log10 S, 0.7) (Vehtari et al. 2024). IWAE: Burda et "
+        note=f"Pareto-smoothed importance sampling (PSIS) with {draws} draws a step; the limit "
+        "of k-hat for S draws is min(1 − 1 / log10 S, 0.7) (Vehtari et al. 2024). IWAE: Burda et "
         "al. 2016. Simulation-based calibration: Yao et al. 2018. Densities are per data unit "
-        f"({quality.attrs['units']}) of each coordinate.",
+        f"{known}of each coordinate.",
     )
 
 
@@ -135,16 +139,24 @@ def _graded(value: float, right: float, near: float) -> Grade:
 
 
 def _weights(quality: xr.Dataset) -> Finding:
+    """How many steps have weights that can be relied on, by one limit of k-hat."""
     k_hat, draws = _finite(quality["k_hat_step"]), quality.attrs["draws"]
     limit = k_hat_threshold(draws)
-    share = float((k_hat < limit).mean())
-    grade = _graded(1 - share, 0.05, 0.2)
+    good = int((k_hat < limit).sum())
+    grade = _graded(1 - good / len(k_hat), 0.05, 0.2)
+    if grade == "right":
+        said = f"The importance weights of {counted(good, len(k_hat), 'steps')} can be relied on"
+        said += f": k-hat is below {limit:.2f}, the most that {draws} draws allow"
+    else:
+        bad = counted(len(k_hat) - good, len(k_hat), "steps")
+        said = f"The importance weights of {bad} cannot be relied on"
+        said += f": k-hat is {limit:.2f}, the most that {draws} draws allow, or above"
+    tied = quality.attrs["posterior_scale"] == "prior"
+    more = " And --model.posterior_scale learned, as it is tied to the prior's." if tied else ""
     return Finding(
         grade,
-        f"Importance weights of {share:.0%} of {len(k_hat):,} steps can be relied on: their k-hat "
-        f"is below {limit:.2f}, which {draws} draws need (right: at least 95 %; near: 80 %). It is "
-        f"below 0.5 in {(k_hat < 0.5).mean():.0%} and below 0.7 in {(k_hat < 0.7).mean():.0%}.",
-        "" if grade == "right" else f"{LARGER} With a tied scale, --model.posterior_scale learned.",
+        f"{said} (right: cannot in at most {percent(0.05)} of steps; near: {percent(0.2)}).",
+        "" if grade == "right" else f"{LARGER}{more}",
     )
 
 
@@ -164,12 +176,14 @@ def _gap(quality: xr.Dataset) -> Finding:
 
 
 def _jointly(quality: xr.Dataset) -> Finding:
+    """Of weights of whole stretches: not graded where bad, as nothing here is computed of them."""
     k_hat = _finite(quality["k_hat"])
-    share = float((k_hat < k_hat_threshold(quality.attrs["draws"])).mean())
+    good = int((k_hat < k_hat_threshold(quality.attrs["draws"])).sum())
     return Finding(
-        "right" if share >= 0.95 else "near",
-        f"Whole stretches, all their steps weighted jointly, can be relied on in {share:.0%} of "
-        f"{len(k_hat)} (right: at least 95 %; never wrong, as the scores here weight each step).",
+        "right" if good >= 0.95 * len(k_hat) else "undefined",
+        f"Weighting all steps of a stretch jointly can be relied on in "
+        f"{counted(good, len(k_hat), 'stretches')}; no score here does so, each step is weighted "
+        "by itself.",
     )
 
 

@@ -15,12 +15,16 @@ from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery
 from pyro_animacy.criticism.plots import BODY_COLOURS, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, embed, picture
 from pyro_animacy.criticism.traversal import REACH, Traversal, traversal_gif
-from pyro_animacy.criticism.verdicts import COLLAPSED, nats, number
+from pyro_animacy.criticism.verdicts import COLLAPSED
+from pyro_animacy.criticism.wording import nats, number, percent, seconds, signed, tick
 
 WASTE = (0.1, 0.3)  # share of the rate lost to the aggregate posterior: right up to, near up to
 UNSEEN = 0.02  # share of the path that a traversal must turn to be seen
 WIDER = 1.25  # factor of the policy's standard deviation that is seen
 ROWS = 24  # dimensions drawn at most
+LESS_KL = (
+    "A smaller KL weight at the start (--train.kl_weight.start 0.01 --train.kl_weight.levels 10)."
+)
 
 
 def plot_kl(use: xr.Dataset) -> Figure:
@@ -76,6 +80,8 @@ def plot_rate_distortion(use: xr.Dataset) -> Figure:
         axis.plot(rate, distortion, "D", color=BODY_COLOURS[1], mec="white", ms=9, ls="none",
                   label="these recordings")  # fmt: skip
         axis.set(xlim=(0, right), ylim=(low - pad, high + pad))
+        axis.xaxis.set_major_formatter(tick)
+        axis.yaxis.set_major_formatter(tick)
         axis.set_xlabel("rate: KL divergence (nats per step)")
         axis.set_ylabel("distortion: −log density\n(nats per step)")
         figure.legend(loc="outside lower center", ncols=2)
@@ -112,11 +118,11 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
     ]  # fmt: skip
     for t in traversals:
         caption = (
-            f"Dimension {t.dim} held from {t.values[0]:+g} to {t.values[-1]:+g} prior standard "
-            f"deviations for {number((t.paths.shape[1] - 1) / t.fps)} s, the others at their prior "
-            f"mean, no noise. Grey: recorded before. Disc: one standard deviation of the policy's "
-            "noise added up over the path, were it throughout what it is at the first step and had "
-            "no step an effect on the next. Here "
+            f"Dimension {t.dim} held from {signed(t.values[0])} to {signed(t.values[-1])} prior "
+            f"standard deviations for {seconds((t.paths.shape[1] - 1) / t.fps)}, the others at "
+            "their prior mean, no noise. Grey: recorded before. Disc: one standard deviation of "
+            "the policy's noise added up over the path, were it throughout what it is at the first "
+            "step and had no step an effect on the next. Here "
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
@@ -146,8 +152,9 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
             f"{COLLAPSED}, so the model has one answer to every situation.",
-            "A smaller train.kl_weight at the start (start 0.01, levels 10), or a smaller policy, "
-            "which cannot do without the latent.",
+            "A smaller KL weight at the start (--train.kl_weight.start 0.01 "
+            "--train.kl_weight.levels 10), or a smaller policy (--model.policy.hidden), which "
+            "cannot do without the latent.",
         )
     if use["activity"].isnull().all():
         return Finding(
@@ -155,16 +162,16 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "by how its posterior differs between steps.",
         )  # fmt: skip
     active = use["activity"].to_numpy() > ACTIVE
-    idle = int((kl < COLLAPSED).sum())
+    idle = int((~active & (kl < COLLAPSED)).sum())
     rest = "" if not idle else (
-        f" {idle} carry under {COLLAPSED} nats each, as good as the prior: they cost nothing, and "
-        "a smaller model.latent_size would do."
+        f" {idle} of the others carry under {COLLAPSED} nats each, as good as the prior: they cost "
+        "nothing, and a smaller --model.latent_size would do."
     )  # fmt: skip
     return Finding(
         "right" if active.any() else "near",
         f"{int(active.sum())} of {Z} dimensions are active; they carry {nats(kl[active].sum())} of "
         f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}.{rest}",
-        "" if active.any() else "A smaller train.kl_weight at the start (start 0.01, levels 10).",
+        "" if active.any() else LESS_KL,
     )
 
 
@@ -193,10 +200,12 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
             "another (the mutual information of step and latent; two standard errors are "
             f"{nats(error)}); "
             f"{nats(max(0.0, lost))} are the divergence of the posterior over all steps together "
-            f"from the prior, which should be under {WASTE[0]:.0%} of it: generation draws from "
-            "that prior, and where the two differ the policy meets values that it was seldom "
+            f"from the prior, which should be under {percent(WASTE[0])} of it: generation draws "
+            "from that prior, and where the two differ the policy meets values that it was seldom "
             "trained on.",
-            "" if grade == "right" else "A larger model.prior network or model.history.",
+            ""
+            if grade == "right"
+            else "A larger prior network (--model.prior.hidden) or a longer --model.history.",
         )
     ]
 
@@ -205,7 +214,7 @@ def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
     """Whether another value of the latent moves the bodies otherwise."""
     if not traversals:
         return []
-    held = f"from {-REACH:+g} to {REACH:+g} prior standard deviations"
+    held = f"from {signed(-REACH)} to {signed(REACH)} prior standard deviations"
     far = max(traversals, key=lambda t: (t.reach / t.length.max()).max() if t.length.any() else 0)
     wide = max(traversals, key=lambda t: t.widening.max())
     turns = bool(far.reach.max() > UNSEEN * far.length.max())
@@ -215,15 +224,16 @@ def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
             Finding(
                 "wrong",
                 f"None of the {len(traversals)} dimensions with most KL does anything to the "
-                f"motion when held {held}: no path ends over {UNSEEN:.0%} of its length elsewhere, "
-                f"and the policy's standard deviation changes by less than a factor of {WIDER}.",
-                "A smaller train.kl_weight at the start (start 0.01, levels 10).",
+                f"motion when held {held}: no path ends over {percent(UNSEEN)} of its length "
+                f"elsewhere, and the policy's standard deviation changes by less than a factor "
+                f"of {WIDER}.",
+                LESS_KL,
             )
         ]
     where = (
         f"dimension {far.dim} says where to go: held {held}, {_farthest(far)}, on a path of "
         f"{number(float(far.length.max()))} {far.units}" if turns else "no dimension says where "
-        f"to go: no path ends over {UNSEEN:.0%} of its length elsewhere"
+        f"to go: no path ends over {percent(UNSEEN)} of its length elsewhere"
     )  # fmt: skip
     sure = f"; dimension {wide.dim} says how sure it is: {_widest(wide)}" if widens else ""
     return [Finding("right", f"From a recorded state, {where}{sure}.")]

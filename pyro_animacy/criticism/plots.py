@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from pyro_animacy.criticism.comparison import DIMS, Comparison, data_units
 from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, nats, series
+from pyro_animacy.criticism.wording import per_unit, tick
 
 BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -40,6 +41,7 @@ STYLE = {
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # the factor of an axis would lie on its labels
     "xtick.color": QUIET,
     "ytick.color": QUIET,
     "legend.frameon": False,
@@ -94,6 +96,7 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             axis.plot(steps, values, color=colour, marker=marker, markersize=3)
             axis.set_title(LOSS_TERMS[key], loc="left")
             axis.yaxis.set_major_locator(MaxNLocator(3))
+            axis.yaxis.set_major_formatter(tick)
             axis.margins(x=0.02, y=0.12)
             axis.set_ylim(*_room(np.array(values)))
             if validation:
@@ -167,6 +170,8 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
         axis.set_ylim(-0.6, max(len(names), 1) - 0.4)
         axis.margins(x=0.18)
         axis.grid(axis="y", visible=False)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(tick)
         axis.set_xlabel("held-out nats per step (more is better)")
     return figure
 
@@ -209,7 +214,7 @@ def plot_statistic(comparison: Comparison) -> Figure:
         below.set_yticks((0, 0.5, 1), ("0", "½", "1"))
         below.set_ylabel("share below")
         below.set_xlim(low, high)
-        below.set_xlabel(f"{comparison.statistic.name} ({comparison.units})")
+        below.set_xlabel(f"{comparison.statistic.name} ({per_unit(comparison.units)})")
         above.set_title(comparison.body, loc="left", fontweight="bold")
     return figure
 
@@ -231,7 +236,7 @@ def _plot_share(comparison: Comparison) -> Figure:
             axis.legend(loc="best", handlelength=1.2)
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axis.set(xlim=(-0.02 * top, top), ylabel="draws")
-        axis.set_xlabel(f"{comparison.statistic.name} ({comparison.units})")
+        axis.set_xlabel(f"{comparison.statistic.name} ({per_unit(comparison.units)})")
         axis.set_title(comparison.body, loc="left", fontweight="bold")
     return figure
 

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.contenders import Ranking, common_heldout, compare_runs, run_names
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
 from pyro_animacy.criticism.future import leave_future_out
 from pyro_animacy.criticism.plots import BODY_COLOURS, BODY_MARKERS, QUIET, WIDTH, png, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
-from pyro_animacy.criticism.verdicts import nats, number
+from pyro_animacy.criticism.wording import nats, number, percent, plus_minus, tick
 from pyro_animacy.errors import RunError
 
 __all__ = [
@@ -55,7 +56,7 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
                 color=BODY_COLOURS[1] if own else QUIET,
             )  # fmt: skip
             best = line["rank"] == 0
-            text = nats(line["elpd_per_step"] if best else below)
+            text = nats(line["elpd_per_step"]) if best else _difference(line)
             axis.annotate(
                 text, (below, row), xytext=(0, 6), textcoords="offset points",
                 ha="right" if best else "center", fontweight="bold" if best else "normal",
@@ -66,8 +67,18 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
         axis.set_ylim(-0.5, len(table) - 0.3)
         axis.margins(x=0.16)
         axis.grid(axis="y", visible=False)
-        axis.set_xlabel("log density relative to the best (nats per step)")
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(tick)
+        axis.set_xlabel(
+            "log density relative to the best (nats per step)\n± standard error; bar: two of them"
+        )
     return figure
+
+
+def _difference(line: pd.Series) -> str:
+    """How far a contender is from the best, and the standard error where there is one."""
+    below, error = -line["diff_per_step"], line["dse_per_step"]
+    return plus_minus(below, error) if error > 0 else nats(below)
 
 
 def plot_forecasts(forecasts: pd.DataFrame, runs: Sequence[str], units: str) -> Figure:
@@ -148,7 +159,8 @@ def section(ranking: Ranking) -> Section:
     found = findings(ranking)
     panels = [Panel(
         picture(plot_ranking(ranking.table, ranking.runs), "log density of each below the best"),
-        "Log density below the best, with twice the standard error of the difference.",
+        "Log density below the best, ± the standard error of the difference; the bar "
+        "is two standard errors either side.",
         found[0].grade,
     )]  # fmt: skip
     if len(ranking.forecasts):
@@ -204,7 +216,7 @@ def _pair(ranking: Ranking, one: str, other: str) -> tuple[float, float, bool]:
 
 def _said(gain: float, error: float) -> str:
     if np.isnan(error):
-        return f"{number(abs(gain))} nats per step, of one unit, so it may be chance"
+        return f"{number(abs(gain))} nats per step, of one stretch of time, so it may be chance"
     return f"{number(abs(gain))} nats per step (standard error {number(error)})"
 
 
@@ -217,7 +229,8 @@ def _against_baselines(ranking: Ranking) -> Finding:
     if np.isnan(error):
         return Finding("undefined", (
             f"{run} is {number(abs(gain))} nats per step {'above' if gain > 0 else 'below'} the "
-            f"best baseline, {rival}; there is one unit, so nothing says whether that is chance."
+            f"best baseline, {rival}; there is one stretch of time, so nothing says whether that "
+            "is chance."
         ))  # fmt: skip
     if not clear:
         return Finding("near", (
@@ -229,7 +242,13 @@ def _against_baselines(ranking: Ranking) -> Finding:
         return Finding("right", f"{sentence}{_said(gain, error)}.")
     return Finding("wrong", (
         f"{run} is clearly worse than the baseline {rival}, by {_said(gain, error)}."
-    ), "Fit for longer or with the likelihood policy; look at the calibration.")  # fmt: skip
+    ), _mended(run in ranking.squared))  # fmt: skip
+
+
+def _mended(squared: bool) -> str:
+    """What to try where a run is worse than a baseline."""
+    policy = "with --model.likelihood policy, or " if squared else ""
+    return f"Fit {policy}for longer (--train.steps); look at the calibration."
 
 
 def _between_runs(ranking: Ranking) -> list[Finding]:
@@ -273,7 +292,12 @@ def _forecast_finding(ranking: Ranking) -> Finding:
     if ranking.windows < FEW_UNITS:
         return Finding("undefined", f"{sentence[:-1]}: too few to tell from chance.")
     if ratio[seconds] > 1.05:
-        return Finding("wrong", sentence, "Train on longer windows in closed loop.")
+        return Finding(
+            "wrong",
+            sentence,
+            "Train on longer windows (--train.window) "
+            "in closed loop (--model.roll_out closed_loop), if it was not.",
+        )
     return Finding("right" if (ratio <= 0.95).all() else "near", sentence)
 
 
@@ -290,9 +314,9 @@ def _reliability(ranking: Ranking) -> list[Finding]:
             bad = int((one.pareto_k > one.good_k).sum())
             error = one.elpd_i.attrs["monte_carlo_error"] / one.elpd_i["steps"].sum().item()
             found.append(Finding("near", (
-                f"The density of {name} is estimated poorly in {bad} of {n} units, where the "
-                "largest importance weights dominate (k-hat above "
-                f"{one.good_k:.2f} in more than 5 % of steps): the random error is at least "
+                f"The density of {name} is estimated poorly in {bad} of {n} stretches of time, "
+                f"where the largest importance weights dominate (k-hat above {one.good_k:.2f} in "
+                f"more than {percent(0.05)} of steps): the random error is at least "
                 f"{number(error)} nats per step, and it is more likely too low than too high."
             ), "More draws of the latent variable."))  # fmt: skip
     found += [Finding("undefined", (

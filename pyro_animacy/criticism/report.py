@@ -48,7 +48,7 @@ from pyro_animacy.criticism.verdicts import (
     in_short,
     score_grade,
 )
-from pyro_animacy.criticism.wording import nats, number, probability
+from pyro_animacy.criticism.wording import nats, number, per_unit, probability, seconds
 from pyro_animacy.errors import RunError
 
 SHOWN = 4  # trajectories shown in motion
@@ -148,6 +148,7 @@ def _template() -> jinja2.Template:
     environment.filters["nats"] = nats
     environment.filters["probability"] = probability
     environment.filters["options"] = _options
+    environment.filters["per_unit"] = per_unit
     environment.globals["words"] = GRADES
     return environment.get_template("report.html.jinja")
 
@@ -194,7 +195,7 @@ def _facts(
         facts.append(("parameters", f"{summary['parameters']:,}"))
     if summary.get("train_seconds") is not None:
         steps = f" ({summary['steps']:,} steps)" if summary.get("steps") is not None else ""
-        facts.append(("training", f"{number(summary['train_seconds'])} s{steps}"))
+        facts.append(("training", f"{seconds(summary['train_seconds'])}{steps}"))
     return facts
 
 
@@ -245,12 +246,14 @@ def _score(summary: Mapping[str, Any]) -> Section:
         caption = "Held-out score of the model and the baselines; more is better."
         caption += " Bar: two standard errors either side." if error is not None else ""
         panels.append(Panel(picture(plots.plot_scores(summary), sentence), caption))
-    rows = [("this model", nats(own) + (f" ±\u00a0{nats(error)}" if error is not None else ""), "")]
+    said = nats(own) + (f" ±\u00a0{number(error)}" if error is not None else "")
+    rows = [("this model", said, "")]
     for key, value in baselines.items():
         rows.append((baseline_name(key), nats(value), "" if own is None else nats(own - value)))
     if elbo is not None:
         rows.append(("this model's lower bound (ELBO)", nats(elbo), ""))
     caption = "Log density of the next displacement, in nats per step"
+    caption += " (± standard error)" if error is not None else ""
     density = _sentence(str(summary.get("score_density") or ""))
     density += " " if density else ""
     return Section(
@@ -296,6 +299,8 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> Section:
 def _resolution(observed: xr.Dataset) -> str | None:
     """The step that draws were rounded to, in words; None where it is none to speak of."""
     if "resolution" not in observed.coords:
+        return None
+    if not np.isfinite(observed["position"].values).any():
         return None
     steps = observed["resolution"].values.astype(float)
     least = 1e-6 * np.nanstd(observed["position"].values)  # finer than that is only digits

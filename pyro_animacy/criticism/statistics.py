@@ -20,15 +20,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from pyro_animacy.criticism.forecast_scores import as_numbers
 from pyro_animacy.criticism.scene import BODIES, ORDERED_PAIRS, PAIRS, WITH_BALL, Over, Scene
+from pyro_animacy.errors import DataError
 
 WINDOW = 1.0  # seconds over which a path is straight or not
 LAG = 0.5  # seconds after which a step is compared with itself
 NEAR_BALL = 0.05  # of the arena's diagonal
 AT_EDGE = 0.05  # of the arena's shorter side
+Function = Callable[[np.ndarray, Scene], np.ndarray]  # of positions and their scene
+
+
+def _of_positions(function: Function) -> Callable[[ArrayLike, Scene], np.ndarray]:
+    """A statistic that takes lists too, and refuses what are not positions in its scene."""
+
+    @wraps(function)
+    def checked(position: ArrayLike, scene: Scene) -> np.ndarray:
+        x, bodies = as_numbers("position", position), len(scene.bodies)
+        if x.ndim < 3 or x.shape[-2:] != (bodies, 2):
+            raise DataError(f"position has the shape {x.shape}; expected (..., time, {bodies}, 2)")
+        return function(x, scene)
+
+    return checked
 
 
 def _length(vector: np.ndarray) -> np.ndarray:
@@ -50,11 +68,13 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
+@_of_positions
 def speed(position: np.ndarray, scene: Scene) -> np.ndarray:
     """|d_t| fps: (..., time - 1, body), in data units per second."""
     return _length(np.diff(position, axis=-3)) * scene.fps
 
 
+@_of_positions
 def acceleration(position: np.ndarray, scene: Scene) -> np.ndarray:
     """|d_{t+1} - d_t| fps^2, so change of direction counts as much as change of speed.
 
@@ -64,6 +84,7 @@ def acceleration(position: np.ndarray, scene: Scene) -> np.ndarray:
     return _length(np.diff(position, n=2, axis=-3)) * scene.fps**2
 
 
+@_of_positions
 def turning_angle(position: np.ndarray, scene: Scene) -> np.ndarray:
     """The signed angle from one step to the next, atan2(d_t x d_{t+1}, d_t . d_{t+1}).
 
@@ -80,6 +101,7 @@ def turning_angle(position: np.ndarray, scene: Scene) -> np.ndarray:
     return angle
 
 
+@_of_positions
 def curvature(position: np.ndarray, scene: Scene) -> np.ndarray:
     """Turning angle over the arc it takes, d theta / ds = angle / ((|d_t| + |d_{t+1}|) / 2).
 
@@ -94,6 +116,7 @@ def curvature(position: np.ndarray, scene: Scene) -> np.ndarray:
     return _ratio(turning_angle(position, scene), arc)
 
 
+@_of_positions
 def straightness(position: np.ndarray, scene: Scene) -> np.ndarray:
     """Net displacement over path length, |x_{t+w} - x_t| / sum_{s=t}^{t+w-1} |d_s|.
 
@@ -116,6 +139,7 @@ def straightness(position: np.ndarray, scene: Scene) -> np.ndarray:
     return np.minimum(_ratio(net, path), 1)  # a rounding error above 1 is none
 
 
+@_of_positions
 def step_autocorrelation(position: np.ndarray, scene: Scene) -> np.ndarray:
     """How much of its velocity a body keeps for `LAG` seconds, one value a trajectory.
 
@@ -138,12 +162,14 @@ def step_autocorrelation(position: np.ndarray, scene: Scene) -> np.ndarray:
     return _ratio(np.where(both, dot, 0).sum(-2), size * size_later)[..., None, :]
 
 
+@_of_positions
 def inter_body_distance(position: np.ndarray, scene: Scene) -> np.ndarray:
     """|x_i - x_j| of every pair of bodies: (..., time, pair), in data units."""
     first, second = PAIRS.ends(scene)
     return _length(position[..., first, :] - position[..., second, :])
 
 
+@_of_positions
 def approach_rate(position: np.ndarray, scene: Scene) -> np.ndarray:
     """-d/dt |x_i - x_j|, that is (r_t - r_{t+1}) fps with r the distance of a pair.
 
@@ -153,6 +179,7 @@ def approach_rate(position: np.ndarray, scene: Scene) -> np.ndarray:
     return -np.diff(inter_body_distance(position, scene), axis=-2) * scene.fps
 
 
+@_of_positions
 def heading_to_other(position: np.ndarray, scene: Scene) -> np.ndarray:
     """The angle between the step of body i and the direction from it to body j, for each i -> j.
 
@@ -171,6 +198,7 @@ def heading_to_other(position: np.ndarray, scene: Scene) -> np.ndarray:
     return np.where(_moves(step) & _moves(gap), np.abs(np.arctan2(cross, dot)), np.nan)
 
 
+@_of_positions
 def near_ball(position: np.ndarray, scene: Scene) -> np.ndarray:
     """1 where |x_i - x_ball| is at most `NEAR_BALL` of the arena's diagonal, else 0.
 
@@ -183,6 +211,7 @@ def near_ball(position: np.ndarray, scene: Scene) -> np.ndarray:
     return _indicator(gap, NEAR_BALL * float(np.hypot(*scene.extent)))
 
 
+@_of_positions
 def at_edge(position: np.ndarray, scene: Scene) -> np.ndarray:
     """1 where a body is at most `AT_EDGE` of the arena's shorter side from an edge of it, else 0.
 
@@ -223,7 +252,7 @@ class Statistic:
     """
 
     name: str
-    function: Callable[[np.ndarray, Scene], np.ndarray]
+    function: Function
     units: str
     description: str
     over: Over = BODIES
@@ -329,7 +358,7 @@ STATISTICS: dict[str, Statistic] = {
 }
 
 
-def posterior_predictive_p(observed_summary: float, replicated_summaries: np.ndarray) -> float:
+def posterior_predictive_p(observed_summary: float, replicated_summaries: ArrayLike) -> float:
     """The tail probability P(T(rep) >= T(obs)), over the draws that have the summary at all.
 
     Args:
@@ -340,30 +369,33 @@ def posterior_predictive_p(observed_summary: float, replicated_summaries: np.nda
         A probability; near 0 the recording has more of T than the model makes, near 1 less. NaN
         where the recording or every draw lacks the summary.
     """
-    replicated = np.asarray(replicated_summaries, dtype=float)
+    replicated = as_numbers("replicated_summaries", replicated_summaries)
     replicated = replicated[np.isfinite(replicated)]
     if not replicated.size or not np.isfinite(observed_summary):
         return float("nan")
     return float((replicated >= observed_summary).mean())
 
 
-def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
+def wasserstein(first: ArrayLike, second: ArrayLike) -> float:
     """The Wasserstein-1 distance of two samples, the integral of |F(x) - G(x)| dx.
 
     Equal to that of |F^-1(u) - G^-1(u)| du: how far, on average, values of one sample must be moved
-    to become the other. In the units of the values.
+    to become the other.
 
     Args:
         first: (n,) values; what is not finite is left out.
         second: (m,) values; what is not finite is left out.
 
     Returns:
-        The distance; NaN where a sample is empty.
+        The distance in the units of the values; NaN where a sample is empty.
+
+    Raises:
+        DataError: If they are not numbers.
     """
-    first, second = (np.sort(sample[np.isfinite(sample)]) for sample in (first, second))
-    if not first.size or not second.size:
+    samples = as_numbers("first", first), as_numbers("second", second)
+    x, y = (np.sort(z[np.isfinite(z)]) for z in samples)
+    if not x.size or not y.size:
         return float("nan")
-    both = np.sort(np.concatenate([first, second]))
-    below_first = np.searchsorted(first, both[:-1], side="right") / first.size
-    below_second = np.searchsorted(second, both[:-1], side="right") / second.size
-    return float(np.abs(below_first - below_second) @ np.diff(both))
+    both = np.sort(np.concatenate([x, y]))
+    F, G = (np.searchsorted(z, both[:-1], side="right") / z.size for z in (x, y))
+    return float(np.abs(F - G) @ np.diff(both))

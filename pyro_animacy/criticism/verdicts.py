@@ -1,9 +1,4 @@
-"""From numbers to sentences, by plain rules: what is right, what is wrong, what to try.
-
-A statistic's `effect` is its Wasserstein-1 distance in recorded standard deviations. With many
-frames nearly every tail probability is 0 or 1, for a difference nobody would see; the effect says
-how large the difference is, the tail probability whether it is more than chance.
-"""
+"""From numbers to sentences, by plain rules: what is right, what is wrong, what to try."""
 
 from __future__ import annotations
 
@@ -14,37 +9,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyro_animacy.criticism.comparison import Comparison
-from pyro_animacy.criticism.wording import nats, number, percent, times
+from pyro_animacy.criticism.judgement import (
+    FEW_DRAWS,
+    NEAR,
+    RIGHT,
+    TAIL,
+    Verdict,
+    judge,
+    resting,
+)
+from pyro_animacy.criticism.wording import nats, number, plus_minus
 
 if TYPE_CHECKING:  # it imports the figures, which import this
     from pyro_animacy.criticism.section import Grade, Section
 
-RIGHT = 0.1  # effect up to which nobody would see the difference
-NEAR = 0.3  # effect up to which it is right in kind
-NEAR_MEAN = 0.25  # relative error of the mean up to which it is
-REST = 0.05  # difference in the share of frames at rest that is said
-TAIL = 0.025  # on either side, a tail probability that is more than chance
-FEW_DRAWS = 20  # below this no tail probability can say anything
+__all__ = [
+    "COLLAPSED", "FEW_DRAWS", "NEAR", "RIGHT", "TAIL", "InShort", "Verdict", "baseline_name",
+    "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade", "series",
+]  # fmt: skip
+
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
+FOREIGN = 50.0  # nats per step below the best baseline: recordings of quite another kind
+MODEST = 1.0  # nats per step, two standard errors up to which no difference means level
 ENTRIES = 6  # sentences in a list of the summary, at most
 NAMED = 4  # statistics named in its sentence on motion
 LEADING = ("guide", "calibration")  # sections said before the motion
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How one comparison came out.
-
-    Attributes:
-        grade: "right", "near", "wrong" or "undefined".
-        sentence: why, in words, without the name of the statistic.
-    """
-
-    grade: Grade
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -61,90 +51,6 @@ class InShort:
     where: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def judge(comparison: Comparison) -> Verdict:
-    """Grade one comparison.
-
-    Right: effect at most RIGHT, or at most NEAR with tail probabilities that chance gives. Near:
-    effect at most NEAR, the mean within NEAR_MEAN (but of a share of frames, whose effect says
-    it all) and rest as often; or more, but still what chance gives. Wrong: all others. Undefined:
-    nothing to compare. One recorded value is right or wrong by its tail probabilities alone.
-    """
-    if not comparison.observed.size:
-        return Verdict(
-            "undefined", "not defined in the recording (nothing moves, too short or too few)"
-        )
-    if math.isnan(comparison.distance):
-        return Verdict(
-            "undefined", "not defined in the draws (nothing moves, too short or not finite)"
-        )
-    if comparison.effect <= RIGHT:
-        return Verdict("right", "as recorded")
-    chance = _within_chance(comparison)
-    if comparison.observed.size == 1:  # no spread to measure a difference by, but tails there are
-        if chance:
-            return Verdict("right", "as recorded, within chance")
-        if len(comparison.generated) < FEW_DRAWS:
-            return Verdict("undefined", "recorded once only, and there are too few draws to tell")
-        return Verdict("wrong", _difference(comparison))
-    if comparison.effect <= NEAR and chance:
-        return Verdict("right", "as recorded, within chance")
-    if chance:
-        return Verdict("near", f"{_difference(comparison)}, which may be chance")
-    mean = comparison.observed_mean
-    close = comparison.effect <= NEAR and not _rest(comparison)
-    if not comparison.statistic.share:
-        close = close and (mean <= 0 or abs(comparison.generated_mean / mean - 1) <= NEAR_MEAN)
-    return Verdict("near" if close else "wrong", _difference(comparison))
-
-
-def _within_chance(comparison: Comparison) -> bool:
-    if len(comparison.generated) < FEW_DRAWS:
-        return False
-    return TAIL <= comparison.p_mean <= 1 - TAIL and comparison.p_distance >= 2 * TAIL
-
-
-def _difference(comparison: Comparison) -> str:
-    """Which of mean, spread and shape differs most, and by how much; and whether bodies rest."""
-    at_rest, moves = _rest(comparison), _moments_differ(comparison)
-    return " and ".join(part for part in (moves, at_rest) if part) or (
-        "same mean and spread but another shape"
-    )
-
-
-def _moments_differ(comparison: Comparison) -> str:
-    statistic = comparison.statistic
-    mean, sd = comparison.observed_mean, comparison.observed_sd
-    made = comparison.generated_mean
-    word = statistic.more if made > mean else statistic.less
-    if statistic.share:
-        return f"{word} ({percent(made)} of frames, recorded {percent(mean)})"
-    if comparison.observed.size == 1:
-        return f"{word} ({number(made)}, recorded {number(mean)})"
-    if sd == 0:
-        return f"{number(made)} where it is always {number(mean)}"
-    if abs(made - mean) >= 0.5 * comparison.distance:
-        if min(made, mean) > 0 and abs(made / mean - 1) > 0.05:  # less says little of 0.99
-            return f"{word} (mean {times(made / mean)})"
-        return f"{word} (mean {number(made)}, recorded {number(mean)})"
-    ratio = comparison.generated_sd / sd
-    if abs(ratio - 1) > RIGHT:
-        word = "too spread out" if ratio > 1 else "too even"
-        return f"{word} (spread {times(ratio)})"
-    return ""
-
-
-def _rest(comparison: Comparison) -> str:
-    """Of speeds, whether bodies stand still far more or far less often than recorded."""
-    if comparison.statistic.name != "speed" or comparison.observed_sd == 0:
-        return ""
-    rest = float((comparison.observed == 0).mean())
-    made = float(np.mean([(values == 0).mean() for values in comparison.generated if values.size]))
-    if abs(made - rest) <= REST or max(made, rest) < 2 * min(made, rest):
-        return ""
-    often = "seldom" if made < rest else "often"
-    return f"too {often} at rest ({percent(made)} of frames, recorded {percent(rest)})"
-
-
 def baseline_name(key: str) -> str:
     """`constant_velocity` -> constant velocity, `ar3` -> AR(3)."""
     if key.startswith("ar") and key[2:].isdigit():
@@ -159,39 +65,49 @@ def finite_baselines(summary: Mapping[str, Any]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def score_sentence(summary: Mapping[str, Any]) -> tuple[bool | None, str]:
-    """Whether the model beats the best baseline (None: no clear difference), and the sentence."""
+def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
+    """How the held-out score compares with that of the best baseline: the grade, and a sentence.
+
+    Right: above it, by two standard errors where the error is known. Wrong: below it likewise, or
+    by more than FOREIGN nats per step, whatever the error. Near: level with it, that is within two
+    standard errors of at most MODEST nats per step together. Undefined: an error above that, or no
+    score.
+    """
     score, baselines = summary.get("heldout_nats_per_step"), finite_baselines(summary)
     if score is None or not baselines:
-        return None, "The model was not scored beside the baselines on held-out frames."
+        sentence = "The model was not scored beside the baselines on held-out frames."
+        return "undefined", sentence
     best = next(iter(baselines))
     gain = score - baselines[best]
     if not math.isfinite(gain):
-        return False, f"The held-out score is {number(score)}: it cannot be compared."
+        return "wrong", f"The held-out score is {number(score)}: it cannot be compared."
     error = summary.get("gain_standard_error")
-    name = baseline_name(best)
-    against = f"{nats(score)} nats per step against {nats(baselines[best])} of {name}"
+    against = f"{nats(score)} nats per step against {nats(baselines[best])} of "
+    against += baseline_name(best)
+    if gain < -FOREIGN:
+        return "wrong", (
+            f"These recordings are nothing like what the run was fitted to: {against}. Other "
+            "units, another arena or another rate? What follows then says little of the model."
+        )
     if error is not None and abs(gain) < 2 * error:
-        return None, (
+        if 2 * error > MODEST:
+            return "undefined", (
+                f"Predicting held-out frames, it cannot be told from the best baseline: {against}, "
+                f"a difference of {plus_minus(gain, error)} (standard error), too uncertain to "
+                "call level."
+            )
+        return "near", (
             f"Predicting held-out frames, it is level with the best baseline: {against}, a "
-            f"difference within two standard errors (±{nats(2 * error)})."
+            f"difference of {plus_minus(gain, error)} (standard error)."
         )
     size = f"{nats(abs(gain))} nats per step"
     if gain > 0:
         odds = f", {number(math.exp(gain))} times the density" if gain < 16 else ""
-        return True, (
+        return "right", (
             f"It predicts held-out frames better than every baseline: {against}, "
             f"the best of them (+{size}{odds})."
         )
-    return False, f"A simple baseline predicts held-out frames better: {against} (−{size})."
-
-
-def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
-    """The grade of the held-out score, and `score_sentence`."""
-    better, sentence = score_sentence(summary)
-    if summary.get("heldout_nats_per_step") is None:
-        return "undefined", sentence
-    return "near" if better is None else "right" if better else "wrong", sentence
+    return "wrong", f"A simple baseline predicts held-out frames better: {against} (−{size})."
 
 
 def in_short(
@@ -235,10 +151,25 @@ def in_short(
                 sentences.append(sentence)
                 where[sentence] = (key, title)
     if not lists["wrong"]:
-        lists["wrong"].append("Nothing that these checks can see; they look at a second at a time.")
+        lists["wrong"].append(_nothing_wrong(comparisons))
     attempts = _attempts(comparisons, summary, metrics, _of_findings(sections))
     right, near, wrong, attempt = (_at_most(x) for x in (*lists.values(), attempts))
     return InShort(right, near, wrong, attempt, where)
+
+
+def _nothing_wrong(comparisons: Sequence[Comparison]) -> str:
+    """What is said where nothing is graded wrong: that it is right, or that it is not known."""
+    unknown = [c for c in comparisons if judge(c).grade == "undefined"]
+    if len(unknown) < len(comparisons):
+        seen = "Nothing that these checks can see; they look at a second at a time."
+        few = f" {len(unknown)} of {len(comparisons)} statistics of motion are not known."
+        return seen + (few if unknown else "")
+    if any(c.observed.size and len(c.generated) < FEW_DRAWS for c in unknown):
+        return "Not known: there are too few draws to tell anything of the motion from chance."
+    return (
+        "Not known: no statistic of motion can be taken, as too few frames in a row are observed "
+        "or the generated ones are not finite."
+    )
 
 
 def _at_most(sentences: Sequence[str]) -> tuple[str, ...]:
@@ -316,13 +247,13 @@ def _attempts(
     shaky = [name for name in ("acceleration", "turning angle") if name in wrong]
     if shaky and model.get("history") == 1:
         attempts.append(
-            f"history = 2 or more: the {' and '.join(shaky)} cannot be right while the model sees "
-            "positions only, since a position does not say where a body was heading."
+            f"--model.history 2 or more: the {' and '.join(shaky)} cannot be right while the model "
+            "sees positions only, since a position does not say where a body was heading."
         )
     if model.get("likelihood") == "squared_error":
         attempts.append(
-            "The policy likelihood: with squared error the scale of the noise is set by hand, not "
-            "learned, so speeds and scores depend on that setting."
+            "--model.likelihood policy: with squared error the scale of the noise is set by hand, "
+            "not learned, so speeds and scores depend on that setting."
         )
     distance = wrong.get("inter-body distance")
     far = distance is not None and distance.generated_mean > distance.observed_mean
@@ -331,18 +262,14 @@ def _attempts(
             "Closed-loop training over longer windows (--model.roll_out closed_loop --train.window "
             "24): bodies drift apart, which training one step at a time does not punish."
         )
-    if any(_rest(c).startswith("too seldom") for c in wrong.values()):
+    if any(resting(c).startswith("too seldom") for c in wrong.values()):
         attempts.append(
             "A policy with a state of rest: a Gaussian one seldom gives a step below the "
             "recording's resolution, and no option of this model mends that."
         )
     scored = model.get("likelihood") != "squared_error"  # the score is what training looks at
     attempts += _training_attempts(metrics, scored)
-    if scored and score_sentence(summary)[0] is False:
-        attempts.append(
-            "A larger model or more training steps: until it beats the baseline, its latent "
-            "variables explain less than a straight line does."
-        )
+    attempts += [] if not scored else _score_attempts(summary)
     if comparisons and len(comparisons[0].generated) < FEW_DRAWS:
         attempts.append(
             f"More draws ({FEW_DRAWS} or more, 100 is good): with "
@@ -352,14 +279,36 @@ def _attempts(
     if not attempts and wrong:
         attempts.append(
             f"These figures do not say what would mend the {_either(wrong)}. Watch the "
-            "motion, then change one option at a time: model.history, model.latent_size, "
-            "model.roll_out."
+            "motion, then change one option at a time: --model.history, --model.latent_size, "
+            "--model.roll_out."
+        )
+    unknown = sum(judge(c).grade == "undefined" for c in comparisons)
+    if not attempts and unknown > len(comparisons) / 2:
+        attempts.append(
+            "Recordings in which bodies are observed for several frames in a row: most statistics "
+            "could not be compared here."
         )
     if not attempts:
         attempts.append(
             "Longer roll-outs and other recordings: nothing in these figures asks for a change."
         )
     return attempts
+
+
+def _score_attempts(summary: Mapping[str, Any]) -> list[str]:
+    """What to try where a baseline has the better score."""
+    score, baselines = summary.get("heldout_nats_per_step"), finite_baselines(summary)
+    if score_grade(summary)[0] != "wrong":
+        return []
+    if score is not None and math.isfinite(score) and score < max(baselines.values()) - FOREIGN:
+        return [
+            "Recordings in the units, arena and rate of those that the run was fitted to, or a new "
+            "fit on these."
+        ]
+    return [
+        "A larger model (--model.policy.hidden) or more training (--train.steps): until it beats "
+        "the baseline, its latent variables explain less than a straight line does."
+    ]
 
 
 def _either(names: Iterable[str]) -> str:
@@ -383,8 +332,8 @@ def _training_attempts(metrics: Sequence[Mapping[str, Any]], scored: bool) -> li
     _, kl = series(metrics, "kl")
     if kl and abs(kl[-1]) < COLLAPSED:
         attempts.append(
-            f"A smaller KL weight: the KL is {number(kl[-1])}, so the latent variable carries "
-            "nothing and the model has one answer to every situation."
+            f"A smaller KL weight (--train.kl_weight.start): the KL is {number(kl[-1])}, "
+            "so the latent variable carries nothing and the model has one answer to all situations."
         )
     return attempts
 

@@ -21,8 +21,8 @@ def number(value: float | None) -> str:
 
 
 def nats(value: float | None) -> str:
-    """A log density to a hundredth of a nat; a dash for nothing."""
-    if value is None or not math.isfinite(value):
+    """A log density to a hundredth of a nat; a dash for nothing, three digits of a large one."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1e4:
         return number(value)
     return f"{value:,.2f}".replace("-", "−")
 
@@ -48,3 +48,42 @@ def times(ratio: float) -> str:
         return f"{number(ratio)} times as large"
     change = round(100 * (ratio - 1))
     return f"{abs(change)}\u00a0% {'larger' if change > 0 else 'smaller'}"
+
+
+def plus_minus(value: float, error: float) -> str:
+    """A difference with its sign and its standard error."""
+    sign = "+" if value > 0 else ""
+    return f"{sign}{nats(value)} ±\u00a0{number(error)}"
+
+
+def seconds(value: float) -> str:
+    """A duration, without zeros at its end."""
+    digits = number(value)
+    if "." in digits and "e" not in digits:
+        digits = digits.rstrip("0").rstrip(".")
+    return f"{digits}\u00a0s"
+
+
+def signed(value: float) -> str:
+    """A number with its sign."""
+    return f"{value:+g}".replace("-", "−")
+
+
+def counted(count: int, total: int, noun: str) -> str:
+    """How many of the things called `noun` in the plural: none, all, or a share of them."""
+    if total == 1:
+        return f"{'none' if count == 0 else 'all'} of 1 {noun.removesuffix('s')}"
+    if count in (0, total):
+        return f"{'none of the' if count == 0 else 'all'} {total:,} {noun}"
+    said = f"{count:,}" if round(100 * count / total) in (0, 100) else percent(count / total)
+    return f"{said} of {total:,} {noun}"
+
+
+def per_unit(units: str) -> str:
+    """Units whose name is in words: "rad/data units" is rad per data unit."""
+    return units.replace("/data units", " per data unit").replace("data units/", "data units per ")
+
+
+def tick(value: float, _: float = 0) -> str:
+    """The label of a tick: in full unless very large, so that an axis needs no common factor."""
+    return number(value) if abs(value) >= 1e5 else f"{value:g}".replace("-", "−")

@@ -14,9 +14,11 @@ import xarray as xr
 from pyro_animacy.data.schema import DIMS, check_trajectories
 from pyro_animacy.errors import DataError
 
+Name = str | int
+
 
 def inert_twins(
-    dataset: xr.Dataset, bodies: Sequence[str], *, damping: float = 0.8, seed: int = 0
+    dataset: xr.Dataset, bodies: Name | Sequence[Name], *, damping: float = 0.8, seed: int = 0
 ) -> xr.Dataset:
     """Replace bodies by inert twins: same start, same mean speed, friction and walls, no engine.
 
@@ -29,7 +31,7 @@ def inert_twins(
 
     Args:
         dataset: Recordings in the schema.
-        bodies: Names of the bodies to replace.
+        bodies: Name of the body to replace, or names of several; 0 is the body "0".
         damping: Share of its velocity that a twin keeps over one second, in (0, 1].
         seed: Seeds the directions; trajectory i depends on it and on i only.
 
@@ -41,14 +43,12 @@ def inert_twins(
     """
     if not 0 < damping <= 1:
         raise DataError(f"damping is {damping}; expected a share of velocity kept, in (0, 1]")
-    names = [str(b) for b in dataset["body"].to_numpy()]
-    absent = [b for b in bodies if b not in names]
-    if absent:
-        raise DataError(f"no body {absent[0]!r} in the recordings, which have {', '.join(names)}")
+    several = [bodies] if isinstance(bodies, str | int | np.integer) else bodies
+    chosen = dict.fromkeys(_index(dataset, name) for name in several)  # each once
     x = dataset["position"].transpose(*DIMS).to_numpy().copy()
     fps = float(dataset.attrs["fps"])
     grid = dataset["resolution"].to_numpy()
-    for body in (names.index(b) for b in bodies):
+    for body in chosen:
         low, high = np.nanmin(x[:, :, body], (0, 1)), np.nanmax(x[:, :, body], (0, 1))
         for i, path in enumerate(x[:, :, body]):
             seen = np.flatnonzero(np.isfinite(path).all(-1))
@@ -71,6 +71,14 @@ def inert_twins(
     return check_trajectories(dataset.assign(position=(DIMS, x)))
 
 
+def _index(dataset: xr.Dataset, body: Name) -> int:
+    """Where a body is on its axis."""
+    names = [str(name) for name in dataset["body"].to_numpy()]
+    if str(body) not in names:
+        raise DataError(f"no body {str(body)!r} in the recordings, which have {', '.join(names)}")
+    return names.index(str(body))
+
+
 def _between(free: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where elastic walls leave a free path: a triangle wave of it, axis by axis."""
     room = np.where(high > low, high - low, 1.0)
@@ -78,7 +86,7 @@ def _between(free: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(high > low, low + np.minimum(phase, 2 * room - phase), low)
 
 
-def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
+def yoked(dataset: xr.Dataset, body: Name, *, seed: int = 0) -> xr.Dataset:
     """Swap in one body from another recording with the same label and about the same length.
 
     Each trajectory's partner comes from one of the five others of its label whose lengths are
@@ -86,7 +94,7 @@ def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
 
     Args:
         dataset: Recordings in the schema; without labels, all count as alike.
-        body: The body that is swapped.
+        body: Name of the body that is swapped; 0 is the body "0".
         seed: Seeds the choice.
 
     Returns:
@@ -95,9 +103,7 @@ def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
     Raises:
         DataError: If the body is not in the recordings, or no recording has a partner.
     """
-    names = [str(b) for b in dataset["body"].to_numpy()]
-    if body not in names:
-        raise DataError(f"no body {body!r} in the recordings, which have {', '.join(names)}")
+    index = _index(dataset, body)
     length = dataset["length"].to_numpy()
     recording = dataset["recording"].to_numpy()
     label = dataset["label"].to_numpy() if "label" in dataset.coords else np.zeros(len(length))
@@ -112,7 +118,6 @@ def yoked(dataset: xr.Dataset, body: str, *, seed: int = 0) -> xr.Dataset:
     rows = np.flatnonzero(partner >= 0)
     if not len(rows):
         raise DataError("no two recordings share a label, so there is no one to yoke to")
-    index = names.index(body)
     y = x[rows]
     y[:, :, index] = x[partner[rows], :, index]
     shorter = np.minimum(length[rows], length[partner[rows]])
