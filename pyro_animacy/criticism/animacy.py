@@ -99,12 +99,12 @@ def score_animacy(
         linked["interaction"] = interaction(
             run, dataset, draws=draws, surrogates=surrogates, seed=seed, progress=progress
         )
-    animate = agents(suited(run.card, dataset))
+    data = _prepared(run, dataset)
+    animate = agents(data)
     result = _each_step(
-        run, dataset, lambda batch, _: _of_agents(run, batch, animate, draws),
+        run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
         draws=draws, seed=seed, progress=progress,
     )  # fmt: skip
-    data = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
     result["surprise"] = inertial_surprise(data, run.card.scale)
     # A density per model unit becomes one per data unit.
     result["evidence"] -= data.sizes["space"] * math.log(run.card.scale.unit)
@@ -151,11 +151,17 @@ def interaction(
     def measure(batch: Batch, pasts: list[Batch]) -> dict[str, Floats]:
         return {"interaction": _interaction(run, batch, pasts, draws)}
 
+    data = _prepared(run, dataset)
     result = _each_step(
-        run, dataset, measure, draws=draws, surrogates=surrogates, seed=seed, progress=progress
+        run, data, measure, draws=draws, surrogates=surrogates, seed=seed, progress=progress
     )["interaction"]
     lone = result.notnull().any("body").sum() < 2  # there is no past elsewhere
     return result.where(not lone)
+
+
+def _prepared(run: Run, dataset: xr.Dataset) -> xr.Dataset:
+    """The recordings as every density here takes them: the run's bodies, the held-out noise."""
+    return dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
 
 
 def _each_step(
@@ -170,10 +176,9 @@ def _each_step(
 ) -> xr.Dataset:
     """Measure every step with its past, and so many pasts from elsewhere, some at a time.
 
-    ``measure`` gives arrays (step,) or (step, body); the result has them at (trajectory, time) or
+    The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has them at (trajectory, time) or
     (trajectory, time, body), NaN where there is no step.
     """
-    dataset = dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT)
     history = run.card.config["history"]
     windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
     row, start = windows.index.numpy().T
