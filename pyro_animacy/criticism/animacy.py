@@ -176,8 +176,8 @@ def _each_step(
 ) -> xr.Dataset:
     """Measure every step with its past, and so many pasts from elsewhere, some at a time.
 
-    The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has them at (trajectory, time) or
-    (trajectory, time, body), NaN where there is no step.
+    The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has
+    them at (trajectory, time) or (trajectory, time, body), NaN where there is no step.
     """
     history = run.card.config["history"]
     windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
