@@ -22,13 +22,15 @@ from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Batch, Scale, Windows
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError, RunError
-from pyro_animacy.infer.config import FitConfig, TrainConfig, preset
+from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.fit import Interrupted, fit, resume
 from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.models.state_space import StateSpaceConfig, StateSpaceGuide, StateSpaceModel
 
 __all__ = [
     "AnimacyError",
@@ -45,6 +47,9 @@ __all__ = [
     "RunError",
     "Scale",
     "ScaledELBO",
+    "StateSpaceConfig",
+    "StateSpaceGuide",
+    "StateSpaceModel",
     "TrainConfig",
     "Windows",
     "common_heldout",

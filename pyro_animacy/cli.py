@@ -15,8 +15,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError
-from pyro_animacy.infer.config import FitConfig, preset
+from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.fit import Interrupted
+from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
 
 
@@ -61,6 +62,7 @@ def _terminated(number: int, _: Any) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    arguments = _model_named(arguments)
     config = _preset_named(arguments)
     arguments = [_without_versions(word) for word in arguments]
     parser = _parser(config)
@@ -72,8 +74,11 @@ def _run(arguments: list[str]) -> int:
     if chosen.command == "fit":
         if chosen.fit.resume and len(arguments) > (2 if "=" in arguments[1] else 3):
             raise ConfigError("--resume takes data, options and folder from the run; give it alone")
-        if preset(chosen.fit.preset) != config:
-            raise ConfigError("a config file cannot name the preset; give --preset as an option")
+        if preset(chosen.fit.preset, chosen.fit.family) != config:
+            raise ConfigError(
+                "a config file cannot name the preset or the model; give --preset or --model as "
+                "an option"
+            )
     COMMANDS[chosen.command].run(chosen[chosen.command])
     return 0
 
@@ -91,25 +96,45 @@ def _parser(config: FitConfig) -> ArgumentParser:
     return parser
 
 
+def _model_named(arguments: list[str]) -> list[str]:
+    """``--model NAME`` as ``--family NAME``, beside the options ``--model.NAME``."""
+    return [
+        word.replace("--model", "--family", 1)
+        if word == "--model" or word.startswith("--model=")
+        else word
+        for word in arguments
+    ]
+
+
 def _preset_named(arguments: list[str]) -> FitConfig:
-    """The preset on the command line: it sets the defaults of all other options."""
+    """The preset and model on the command line: they set the defaults of all other options."""
+    named = {"preset": "small", "family": "control_vae"}
     for index, word in enumerate(arguments):
-        if word == "--preset" and index + 1 < len(arguments):
-            return preset(arguments[index + 1])
-        if word.startswith("--preset="):
-            return preset(word.partition("=")[2])
-    return preset()
+        option, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and option in named and (equals or index + 1 < len(arguments)):
+            named[option] = value if equals else arguments[index + 1]
+        elif settings := _settings_of(word):
+            named["family"] = settings.get("family", "control_vae")
+    return preset(named["preset"], named["family"])
+
+
+def _settings_of(word: str) -> dict[str, Any]:
+    """What a run's own ``config.yaml``, given to --config, holds; empty for any other word."""
+    option, _, path = word.rpartition("=")
+    if option not in ("", "--config") or Path(path).name != CONFIG or not Path(path).is_file():
+        return {}
+    settings = read_settings(Path(path).parent)
+    return settings if {"model", "train", "versions"} <= settings.keys() else {}
 
 
 def _without_versions(word: str) -> str:
-    """A run's own ``config.yaml``, given to --config, as the options in it: model and train."""
+    """A run's own ``config.yaml`` as the options in it: model and train."""
+    if not (settings := _settings_of(word)):
+        return word
     option, _, path = word.rpartition("=")
-    if option not in ("", "--config") or Path(path).name != CONFIG or not Path(path).is_file():
-        return word
-    if not {"model", "train", "versions"} <= (settings := read_settings(Path(path).parent)).keys():
-        return word
     print(f"{path}: model and train are used, not data; give its options again", file=sys.stderr)
-    options = json.dumps({name: settings[name] for name in ("model", "train")})
+    kept = {name: settings[name] for name in ("family", "model", "train") if name in settings}
+    options = json.dumps(kept)
     return f"{option}={options}" if option else options
 
 

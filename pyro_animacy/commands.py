@@ -22,15 +22,19 @@ from pyro_animacy.criticism.ranking import (
     run_names,
     save_ranking,
 )
+from pyro_animacy.data.carracing import simulate_carracing
+from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
-from pyro_animacy.infer.config import PRESETS, FitConfig, parse_config
+from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
 from pyro_animacy.infer.summary import summary_text
+from pyro_animacy.models import FAMILIES
 
 DATA_OPTIONS = {
     "bodies": (
@@ -72,8 +76,13 @@ def _fit_parser(config: FitConfig) -> ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a run")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
     parser.add_argument(
+        "--family", type=str, default=config.family,
+        help=f"the model, also as --model NAME: {', '.join(FAMILIES)} (default: control_vae)",
+    )  # fmt: skip
+    parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(PRESETS)} (default: small)",
+        help=f"where the options below start from: {', '.join(PRESETS[config.family])} "
+        "(default: small)",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     _add_data_options(parser)
@@ -180,11 +189,20 @@ def _simulate_parser(_: FitConfig) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False, description="Make recordings with a simulator, as netCDF."
     )
-    parser.add_argument("simulator", type=str, help="soccer: two scripted players and a ball")
-    parser.add_argument("--trajectories", type=int, default=100, help="number of games")
+    parser.add_argument(
+        "simulator", type=str,
+        help="soccer: two scripted players and a ball; carracing: images of a scripted driver",
+    )  # fmt: skip
+    parser.add_argument("--trajectories", type=int, default=100, help="number of games, episodes")
     parser.add_argument("--frames", type=int, default=200, help="frames of each")
-    parser.add_argument("--fps", type=float, default=20.0, help="frames per second")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the games")
+    parser.add_argument(
+        "--fps", type=float | None, default=None, help="frames per second: soccer 20, carracing 25"
+    )
+    parser.add_argument(
+        "--size", type=str | None, default=None,
+        help="carracing: height and width of its images, 64x64 where none is given",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
@@ -312,12 +330,41 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
 
 
 def _simulate(chosen: Namespace) -> None:
-    if chosen.simulator != "soccer":
-        raise ConfigError(f"simulator {chosen.simulator!r} does not exist; choose soccer")
+    if chosen.simulator not in SIMULATORS:
+        raise ConfigError(
+            f"simulator {chosen.simulator!r} does not exist; choose {' or '.join(SIMULATORS)}"
+        )
     _refuse_existing(chosen.out, chosen.overwrite)
-    games = simulate_soccer(chosen.trajectories, chosen.frames, fps=chosen.fps, seed=chosen.seed)
+    print(f"wrote {chosen.out}: {SIMULATORS[chosen.simulator](chosen)}")
+
+
+def _simulate_soccer(chosen: Namespace) -> str:
+    if chosen.size is not None:
+        raise ConfigError("--size is of images; soccer records positions, leave it out")
+    fps = 20.0 if chosen.fps is None else chosen.fps
+    games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
     write_atomically(Path(chosen.out), lambda to: games.to_netcdf(to, engine="h5netcdf"))
-    print(f"wrote {chosen.out}: {chosen.trajectories} games of {chosen.frames} frames")
+    return f"{chosen.trajectories} games of {chosen.frames} frames"
+
+
+def _simulate_carracing(chosen: Namespace) -> str:
+    size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
+    fps = 25.0 if chosen.fps is None else chosen.fps
+    episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
+    write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))
+    frames = int(episodes["length"].sum())
+    return f"{chosen.trajectories} episodes, {frames} frames of {size[0]} x {size[1]} pixels"
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width in ``64x64``."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise ConfigError(f"--size {text}: expected height x width in pixels, such as 60x80")
+    return int(height), int(width)
+
+
+SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
 
 
 def _recordings(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:

@@ -165,6 +165,24 @@ class FixedScaleNormal(nn.Module):
         return normal(self.network(x), self.scale)
 
 
+class LearnedNormal(nn.Module):
+    """N(f(x), sigma(x)^2 I): mean and standard deviation are the halves of a network's output.
+
+    Args:
+        network: Gives the mean, and the standard deviation before softplus.
+        floor: Added to it, the least standard deviation.
+    """
+
+    def __init__(self, network: nn.Module, floor: float) -> None:
+        super().__init__()
+        self.network, self.floor = network, floor
+
+    def forward(self, x: Tensor) -> Independent:
+        """Return the distribution with batch shape (...) and event shape (size,)."""
+        mean, raw = self.network(x).chunk(2, -1)
+        return normal(mean, F.softplus(raw) + self.floor)
+
+
 class ResidualNormal(nn.Module):
     """q = N(mu_p + mu_q(x), sigma_q^2): a posterior as a shift of the prior it is given.
 

@@ -12,7 +12,7 @@ import torch
 
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.infer.checkpoint import load_baselines, load_trainer, load_weights
-from pyro_animacy.infer.config import preset
+from pyro_animacy.infer.presets import preset
 
 BODIES = ["hunter", "prey"]
 

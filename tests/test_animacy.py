@@ -69,7 +69,7 @@ def law(run, batch):
     evidence = model.evidence(batch)
     mu = model.step.prior.network(evidence.context)
     mean = model.step.policy(evidence.context, mu).base_dist.loc.detach()
-    return evidence.displacement, mean, W, SIGMA_P**2 * W @ W.T + SIGMA**2 * torch.eye(len(W))
+    return evidence.shown, mean, W, SIGMA_P**2 * W @ W.T + SIGMA**2 * torch.eye(len(W))
 
 
 def marginal(run, batch, i):
@@ -110,7 +110,7 @@ def test_control_information_is_the_closed_form(scored):
     run, data, scores = scored
     evidence = run.model.evidence(in_model_units(run, data))
     head = run.guide.residual.network
-    out = head(torch.cat([evidence.context, evidence.displacement], -1)).detach()
+    out = head(torch.cat([evidence.context, evidence.shown], -1)).detach()
     shift, log_ratio = out.chunk(2, -1)
     q, p = Normal(shift, SIGMA_P * log_ratio.exp()), Normal(torch.zeros(Z), SIGMA_P)
     exact = kl_divergence(q, p).sum(-1).T.numpy()

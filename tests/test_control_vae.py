@@ -68,7 +68,7 @@ def test_kl_identity():
     elbo = ScaledELBO()
     elbo(model, guide)(batch)
     evidence = model.evidence(batch)
-    mu_q = guide.residual.network(torch.cat([evidence.context, evidence.displacement], -1))
+    mu_q = guide.residual.network(torch.cat([evidence.context, evidence.shown], -1))
     expected = (mu_q**2).sum() / (2 * model.config.latent_scale**2)
     torch.testing.assert_close(elbo.terms["latent"], expected.detach(), rtol=1e-12, atol=0)
 
@@ -166,7 +166,7 @@ def test_optimal_residual_reaches_the_exact_evidence():
         head.bias[:Z] = -gain @ moments(model, W, torch.zeros(C, dtype=W.dtype))[0]
         head.bias[Z:] = (precision.rsqrt() / cfg.latent_scale).log()
     iwae, elbo = log_density(guide, batch, draws=3)
-    expected = exact.log_prob(evidence.displacement).detach()
+    expected = exact.log_prob(evidence.shown).detach()
     torch.testing.assert_close(elbo, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(iwae, expected, rtol=0, atol=1e-9)
 
@@ -184,7 +184,7 @@ def test_iwae_rises_to_the_exact_evidence():
     batch = Batch(x, torch.ones_like(x, dtype=torch.bool))
     exact = torch.distributions.MultivariateNormal(mean, covariance)
     evidence = model.evidence(batch)
-    truth = exact.log_prob(evidence.displacement).mean().item()
+    truth = exact.log_prob(evidence.shown).mean().item()
     batch = Batch(*(v.repeat(1, 25, 1) for v in batch))
     bounds = [log_density(guide, batch, K)[0].mean().item() for K in (1, 4, 16, 64, 4096)]
     assert all(b > a for a, b in itertools.pairwise(bounds)), bounds

@@ -74,8 +74,7 @@ def weights(guide, draws, size=20):
 
 def simulated(guide):
     torch.manual_seed(0)
-    context = guide.model.evidence(recording(3, N, bodies=2)).context[0]
-    return simulated_probability(guide, context).numpy()
+    return simulated_probability(guide, recording(3, N, bodies=2))[0].numpy()
 
 
 def test_with_the_exact_posterior_every_estimate_is_the_evidence():
@@ -83,7 +82,7 @@ def test_with_the_exact_posterior_every_estimate_is_the_evidence():
     evidence = model.evidence(recording(5, 20, bodies=2))
     covariance = 0.3**2 * W @ W.T + 0.2**2 * torch.eye(4)
     exact = torch.distributions.MultivariateNormal(mean_of(model, evidence.context), covariance)
-    truth = exact.log_prob(evidence.displacement).detach().numpy()
+    truth = exact.log_prob(evidence.shown).detach().numpy()
     log_w = weights(guide, 64)
     result = psis(log_w)
     np.testing.assert_allclose(result.log_mean, truth, atol=1e-9)

@@ -63,7 +63,7 @@ def linear_run(dataset):
         c = evidence.context
         mean = model.step.policy(c, model.step.prior.network(c)).base_dist.loc
         law = torch.distributions.MultivariateNormal(mean, covariance)
-        return law.log_prob(evidence.displacement).detach().numpy()
+        return law.log_prob(evidence.shown).detach().numpy()
 
     return Run(Path("linear"), model, guide, card, {}, {}), exact
 

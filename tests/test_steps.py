@@ -60,7 +60,7 @@ def test_every_proposal_estimates_the_exact_evidence(proposal):
     batch = walks(5, 6)
     evidence = model.evidence(batch)
     mean, covariance = exact(model, evidence)
-    truth = MultivariateNormal(mean, covariance).log_prob(evidence.displacement)
+    truth = MultivariateNormal(mean, covariance).log_prob(evidence.shown)
     assert_within_monte_carlo_error(drawn(guide, batch, proposal=proposal).log_weight, truth)
 
 
@@ -74,7 +74,7 @@ def test_the_density_of_one_body_is_its_gaussian_marginal(proposal):
     for i in range(3):
         own = slice(2 * i, 2 * i + 2)
         marginal = MultivariateNormal(mean[..., own], covariance[own, own])
-        truth = marginal.log_prob(evidence.displacement[..., own])
+        truth = marginal.log_prob(evidence.shown[..., own])
         assert_within_monte_carlo_error(steps.log_ratio + steps.log_policy[..., i], truth)
 
 

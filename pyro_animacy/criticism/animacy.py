@@ -48,6 +48,7 @@ from pyro_animacy.models.inertial import inertial_surprise
 Floats = npt.NDArray[np.float64]
 DIMS = ("trajectory", "time", "body")
 AT_ONCE = 16_384  # draws x steps in the networks at once
+REMEMBERED = 16  # frames before its history that a model with a memory is shown of each past
 MEASURES = {
     "control_information": "what the agents of the scene chose, KL(q || p)",
     "choice": "what the body's motion by itself tells of the latent",
@@ -179,8 +180,8 @@ def _each_step(
     The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has
     them at (trajectory, time) or (trajectory, time, body), NaN where there is no step.
     """
-    history = run.card.config["history"]
-    windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
+    past = run.card.config["history"] + run.model.remembers * REMEMBERED
+    windows = Windows(dataset, frames=past + 1, context=past, scale=run.card.scale)
     row, start = windows.index.numpy().T
     others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
     shape = tuple(dataset.sizes[d] for d in DIMS)
@@ -194,7 +195,7 @@ def _each_step(
             pasts = [windows.batch(torch.from_numpy(o)) for o in others[:, at]]
             for name, values in measure(windows.batch(which), pasts).items():
                 whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
-                whole[row[at], start[at] + history - 1] = values
+                whole[row[at], start[at] + past - 1] = values
     coords = dataset["position"].isel(space=0, drop=True).coords
     named = {name: (DIMS[: values.ndim], values) for name, values in found.items()}
     return xr.Dataset(named, coords=coords, attrs=dataset.attrs)

@@ -38,7 +38,7 @@ from pyro_animacy.criticism.forecast_scores import (
 from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, frames_left, rivals
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
 from pyro_animacy.criticism.wording import number, percent, seconds
-from pyro_animacy.data.windows import Batch, Windows, dequantised
+from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
@@ -47,7 +47,7 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import draw_steps, evenly
+from pyro_animacy.infer.steps import evenly, window_steps
 
 SECONDS = 4.0  # forecast by default
 STEPS = 4_000  # looked at one step ahead, at most
@@ -146,20 +146,20 @@ def one_step(
     scale, history = run.card.scale, run.card.config["history"]
     windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
     which = torch.from_numpy(evenly(len(windows), STEPS))
-    baselines, parameter = rivals(run), next(run.model.parameters())
+    baselines = rivals(run)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
-    parts = which.split(max(1, AT_ONCE // draws))
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tqdm(
+        total=len(which), desc="one step", unit="step", disable=not progress, delay=1
+    ) as bar:  # fmt: skip
         torch.manual_seed(seed)
-        for part in tqdm(parts, desc="one step", unit="chunk", disable=not progress, delay=1):
-            batch = windows.batch(part)
-            recent = Batch(*(x[-history - 1 :] for x in batch))
-            recent = recent.to(parameter.device, parameter.dtype)
-            steps = draw_steps(run.guide, recent, draws, "prior", axes=len(run.card.axes))
-            a = run.model.evidence(recent).displacement[0]
+        for part, steps in window_steps(
+            run.guide, windows, which, draws, "prior", chunk=AT_ONCE
+        ):  # fmt: skip
+            bar.update(len(part))
+            a = steps.shown[0]
             policies = {MODEL: (steps.policy.loc[:, 0], steps.policy.scale[:, 0], a)}
             for name, baseline in baselines.items():
-                policy, a = baseline.last_step(batch)
+                policy, a = baseline.last_step(windows.batch(part))
                 policies[name] = (policy.mean[None], policy.stddev[None], a)
             for name, tensors in policies.items():
                 found[name].append(pit(*(x.cpu().double().numpy() for x in tensors)))

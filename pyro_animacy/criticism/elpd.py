@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
-from pyro_animacy.data.windows import Batch, Windows, dequantised
+from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
@@ -38,7 +38,7 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import draw_steps, evenly
+from pyro_animacy.infer.steps import evenly, window_steps
 
 Floats = npt.NDArray[np.float64]
 MOST_STEPS = 5_000  # scored; of more, this many are taken evenly spaced
@@ -80,17 +80,16 @@ def elpd(
         DataError: If the recordings do not suit the model or are too short.
     """
     windows, which = _steps(run, dataset, context)
-    history = run.card.config["history"]
-    parameter = next(run.guide.parameters())
     found: list[Psis] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tqdm(
+        total=len(which), desc=f"elpd {run.path.name}", unit="step", disable=not progress, delay=1
+    ) as bar:  # fmt: skip
         torch.manual_seed(DEQUANTISE_HELDOUT)
-        for chunk in tqdm(which.split(max(1, CHUNK // draws)), desc=f"elpd {run.path.name}",
-                          unit="chunk", disable=not progress, delay=1):  # fmt: skip
-            batch = Batch(*(x[-history - 1 :] for x in windows.batch(chunk)))
-            batch = batch.to(parameter.device, parameter.dtype)
-            weights = draw_steps(run.guide, batch, draws, "defensive").log_weight[:, -1]
-            found.append(psis(weights.cpu().numpy()))
+        for part, steps in window_steps(
+            run.guide, windows, which, draws, "defensive", chunk=CHUNK
+        ):  # fmt: skip
+            bar.update(len(part))
+            found.append(psis(steps.log_weight[:, -1].cpu().numpy()))
     smoothed = Psis(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     return _by_unit(smoothed.log_mean, run, dataset, windows, which, smoothed, draws)
 

@@ -29,9 +29,15 @@ from pyro_animacy.data.windows import Batch, dequantised
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import draw_steps, evenly, trajectory_batches
-from pyro_animacy.models.control_vae import ControlVAE, Evidence
-from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.infer.steps import (
+    draw_steps,
+    evenly,
+    follow,
+    needs_gaussian_latent,
+    trajectory_batches,
+)
+from pyro_animacy.models.program import Evidence, MessengerGuide
+from pyro_animacy.models.scene import SceneModel
 
 Array = NDArray[np.float64]
 
@@ -175,25 +181,30 @@ def vsbc(probability: ArrayLike) -> Vsbc:
 
 
 @torch.no_grad()
-def simulated_probability(guide: MessengerGuide, context: Tensor) -> Tensor:
-    """Simulate a step from each context and ask the guide for its latent: p = Q(z <= z*).
+def simulated_probability(guide: MessengerGuide, batch: Batch) -> Tensor:
+    """Simulate a step from each recorded one and ask the guide for its latent: p = Q(z <= z*).
 
     z* ~ p(z | c) and a ~ pi(a | c, z*); p is the normal distribution function of
-    q(z | c, a) at z*, in each dimension.
+    q(z | c, a) at z*, in each dimension. c includes the memory of the past, where there is one.
 
     Args:
         guide: The guide, bound to its model.
-        context: (N, C) contexts c_t, as `ControlVAE.evidence` gives them.
+        batch: Windows of ``history + T`` frames.
 
     Returns:
-        p (N, Z).
+        p (T, B, Z).
+
+    Raises:
+        ConfigError: If the model has no Gaussian latent.
     """
-    model: ControlVAE = guide.model  # type: ignore[assignment]
-    prior = model.step.prior(context)
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    needs_gaussian_latent(model)
+    followed = follow(guide, batch)
+    prior = followed.prior
     z = prior.sample()
-    a = model.step.policy(context, z).sample()
-    seen = torch.ones(len(context), dtype=torch.bool, device=context.device)
-    return guide.posterior(prior, Evidence(context, a, seen)).base_dist.cdf(z)
+    a = model.policy(followed.evidence.context, followed.memory._replace(latent=z)).sample()
+    seen = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
+    return guide.posterior(prior, Evidence(followed.known, a, seen)).base_dist.cdf(z)
 
 
 def guide_quality(
@@ -226,13 +237,14 @@ def guide_quality(
         of one simulated step from each recorded context. Densities are in nats.
 
     Raises:
-        ConfigError: If ``draws`` or ``most`` is too small.
+        ConfigError: If ``draws`` or ``most`` is too small, or the model has no Gaussian latent.
         DataError: If the recordings do not suit the model, or none of them is long enough.
     """
     if draws < FEWEST or most < 1:
         raise ConfigError(
             f"draws is {draws} and most is {most}; expected at least {FEWEST} draws and 1 step"
         )
+    needs_gaussian_latent(run.model)
     history, scale = run.model.config.history, run.card.scale
     cut = _stretches(dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT), history, most)
     sizes = [*(2**i for i in range(int(math.log2(draws / 4)) + 1)), draws]  # 4 groups or more, 1
@@ -266,7 +278,7 @@ def guide_quality(
         },
         attrs={
             "draws": draws, "units": data_units(dataset),
-            "posterior_scale": run.card.config["posterior_scale"],
+            "posterior_scale": run.card.config.get("posterior_scale", "learned"),
         },
     )  # fmt: skip
 
@@ -299,7 +311,7 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     each = psis(log_w)
     joint = psis(np.where(np.isnan(log_w).all(-1), np.nan, np.nansum(log_w, -1)))
     iwae, error = iwae_curve(log_w, sizes)
-    simulated = simulated_probability(run.guide, run.model.evidence(batch).context[seen])
+    simulated = simulated_probability(run.guide, batch)[seen]
     return {
         "k_hat_step": each.k_hat, "ess_step": each.ess, "elbo": log_w.mean(0),
         "log_density": each.log_mean, "log_density_error": each.standard_error,

@@ -25,7 +25,7 @@ from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import draw_steps, evenly
+from pyro_animacy.infer.steps import evenly, needs_gaussian_latent, window_steps
 
 ACTIVE = 0.01  # variance of a posterior mean above which a dimension is active
 NEIGHBOURS = 10  # steps sharing a draw, below which the aggregate posterior is known too coarsely
@@ -181,11 +181,12 @@ def latent_use(
         ``training_rate``, ``training_distortion`` (training_step): `training_path`.
 
     Raises:
-        ConfigError: if ``draws`` or ``most`` is below 1.
+        ConfigError: if ``draws`` or ``most`` is below 1, or the model has no Gaussian latent.
         DataError: if the recordings do not suit the model or hold no step.
     """
     if min(draws, most) < 1:
         raise ConfigError(f"draws is {draws}, most is {most}; expected at least 1 of each")
+    needs_gaussian_latent(run.model)
     dataset = _at_most(suited(run.card, dataset), most)
     scale, history = run.card.scale, run.model.config.history
     noisy = dequantised(dataset, DEQUANTISE_HELDOUT)
@@ -235,18 +236,21 @@ def _per_step(
     run: Run, windows: Windows, draws: int, seed: int, progress: bool
 ) -> tuple[Array, Array, Array]:
     """Residual mean and scale (step, Z), and distortion (step,) in data units."""
-    parameter = next(run.guide.parameters())
-    chunks = torch.arange(len(windows)).split(max(1, 65_536 // draws))
+    which = torch.arange(len(windows))
     parts: list[tuple[torch.Tensor, ...]] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tqdm(
+        total=len(which), desc="latent", unit="step", disable=not progress, delay=1
+    ) as bar:  # fmt: skip
         torch.manual_seed(seed)
-        for which in tqdm(chunks, desc="latent", disable=not progress, delay=1):
-            batch = windows.batch(which).to(parameter.device, parameter.dtype)
-            drawn = draw_steps(run.guide, batch, draws, axes=len(run.card.axes))
+        for part, drawn in window_steps(run.guide, windows, which, draws):
+            bar.update(len(part))
             p, q = drawn.prior, drawn.posterior
             # A density per model unit is one per data unit, of each coordinate observed.
             shift = drawn.seen.sum(-1) * math.log(run.card.scale.unit)
             distortion = shift - drawn.log_policy.sum(-1).mean(0)
-            parts.append(((q.loc - p.loc) / p.scale, q.scale / p.scale, distortion))
+            residual = (q.loc - p.loc) / p.scale, q.scale / p.scale
+            # where each draw has a past of its own, that of one draw
+            residual = tuple(x[0] if x.dim() == 4 else x for x in residual)
+            parts.append((*residual, distortion))
     joined = [torch.cat(part, 1)[0].double().cpu().numpy() for part in zip(*parts, strict=True)]
     return joined[0], joined[1], joined[2]

@@ -24,7 +24,7 @@ from pyro_animacy.criticism.plots import WIDTH, body_look, frame_panel, styled
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.models.control_vae import RollOut
+from pyro_animacy.models.scene import RollOut
 
 REACH = 2.5  # prior standard deviations that a traversal goes to either side
 
@@ -50,7 +50,7 @@ def traverse(
     """Roll out in closed loop with one dimension of the residual held at each of some values.
 
     At every step z_t = mu_p(c_t) + sigma_p v e_dim and a_t = E pi(. | c_t, z_t): no noise, and the
-    other dimensions at the prior mean. `ControlVAE.roll_out` runs it, walls of the arena included.
+    other dimensions at the prior mean. `SceneModel.roll_out` runs it, walls of the arena included.
 
     Args:
         run: the fitted run.

@@ -1,5 +1,6 @@
-"""Options of a fit, and the presets."""
+"""Options of a fit."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -9,8 +10,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.models import family
 from pyro_animacy.models.control_vae import ControlVAEConfig
-from pyro_animacy.nets import StackConfig
+from pyro_animacy.models.program import Overshooting
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class TrainConfig:
         weight_decay: Decoupled weight decay.
         clip_norm: Largest norm of the gradient.
         kl_weight: beta over epochs.
+        free_nats: Nats of KL a step, summed over the latent's dimensions, that cost nothing.
+        free_nats_of: Clip the KL of each ``step`` (PlaNet), or the ``mean`` over all (Dreamer).
+        kl_balance: alpha of alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)), which moves the
+            prior faster than the posterior (DreamerV2: 0.8); null for the plain KL.
+        overshooting: What is asked of steps further ahead, of state-space models.
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
@@ -52,6 +59,10 @@ class TrainConfig:
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
     kl_weight: KLWeightConfig = field(default_factory=KLWeightConfig)
+    free_nats: float = 0.0
+    free_nats_of: Literal["step", "mean"] = "step"
+    kl_balance: float | None = None
+    overshooting: Overshooting = field(default_factory=Overshooting)
     steps_per_epoch: int = 1
     symmetry: Symmetry = "rotate"
     heldout: float = 0.2
@@ -94,79 +105,26 @@ class FitConfig:
     """Options of a fit.
 
     Args:
-        model: Options of the model.
+        family: Name of the model, one of `pyro_animacy.models.FAMILIES`.
+        model: Options of the model, of the type that its family has.
         train: Options of the training loop.
     """
 
-    model: ControlVAEConfig = field(default_factory=ControlVAEConfig)
+    family: str = "control_vae"
+    model: Any = field(default_factory=ControlVAEConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        """Check that the options are those of the family.
 
-def _small() -> FitConfig:
-    """Made for two cores: the true bound, teacher forced, on single steps."""
-    net = StackConfig(hidden=128, layers=3)
-    return FitConfig(model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net))
-
-
-def _debug() -> FitConfig:
-    """Seconds, to see that everything runs."""
-    net = StackConfig(hidden=16, layers=1)
-    return FitConfig(
-        model=ControlVAEConfig(latent_size=4, prior=net, posterior=net, policy=net),
-        train=TrainConfig(steps=40, batch_size=32, evaluate_every=20, score_draws=4),
-    )
-
-
-def _seed() -> FitConfig:
-    """The note: positions alone, squared error, closed loop, beta 0.01 to 0.1."""
-    net = StackConfig(hidden=128, layers=2)
-    return FitConfig(
-        model=ControlVAEConfig(
-            history=1, latent_size=16, posterior_scale="prior", likelihood="squared_error",
-            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
-            prior=net, posterior=net, policy=net,
-        ),
-        train=TrainConfig(
-            steps=5000, batch_size=64, window=24, schedule="constant", learning_rate=1e-3,
-            clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
-            kl_weight=KLWeightConfig(start=0.01, end=0.1, levels=10, every=500),
-        ),
-    )  # fmt: skip
-
-
-def _paper() -> FitConfig:
-    """The paper's sizes, mixture of experts and beta table (Yao et al. 2022 and its code)."""
-    net = StackConfig(hidden=512, layers=3, repeat_input=True)
-    experts = StackConfig(
-        hidden=512, layers=3, repeat_input=True, experts=6, blend="weights", layer_norm=True
-    )
-    return FitConfig(
-        model=ControlVAEConfig(
-            history=2, latent_size=64, posterior_scale="prior", likelihood="squared_error",
-            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
-            prior=net, posterior=net, policy=experts,
-        ),
-        train=TrainConfig(
-            steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",
-            learning_rate=1e-5, clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
-            kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=500),
-            steps_per_epoch=8,
-        ),
-    )  # fmt: skip
-
-
-PRESETS = {"small": _small, "seed": _seed, "paper": _paper, "debug": _debug}
-
-
-def preset(name: str = "small") -> FitConfig:
-    """Return the options of a preset: ``small``, ``seed``, ``paper`` or ``debug``.
-
-    Raises:
-        ConfigError: If there is no such preset.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset {name!r} does not exist; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]()
+        Raises:
+            ConfigError: If there is no such family, or the options are of another.
+        """
+        if not isinstance(self.model, family(self.family).config):
+            raise ConfigError(
+                f"the options are {type(self.model).__name__}; the model {self.family} takes "
+                f"{family(self.family).config.__name__}"
+            )
 
 
 def parse_config(settings: Mapping[str, Any]) -> FitConfig:
@@ -175,10 +133,15 @@ def parse_config(settings: Mapping[str, Any]) -> FitConfig:
     Raises:
         ConfigError: If a name or a type is not that of an option; the message names it.
     """
+    name = settings.get("family", "control_vae")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--fit", type=FitConfig)
-    chosen = {name: settings[name] for name in ("model", "train") if name in settings}
+    parser.add_argument("--model", type=family(name).config, default=family(name).config())
+    parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
+    chosen = {part: settings[part] for part in ("model", "train") if part in settings}
     try:
-        return parser.instantiate(parser.parse_object({"fit": chosen})).fit
+        read = parser.instantiate(parser.parse_object(chosen))
     except ArgumentError as error:
-        raise ConfigError(f"config.yaml: {' '.join(str(error).split())}") from None
+        text = " ".join(str(error).split())
+        text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
+        raise ConfigError(f"config.yaml: {text}") from None
+    return FitConfig(name, read.model, read.train)

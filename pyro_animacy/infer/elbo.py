@@ -1,19 +1,38 @@
 """The scaled evidence lower bound: one loss for every model.
 
-    ELBO = sum_t gamma^t { E_q log p(x_t | z_t) - beta KL( q(z_t) || p(z_t) ) }
+    ELBO = sum_t gamma^t { E_q log p(x_t | z_t) - beta KL_t },        KL_t = KL( q(z_t) || p(z_t) )
 
 ``gamma^t`` reaches the traces by `pyro.poutine.scale` inside the model; ``beta`` is `kl_weight`.
 With beta = 1 this is `pyro.infer.TraceMeanField_ELBO`; it adds the weight, the named terms and
 speed: latent sites that repeat over time are stacked and scored in one call instead of T.
+
+Three options change the KL term. With b the trajectory and sg() a stop of the gradient:
+
+    balance alpha       KL_tb  ->  alpha KL( sg(q) || p ) + (1 - alpha) KL( q || sg(p) )
+    free nats F, step   sum_tb gamma^t KL_tb  ->  sum_tb gamma^t max( KL_tb, F )
+    free nats F, mean   sum_tb gamma^t KL_tb  ->  W max( sum_tb gamma^t KL_tb / W, F ),
+                                                  W = sum_tb gamma^t
+    overshooting        KL_tb  ->  beta_1 / D KL_tb
+                                   + sum_{d=2..D} beta_d / D  KL( sg(q(z_t)) || p(z_t | z_{t-d}) ),
+                        the sum by sites that the model declares itself
+
+Free nats a step are PlaNet's (Hafner et al. 2019), of the mean Dreamer's (Hafner et al. 2020);
+balance is DreamerV2's (Hafner et al. 2021, equation 2), overshooting PlaNet's (equation 7). Both
+sums of the free nats run over the elements that the evidence spoke of: see `ScaledELBO`.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, Normal
+from pyro.distributions import (
+    Independent,
+    Normal,
+    OneHotCategorical,
+    OneHotCategoricalStraightThrough,
+)
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import torch_item
@@ -24,36 +43,90 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.program import Overshooting
+
+# The families that can be stacked, compared and cut from the gradient, and their parameters.
+_PARAMETERS: dict[type, tuple[str, ...]] = {
+    Normal: ("loc", "scale"),
+    OneHotCategorical: ("logits",),
+    OneHotCategoricalStraightThrough: ("logits",),
+}
 
 
 class ScaledELBO(TraceMeanField_ELBO):
-    """Evidence lower bound with a weight on the KL terms and named terms.
+    """Evidence lower bound with a weight on the KL terms, their options, and named terms.
 
     A latent site whose posterior *is* its prior (the same object, as a messenger guide returns
     it) has KL = 0 and costs nothing. Sites named ``name_0, name_1, ...`` are one term ``name``.
 
+    Free nats are charged, and means taken, only where the evidence was seen: an element is left
+    out where the site's mask is false, or where every parameter of its posterior equals the
+    prior's to rounding, as a guide leaves it that saw nothing. (Of families other than normals
+    and one-hot categoricals: where the KL is exactly 0.) So padding changes neither loss nor
+    gradient. Where the clip is active the gradient of the KL is zero.
+
+    Free nats and balance apply to each latent term but overshooting's, the sites ``..._ahead_2``,
+    ``..._ahead_3``, ..., whose posterior is a constant already.
+
     Args:
         kl_weight: beta, the weight of every KL term; may be set between steps (annealing).
         scale: A constant factor of the whole loss; 1 / (trajectories x steps) gives nats a step.
+        free_nats: F, nats below which the KL of a step, summed over latent dimensions, is not
+            lowered any further; 0 is none.
+        free_nats_of: What is held at F: each ``step`` of each trajectory, or the ``mean`` over
+            the steps and trajectories of a term (and of one particle), weighted by their scales.
+        kl_balance: alpha, the share of the gradient that moves the prior towards the posterior;
+            the value stays KL(q || p). None is the plain gradient, which is that of twice
+            the term at alpha = 1/2. For normal and one-hot categorical latents.
+        overshooting: If not None, the KL terms are weighted by beta_1 / D, and model and guide are
+            called with the keyword ``overshooting`` and this object, for the model to declare
+            sites that predict further ahead (``latent_ahead_2`` for two steps, ...), scaled by
+            beta_d / D. They make one more term, ``latent_ahead``.
         **options: Those of `pyro.infer.TraceMeanField_ELBO` (``num_particles``, ...).
 
     Attributes:
         terms: After each evaluation, the terms of that loss by site name less any time index, as
             detached scalars whose sum is the loss: minus the log density of observed sites and
-            factors, and ``kl_weight`` times the KL of latent sites.
+            factors, and ``kl_weight`` times the KL of latent sites, after the options.
 
     Raises:
-        ConfigError: If ``kl_weight`` is negative or ``scale`` is not positive.
+        ConfigError: If ``kl_weight`` or ``free_nats`` is negative, ``scale`` is not positive,
+            ``free_nats_of`` is neither word, or ``kl_balance`` is not between 0 and 1; when
+            evaluated, if a latent to be balanced is of a family that cannot be.
     """
 
-    def __init__(self, kl_weight: float = 1.0, scale: float = 1.0, **options: Any) -> None:
+    def __init__(
+        self,
+        kl_weight: float = 1.0,
+        scale: float = 1.0,
+        *,
+        free_nats: float = 0.0,
+        free_nats_of: Literal["step", "mean"] = "step",
+        kl_balance: float | None = None,
+        overshooting: Overshooting | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        if not kl_weight >= 0:
-            raise ConfigError(f"kl_weight is {kl_weight}; expected a number that is not negative")
-        if not scale > 0:
-            raise ConfigError(f"scale is {scale}; expected a positive number")
+        for name, value, good, wanted in (
+            ("kl_weight", kl_weight, kl_weight >= 0, "a number that is not negative"),
+            ("scale", scale, scale > 0, "a positive number"),
+            ("free_nats", free_nats, free_nats >= 0, "a number of nats that is not negative"),
+            ("free_nats_of", free_nats_of, free_nats_of in ("step", "mean"), "step or mean"),
+            (
+                "kl_balance",
+                kl_balance,
+                kl_balance is None or 0 < kl_balance < 1,
+                "a number between 0 and 1, or None",
+            ),
+        ):
+            if not good:
+                raise ConfigError(f"{name} is {value}; expected {wanted}")
         self.kl_weight = kl_weight
         self.scale = scale
+        self.free_nats = free_nats
+        self.free_nats_of = free_nats_of
+        self.kl_balance = kl_balance
+        self.overshooting = overshooting
         self.terms: dict[str, Tensor] = {}
 
     def _get_trace(
@@ -71,6 +144,8 @@ class ScaledELBO(TraceMeanField_ELBO):
     ) -> Tensor:
         """Return the loss, ``-scale * ELBO``, as a tensor to be differentiated."""
         self.terms = {}
+        if self.overshooting is not None:
+            kwargs = {**kwargs, "overshooting": self.overshooting}
         losses = [
             self._differentiable_loss_particle(*traces)[1]
             for traces in self._get_traces(model, guide, args, kwargs)
@@ -106,7 +181,8 @@ class ScaledELBO(TraceMeanField_ELBO):
             if posterior["fn"] is not site["fn"]:
                 latents[_stem(name)].append((posterior, site))
         for stem, pairs in latents.items():
-            terms[stem].append(self.kl_weight * _total_kl(pairs))
+            weight = self.kl_weight * self._distance_weight(stem)
+            terms[stem].append(weight * self._total_kl(stem, pairs))
         for name, site in guide_trace.nodes.items():  # auxiliary draws of the guide
             if site["type"] == "sample" and name not in model_trace.nodes:
                 terms[_stem(name)].append(self.kl_weight * _log_prob(site).sum())
@@ -116,6 +192,27 @@ class ScaledELBO(TraceMeanField_ELBO):
             self.terms[name] = self.terms[name] + part if name in self.terms else part
         loss = torch.stack([*totals.values()]).sum() if totals else torch.zeros(())
         return loss.detach(), loss
+
+    def _distance_weight(self, stem: str) -> float:
+        """beta_1 / D of overshooting; the sites further ahead carry their own weights."""
+        if self.overshooting is None or stem.endswith("_ahead"):
+            return 1.0
+        return self.overshooting.weight(1)
+
+    def _total_kl(self, stem: str, pairs: list[tuple[dict, dict]]) -> Tensor:
+        """Sum of scale x KL(q || p) over the sites of a term, with its free nats and balance."""
+        plain = stem.endswith("_ahead")  # overshooting: its posterior is a constant already
+        F, alpha = (0.0, None) if plain else (self.free_nats, self.kl_balance)
+        total = floor = torch.zeros(())
+        for sites in _joined(pairs):
+            kl = sites.kl() if alpha is None else sites.balanced_kl(alpha)
+            if F:
+                least = F * sites.seen(kl)
+                kl = kl.clamp(min=least) if self.free_nats_of == "step" else kl
+                floor = floor + sites.weighted_sum(least)
+            total = total + sites.weighted_sum(kl)
+        # W max(mean, F) = max(W mean, W F), where W is the sum of the scales of what was seen
+        return total.clamp(min=floor) if F and self.free_nats_of == "mean" else total
 
 
 def _stem(name: str) -> str:
@@ -130,42 +227,112 @@ def _log_prob(site: dict) -> Tensor:
     return scale_and_mask(log_prob, site["scale"], site["mask"])
 
 
-def _total_kl(pairs: list[tuple[dict, dict]]) -> Tensor:
-    """Sum over sites of scale x KL(q || p); in one call where all are normal and of one shape."""
-    sites = [q for q, _ in pairs]
-    if all(q["mask"] is None and isinstance(q["scale"], (int, float)) for q in sites):
-        q, p = _stacked([q["fn"] for q in sites]), _stacked([p["fn"] for _, p in pairs])
+class _Sites(NamedTuple):
+    """Latent sites scored in one call: a single one, or those of a term stacked in front.
+
+    ``scale`` is then a list of numbers, one a site, and ``mask`` stacked alike.
+    """
+
+    name: str
+    posterior: Distribution
+    prior: Distribution
+    value: Tensor
+    # The guide's, as TraceMeanField_ELBO; under a messenger guide both sites carry the same.
+    scale: Any
+    mask: Any
+
+    def kl(self) -> Tensor:
+        """KL(q || p) of batch shape, analytic where there is a formula, else by its one draw."""
+        q, p, z = self.posterior, self.prior, self.value
+        try:
+            return kl_divergence(q, p)
+        except NotImplementedError:
+            return q.log_prob(z) - p.log_prob(z)
+
+    def balanced_kl(self, alpha: float) -> Tensor:
+        """KL(q || p) whose gradient is alpha's share to p and the rest to q."""
+        q, p = self.posterior, self.prior
+        fixed_q, fixed_p = _stop_gradient(q), _stop_gradient(p)
+        if fixed_q is None or fixed_p is None:
+            raise ConfigError(
+                f"kl_balance: the posterior of site {self.name} is {q} and its prior {p}; "
+                "expected normals or one-hot categoricals. Set kl_balance to None"
+            )
+        return alpha * kl_divergence(fixed_q, p) + (1 - alpha) * kl_divergence(q, fixed_p)
+
+    def seen(self, kl: Tensor) -> Tensor:
+        """1 where the posterior is not the prior, 0 where it is: of the shape and type of KL."""
+        q, p = _base(self.posterior)[0], _base(self.prior)[0]
+        names = _PARAMETERS.get(type(q))
+        if names is None or names != _PARAMETERS.get(type(p)):
+            return (kl != 0).to(kl)
+        # To rounding: a categorical normalises its logits again when it is built of another's.
+        rounding = 8 * torch.finfo(kl.dtype).eps
+        same = torch.ones_like(kl, dtype=torch.bool)
+        for name in names:
+            one, other = getattr(q, name).to(kl), getattr(p, name).to(kl)
+            equal = one.isclose(other, rtol=rounding, atol=rounding)
+            same = same & equal.reshape(*kl.shape, -1).all(-1)
+        return (~same).to(kl)
+
+    def weighted_sum(self, x: Tensor) -> Tensor:
+        """Sum of x, of the shape of KL, by the sites' scales, less what is masked."""
+        if not isinstance(self.scale, list):
+            return scale_and_mask(x, self.scale, self.mask).sum()
+        x = x if self.mask is None else x.where(self.mask, 0.0)
+        return x.reshape(len(self.scale), -1).sum(1) @ x.new_tensor(self.scale)
+
+
+def _joined(pairs: list[tuple[dict, dict]]) -> list[_Sites]:
+    """The sites of one term, stacked into one where their families and shapes agree."""
+    sites, scales = [q for q, _ in pairs], [q["scale"] for q, _ in pairs]
+    masks = [q["mask"] for q in sites]
+    masked = all(
+        torch.is_tensor(q["mask"]) and q["mask"].shape == q["fn"].batch_shape for q in sites
+    )
+    if all(isinstance(scale, int | float) for scale in scales) and (
+        masked or all(mask is None for mask in masks)
+    ):
+        q = _rebuilt([q["fn"] for q in sites], torch.stack)
+        p = _rebuilt([p["fn"] for _, p in pairs], torch.stack)
         if q is not None and p is not None:
-            kl = kl_divergence(q, p).reshape(len(pairs), -1).sum(1)
-            return kl @ kl.new_tensor([q["scale"] for q in sites])
-    return sum((_kl(q, p).sum() for q, p in pairs), torch.zeros(()))
+            mask = torch.stack(masks) if masked else None
+            # a draw is asked for only where there is no formula, which these families have
+            return [_Sites(sites[0]["name"], q, p, torch.empty(0), scales, mask)]
+    return [
+        _Sites(q["name"], q["fn"], p["fn"], q["value"], q["scale"], q["mask"]) for q, p in pairs
+    ]
 
 
-def _kl(posterior: dict, prior: dict) -> Tensor:
-    """KL(q || p) of one site, analytic where there is a formula, else by its one draw."""
-    q, p = posterior["fn"], prior["fn"]
-    try:
-        kl = kl_divergence(q, p)
-    except NotImplementedError:
-        value = posterior["value"]
-        kl = q.log_prob(value) - p.log_prob(value)
-    # The guide's scale, as TraceMeanField_ELBO; under a messenger guide both sites carry the same.
-    return scale_and_mask(kl, posterior["scale"], posterior["mask"])
+def _stop_gradient(d: Distribution) -> Distribution | None:
+    """sg(d), the same distribution as a constant; None where its family is not known here."""
+    return _rebuilt([d], lambda parameter: parameter[0].detach())
 
 
-def _stacked(normals: list[Distribution]) -> Independent | None:
-    """One normal with a new leading axis over those given; None where they differ in kind."""
-    shape, event_dim = normals[0].batch_shape, len(normals[0].event_shape)
-    bases = [_normal(d, event_dim) for d in normals if d.batch_shape == shape]
-    found = [base for base in bases if base is not None]
-    if len(found) < len(normals):
+def _rebuilt(
+    alike: list[Distribution], join: Callable[[list[Tensor]], Tensor]
+) -> Distribution | None:
+    """One distribution whose parameters are those of the given ones, joined.
+
+    None where they differ in family or shape, or the family is not known here.
+    """
+    bases, dims = zip(*map(_base, alike), strict=True)
+    first = bases[0]
+    names = _PARAMETERS.get(type(first))
+    if names is None or any(
+        type(b) is not type(first) or b.batch_shape != first.batch_shape or n != dims[0]
+        or b.event_shape != first.event_shape
+        for b, n in zip(bases, dims, strict=True)
+    ):  # fmt: skip
         return None
-    loc, scale = torch.stack([d.loc for d in found]), torch.stack([d.scale for d in found])
-    return Normal(loc, scale).to_event(event_dim)
+    parameters = {name: join([getattr(b, name) for b in bases]) for name in names}
+    return type(first)(**parameters).to_event(dims[0])
 
 
-def _normal(d: Distribution, event_dim: int) -> Normal | None:
-    """The plain normal under ``event_dim`` event dimensions, if that is what ``d`` is."""
-    base = d.base_dist if isinstance(d, Independent) else d
-    dims = d.reinterpreted_batch_ndims if isinstance(d, Independent) else 0
-    return base if type(base) is Normal and dims == event_dim else None
+def _base(d: Distribution) -> tuple[Distribution, int]:
+    """What lies under `Independent`, and how many of its batch dimensions are event dimensions."""
+    base: Any = d
+    dims = 0
+    while isinstance(base, Independent):
+        base, dims = base.base_dist, dims + base.reinterpreted_batch_ndims
+    return base, dims

@@ -12,10 +12,10 @@ import yaml
 
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import FitConfig, parse_config, preset
+from pyro_animacy.infer.config import FitConfig, parse_config
+from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
-from pyro_animacy.infer.score import fit_baselines
-from pyro_animacy.infer.summary import describe, describe_text, summarise
+from pyro_animacy.infer.summary import describe_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 
 __all__ = ["Interrupted", "Trainer", "fit", "resume"]
@@ -55,6 +55,7 @@ def fit(
     _make_folder(path, overwrite)
     settings = {
         "data": data or {},
+        "family": config.family,
         "model": dataclasses.asdict(config.model),
         "train": dataclasses.asdict(config.train),
         "versions": {
@@ -65,7 +66,7 @@ def fit(
     checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
     if progress:
         print(describe_text(dataset), file=sys.stderr)
-    return _finish(trainer, dataset)
+    return _finish(trainer)
 
 
 def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> Run:
@@ -83,18 +84,15 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
     trainer = Trainer(dataset, parse_config(read_settings(path)), path, progress=progress)
     if (path / checkpoint.TRAINER).is_file():
         trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
-    return _finish(trainer, dataset)
+    return _finish(trainer)
 
 
-def _finish(trainer: Trainer, dataset: xr.Dataset) -> Run:
+def _finish(trainer: Trainer) -> Run:
     trainer.train()
     run = Run.load(trainer.path)
-    baselines = fit_baselines(trainer.train_part, run.card.scale, run.card.config["history"])
-    checkpoint.save_baselines(run.path / checkpoint.BASELINES, baselines)
-    summary = summarise(run, trainer.heldout_part, progress=trainer.progress) | {
+    summary = trainer.source.conclude(run, trainer.progress) | {
         "train_seconds": round(trainer.seconds, 2),
         "steps": trainer.step,
-        "data": {**describe(dataset), "heldout_frames": int(trainer.heldout_part["length"].sum())},
     }
     text = json.dumps(summary, indent=2) + "\n"
     checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))

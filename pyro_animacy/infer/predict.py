@@ -16,6 +16,7 @@ from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.models.program import Memory
 
 Mode = Literal["reconstruct", "forecast", "generate"]
 LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
@@ -90,22 +91,21 @@ def predict(
     dtype = np.dtype(np.float32 if np.abs(origin).max() < 1e4 * scale.unit else np.float64)
     usable = _usable(dataset, context, history)
     trajectories, frames = len(usable), context + horizon
-    with_latents = mode == "reconstruct"
-    per_frame = dtype.itemsize * run.model.state_size
-    per_frame += with_latents * 4 * run.card.config["latent_size"]
+    reconstruct = mode == "reconstruct"
+    latent_size = run.model.latent_size if reconstruct else 0
+    per_frame = dtype.itemsize * run.model.state_size + 4 * latent_size
     several = min(draws, max(1, CHUNK // (trajectories * frames)))  # draws run at once
     size = draws * trajectories * frames * per_frame
-    if with_latents:  # all frames go through the networks at once
+    if reconstruct:  # all frames go through the networks at once
         size += several * trajectories * frames * 4 * LAYERS_HELD * _width(run)
     _check_memory(size, draws, trajectories, frames)
     observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
     latent = None
-    if with_latents:
-        size = run.card.config["latent_size"]
-        latent = np.empty((draws, trajectories, horizon, size), np.float32)
+    if latent_size:
+        latent = np.empty((draws, trajectories, horizon, latent_size), np.float32)
     recording = whole(observed, scale)
-    draw = _reconstruct if with_latents else _roll_on
+    draw = _reconstruct if reconstruct else _roll_on
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for part in _chunks(draws, several, progress):
@@ -123,7 +123,8 @@ def predict(
 def _width(run: Run) -> int:
     """Numbers that the widest layer of the networks holds for one step."""
     stacks = [run.card.config[name] for name in ("prior", "posterior", "policy")]
-    return max(stack["hidden"] * stack["experts"] for stack in stacks)
+    widths = [stack["hidden"] * stack["experts"] for stack in stacks]
+    return max(*widths, 4 * run.model.memory_size)  # a GRU has three gates and its state
 
 
 def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
@@ -132,12 +133,19 @@ def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
 
 
 def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
-    """Context as recorded, then the step program alone: (frames, B, D)."""
-    history = run.card.config["history"]
+    """Context as recorded, then the step program alone: (frames, B, D).
+
+    A model that remembers follows the context by its guide first.
+    """
+    history, memory = run.card.config["history"], None
     x = batch.position
+    if context > history and run.model.remembers:
+        with run.guide:
+            followed = run.model.follow(Batch(*(part[:context] for part in batch)))[1]
+        memory = Memory(*(part[-1] for part in followed))
     moves = x[context - history : context].diff(dim=0)
     newest_first = [moves[i] for i in range(history - 2, -1, -1)]
-    rolled = run.model.roll_out(x[context - 1], newest_first, len(x) - context)
+    rolled = run.model.roll_out(x[context - 1], newest_first, len(x) - context, memory=memory)
     return torch.cat([_given(batch, context), torch.stack(rolled.state)]), None
 
 
@@ -157,15 +165,12 @@ def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, to
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
             rolled = run.model.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
-        nodes = run.guide.trace.nodes
-        latents = torch.stack([nodes[f"latent_{t}"]["value"] for t in range(T)])
-        states = torch.stack(rolled.state)
+        latents, states = torch.stack(rolled.latent), torch.stack(rolled.state)
     else:
-        evidence = run.model.evidence(batch)
         with run.guide:
-            action = run.model.step("latent", evidence.context, evidence).sample()
-        latents = run.guide.trace.nodes["latent"]["value"]
-        states = state + action
+            evidence, memory = run.model.follow(batch)
+        latents = memory.latent
+        states = state + run.model.policy(evidence.context, memory).sample()
     return torch.cat([_given(batch, context), states]), latents
 
 

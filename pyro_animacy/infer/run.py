@@ -18,8 +18,8 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.models import FAMILIES
-from pyro_animacy.models.control_vae import ControlVAE
 from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.models.scene import SceneModel
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 
@@ -38,7 +38,7 @@ class Run:
     """
 
     path: Path
-    model: ControlVAE
+    model: SceneModel
     guide: MessengerGuide
     card: ModelCard
     settings: dict[str, Any]
@@ -97,7 +97,7 @@ class Run:
         return split_recordings(dataset, train.heldout, train.validation, train.seed)
 
 
-def build(card: ModelCard) -> tuple[ControlVAE, MessengerGuide]:
+def build(card: ModelCard) -> tuple[SceneModel, MessengerGuide]:
     """Build the model and guide that a card describes, with fresh parameters.
 
     Raises:
@@ -109,7 +109,7 @@ def build(card: ModelCard) -> tuple[ControlVAE, MessengerGuide]:
         )
     family = FAMILIES[card.model]
     try:
-        config = parse_config({"model": card.config}).model
+        config = parse_config({"family": card.model, "model": card.config}).model
     except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
     model = family.model(config, scale=card.scale, bodies=len(card.bodies), axes=len(card.axes))

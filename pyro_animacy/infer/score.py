@@ -5,13 +5,13 @@ For each recorded step with its context, log p(a_t | c_t) is bounded from below 
     IWAE_K = E log (1/K) sum_k  pi(a_t | c_t, z_k) p(z_k | c_t) / q(z_k | c_t, s~_{t+1}),   z_k ~ q
 
 (Burda, Grosse & Salakhutdinov 2016), nondecreasing in K and exact in the limit; K = 1 is the ELBO.
-Given the recorded states the steps are independent, so the sum over steps bounds the log density of
-the recording. All models are scored on the same steps, on the same draw of dequantisation noise, in
-nats per step of the joint displacement in data units.
+Summed over steps it bounds the log density of the recording; where latents are carried from step to
+step, c_t includes them, drawn by a particle filter (`infer.steps`). All models are scored on the
+same steps, on the same draw of dequantisation noise, in nats per step of the joint displacement in
+data units.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,16 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised
-from pyro_animacy.infer.steps import draw_steps, evenly, log_mean_exp
+from pyro_animacy.infer.steps import Steps, draw_steps, evenly, log_mean_exp, window_steps
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
+CHUNK = 65_536  # windows that the baselines score together
 
 
 def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
@@ -34,14 +36,18 @@ def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor
 
     Args:
         guide: The guide, bound to its model.
-        batch: Windows.
+        batch: Windows; a model that remembers knows nothing before them.
         draws: K, the number of importance samples.
 
     Returns:
         IWAE_K and the ELBO (the mean of the log weights), each (T, B).
     """
-    log_weight = draw_steps(guide, batch, draws).log_weight
-    return log_mean_exp(log_weight), log_weight.mean(0)
+    return bounds(draw_steps(guide, batch, draws))
+
+
+def bounds(steps: Steps) -> tuple[Tensor, Tensor]:
+    """IWAE_K and the ELBO of the joint displacement of each step, each (T, B)."""
+    return log_mean_exp(steps.log_weight), steps.log_weight.mean(0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def score(
     baselines: dict[str, LinearAutoregression],
     draws: int = 64,
     most: int = 50_000,
-    progress: Callable | None = None,
+    progress: bool = False,
 ) -> Score:
     """Score the model and the baselines on the held-out recordings.
 
@@ -106,28 +112,26 @@ def score(
         baselines: Those of `fit_baselines`.
         draws: K of IWAE.
         most: Steps scored at most; of more, this many are taken evenly spaced.
-        progress: Wraps the iterable of chunks in a progress bar.
+        progress: Show a progress bar.
     """
     windows = scoring_windows(dequantised(heldout, DEQUANTISE_HELDOUT), scale, history)
     which = torch.from_numpy(evenly(len(windows), most))
-    chunks = which.split(max(1, 65_536 // draws))
-    parameter = next(guide.parameters())
-    bounds: list[Tensor] = []
+    found: list[Tensor] = []
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), tqdm(
+        total=len(which), desc="score", unit="step", disable=not progress, delay=1
+    ) as bar:  # fmt: skip
         torch.manual_seed(DEQUANTISE_HELDOUT)
-        for chunk in progress(chunks) if progress else chunks:
-            batch = windows.batch(chunk)
-            spare = len(batch.position) - history - 1  # the baselines' context is the longer one
-            recent = Batch(batch.position[spare:], batch.observed[spare:])
-            recent = recent.to(parameter.device, parameter.dtype)
-            iwae, elbo = log_density(guide, recent, draws)
-            bounds.append(torch.stack([iwae[-1], elbo[-1]], 1).double().cpu())
-            for name, baseline in baselines.items():
-                others[name].append(baseline(batch))
+        for part, steps in window_steps(guide, windows, which, draws):
+            found.append(torch.stack([x[-1] for x in bounds(steps)], 1).double().cpu())
+            bar.update(len(part))
+    for part in which.split(CHUNK):
+        batch = windows.batch(part)
+        for name, baseline in baselines.items():
+            others[name].append(baseline(batch))
     # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
     to_data = -windows.position.shape[-1] * math.log(scale.unit)
-    both = torch.cat(bounds) + to_data
+    both = torch.cat(found) + to_data
     rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
     index = windows.index[which].numpy()

@@ -1,54 +1,63 @@
 """Every recorded step under a model: draws of z_t, and what each says of the next displacement.
 
-Given the recorded states the steps are independent, so all are looked at in one batch. With draws
-z_k of a proposal r,
+With draws z_k of a proposal r, and c_t what is known before step t,
 
     log p(a_t | c_t)  =  log E_r [ pi(a_t | c_t, z) p(z | c_t) / r(z) ]
 
 and the same with one body's displacement in place of all: pi is a product over bodies given z_t.
+
+Where no latent is carried on, steps are independent given the recorded states, and all are looked
+at in one batch. Where z_{t-1} bears on z_t, c_t includes a draw of the past given the recording up
+to it: K particles are moved by the guide, weighted by w_k = pi p / q and resampled at every step
+(a particle filter), so that the mean of the weights of step t estimates p(a_t | a_{<t}), and their
+product without bias p(a_{1:T}) (Maddison et al., Filtering Variational Objectives, 2017; Naesseth
+et al., Variational Sequential Monte Carlo, 2018). With independent steps that is IWAE step by step.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyro
 import torch
 import xarray as xr
-from pyro import poutine
 from pyro.distributions import Independent, Normal
 from torch import Tensor
 
-from pyro_animacy.data.windows import Batch, Scale, whole
-from pyro_animacy.models.control_vae import ControlVAE
-from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.data.windows import Batch, Scale, Windows, whole
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
+from pyro_animacy.models.scene import SceneModel
 
 Proposal = Literal["posterior", "prior", "defensive"]
+PARTICLES_HELD = 1_048_576  # draws x steps of whole trajectories looked at together
 
 
 class Steps(NamedTuple):
     """Draws of z_t at every step of a batch, teacher forced.
 
     Attributes:
-        prior: p(z_t | c_t), Normal of (T, B, Z).
+        prior: p(z_t | c_t), over the Z dimensions of the latent (or its groups), (T, B, Z); or
+            (K, T, B, Z) where each draw has a past of its own.
         posterior: q(z_t | c_t, s~_{t+1}), likewise.
         latent: z_t drawn from the proposal r, (K, T, B, Z).
         log_ratio: log p(z_t | c_t) - log r(z_t), (K, T, B).
         policy: pi(. | c_t, z_t), Normal of (K, T, B, D), in model units.
         log_policy: log pi of each body's recorded displacement, (K, T, B, bodies); of the
             coordinates that were observed.
+        shown: The recorded displacements, (T, B, D), 0 where not observed.
         seen: Whether each coordinate of the displacement was observed, and its context in full,
             (T, B, D).
     """
 
-    prior: Normal
-    posterior: Normal
+    prior: Any
+    posterior: Any
     latent: Tensor
     log_ratio: Tensor
     policy: Normal
     log_policy: Tensor
+    shown: Tensor
     seen: Tensor
 
     @property
@@ -59,7 +68,8 @@ class Steps(NamedTuple):
     @property
     def kl(self) -> Tensor:
         """KL(q(z_t | c_t, s~_{t+1}) || p(z_t | c_t)) of each latent dimension, (T, B, Z) nats."""
-        return torch.distributions.kl_divergence(self.posterior, self.prior)
+        kl = torch.distributions.kl_divergence(self.posterior, self.prior)
+        return kl.mean(0) if kl.dim() == 4 else kl
 
 
 @torch.no_grad()
@@ -70,7 +80,7 @@ def draw_steps(
 
     Args:
         guide: The guide, bound to its model.
-        batch: Windows of ``history + T`` frames.
+        batch: Windows of ``history + T`` frames; a model that remembers knows nothing before them.
         draws: K, the number of draws.
         proposal: r. ``posterior``: the guide's q, the sharpest for the joint displacement.
             ``prior``: p, for predictions that have not seen it. ``defensive``: draws from both,
@@ -78,34 +88,223 @@ def draw_steps(
             of the displacement, of which q knows too much (Owen & Zhou 2000, section 3).
         axes: Coordinates of each body.
     """
-    model: ControlVAE = guide.model  # type: ignore[assignment]
-    guide(batch, score=True)
-    model_trace, guide_trace = guide.get_traces()  # type: ignore[operator]
-    p, q = (trace.nodes["latent"]["fn"] for trace in (model_trace, guide_trace))
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    drawn = (_filtered if model.latent_remembered else _independent)(guide, batch, draws, proposal)
+    evidence = model.evidence(batch)
+    seen = model.recorded(batch)[2] & evidence.seen[..., None]
+    each = drawn.policy.log_prob(evidence.shown) * seen
+    return Steps(
+        *drawn, log_policy=each.unflatten(-1, (-1, axes)).sum(-1), shown=evidence.shown, seen=seen
+    )
+
+
+class Followed(NamedTuple):
+    """A model run along a recording by its guide, one draw of the latents.
+
+    Attributes:
+        evidence: What each step showed, tensors of (T, B, ...).
+        memory: m_t, likewise.
+        prior: p(z_t | .), batch shape (T, B); None where the model has no latent.
+        posterior: q(z_t | .), likewise.
+        known: What the guide saw of the past of each step, (T, B, ...).
+    """
+
+    evidence: Evidence
+    memory: Memory
+    prior: Any
+    posterior: Any
+    known: Any
+
+
+def follow(guide: MessengerGuide, batch: Batch) -> Followed:
+    """Run the guide's model along a recording, teacher forced."""
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    with guide:
+        evidence, memory = model.follow(batch)
+    nodes = guide.trace.nodes
+    if not model.latent_size:
+        return Followed(evidence, memory, None, None, None)
+    if "latent" in nodes:
+        site = nodes["latent"]
+        p, q, known = site["infer"]["prior"], site["fn"], site["infer"]["evidence"].context
+        return Followed(evidence, memory, p, q, known)
+    sites = [nodes[f"latent_{t}"] for t in range(len(evidence.seen))]
+    p, q = (
+        _mapped(lambda *x: torch.stack(x), *(d.base_dist for d in of)).to_event(1)
+        for of in ([s["infer"]["prior"] for s in sites], [s["fn"] for s in sites])
+    )
+    known = torch.stack([s["infer"]["evidence"].context for s in sites])
+    return Followed(evidence, memory, p, q, known)
+
+
+def needs_gaussian_latent(model: SceneModel) -> None:
+    """Raise ConfigError where a model has no latent, or one of classes."""
+    if not model.latent_size:
+        raise ConfigError("the model has no latent variable")
+    if getattr(model.config, "classes", None):
+        raise ConfigError("the latent variable is not Gaussian but of classes")
+
+
+class _Drawn(NamedTuple):
+    prior: Any
+    posterior: Any
+    latent: Tensor
+    log_ratio: Tensor
+    policy: Normal
+
+
+def _proposed(p: Independent, q: Independent, draws: int, proposal: Proposal) -> Tensor:
+    """Draws of r, (draws, ...)."""
     if proposal == "defensive":
         half = draws // 2
-        z = torch.cat([q.rsample((half,)), p.rsample((draws - half,))])
+        return torch.cat([q.rsample((half,)), p.rsample((draws - half,))])
+    r = q if proposal == "posterior" else p
+    return r.rsample((draws,))  # `sample` would refuse scales that are not numbers
+
+
+def _log_proposal(
+    p: Independent, q: Independent, z: Tensor, draws: int, proposal: Proposal
+) -> Tensor:
+    """Log r(z)."""
+    if proposal == "defensive":
+        half = draws // 2
         share = torch.tensor([half / draws, 1 - half / draws]).log()
-        log_r = torch.logaddexp(share[0] + q.log_prob(z), share[1] + p.log_prob(z))
-    else:
-        r = q if proposal == "posterior" else p
-        z = r.rsample((draws,))  # `sample` would refuse scales that are not numbers
-        log_r = r.log_prob(z)
-    with pyro.plate("draws", draws, dim=-3):
-        declared = poutine.trace(poutine.condition(model, {"latent": z}))
-        pi = declared.get_trace(batch, score=True).nodes["reconstruction"]
-    each = pi["fn"].base_dist.log_prob(pi["value"])  # 0 where not observed
+        return torch.logaddexp(share[0] + q.log_prob(z), share[1] + p.log_prob(z))
+    return (q if proposal == "posterior" else p).log_prob(z)
+
+
+def _independent(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
+    """All steps in one batch: no latent is carried from one to the next."""
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    evidence, memory, p, q, _ = follow(guide, batch)
+    if not model.latent_size:
+        pi = model.policy(evidence.context, memory).base_dist
+        nothing = Normal(memory.latent, torch.ones_like(memory.latent))
+        latent = memory.latent.expand(draws, *memory.latent.shape)
+        return _Drawn(
+            nothing, nothing, latent, latent.sum(-1),
+            Normal(*(x.expand(draws, *x.shape) for x in (pi.loc, pi.scale))),
+        )  # fmt: skip
+    z = _proposed(p, q, draws, proposal)
+    log_r = _log_proposal(p, q, z, draws, proposal)
+    pi = model.policy(evidence.context, Memory(memory.hidden.expand(draws, -1, -1, -1), z))
+    return _Drawn(p.base_dist, q.base_dist, z, p.log_prob(z) - log_r, pi.base_dist)
+
+
+def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
+    """A particle filter moved by the guide, resampled at every step; r is asked aside from it."""
+    model: SceneModel = guide.model  # type: ignore[assignment]
     evidence = model.evidence(batch)
     observed = model.recorded(batch)[2] & evidence.seen[..., None]
-    return Steps(
-        prior=_normal(p), posterior=_normal(q), latent=z, log_ratio=p.log_prob(z) - log_r,
-        policy=pi["fn"].base_dist.base_dist,
-        log_policy=each.unflatten(-1, (-1, axes)).sum(-1), seen=observed,
+    T, B = evidence.seen.shape
+    m, found = model.start((draws, B)), []
+    for t in range(T):
+        now = Evidence(*(x[t] for x in evidence))
+        with guide:
+            m = model.advance("latent", now.context, m, now)
+        node = guide.trace.nodes["latent"]
+        p, q, z = node["infer"]["prior"], node["fn"], node["value"]
+        pi = model.policy(now.context, m).base_dist
+        log_pi = (pi.log_prob(now.shown) * observed[t]).sum(-1)
+        log_w = p.log_prob(z) - q.log_prob(z) + log_pi
+        asked, log_r = m, q.log_prob(z)
+        if proposal != "posterior":
+            half = {"prior": 0, "defensive": draws // 2}[proposal]
+            z = torch.cat([q.rsample()[:half], p.rsample()[half:]])
+            log_r = _log_proposal(p, q, z, draws, proposal)
+            asked = m._replace(latent=z.flatten(2))
+            pi = model.policy(now.context, asked).base_dist
+        found.append((p.base_dist, q.base_dist, asked.latent, p.log_prob(z) - log_r, pi))
+        ancestors = _systematic(log_w)[..., None]
+        m = Memory(*(x.gather(0, ancestors.expand_as(x)) for x in m))
+    priors, posteriors, latents, ratios, policies = zip(*found, strict=True)
+
+    def joined(steps: tuple) -> Any:
+        return _mapped(lambda *x: torch.stack(x, 1), *steps)
+
+    return _Drawn(
+        joined(priors), joined(posteriors), torch.stack(latents, 1), torch.stack(ratios, 1),
+        joined(policies),
     )  # fmt: skip
 
 
-def _normal(distribution: Independent) -> Normal:
-    return distribution.base_dist
+def _systematic(log_weight: Tensor) -> Tensor:
+    """Ancestors (K, B) of systematic resampling (Carpenter, Clifford & Fearnhead 1999)."""
+    K = len(log_weight)
+    above = log_weight.double().softmax(0).cumsum(0).T.contiguous()
+    offset = torch.rand(len(above), 1, dtype=above.dtype, device=above.device)
+    places = (torch.arange(K, device=above.device) + offset) / K
+    return torch.searchsorted(above, places).clamp(max=K - 1).T
+
+
+def window_steps(
+    guide: MessengerGuide,
+    windows: Windows,
+    which: Tensor,
+    draws: int,
+    proposal: Proposal = "posterior",
+    *,
+    chunk: int = 65_536,
+) -> Iterator[tuple[Tensor, Steps]]:
+    """The step that each window ends with, (K, 1, B), some windows at a time.
+
+    Args:
+        guide: The guide, bound to its model.
+        windows: Windows of one step after their context.
+        which: Their numbers, in rising order.
+        draws: K.
+        proposal: As for `draw_steps`.
+        chunk: Draws x steps looked at together, at most, where steps are independent.
+
+    Yields:
+        The numbers of the windows, in the order of ``which``, and their steps. A model that
+        remembers knows its trajectory from the first frame on, not the window alone.
+    """
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    parameter = next(guide.parameters(), model.view)
+    history = model.config.history
+    if not model.remembers:
+        for part in which.split(max(1, chunk // draws)):
+            batch = Batch(*(x[-history - 1 :] for x in windows.batch(part)))
+            batch = batch.to(parameter.device, parameter.dtype)
+            yield part, draw_steps(guide, batch, draws, proposal, windows.axes)
+        return
+    frames = windows.position.shape[1]
+    trajectory, start = windows.index[which].unbind(1)
+    for rows in trajectory.unique().split(max(1, PARTICLES_HELD // (draws * frames))):
+        inside = (trajectory >= rows[0]) & (trajectory <= rows[-1])
+        at = torch.searchsorted(rows, trajectory[inside])
+        step = start[inside] + windows.context - history
+        x = windows.position[rows, : int(step.max()) + history + 1].transpose(0, 1)
+        batch = Batch(x.nan_to_num(0.0), ~x.isnan()).to(parameter.device, parameter.dtype)
+        steps = draw_steps(guide, batch, draws, proposal, windows.axes)
+        yield which[inside], _picked(steps, step, at)
+
+
+def _picked(steps: Steps, t: Tensor, b: Tensor) -> Steps:
+    """The steps (t, b) of a grid (T, B), as (1, B)."""
+
+    def of_draws(x: Tensor) -> Tensor:
+        return x[:, t, b][:, None]
+
+    def of_steps(x: Tensor) -> Tensor:
+        return x[t, b][None]
+
+    of_prior = of_draws if len(steps.prior.batch_shape) == 4 else of_steps
+    return Steps(
+        prior=_mapped(of_prior, steps.prior), posterior=_mapped(of_prior, steps.posterior),
+        latent=of_draws(steps.latent), log_ratio=of_draws(steps.log_ratio),
+        policy=_mapped(of_draws, steps.policy), log_policy=of_draws(steps.log_policy),
+        shown=of_steps(steps.shown), seen=of_steps(steps.seen),
+    )  # fmt: skip
+
+
+def _mapped(change: Callable[..., Tensor], *distributions: Any) -> Any:
+    """One distribution whose parameters are a function of those of others of its kind."""
+    first = distributions[0]
+    names = ("loc", "scale") if isinstance(first, Normal) else ("logits",)
+    changed = {name: change(*(getattr(d, name) for d in distributions)) for name in names}
+    return type(first)(**changed)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
@@ -34,7 +33,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,
         baselines=checkpoint.load_baselines(run.path / checkpoint.BASELINES),
-        progress=(lambda x: tqdm(x, desc="score", unit="chunk")) if progress else None,
+        progress=progress,
     )  # fmt: skip
     return {
         "heldout_nats_per_step": result.model,

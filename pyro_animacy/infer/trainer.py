@@ -5,7 +5,6 @@ its parameters, its optimiser and n: a run resumed after a signal or a kill is, 
 the run that was never interrupted.
 """
 
-import dataclasses
 import json
 import math
 import signal
@@ -23,19 +22,16 @@ import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
-from pyro_animacy.data.windows import Scale, Windows, dequantised
-from pyro_animacy.errors import AnimacyError, DataError, RunError
+from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.run import METRICS, build, pick_device, split_recordings
+from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
-from pyro_animacy.infer.score import log_density, scoring_windows
+from pyro_animacy.infer.source import SceneSource, Source
 
 LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
-VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
 
 
 class Interrupted(AnimacyError):  # noqa: N818
@@ -56,30 +52,11 @@ class Trainer:
         self.path, self.progress = path, progress
         if options.tensorboard:
             _summary_writer()  # fail now, before anything is written
-        parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
-        self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
-        scale = Scale.of(self.fit_part)
-        self.card = ModelCard(
-            model="control_vae",
-            config=dataclasses.asdict(config.model),
-            scale=scale,
-            bodies=tuple(str(b) for b in dataset["body"].to_numpy()),
-            axes=tuple(str(a) for a in dataset["space"].to_numpy()),
-            fps=float(dataset.attrs["fps"]),
-            units=str(dataset.attrs.get("units", "unknown")),
-        )
-        history = config.model.history
-        self.windows = Windows(
-            self.fit_part, frames=history + options.window, context=history, scale=scale,
-            symmetry=options.symmetry,
-        )  # fmt: skip
-        check = dequantised(self.validation_part, 0)
-        self.validation = _enough("validation", check, scale, history)
-        _enough("held-out", self.heldout_part, scale, history)  # fail now, not after training
+        self.source: Source = SceneSource(dataset, config)
         self.device = pick_device(options.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_stream(options.seed, -1))
-            self.model, self.guide = build(self.card)
+            self.model, self.guide = build(self.source.card)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
         self.optimizer = _optimizer(self.modules, config)
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
@@ -93,7 +70,10 @@ class Trainer:
             Interrupted: After a signal, when all is saved.
         """
         o = self.options
-        elbo = ScaledELBO()
+        elbo = ScaledELBO(
+            free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
+            overshooting=o.overshooting if o.overshooting.distance > 1 else None,
+        )  # fmt: skip
         bound = elbo(self.model, self.guide)
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
@@ -137,8 +117,7 @@ class Trainer:
         stream = _stream(self.options.seed, self.step)
         torch.manual_seed(stream + 1)
         generator = torch.Generator().manual_seed(stream)
-        batch = self.windows.draw(self.options.batch_size, generator)
-        steps = batch.observed[-self.options.window :].any(-1).sum().item()
+        batch, steps = self.source.draw(self.options.batch_size, generator)
         elbo.scale = 1 / max(steps, 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
@@ -166,7 +145,7 @@ class Trainer:
 
     def _row(self, loss: torch.Tensor, elbo: ScaledELBO, rate: float) -> dict[str, float]:
         """One line of the log: the terms of this step's loss, in nats per step."""
-        kl = elbo.terms["latent"].item()
+        kl = float(elbo.terms.get("latent", 0.0))
         return {
             "step": self.step,
             "seconds": round(self.seconds, 2),
@@ -180,22 +159,14 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Score the validation part; keep the parameters where it is the best so far."""
-        which = torch.arange(len(self.validation))
-        if len(which) > VALIDATION_STEPS:
-            which = which[torch.linspace(0, len(which) - 1, VALIDATION_STEPS).long()]
         torch.manual_seed(_stream(self.options.seed, -2))
-        bounds = [
-            log_density(self.guide, self.validation.batch(w).to(self.device), VALIDATION_DRAWS)[0]
-            for w in which.split(2048)
-        ]
-        to_data = -self.windows.position.shape[-1] * math.log(self.card.scale.unit)
-        self.last = torch.cat([b[-1] for b in bounds]).double().mean().item() + to_data
+        self.last = self.source.validate(self.guide)
         if not math.isfinite(self.last):
             raise self._diverged(f"the validation score is {self.last}")
         if self.last > self.best or self.best == -np.inf or self.options.patience is None:
             self.best, self.stale = self.last, 0
             path = self.path / checkpoint.WEIGHTS
-            checkpoint.save_weights(path, self.modules.state_dict(), self.card)
+            checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
         else:
             self.stale += 1
         return {"validation_nats_per_step": self.last}
@@ -210,7 +181,7 @@ class Trainer:
             "best": self.best,
             "stale": self.stale,
             "seconds": self.seconds,
-            "recordings": self._recordings(),
+            "recordings": self.source.fingerprint(),
         }
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
         checkpoint.write_atomically(self.path / METRICS, lambda to: to.write_text(text))
@@ -222,7 +193,7 @@ class Trainer:
         Raises:
             RunError: If it is of other recordings or of another model.
         """
-        if state["recordings"] != self._recordings():
+        if state["recordings"] != self.source.fingerprint():
             raise RunError(
                 f"{self.path}: the recordings are not those of this run; resume with the same data "
                 "and the same data options"
@@ -243,26 +214,6 @@ class Trainer:
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
         except (ValueError, TypeError, KeyError):
             raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
-
-    def _recordings(self) -> list[float]:
-        """A fingerprint of the recordings: windows, and the scale they were measured to have."""
-        scale = self.card.scale
-        parts = (self.fit_part, self.validation_part, self.heldout_part)
-        sizes = [float(np.nansum(np.abs(part["position"].to_numpy()))) for part in parts]
-        return [len(self.windows), scale.unit, scale.extent, scale.separation, *sizes]
-
-
-def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
-    """The scoring windows of a part, or DataError naming the part that is too short."""
-    try:
-        return scoring_windows(dataset, scale, history)
-    except DataError:
-        raise DataError(
-            f"the {part} part is too short to score: its longest trajectory has "
-            f"{int(dataset['length'].max())} frames, and the model and the baselines look back "
-            f"{max(history, 6)}; give longer recordings, a smaller --downsample or a larger "
-            f"--train.{part.replace('-', '')}"
-        ) from None
 
 
 def _optimizer(modules: nn.Module, config: FitConfig) -> torch.optim.Optimizer:

@@ -2,7 +2,8 @@
 
 import weakref
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
@@ -10,6 +11,83 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+from pyro_animacy.errors import ConfigError
+
+
+class Memory(NamedTuple):
+    """m_t, what a model carries from step to step.
+
+    Attributes:
+        hidden: h_t (..., H), deterministic; H is 0 where a model has none.
+        latent: z_t (..., Z), drawn; categorical groups side by side; Z is 0 where there is none.
+    """
+
+    hidden: Tensor
+    latent: Tensor
+
+
+class Evidence(NamedTuple):
+    """What a guide may look at, at one site.
+
+    Attributes:
+        context: What the prior was conditioned on, c_t (..., C).
+        shown: What the recording shows of this step: in a scene the displacement s~_{t+1} - s_t
+            (..., D), 0 where not observed.
+        seen: Whether it shows anything, (...).
+    """
+
+    context: Tensor
+    shown: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True)
+class Overshooting:
+    """Options of overshooting: the bound also asks what was expected d = 2..D steps ahead.
+
+        (1/D) sum_d beta_d KL( sg q(z_t) || p(z_t | z_{t-d}) )        sg (no gradient) for d > 1
+
+    in place of the one-step KL (Hafner et al., Learning Latent Dynamics for Planning from Pixels,
+    2019, equation 7).
+
+    Args:
+        distance: D; 1 is the plain bound.
+        weights: beta_1, ..., beta_D; null for 1 each.
+        observation: Weight, besides beta_d / D, of the log density of what was observed, expected
+            d > 1 steps ahead.
+        reward: Likewise of rewards, where the data has them.
+    """
+
+    distance: int = 1
+    weights: tuple[float, ...] | None = None
+    observation: float = 0.0
+    reward: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        if self.distance < 1:
+            raise ConfigError(f"overshooting.distance is {self.distance}; expected at least 1")
+        if self.weights is not None and (
+            len(self.weights) != self.distance or min(self.weights) < 0
+        ):
+            raise ConfigError(
+                f"overshooting.weights is {self.weights}; expected {self.distance} numbers, one "
+                "for each distance, none negative"
+            )
+        for name in ("observation", "reward"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"overshooting.{name} is {getattr(self, name)}; expected it not negative"
+                )
+
+    def weight(self, d: int) -> float:
+        """beta_d / D."""
+        return (1.0 if self.weights is None else self.weights[d - 1]) / self.distance
 
 
 def declare_parameters(module: nn.Module) -> None:

@@ -1,0 +1,138 @@
+"""Convolutional networks of images: pixels to features, and a latent back to pixels.
+
+World Models' (Ha & Schmidhuber 2018, appendix A.1), which PlaNet and Dreamer took over:
+
+    encoder  3 x 64 x 64 -> 32 x 31 x 31 -> 64 x 14 x 14 -> 128 x 6 x 6 -> 256 x 2 x 2 = 1024
+             kernels of 4, stride 2, ReLU after each
+    decoder  latent -> dense 1024 x 1 x 1 -> 128 x 5 x 5 -> 64 x 13 x 13 -> 32 x 30 x 30
+             -> 3 x 64 x 64, kernels of 5, 5, 6, 6, stride 2, ReLU between
+
+From a grid of g cells in place of the one, the decoder gives 16 g + 48 pixels. For another size it
+takes the smallest grid that reaches it, and what is over is cut off evenly on both sides: 60 x 80
+is 64 x 80, from a grid of 1 x 2, less two rows at the top and two at the bottom.
+
+Weights begin so that signals keep their size from layer to layer (He et al. 2015, Delving Deep into
+Rectifiers, ICCV, equation 10). torch's own start counts a transposed convolution's outputs for its
+inputs, and a decoder begins with nearly the same picture for every latent.
+"""
+
+import math
+
+from torch import Tensor, nn
+
+from pyro_animacy.errors import ConfigError
+
+LEAST = 46  # pixels a side: below, the encoder's last convolution has nothing left
+
+
+def check_size(height: int, width: int) -> None:
+    """Check that images of this size go through encoder and decoder.
+
+    Raises:
+        ConfigError: If a side is shorter than 46 pixels.
+    """
+    for name, value in (("height", height), ("width", width)):
+        if value < LEAST:
+            raise ConfigError(
+                f"{name} of the images is {value}; expected at least {LEAST} pixels, since four "
+                "convolutions of stride 2 leave nothing of less: 64 x 64 is usual"
+            )
+
+
+class ImageEncoder(nn.Module):
+    """Four convolutions: images (..., channels, height, width) to features (..., F).
+
+    Args:
+        height: Rows of an image.
+        width: Columns of an image.
+        channels: 3 for colour.
+
+    Attributes:
+        features: F, the size of the output: 1024 for 64 x 64.
+
+    Raises:
+        ConfigError: If the images are too small.
+    """
+
+    def __init__(self, height: int = 64, width: int = 64, channels: int = 3) -> None:
+        super().__init__()
+        check_size(height, width)
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 32, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(64, 128, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(128, 256, 4, stride=2), nn.ReLU(),
+        )  # fmt: skip
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                _start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
+        for _ in range(4):
+            height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
+        self.features = 256 * height * width
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the features (..., F)."""
+        batch = image.shape[:-3]
+        return self.layers(image.reshape(-1, *image.shape[-3:])).reshape(*batch, self.features)
+
+
+class ImageDecoder(nn.Module):
+    """A dense layer and four transposed convolutions: (..., inputs) to (..., channels, H, W).
+
+    Args:
+        inputs: Size of the latent.
+        height: Rows H of an image.
+        width: Columns W of an image.
+        channels: 3 for colour.
+        squash: End in a sigmoid, for the mean of pixels in [0, 1]; otherwise the output is any
+            number, as PlaNet has it for pixels in [-1/2, 1/2].
+
+    Raises:
+        ConfigError: If the images are too small for the encoder.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        height: int = 64,
+        width: int = 64,
+        channels: int = 3,
+        *,
+        squash: bool = False,
+    ) -> None:
+        super().__init__()
+        check_size(height, width)
+        self.size = height, width
+        self.grid = tuple(math.ceil(max(side - 48, 1) / 16) for side in self.size)
+        self.dense = nn.Linear(inputs, 1024 * math.prod(self.grid))
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(1024, 128, 5, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(32, channels, 6, stride=2),
+            nn.Sigmoid() if squash else nn.Identity(),
+        )  # fmt: skip
+        _start(self.dense, inputs, gain=1)
+        sides: tuple[float, ...] = self.grid
+        for layer in self.layers:
+            if isinstance(layer, nn.ConvTranspose2d):
+                reach = [k / 2 for k in layer.kernel_size]  # cells a side that reach one output
+                cells = math.prod(map(min, sides, reach))
+                _start(layer, layer.in_channels * cells, gain=1 if layer is self.layers[-2] else 2)
+                sides = (math.inf, math.inf)  # from here on there are more cells than reach
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return the mean image (..., channels, H, W)."""
+        batch, (height, width) = latent.shape[:-1], self.size
+        cells = self.dense(latent).reshape(-1, 1024, *self.grid)
+        image = self.layers(cells)
+        top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
+        image = image[..., top : top + height, left : left + width]
+        return image.reshape(*batch, *image.shape[1:])
+
+
+def _start(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: float) -> None:
+    """Weights of variance ``gain / inputs``: 2 before a ReLU, which halves the square. No bias."""
+    nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / inputs))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,126 @@
+"""Presets: options that belong together, for each model."""
+
+from collections.abc import Callable
+from functools import partial
+
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.config import FitConfig, TrainConfig
+from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.models import family
+from pyro_animacy.models.control_vae import ControlVAEConfig
+from pyro_animacy.models.state_space import StateSpaceConfig
+from pyro_animacy.nets import StackConfig
+
+Preset = Callable[[], FitConfig]
+
+
+def _small() -> FitConfig:
+    """Made for two cores: the true bound, teacher forced, on single steps."""
+    net = StackConfig(hidden=128, layers=3)
+    return FitConfig(model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net))
+
+
+def _debug() -> FitConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=16, layers=1)
+    return FitConfig(
+        model=ControlVAEConfig(latent_size=4, prior=net, posterior=net, policy=net),
+        train=TrainConfig(steps=40, batch_size=32, evaluate_every=20, score_draws=4),
+    )
+
+
+def _seed() -> FitConfig:
+    """The note: positions alone, squared error, closed loop, beta 0.01 to 0.1."""
+    net = StackConfig(hidden=128, layers=2)
+    return FitConfig(
+        model=ControlVAEConfig(
+            history=1, latent_size=16, posterior_scale="prior", likelihood="squared_error",
+            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
+            prior=net, posterior=net, policy=net,
+        ),
+        train=TrainConfig(
+            steps=5000, batch_size=64, window=24, schedule="constant", learning_rate=1e-3,
+            clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
+            kl_weight=KLWeightConfig(start=0.01, end=0.1, levels=10, every=500),
+        ),
+    )  # fmt: skip
+
+
+def _paper() -> FitConfig:
+    """The paper's sizes, mixture of experts and beta table (Yao et al. 2022 and its code)."""
+    net = StackConfig(hidden=512, layers=3, repeat_input=True)
+    experts = StackConfig(
+        hidden=512, layers=3, repeat_input=True, experts=6, blend="weights", layer_norm=True
+    )
+    return FitConfig(
+        model=ControlVAEConfig(
+            history=2, latent_size=64, posterior_scale="prior", likelihood="squared_error",
+            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
+            prior=net, posterior=net, policy=experts,
+        ),
+        train=TrainConfig(
+            steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",
+            learning_rate=1e-5, clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
+            kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=500),
+            steps_per_epoch=8,
+        ),
+    )  # fmt: skip
+
+
+def _small_state_space(name: str, memory_size: int, latent_size: int) -> FitConfig:
+    """Windows of 32 steps, from a cold start each; sizes for two cores."""
+    net = StackConfig(hidden=128, layers=2)
+    return FitConfig(
+        family=name,
+        model=StateSpaceConfig(
+            history=4, memory_size=memory_size, latent_size=latent_size,
+            prior=net, posterior=net, policy=net,
+        ),
+        train=TrainConfig(steps=2500, batch_size=64, window=32),
+    )  # fmt: skip
+
+
+def _debug_state_space(name: str, memory_size: int, latent_size: int) -> FitConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=16, layers=1)
+    return FitConfig(
+        family=name,
+        model=StateSpaceConfig(
+            memory_size=memory_size // 8, latent_size=latent_size // 4,
+            prior=net, posterior=net, policy=net,
+        ),
+        train=TrainConfig(steps=40, batch_size=16, window=6, evaluate_every=20, score_draws=4),
+    )  # fmt: skip
+
+
+def _state_space(name: str, memory_size: int, latent_size: int) -> dict[str, Preset]:
+    return {
+        "small": partial(_small_state_space, name, memory_size, latent_size),
+        "debug": partial(_debug_state_space, name, memory_size, latent_size),
+    }
+
+
+PRESETS: dict[str, dict[str, Preset]] = {
+    "control_vae": {"small": _small, "seed": _seed, "paper": _paper, "debug": _debug},
+    "deterministic": _state_space("deterministic", memory_size=128, latent_size=0),
+    "stochastic": _state_space("stochastic", memory_size=0, latent_size=16),
+    "rssm": _state_space("rssm", memory_size=128, latent_size=16),
+}
+
+
+def preset(name: str = "small", model: str = "control_vae") -> FitConfig:
+    """Return the options of a preset of a model: ``small`` or ``debug``; some have more.
+
+    Args:
+        name: Of the preset.
+        model: Name of the model, one of `pyro_animacy.models.FAMILIES`.
+
+    Raises:
+        ConfigError: If there is no such preset or model.
+    """
+    family(model)
+    if name not in PRESETS[model]:
+        raise ConfigError(
+            f"preset {name!r} does not exist; choose one of {', '.join(PRESETS[model])}"
+        )
+    return PRESETS[model][name]()

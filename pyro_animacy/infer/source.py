@@ -1,0 +1,124 @@
+"""What a model is trained on: splits, batches, a validation score, and the figures at the end.
+
+The training loop knows recordings only through a `Source`, one for each kind of data.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_animacy.data.windows import Scale, Windows, dequantised
+from pyro_animacy.errors import DataError
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.run import Run, split_recordings
+from pyro_animacy.infer.score import bounds, fit_baselines, scoring_windows
+from pyro_animacy.infer.steps import evenly, window_steps
+from pyro_animacy.infer.summary import describe, summarise
+from pyro_animacy.models.program import MessengerGuide
+
+VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
+
+
+class Source(Protocol):
+    """Recordings as the training loop sees them.
+
+    Attributes:
+        card: What is needed to build the model.
+    """
+
+    card: Any
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Any, int]:
+        """A batch of ``size`` windows drawn at random, and the number of steps observed in it."""
+
+    def validate(self, guide: MessengerGuide) -> float:
+        """The score of the validation part, in nats per step: the larger the better."""
+
+    def fingerprint(self) -> list[float]:
+        """Numbers that other recordings, or another split of them, would not have."""
+
+    def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
+        """The figures of ``summary.json``, of the held-out part, when the fit has ended."""
+
+
+class SceneSource:
+    """Recordings of moving bodies.
+
+    Args:
+        dataset: In the schema of `pyro_animacy.data.schema`.
+        config: The options of the fit.
+
+    Raises:
+        DataError: If a part of them is too short to train on, or to score.
+    """
+
+    def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
+        options, self.dataset = config.train, dataset
+        parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
+        self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
+        scale = Scale.of(self.fit_part)
+        self.card = ModelCard(
+            model=config.family,
+            config=dataclasses.asdict(config.model),
+            scale=scale,
+            bodies=tuple(str(b) for b in dataset["body"].to_numpy()),
+            axes=tuple(str(a) for a in dataset["space"].to_numpy()),
+            fps=float(dataset.attrs["fps"]),
+            units=str(dataset.attrs.get("units", "unknown")),
+        )
+        history, self.steps = config.model.history, options.window
+        self.windows = Windows(
+            self.fit_part, frames=history + options.window, context=history, scale=scale,
+            symmetry=options.symmetry,
+        )  # fmt: skip
+        check = dequantised(self.validation_part, 0)
+        self.validation = _enough("validation", check, scale, history)
+        _enough("held-out", self.heldout_part, scale, history)  # fail now, not after training
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Any, int]:
+        """A batch of windows, dequantised and under the symmetry; its steps observed."""
+        batch = self.windows.draw(size, generator)
+        return batch, int(batch.observed[-self.steps :].any(-1).sum())
+
+    def validate(self, guide: MessengerGuide) -> float:
+        """The importance-weighted log density of the next displacement, data units."""
+        which = torch.from_numpy(evenly(len(self.validation), VALIDATION_STEPS))
+        steps = window_steps(guide, self.validation, which, VALIDATION_DRAWS)
+        found = torch.cat([bounds(of)[0][-1] for _, of in steps])
+        to_data = -self.windows.position.shape[-1] * math.log(self.card.scale.unit)
+        return found.double().mean().item() + to_data
+
+    def fingerprint(self) -> list[float]:
+        """Windows, and the scale they were measured to have."""
+        scale = self.card.scale
+        parts = (self.fit_part, self.validation_part, self.heldout_part)
+        sizes = [float(np.nansum(np.abs(part["position"].to_numpy()))) for part in parts]
+        return [len(self.windows), scale.unit, scale.extent, scale.separation, *sizes]
+
+    def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
+        """Fit the baselines to the same recordings, and score all on the held-out part."""
+        baselines = fit_baselines(self.train_part, run.card.scale, run.card.config["history"])
+        checkpoint.save_baselines(run.path / checkpoint.BASELINES, baselines)
+        frames = int(self.heldout_part["length"].sum())
+        return summarise(run, self.heldout_part, progress=progress) | {
+            "data": {**describe(self.dataset), "heldout_frames": frames}
+        }
+
+
+def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
+    """The scoring windows of a part, or DataError naming the part that is too short."""
+    try:
+        return scoring_windows(dataset, scale, history)
+    except DataError:
+        raise DataError(
+            f"the {part} part is too short to score: its longest trajectory has "
+            f"{int(dataset['length'].max())} frames, and the model and the baselines look back "
+            f"{max(history, 6)}; give longer recordings, a smaller --downsample or a larger "
+            f"--train.{part.replace('-', '')}"
+        ) from None

@@ -1,0 +1,466 @@
+"""The linear-Gaussian state-space model, whose every posterior is known: the family's oracle.
+
+    x_1 ~ N(m_1, P_1)
+    x_{t+1} = A x_t + B u_t + N(0, Q)           u_t: the action taken after o_t, if there are any
+    o_t = C x_t + d + N(0, R)
+
+           u_1         u_2
+            |           |
+    x_1 ----+---> x_2 --+---> x_3 --->          latent
+     |             |           |
+     v             v           v
+    o_1           o_2         o_3               observation
+
+The filter is Kalman's in Joseph's form, the smoother that of Rauch, Tung & Striebel (Särkkä,
+Bayesian Filtering and Smoothing, 2013, theorems 4.2 and 8.2); draws of the whole path given the
+observations run the same two passes (Carter & Kohn, On Gibbs sampling for state space models,
+Biometrika 81, 1994). A recurrent state-space model with these densities has this evidence and these
+posteriors, so what bounds or approximates them is measured here.
+
+A coordinate that was not observed is left out exactly: its row of C is zero, its error is zero, and
+its noise is by itself with variance 1 / (2 pi), where a normal's density at its mean is 1.
+"""
+
+import math
+from typing import NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import MultivariateNormal
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+
+from pyro_animacy.errors import ConfigError, DataError
+
+
+class Belief(NamedTuple):
+    """Gaussian beliefs, one for each leading index.
+
+    Attributes:
+        mean: (..., X).
+        covariance: (..., X, X).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
+class Filtered(NamedTuple):
+    """What the forward pass gives.
+
+    Attributes:
+        filtered: p(x_t | o_{<=t}): mean (T, B, X), covariance (T, B, X, X).
+        predicted: p(x_t | o_{<t}), likewise; at the first step N(m_1, P_1).
+        log_evidence: log p(o_t | o_{<t}), (T, B) nats; 0 where nothing was observed.
+    """
+
+    filtered: Belief
+    predicted: Belief
+    log_evidence: Tensor
+
+
+class Smoothed(NamedTuple):
+    """What the backward pass gives.
+
+    Attributes:
+        latent: p(x_t | o_{1:T}): mean (T, B, X), covariance (T, B, X, X).
+        cross_covariance: Cov(x_{t+1}, x_t | o_{1:T}), (T - 1, B, X, X); rows are x_{t+1}.
+    """
+
+    latent: Belief
+    cross_covariance: Tensor
+
+
+class Ahead(NamedTuple):
+    """What comes 1, 2, ..., ``steps`` steps after a belief.
+
+    Attributes:
+        latent: p(x_{t+j} | what the belief knows): mean (steps, ..., X) and covariance.
+        observation: Likewise of o_{t+j}: mean (steps, ..., O) and covariance (steps, ..., O, O).
+    """
+
+    latent: Belief
+    observation: Belief
+
+
+class Path(NamedTuple):
+    """Draws of the process.
+
+    Attributes:
+        latent: x_t, (T, B, X).
+        observation: o_t, (T, B, O).
+    """
+
+    latent: Tensor
+    observation: Tensor
+
+
+class LinearStateSpace(nn.Module):
+    """A Pyro program like the others, in the precision of the matrices that it is built from.
+
+    They are buffers; tensors that ask for gradients get them. An action is an array (T, B, U) whose
+    row t is u_t, taken after o_t, so that its last row changes nothing; none given is u_t = 0. For
+    a batch whose row t is the action *before* frame t, that is ``batch.action.roll(-1, 0)``.
+
+    Args:
+        transition_matrix: A, (X, X).
+        transition_covariance: Q, (X, X), positive semi-definite.
+        observation_matrix: C, (O, X).
+        observation_covariance: R, (O, O), positive definite.
+        initial_mean: m_1, (X,).
+        initial_covariance: P_1, (X, X), positive semi-definite.
+        control_matrix: B, (X, U); none: no actions.
+        offset: d, (O,); none: 0.
+
+    Raises:
+        ConfigError: If shapes or types do not agree or a covariance is none.
+    """
+
+    transition_matrix: Tensor
+    transition_covariance: Tensor
+    observation_matrix: Tensor
+    observation_covariance: Tensor
+    initial_mean: Tensor
+    initial_covariance: Tensor
+    control_matrix: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        *,
+        transition_matrix: Tensor,
+        transition_covariance: Tensor,
+        observation_matrix: Tensor,
+        observation_covariance: Tensor,
+        initial_mean: Tensor,
+        initial_covariance: Tensor,
+        control_matrix: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        C = observation_matrix
+        if C.ndim != 2:
+            raise ConfigError(f"observation_matrix has shape {tuple(C.shape)}; expected (O, X)")
+        O, X = C.shape  # noqa: E741
+        B = C.new_zeros(X, 0) if control_matrix is None else control_matrix
+        U = B.shape[-1] if B.ndim else 0
+        for name, value, shape in (
+            ("transition_matrix", transition_matrix, (X, X)),
+            ("transition_covariance", transition_covariance, (X, X)),
+            ("observation_matrix", C, (O, X)),
+            ("observation_covariance", observation_covariance, (O, O)),
+            ("initial_mean", initial_mean, (X,)),
+            ("initial_covariance", initial_covariance, (X, X)),
+            ("control_matrix", B, (X, U)),
+            ("offset", C.new_zeros(O) if offset is None else offset, (O,)),
+        ):
+            _check_matrix(name, value, shape, C.dtype)
+            self.register_buffer(name, value)
+        for name in ("transition_covariance", "initial_covariance", "observation_covariance"):
+            _check_covariance(name, getattr(self, name), positive=name.startswith("observation"))
+
+    def forward(
+        self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """Declare every o_t at one site ``observation``, with its exact density given the past.
+
+        The site scores a recording. To draw, use `sample`, `posterior_sample` or `predict`: with
+        the site unconditioned, each o_t is drawn given the *recorded* past, and where it was not
+        observed the draw means nothing.
+
+        Args:
+            observation: o_{1:T}, (T, B, O).
+            action: u_{1:T}, (T, B, U).
+            observed: (T, B, O) bool, which coordinates count; by default those that are not NaN.
+
+        Returns:
+            log p(o_t | o_{<t}), (T, B) nats.
+
+        Raises:
+            DataError: If shapes do not agree, or a value that counts is not finite.
+        """
+        o, seen = self._observations(observation, observed)
+        result = self.filter(observation, action, observed)
+        predictive = self._predictive(result.predicted, seen)
+        with pyro.plate("time", len(o), dim=-2), pyro.plate("trajectory", o.shape[1], dim=-1):
+            pyro.sample("observation", predictive, obs=o)
+        return result.log_evidence
+
+    def filter(
+        self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
+    ) -> Filtered:
+        """Beliefs about x_t given o_{<=t} and given o_{<t}; arguments as of `forward`."""
+        o, seen = self._observations(observation, observed)
+        shift = self._shift(action, o.shape[:2])
+        X, batch = len(self.initial_mean), o.shape[1]
+        belief = Belief(
+            self.initial_mean.expand(batch, X), self.initial_covariance.expand(batch, X, X)
+        )
+        predicted, filtered = [], []
+        for t in range(len(o)):
+            predicted.append(belief)
+            belief = self._update(belief, o[t], seen[t])
+            filtered.append(belief)
+            belief = self._advance(belief, shift[t])
+        before, after = _stack(predicted), _stack(filtered)
+        return Filtered(after, before, self._predictive(before, seen).log_prob(o))
+
+    def log_evidence(
+        self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """Return log p(o_{1:T}), (B,) nats; arguments as of `forward`."""
+        return self.filter(observation, action, observed).log_evidence.sum(0)
+
+    def smooth(
+        self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
+    ) -> Smoothed:
+        """Beliefs about x_t given the whole recording o_{1:T}; arguments as of `forward`."""
+        result = self.filter(observation, action, observed)
+        (x, P), (x_ahead, _) = result.filtered, result.predicted
+        G, V = self._backward(result)
+        belief = Belief(x[-1], P[-1])
+        smoothed, cross = [belief], []
+        for t in reversed(range(len(G))):
+            later = belief
+            mean = x[t] + _apply(G[t], later.mean - x_ahead[t + 1])
+            belief = Belief(mean, _symmetric(V[t] + G[t] @ later.covariance @ G[t].mT))
+            smoothed.append(belief)
+            cross.append(later.covariance @ G[t].mT)
+        return Smoothed(_stack(smoothed[::-1]), torch.stack(cross[::-1]) if cross else V)
+
+    @torch.no_grad()
+    def posterior_sample(
+        self,
+        observation: Tensor,
+        action: Tensor | None = None,
+        observed: Tensor | None = None,
+        *,
+        draws: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw whole paths x_{1:T} given o_{1:T}: filter forwards, sample backwards.
+
+        Args:
+            observation: As of `forward`.
+            action: As of `forward`.
+            observed: As of `forward`.
+            draws: Number of paths of each trajectory.
+            generator: Where random numbers come from; by default torch's own.
+
+        Returns:
+            (draws, T, B, X).
+        """
+        result = self.filter(observation, action, observed)
+        (x, P), (x_ahead, _) = result.filtered, result.predicted
+        G, V = self._backward(result)
+        factor = _factor(torch.cat([V, P[-1:]]))
+        noise = _apply(factor, _randn(x.expand(draws, *x.shape), generator))
+        path = [x[-1] + noise[:, -1]]
+        for t in reversed(range(len(G))):
+            path.append(x[t] + _apply(G[t], path[-1] - x_ahead[t + 1]) + noise[:, t])
+        return torch.stack(path[::-1], 1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        size: int,
+        steps: int,
+        action: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Path:
+        """Draw ``size`` trajectories of ``steps`` steps, given their actions (steps, size, U)."""
+        shift = self._shift(action, (steps, size))
+        w = _randn(shift, generator)
+        x = [self.initial_mean + w[0] @ _factor(self.initial_covariance).T]
+        q = w[1:] @ _factor(self.transition_covariance).T
+        for t in range(steps - 1):
+            x.append(x[-1] @ self.transition_matrix.T + shift[t] + q[t])
+        latent = torch.stack(x)
+        mean = latent @ self.observation_matrix.T + self.offset
+        noise = _randn(mean, generator) @ _factor(self.observation_covariance).T
+        return Path(latent, mean + noise)
+
+    def predict(self, belief: Belief, steps: int, action: Tensor | None = None) -> Ahead:
+        """p(x_{t+j}) and p(o_{t+j}), j = 1..steps, from a belief about x_t.
+
+        Args:
+            belief: Such as one of `filter`'s: mean (..., X), covariance (..., X, X).
+            steps: How far ahead, at least 1.
+            action: u_t, ..., u_{t+steps-1}, (steps, ..., U).
+
+        Returns:
+            Marginal moments of each step ahead.
+        """
+        shift = self._shift(action, (steps, *belief.mean.shape[:-1]))
+        beliefs = []
+        for t in range(steps):
+            belief = self._advance(belief, shift[t])
+            beliefs.append(belief)
+        latent, C = _stack(beliefs), self.observation_matrix
+        covariance = _symmetric(C @ latent.covariance @ C.T + self.observation_covariance)
+        return Ahead(latent, Belief(latent.mean @ C.T + self.offset, covariance))
+
+    def multistep_evidence(
+        self,
+        observation: Tensor,
+        distance: int,
+        action: Tensor | None = None,
+        observed: Tensor | None = None,
+    ) -> Tensor:
+        """PlaNet's multi-step density log p_d(o_{1:T}), exactly.
+
+            p_d(o_{1:T}) = int prod_t p(x_t | x_{t-d}) p(o_t | x_t) dx_{1:T}
+
+        (Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, equations 5 and 6),
+        where the first d states have their marginal p(x_t). These are d interleaved chains, each
+        with the law of every d-th state, so p_d(o_{1:T}) is the product over them of the evidence
+        of every d-th observation: one filter that leaves out the others.
+
+        Args:
+            observation: As of `forward`.
+            distance: d, at least 1; with 1 it is the evidence itself.
+            action: As of `forward`.
+            observed: As of `forward`.
+
+        Returns:
+            log p(o_t | o_{t-d}, o_{t-2d}, ...), (T, B) nats.
+        """
+        if distance < 1:
+            raise ConfigError(f"distance is {distance}; expected at least 1 step")
+        o, seen = self._observations(observation, observed)
+        steps, batch, _ = o.shape
+        shift = torch.arange(steps, device=o.device)[:, None] % distance
+        chain = shift == torch.arange(distance, device=o.device)  # (T, d)
+        seen = (seen[:, None] & chain[:, :, None, None]).flatten(1, 2)
+        u = None if action is None else action.repeat(1, distance, 1)
+        evidence = self.filter(o.repeat(1, distance, 1), u, seen).log_evidence
+        return evidence.view(steps, distance, batch).sum(1)
+
+    def _advance(self, belief: Belief, shift: Tensor) -> Belief:
+        """p(x_{t+1}) from p(x_t) and B u_t."""
+        A, Q = self.transition_matrix, self.transition_covariance
+        x, P = belief
+        return Belief(x @ A.T + shift, _symmetric(A @ P @ A.T + Q))
+
+    def _update(self, belief: Belief, observation: Tensor, seen: Tensor) -> Belief:
+        """p(x_t | o_t) from p(x_t), in Joseph's form: a sum of squares stays positive."""
+        x, P = belief
+        C, R = self._emission(seen)
+        e = torch.where(seen, observation - _apply(C, x) - self.offset, 0)
+        S = torch.linalg.cholesky(_symmetric(C @ P @ C.mT + R))
+        K = torch.cholesky_solve(C @ P, S).mT
+        left = torch.eye(len(self.initial_mean)).to(P) - K @ C
+        return Belief(x + _apply(K, e), _symmetric(left @ P @ left.mT + K @ R @ K.mT))
+
+    def _emission(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """C (..., O, X) and R (..., O, O), in which the coordinates that were not seen say nothing.
+
+        A normal of variance 1 / (2 pi) has the density 1 at its mean.
+        """
+        both = seen[..., :, None] & seen[..., None, :]
+        alone = torch.diag_embed((~seen).to(self.offset) / (2 * math.pi))
+        C = torch.where(seen[..., None], self.observation_matrix, 0)
+        return C, torch.where(both, self.observation_covariance, 0) + alone
+
+    def _predictive(self, predicted: Belief, seen: Tensor) -> TorchDistributionMixin:
+        """p(o_t | o_{<t}), batch shape (T, B); 0 is the value of what was not seen."""
+        C, R = self._emission(seen)
+        mean = torch.where(seen, _apply(C, predicted.mean) + self.offset, 0)
+        S = torch.linalg.cholesky(_symmetric(C @ predicted.covariance @ C.mT + R))
+        return MultivariateNormal(mean, scale_tril=S).mask(seen.any(-1))
+
+    def _backward(self, result: Filtered) -> tuple[Tensor, Tensor]:
+        """G_t, V_t (T - 1, B, X, X) of x_t given x_{t+1} and o_{<=t}.
+
+        That is N(x_{t|t} + G_t (x_{t+1} - x_{t+1|t}), V_t), with V_t in Joseph's form. The
+        pseudo-inverse also serves where a part of the state is known without noise.
+        """
+        A, Q = self.transition_matrix, self.transition_covariance
+        P, P_ahead = result.filtered.covariance[:-1], result.predicted.covariance[1:]
+        G = P @ A.T @ torch.linalg.pinv(P_ahead, hermitian=True)
+        left = torch.eye(len(A)).to(P) - G @ A
+        return G, _symmetric(left @ P @ left.mT + G @ Q @ G.mT)
+
+    def _observations(self, observation: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Check o (T, B, O): it with 0 where not observed, and what was observed (T, B, O)."""
+        O = len(self.offset)  # noqa: E741
+        if observation.ndim != 3 or observation.shape[-1] != O or not len(observation):
+            raise DataError(
+                f"observation has shape {tuple(observation.shape)}; expected (T, B, {O}), T >= 1"
+            )
+        seen = ~observation.isnan() if observed is None else observed
+        if seen.shape != observation.shape or seen.dtype != torch.bool:
+            raise DataError(
+                f"observed is {seen.dtype} of shape {tuple(seen.shape)}; expected bool of the "
+                f"observation's shape {tuple(observation.shape)}"
+            )
+        o = torch.where(seen, observation, 0).to(self.offset)
+        _check_finite("observation", o, "mark what is missing as not observed")
+        return o, seen
+
+    def _shift(self, action: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """B u_t, (*shape, X); the shape begins with the number of steps."""
+        if shape[0] < 1:
+            raise ConfigError(f"steps is {shape[0]}; expected at least 1")
+        X, U = self.control_matrix.shape
+        if action is None:
+            return self.offset.new_zeros(*shape, X)
+        if action.shape != (*shape, U) or not U:
+            raise DataError(
+                f"action has shape {tuple(action.shape)}; expected "
+                + (str((*shape, U)) if U else "none, for the model has no control_matrix")
+            )
+        _check_finite("action", action, "where a trajectory is padded, fill in 0")
+        return action.to(self.offset) @ self.control_matrix.T
+
+
+def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrix (..., N, M) times vector (..., M)."""
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """The matrix without the asymmetry of rounding errors."""
+    return (matrix + matrix.mT) / 2
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """L with L L' = the covariance, which may be singular."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()[..., None, :]
+
+
+def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def _stack(beliefs: list[Belief]) -> Belief:
+    """Beliefs of successive steps as one, time first."""
+    means, covariances = zip(*beliefs, strict=True)
+    return Belief(torch.stack(means), torch.stack(covariances))
+
+
+def _check_finite(name: str, value: Tensor, mend: str) -> None:
+    if not value.isfinite().all():
+        t, b, *_ = (int(i) for i in (~value.isfinite()).nonzero()[0])
+        raise DataError(f"{name} is not finite at step {t} of trajectory {b}; {mend}")
+
+
+def _check_matrix(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tuple(value.shape) != shape:
+        raise ConfigError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+    if value.dtype != dtype or not dtype.is_floating_point:
+        raise ConfigError(f"{name} is {value.dtype}; expected one floating type for all matrices")
+    if not value.isfinite().all():
+        raise ConfigError(f"{name} is not finite; expected numbers")
+
+
+def _check_covariance(name: str, value: Tensor, positive: bool) -> None:
+    matrix = value.detach()
+    if not torch.allclose(matrix, matrix.T):
+        raise ConfigError(f"{name} is not symmetric; expected a covariance")
+    values = torch.linalg.eigvalsh(matrix)
+    tolerance = 10 * len(matrix) * torch.finfo(matrix.dtype).eps * float(values.abs().max())
+    if values[0] < -tolerance or (positive and values[0] <= 0):
+        wanted = "positive definite" if positive else "positive semi-definite"
+        raise ConfigError(f"{name} has the eigenvalue {float(values[0]):.3g}; expected it {wanted}")

@@ -1,0 +1,339 @@
+"""What every model of a scene of bodies shares: the known transition, and two drivers of a step.
+
+A model declares one step, `advance` (z_t, and what is carried on) and `policy`:
+
+    m_t = advance(c_t, m_{t-1})                     memory m_t = (h_t, z_t), z_t ~ p(z | h_t, c_t)
+    a_t ~ pi(a | c_t, m_t)                          the displacement of every body
+    s_{t+1} = s_t + a_t                             the known transition, no world model to train
+
+- *closed loop* (`SceneModel.roll_out`) feeds the model's own state back, the training objective of
+  ControlVAE (Yao et al. 2022), and what generates motion;
+- *teacher forced* (`SceneModel.follow`) takes every step from the recording. With ``discount = 1``,
+  ``kl_weight = 1`` and the policy likelihood it is a true bound on log p(recording).
+
+`SceneModel.forward` is the program: either driver, then the observation of the recording.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Independent, Normal
+from torch import Tensor, nn
+
+from pyro_animacy.data.windows import Batch, Scale, body_pairs
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.program import Evidence, Memory, Overshooting, declare_parameters
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Options that all models of scenes have.
+
+    Args:
+        history: Frames the networks see: s_t and the ``history - 1`` displacements before it.
+        latent_size: Size Z of the latent z_t.
+        likelihood: ``squared_error`` of the next state under a sampled action, or the ``policy``
+            density of the recorded displacement.
+        roll_out: ``closed_loop`` feeds the model's own state back; ``teacher_forced`` takes every
+            step from the recording.
+        policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
+            null to learn it (the policy likelihood only).
+        arena: Part of the known transition in free motion. ``recorded``: bodies stop where
+            none was recorded beyond, as at a wall, of which recordings only show the near side;
+            ``open``: it goes on.
+        action_cost: w_a, weight of the expected squared action.
+        discount: gamma, the weight of step t is gamma^t.
+    """
+
+    history: int = 2
+    latent_size: int = 16
+    likelihood: Literal["squared_error", "policy"] = "policy"
+    roll_out: Literal["closed_loop", "teacher_forced"] = "teacher_forced"
+    policy_scale: float | None = None
+    arena: Literal["recorded", "open"] = "recorded"
+    action_cost: float = 0.0
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        for name, good, wanted in (
+            ("history", self.history >= 1, "at least 1"),
+            ("action_cost", self.action_cost >= 0, "not negative"),
+            ("discount", 0 < self.discount <= 1, "in (0, 1]"),
+            ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
+        ):
+            if not good:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+        if self.likelihood == "squared_error" and self.policy_scale is None:
+            raise ConfigError(
+                "model.policy_scale must be given with the squared error, which would drive a "
+                "learned scale to zero; the paper uses 0.05"
+            )
+
+
+class RollOut(NamedTuple):
+    """The model's own motion, by t: s_{1..T}, a_{0..T-1}, their policies, and z_{0..T-1}."""
+
+    state: list[Tensor]
+    action: list[Tensor]
+    policy: list[Independent]
+    latent: list[Tensor]
+
+    def stacked(self, start: Tensor) -> tuple[Tensor, Tensor, Independent]:
+        """s_{0..T-1}, a_{0..T-1} and pi_{0..T-1} with time in front, given s_0."""
+        loc = torch.stack([pi.base_dist.loc for pi in self.policy])
+        scale = torch.stack([pi.base_dist.scale for pi in self.policy])
+        state = torch.stack([start, *self.state[:-1]])
+        return state, torch.stack(self.action), Normal(loc, scale).to_event(1)
+
+
+class SceneModel(nn.Module):
+    """The model p(z, a, s | s_0), a Pyro program: ``model(batch)`` declares it on recordings.
+
+    Args:
+        config: The options.
+        scale: The length scale of the recordings; sets the networks' input units and the floor of
+            a learned policy scale, the standard deviation of the resolution's uniform noise.
+        bodies: Number of bodies.
+        axes: Number of axes.
+
+    Attributes:
+        latent_size: Numbers in z_t; 0 where the model has no latent.
+        memory_size: Numbers in h_t; 0 where the model has no memory.
+        latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
+            given the recorded states.
+    """
+
+    view: Tensor
+    low: Tensor
+    high: Tensor
+    latent_size: int
+    memory_size: int = 0
+    latent_remembered: bool = False
+
+    def __init__(self, config: SceneConfig, *, scale: Scale, bodies: int, axes: int = 2) -> None:
+        super().__init__()
+        self.config = config
+        self.state_size = D = bodies * axes
+        self.register_buffer("view", _view(bodies, axes, scale))
+        self.register_buffer("low", torch.tensor(scale.low))
+        self.register_buffer("high", torch.tensor(scale.high))
+        self.context_size = self.view.shape[1] + (config.history - 1) * D
+        self.latent_size = config.latent_size
+        # below the resolution of a recording a density means nothing
+        self.least_scale = max(scale.resolution / math.sqrt(12), 1e-4)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether more of the past bears on a step than the context c_t."""
+        return self.latent_remembered or self.memory_size > 0
+
+    def advance(
+        self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
+    ) -> Memory:
+        """Declare z_t at site ``name``, and return m_t = (h_t, z_t).
+
+        Args:
+            name: Of the site.
+            context: c_t (..., C).
+            memory: m_{t-1}.
+            evidence: What a guide may look at; nobody else does.
+        """
+        raise NotImplementedError
+
+    def policy(self, context: Tensor, memory: Memory) -> Independent:
+        """Return pi(. | c_t, m_t), a diagonal Gaussian over a_t (..., D)."""
+        raise NotImplementedError
+
+    def start(self, shape: Sequence[int]) -> Memory:
+        """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
+        empty = self.view.new_zeros(*shape, self.memory_size + self.latent_size)
+        return Memory(*empty.split((self.memory_size, self.latent_size), -1))
+
+    def overshoot(self, evidence: Evidence, memory: Memory, options: Overshooting) -> None:
+        """Declare what is expected of steps further ahead, if the model's latents remember."""
+        raise ConfigError(
+            "train.overshooting needs a model whose latents remember (rssm, stochastic)"
+        )
+
+    def forward(
+        self, batch: Batch, *, score: bool = False, overshooting: Overshooting | None = None
+    ) -> None:
+        """Declare the joint density of latents, actions and the recording.
+
+        Args:
+            batch: Windows of ``history + T`` frames.
+            score: Declare the true bound whatever the options: teacher forced, policy likelihood,
+                no discount and no action cost.
+            overshooting: Also declare what is expected of steps further ahead (teacher forced).
+        """
+        declare_parameters(self)
+        config = self.config
+        closed_loop = config.roll_out == "closed_loop" and not score
+        squared_error = config.likelihood == "squared_error" and not score
+        if closed_loop and overshooting is not None:
+            raise ConfigError("train.overshooting needs model.roll_out: teacher_forced")
+        gamma = 1.0 if score else config.discount
+        state, target, seen, actions = self.recorded(batch)
+        T, B, _ = state.shape
+        discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)[:, None]
+        time, trajectory = pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1)
+
+        if closed_loop:
+            with trajectory:
+                rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
+            state, action, pi = rolled.stacked(state[0])
+        else:
+            evidence, memory = self.follow(batch, gamma)
+            if overshooting is not None:
+                self.overshoot(evidence, memory, overshooting)
+            pi = self.policy(evidence.context, memory)
+            seen = seen & evidence.seen[..., None]
+            with time, trajectory, poutine.scale(scale=discount):
+                # with the policy likelihood the action is what was recorded
+                action = pyro.sample("action", pi) if squared_error else evidence.shown
+
+        mu, sigma = pi.base_dist.loc, pi.base_dist.scale
+        with time, trajectory, poutine.scale(scale=discount):
+            # -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant
+            fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
+            displacement = (target - state) * seen
+            pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
+            # p(s_{t+1} | s_t, a_t) is a Dirac delta
+            pyro.deterministic("state", state + action, 1)
+            if config.action_cost and not score:
+                expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
+                pyro.factor("action_cost", -config.action_cost * expected)
+
+    def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
+        """Run the step program teacher forced: declare z_t at every recorded step.
+
+        Args:
+            batch: Windows of ``history + T`` frames.
+            discount: gamma, which scales site t by gamma^t.
+
+        Returns:
+            What each step showed, tensors of (T, B, ...), and m_t, likewise.
+        """
+        evidence = self.evidence(batch)
+        T, B = evidence.seen.shape
+        memory, followed = self.start((B,)), []
+        with pyro.plate("latent_trajectory", B, dim=-1):
+            for t in range(T):
+                now = Evidence(*(x[t] for x in evidence))
+                with poutine.scale(scale=discount**t):
+                    memory = self.advance(f"latent_{t}", now.context, memory, now)
+                followed.append(memory)
+        return evidence, Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
+
+    def roll_out(
+        self,
+        state: Tensor,
+        actions: list[Tensor],
+        steps: int,
+        recording: tuple[Tensor, Tensor] | None = None,
+        memory: Memory | None = None,
+    ) -> RollOut:
+        """Run the step program in closed loop: s_{t+1} = s_t + a_t, a_t ~ pi, z_t ~ p or a guide.
+
+        Without a recording the motion is free, and ends at the walls of the arena.
+
+        Args:
+            state: s_0 (..., D).
+            actions: The ``history - 1`` displacements before it, newest first, each (..., D).
+            steps: Number of steps T.
+            recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
+            memory: m before the first step; that of `start` by default.
+        """
+        history = self.config.history
+        gamma = 1.0 if recording is None else self.config.discount
+        walls = recording is None and self.config.arena == "recorded"
+        # A body that starts beyond a wall is in another arena, where that wall does not stand.
+        low = self.low.where(state >= self.low, -torch.inf)
+        high = self.high.where(state <= self.high, torch.inf)
+        rolled = RollOut([], [], [], [])
+        s, m = state, memory or self.start(state.shape[:-1])
+        for t in range(steps):
+            c, evidence = self.context(s, actions), None
+            if recording is not None:
+                target, seen = recording[0][t], recording[1][t]
+                evidence = Evidence(c, (target - s) * seen, seen.any(-1))
+            with poutine.scale(scale=gamma**t):
+                m = self.advance(f"latent_{t}", c, m, evidence)
+                pi = self.policy(c, m)
+                a = pyro.sample(f"action_{t}", pi)
+            if walls:  # the displacement that the walls leave
+                a = (s + a).clamp(low, high) - s
+            s = s + a
+            actions = [a, *actions][: history - 1]
+            rolled.state.append(s)
+            rolled.action.append(a)
+            rolled.policy.append(pi)
+            rolled.latent.append(m.latent)
+        return rolled
+
+    def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
+        """c_t (..., C): s_t, the differences between bodies, and the last displacements.
+
+        Args:
+            state: s_t (..., D).
+            actions: The ``history - 1`` displacements before it, newest first, each (..., D).
+        """
+        return torch.cat([state @ self.view, *actions], -1)
+
+    def inertia(self, inputs: int) -> Tensor:
+        """Constant velocity, a_t = a_{t-1}, as weights (D, inputs) of inputs that begin with c_t."""
+        D, viewed = self.state_size, self.view.shape[1]
+        weight = torch.zeros(D, inputs)
+        if self.config.history > 1:  # the newest displacement in c_t
+            weight[:, viewed : viewed + D] = torch.eye(D)
+        return weight
+
+    def recorded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Unpack a batch of ``history + T`` frames.
+
+        Returns:
+            s~_{0..T-1} (T, B, D); s~_{1..T} (T, B, D); whether each coordinate of s~_{1..T} was
+            observed; and the displacements before each s~_t, newest first, each (T, B, D).
+        """
+        k = self.config.history
+        x, observed = batch
+        moves = x[1:] - x[:-1]
+        T = len(x) - k
+        return x[k - 1 : -1], x[k:], observed[k:], [moves[i : i + T] for i in range(k - 2, -1, -1)]
+
+    def evidence(self, batch: Batch) -> Evidence:
+        """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
+
+        A step is seen where its context was recorded in full and some of its next coordinates; a
+        context that was not is 0.
+        """
+        k = self.config.history
+        state, target, seen, actions = self.recorded(batch)
+        complete = batch.observed.all(-1)[:-1].unfold(0, k, 1).all(-1)[..., None]
+        seen = seen & complete
+        context = self.context(state, actions) * complete
+        return Evidence(context, (target - state) * seen, seen.any(-1))
+
+
+def _view(bodies: int, axes: int, scale: Scale) -> Tensor:
+    """Linear map (D, D + pairs x axes) from s_t to what the networks see of it, of order one.
+
+    Positions in units of their extent, and the differences between bodies in units of theirs:
+    a chase happens at a scale that the size of the arena would hide.
+    """
+    here = torch.eye(bodies * axes) / scale.extent
+    columns = [here]
+    for i, j in body_pairs(bodies):
+        difference = here[:, i * axes : (i + 1) * axes] - here[:, j * axes : (j + 1) * axes]
+        columns.append(difference * (scale.extent / scale.separation))
+    return torch.cat(columns, 1)
