@@ -29,6 +29,7 @@ from torch import Tensor
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import RunError
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.models.world_model import Sight
 
 FORMAT = 1
 _UMASK = os.umask(0)
@@ -61,6 +62,25 @@ class ModelCard:
     format: int = FORMAT
 
 
+@dataclasses.dataclass(frozen=True)
+class EpisodeCard:
+    """What is needed to build a model of episodes again before its parameters are loaded.
+
+    Attributes:
+        model: Name of the model.
+        config: The model's options.
+        sight: What there is to see in the episodes.
+        fps: Frames per second.
+        format: Version of this layout.
+    """
+
+    model: str
+    config: dict[str, Any]
+    sight: Sight
+    fps: float
+    format: int = FORMAT
+
+
 STATE = {"parameters", "optimizer", "step", "best", "stale", "seconds", "recordings"}
 
 
@@ -90,13 +110,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
-def save_weights(path: Path, state: dict[str, Tensor], card: ModelCard) -> None:
+def save_weights(path: Path, state: dict[str, Tensor], card: ModelCard | EpisodeCard) -> None:
     """Write parameters and the model's card as safetensors."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     _save(path, tensors, json.dumps(dataclasses.asdict(card)))
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard | EpisodeCard]:
     """Read parameters and the model's card.
 
     Raises:
@@ -110,8 +130,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
                 f"{path}: written by a later version (format {fields['format']}, this one reads "
                 f"{FORMAT}); upgrade pyro-animacy"
             )
-        fields["scale"] = Scale(**{k: _tuple(v) for k, v in fields["scale"].items()})
-        card = ModelCard(**{k: _tuple(v) for k, v in fields.items()})
+        card: ModelCard | EpisodeCard
+        if "sight" in fields:
+            fields["sight"] = Sight(*(_tuple(v) for v in fields["sight"]))
+            card = EpisodeCard(**fields)
+        else:
+            fields["scale"] = Scale(**{k: _tuple(v) for k, v in fields["scale"].items()})
+            card = ModelCard(**{k: _tuple(v) for k, v in fields.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not the weights of a pyro-animacy model ({error!r})") from error
     return tensors, card

@@ -15,7 +15,6 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
-from pyro_animacy.infer.summary import describe_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 
 __all__ = ["Interrupted", "Trainer", "fit", "resume"]
@@ -33,7 +32,8 @@ def fit(
     """Fit a model to recordings, score it on held-out frames, and save the run.
 
     Args:
-        dataset: Recordings in the schema of `pyro_animacy.data.trajectories`.
+        dataset: Recordings in the schema of `pyro_animacy.data.trajectories`, or for a model of
+            episodes in that of `pyro_animacy.data.episodes`.
         config: Options; the preset ``small`` by default.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``,
             ``trainer.pt``, ``summary.json``.
@@ -65,7 +65,7 @@ def fit(
     text = yaml.safe_dump(_plain(settings), sort_keys=False)
     checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
     if progress:
-        print(describe_text(dataset), file=sys.stderr)
+        print(trainer.source.describe(), file=sys.stderr)
     return _finish(trainer)
 
 

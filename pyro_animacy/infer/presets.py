@@ -8,7 +8,9 @@ from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
 from pyro_animacy.models.control_vae import ControlVAEConfig
+from pyro_animacy.models.image_vae import ImageVAEConfig
 from pyro_animacy.models.state_space import StateSpaceConfig
+from pyro_animacy.models.world_model import WorldModelConfig
 from pyro_animacy.nets import StackConfig
 
 Preset = Callable[[], FitConfig]
@@ -100,11 +102,82 @@ def _state_space(name: str, memory_size: int, latent_size: int) -> dict[str, Pre
     }
 
 
+def _image_vae() -> FitConfig:
+    """World Models' V (Ha & Schmidhuber 2018) with a learned scale, minutes on two cores."""
+    return FitConfig(
+        family="image_vae",
+        model=ImageVAEConfig(image_scale=None),
+        train=TrainConfig(steps=1500, batch_size=32, evaluate_every=250),
+    )
+
+
+def _debug_image_vae() -> FitConfig:
+    """Seconds, to see that everything runs."""
+    return FitConfig(
+        family="image_vae",
+        model=ImageVAEConfig(latent_size=4),
+        train=TrainConfig(steps=4, batch_size=4, evaluate_every=2),
+    )
+
+
+def _paper_image_vae() -> FitConfig:
+    """Sum of squares, Adam 1e-4, batches of 100, no less than 0.5 nats of each dimension."""
+    return FitConfig(
+        family="image_vae",
+        model=ImageVAEConfig(),
+        train=TrainConfig(
+            steps=10_000, batch_size=100, learning_rate=1e-4, schedule="constant",
+            weight_decay=0.0, free_nats=16.0, patience=None,
+        ),
+    )  # fmt: skip
+
+
+def _world_model() -> FitConfig:
+    """Sizes for two cores, on vectors; images take longer."""
+    return FitConfig(
+        family="world_model",
+        model=WorldModelConfig(memory_size=128, latent_size=16),
+        train=TrainConfig(steps=2000, batch_size=32, window=32, symmetry="none"),
+    )
+
+
+def _debug_world_model() -> FitConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=16, layers=1)
+    return FitConfig(
+        family="world_model",
+        model=WorldModelConfig(
+            memory_size=12, latent_size=4, prior=net, posterior=net, encoder=net, decoder=net,
+            reward=net, continuation=net,
+        ),
+        train=TrainConfig(steps=10, batch_size=4, window=6, evaluate_every=5),
+    )  # fmt: skip
+
+
+def _planet() -> FitConfig:
+    """PlaNet's values (Hafner et al. 2019, appendix A): pixels, 50 windows of 50 frames."""
+    net = StackConfig(hidden=200, layers=1, activation="relu")
+    head = StackConfig(hidden=300, layers=3, activation="relu")
+    return FitConfig(
+        family="world_model",
+        model=WorldModelConfig(
+            memory_size=200, latent_size=30, prior=net, posterior=net, reward=head,
+            observation_scale=1.0, reward_weight=10.0,
+        ),
+        train=TrainConfig(
+            steps=100_000, batch_size=50, window=50, schedule="constant", learning_rate=1e-3,
+            clip_norm=1000.0, weight_decay=0.0, free_nats=3.0, symmetry="none", patience=None,
+        ),
+    )  # fmt: skip
+
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "control_vae": {"small": _small, "seed": _seed, "paper": _paper, "debug": _debug},
     "deterministic": _state_space("deterministic", memory_size=128, latent_size=0),
     "stochastic": _state_space("stochastic", memory_size=0, latent_size=16),
     "rssm": _state_space("rssm", memory_size=128, latent_size=16),
+    "image_vae": {"small": _image_vae, "paper": _paper_image_vae, "debug": _debug_image_vae},
+    "world_model": {"small": _world_model, "planet": _planet, "debug": _debug_world_model},
 }
 
 

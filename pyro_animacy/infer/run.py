@@ -15,11 +15,10 @@ from torch import nn
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
-from pyro_animacy.models.scene import SceneModel
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 
@@ -32,15 +31,16 @@ class Run:
         path: The folder.
         model: The model, a Pyro program.
         guide: Its guide.
-        card: How the model was built: options, scale, bodies.
+        card: How the model was built: options, scale, bodies (`ModelCard`); of episodes, what
+            there is to see (`EpisodeCard`).
         settings: ``config.yaml``: every option, the data's source, versions and seed.
         summary: ``summary.json``, or empty before the fit has ended.
     """
 
     path: Path
-    model: SceneModel
+    model: Any
     guide: MessengerGuide
-    card: ModelCard
+    card: Any
     settings: dict[str, Any]
     summary: dict[str, Any]
 
@@ -94,10 +94,11 @@ class Run:
 
     def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
         train = parse_config(self.settings).train
-        return split_recordings(dataset, train.heldout, train.validation, train.seed)
+        divide = split_episodes if isinstance(self.card, EpisodeCard) else split_recordings
+        return divide(dataset, train.heldout, train.validation, train.seed)
 
 
-def build(card: ModelCard) -> tuple[SceneModel, MessengerGuide]:
+def build(card: ModelCard | EpisodeCard) -> tuple[Any, MessengerGuide]:
     """Build the model and guide that a card describes, with fresh parameters.
 
     Raises:
@@ -108,11 +109,18 @@ def build(card: ModelCard) -> tuple[SceneModel, MessengerGuide]:
             f"the run's model is {card.model!r}; this version knows {', '.join(FAMILIES)}"
         )
     family = FAMILIES[card.model]
+    of = "episodes" if isinstance(card, EpisodeCard) else "scenes"
+    if family.data != of:
+        raise RunError(f"the run's model {card.model} is one of {family.data}, its card of {of}")
     try:
         config = parse_config({"family": card.model, "model": card.config}).model
     except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
-    model = family.model(config, scale=card.scale, bodies=len(card.bodies), axes=len(card.axes))
+    if isinstance(card, EpisodeCard):
+        model = family.model(config, card.sight)
+    else:
+        bodies, axes = len(card.bodies), len(card.axes)
+        model = family.model(config, scale=card.scale, bodies=bodies, axes=axes)
     return model, family.guide(model)
 
 
@@ -156,6 +164,27 @@ def split_recordings(
     train, out = split(dataset, heldout, seed=seed)
     fitting, check = split(train, validation, seed=seed + 1)
     return train, fitting, check, out
+
+
+def split_episodes(
+    dataset: xr.Dataset, heldout: float, validation: float, seed: int
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Split episodes as `split_recordings` does: train, fit, validation, held out.
+
+    Raises:
+        DataError: If there are fewer than three.
+    """
+    N = dataset.sizes["trajectory"]
+    if N < 3:
+        raise DataError(
+            f"there are {N} episodes; at least 3 are needed: to train on, to validate, to hold out"
+        )
+    order = np.random.default_rng(seed).permutation(N)
+    out = min(max(1, round(heldout * N)), N - 2)
+    check = min(max(1, round(validation * (N - out))), N - out - 1)
+    parts = order[out:], order[out + check :], order[out : out + check], order[:out]
+    train, fit, valid, held = (dataset.isel(trajectory=np.sort(part)) for part in parts)
+    return train, fit, valid, held
 
 
 def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:

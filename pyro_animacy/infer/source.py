@@ -19,7 +19,7 @@ from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, scoring_windows
 from pyro_animacy.infer.steps import evenly, window_steps
-from pyro_animacy.infer.summary import describe, summarise
+from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.program import MessengerGuide
 
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
@@ -42,6 +42,9 @@ class Source(Protocol):
 
     def fingerprint(self) -> list[float]:
         """Numbers that other recordings, or another split of them, would not have."""
+
+    def describe(self) -> str:
+        """What was read, in one line."""
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """The figures of ``summary.json``, of the held-out part, when the fit has ended."""
@@ -100,6 +103,10 @@ class SceneSource:
         parts = (self.fit_part, self.validation_part, self.heldout_part)
         sizes = [float(np.nansum(np.abs(part["position"].to_numpy()))) for part in parts]
         return [len(self.windows), scale.unit, scale.extent, scale.separation, *sizes]
+
+    def describe(self) -> str:
+        """What was read, in one line: a wrong rate or wrong units show in the speed."""
+        return describe_text(self.dataset)
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """Fit the baselines to the same recordings, and score all on the held-out part."""

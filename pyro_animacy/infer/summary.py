@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import Score, score
 
@@ -87,8 +88,21 @@ def describe_text(dataset: xr.Dataset) -> str:
     )
 
 
+def _episodes_text(run: Run) -> str:
+    s = run.summary
+    return (
+        f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f} +- "
+        f"{s['heldout_standard_error']:.3f} nats per frame, on {s['data']['heldout_episodes']} of "
+        f"{s['data']['episodes']} episodes; {s['steps']} updates in {s['train_seconds']:.0f} s, "
+        f"{s['parameters']} parameters\n"
+        f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html"
+    )
+
+
 def summary_text(run: Run) -> str:
     """The scores of a run, for people to read."""
+    if isinstance(run.card, EpisodeCard):
+        return _episodes_text(run)
     s, units = run.summary, run.card.units
     lines = [
         f"held-out log density, nats per time step of the joint displacement (units: {units})",

@@ -26,9 +26,11 @@ from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.episodes import EpisodeSource
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
+from pyro_animacy.models import family
 
 LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
@@ -52,7 +54,8 @@ class Trainer:
         self.path, self.progress = path, progress
         if options.tensorboard:
             _summary_writer()  # fail now, before anything is written
-        self.source: Source = SceneSource(dataset, config)
+        of_episodes = family(config.family).data == "episodes"
+        self.source: Source = (EpisodeSource if of_episodes else SceneSource)(dataset, config)
         self.device = pick_device(options.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_stream(options.seed, -1))

@@ -82,11 +82,12 @@ class ImageVAE(nn.Module):
 
     Args:
         config: The options.
+        sight: What there is to see, which ``config`` says already.
     """
 
     log_scale: Tensor
 
-    def __init__(self, config: ImageVAEConfig) -> None:
+    def __init__(self, config: ImageVAEConfig, sight: object = None) -> None:
         super().__init__()
         self.config = config
         c = config

@@ -191,7 +191,7 @@ class Dynamics(nn.Module):
                     beta = options.weight(d)
                     if d > 1 and beta:
                         with poutine.scale(scale=beta), poutine.mask(mask=seen[d:]):
-                            looked = {"evidence": Ahead(d)}
+                            looked = {"evidence": Ahead(range(d, T))}
                             pyro.sample(f"latent_ahead_{d}", prior, infer=looked)
                     z = pyro.sample(f"open_loop_{d}", prior)
                     z = z.flatten(-2) if self.config.classes else z
@@ -202,9 +202,9 @@ class Dynamics(nn.Module):
 
 
 class Ahead(NamedTuple):
-    """Evidence of an overshooting site: the guide's own answers from step ``distance`` on."""
+    """Evidence of an overshooting site: the guide's own answers at these steps."""
 
-    distance: int
+    steps: range
 
 
 class DynamicsGuide(MessengerGuide):
@@ -236,7 +236,7 @@ class DynamicsGuide(MessengerGuide):
     ) -> TorchDistributionMixin:
         """Return q(z_t | h_t, o_t), or of a site ahead the same again, its gradient stopped."""
         if isinstance(evidence, Ahead):
-            return self._answered(evidence.distance)
+            return self._answered(evidence.steps)
         assert self.residual is not None
         belief, shown, seen = evidence
         x = torch.cat([belief, shown.expand(*belief.shape[:-1], -1)], -1)
@@ -248,11 +248,9 @@ class DynamicsGuide(MessengerGuide):
         # to mix in the uniform distribution once more would move a step that was not observed
         return categorical(moved.where(seen[..., None, None], unmoved))
 
-    def _answered(self, first: int) -> TorchDistributionMixin:
-        """The posteriors of steps ``first``.. T-1 as one, (T - first, B), detached."""
-        nodes = self.trace.nodes
-        steps = range(first, sum(name.rpartition("_")[0] == "latent" for name in nodes))
-        answers = [nodes[f"latent_{t}"]["fn"].base_dist for t in steps]
+    def _answered(self, steps: range) -> TorchDistributionMixin:
+        """The posteriors of some steps as one, (steps, B), detached."""
+        answers = [self.trace.nodes[f"latent_{t}"]["fn"].base_dist for t in steps]
         if self.classes is None:
             loc, scale = (
                 torch.stack([getattr(q, name) for q in answers]).detach()

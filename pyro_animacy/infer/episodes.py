@@ -1,0 +1,142 @@
+"""Episodes as the training loop sees them; held-out figures of the models of episodes."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows, check_episodes
+from pyro_animacy.errors import DataError
+from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.run import Run, split_episodes
+from pyro_animacy.models.image_vae import ImageVAEConfig
+from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.models.world_model import Sight
+
+VALIDATION_WINDOWS = 256
+AT_ONCE = 2048  # frames in the networks at once
+
+
+class EpisodeSource:
+    """Episodes of an agent, or images alone, split by episode.
+
+    Args:
+        dataset: In the schema of `pyro_animacy.data.episodes`.
+        config: The options of the fit; an image VAE takes the images' size from the data.
+
+    Raises:
+        DataError: If there are too few episodes to train on, to validate and to hold out.
+    """
+
+    def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
+        options, self.dataset = config.train, check_episodes(dataset)
+        parts = split_episodes(dataset, options.heldout, options.validation, options.seed)
+        _, self.fit_part, self.validation_part, self.heldout_part = parts
+        self.windows = EpisodeWindows(self.fit_part, options.window)
+        self.validation = EpisodeWindows(self.validation_part, options.window)
+        sight = see(self.fit_part)
+        model = config.model
+        if isinstance(model, ImageVAEConfig):
+            if not sight.image:
+                raise DataError("the image VAE needs episodes with images; these have none")
+            channels, height, width = sight.shape
+            model = dataclasses.replace(model, channels=channels, height=height, width=width)
+        self.card = EpisodeCard(
+            model=config.family, config=dataclasses.asdict(model), sight=sight,
+            fps=float(dataset.attrs.get("fps", 1.0)),
+        )  # fmt: skip
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[EpisodeBatch, int]:
+        """A batch of windows, and the frames observed in it."""
+        batch = self.windows.draw(size, generator)
+        return batch, int(batch.observed.sum())
+
+    def validate(self, guide: MessengerGuide) -> float:
+        """The evidence lower bound of the validation part, nats per frame."""
+        return elbo_per_frame(guide, self.validation)[0]
+
+    def fingerprint(self) -> list[float]:
+        """Windows of the parts, and sums over what they show."""
+        parts = (self.fit_part, self.validation_part, self.heldout_part)
+        shown = "image" if "image" in self.dataset else "observation"
+        sums = [float(np.nansum(part[shown].to_numpy(), dtype=np.float64)) for part in parts]
+        return [len(self.windows), len(self.validation), *sums]
+
+    def describe(self) -> str:
+        """What was read, in one line."""
+        data, sight = self.dataset, self.card.sight
+        what = " x ".join(map(str, sight.shape[1:])) + " images" if sight.image else "vectors"
+        with_ = [f"{sight.actions} controls"] * (sight.actions > 0) + ["rewards"] * sight.reward
+        return (
+            f"read {data.sizes['trajectory']:,} episodes of {what}"
+            f"{' with ' + ' and '.join(with_) if with_ else ''}: {int(data['length'].sum()):,} "
+            f"frames at {self.card.fps:g} Hz"
+        )
+
+    def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
+        """The bound on the held-out episodes, and what they are."""
+        windows = EpisodeWindows(self.heldout_part, run.settings["train"]["window"])
+        elbo, error = elbo_per_frame(run.guide, windows, most=2048)
+        parameters = sum(p.numel() for m in (run.model, run.guide) for p in m.parameters())
+        return {
+            "heldout_elbo_per_frame": elbo,
+            "heldout_standard_error": error,
+            "parameters": parameters,
+            "data": {
+                "source": str(self.dataset.attrs.get("source", "")),
+                "episodes": self.dataset.sizes["trajectory"],
+                "frames": int(self.dataset["length"].sum()),
+                "heldout_episodes": self.heldout_part.sizes["trajectory"],
+                "fps": run.card.fps,
+            },
+        }
+
+
+def see(dataset: xr.Dataset) -> Sight:
+    """What there is to see in episodes; features of a vector are measured."""
+    mean: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    if "image" in dataset:
+        size = dataset["image"].sizes
+        shape: tuple[int, ...] = size["channel"], size["height"], size["width"]
+    else:
+        seen = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None]
+        x = dataset["observation"].to_numpy()[seen]
+        shape = (x.shape[1],)
+        mean, std = tuple(x.mean(0).tolist()), x.std(0)
+        spread = tuple(np.where(std > 0, std, 1.0).tolist())
+    return Sight(
+        shape, mean, spread,
+        actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
+        reward="reward" in dataset, continuation="terminal" in dataset,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def elbo_per_frame(
+    guide: MessengerGuide, windows: EpisodeWindows, most: int = VALIDATION_WINDOWS
+) -> tuple[float, float]:
+    """The evidence lower bound of windows evenly spread, nats per frame, and its standard error.
+
+    A density of pixels is per range of a pixel, as the models have it.
+    """
+    count = min(len(windows), most)
+    which = torch.linspace(0, len(windows) - 1, count).long()
+    parameter = next(guide.parameters())
+    found: list[tuple[float, int]] = []
+    for part in which.split(max(1, AT_ONCE // windows.frames)):
+        batch = windows.batch(part).to(parameter.device, parameter.dtype)
+        model: Any = guide.model
+        loss = ScaledELBO().loss(model, guide, batch, score=True)
+        found.append((-loss, int(batch.observed.sum())))
+    values, frames = np.array(found).T
+    mean = values.sum() / frames.sum()
+    if len(values) < 2:
+        return float(mean), math.nan
+    spread = np.square(values - mean * frames).sum() * len(values) / (len(values) - 1)
+    return float(mean), float(np.sqrt(spread) / frames.sum())

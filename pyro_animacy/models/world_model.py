@@ -1,0 +1,267 @@
+"""The world model of an agent: what it sees, what it is rewarded with, and whether it goes on.
+
+    h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})            deterministic path
+    z_t ~ p(z | h_t)                                stochastic path: the prior
+    o_t ~ N(decoder(h_t, z_t), sigma^2 I)           observation: an image or a vector
+    r_t ~ N(reward(h_t, z_t), 1)                    where the data has rewards
+    c_t ~ Bernoulli(continuation(h_t, z_t))         where the data says that episodes ended
+    q(z_t | h_t, o_t)                               guide: sees h_t and the encoded observation
+
+    a_{t-1} ----+            a_t -----+
+                v                     v             a_{t-1} is the action *before* frame t; all of
+    h_{t-1} -> h_t ------> h_{t+1}                  entry t of a batch is known at frame t
+       |     ^  |        ^
+       v    /   v       /                           the sample of the *posterior* is rolled on; at
+    z_{t-1}    z_t ----+                            a frame that was not observed, the prior's
+
+The dynamics are those of `pyro_animacy.models.state_space`: ``latent_size`` 0 gives the
+deterministic model, ``memory_size`` 0 the stochastic one, ``classes`` one-hot latents. The bound:
+
+    ELBO = E_q sum_t [ log p(o_t|h_t,z_t) + w_r log p(r_t|h_t,z_t) + log p(c_t|h_t,z_t)
+                       - KL( q(z_t|h_t,o_t) || p(z_t|h_t) ) ]
+
+Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, equation 3 and appendix A;
+Dream to Control, 2020; Mastering Atari with Discrete World Models, 2021.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Bernoulli, Independent, Normal
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
+from pyro_animacy.models.program import Evidence, Memory, Overshooting, declare_parameters
+from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
+from pyro_animacy.nets import Stack, StackConfig
+
+LEAST_SCALE = 1e-3  # of a learned sigma, in standard deviations of the data or ranges of a pixel
+
+
+@dataclass(frozen=True)
+class WorldModelConfig(DynamicsConfig):
+    """Options of a `WorldModel`, besides the sizes of its dynamics.
+
+    Args:
+        observation_scale: sigma, the standard deviation of an observation about its mean: in
+            ranges of a pixel, or standard deviations of each feature of a vector; null learns one
+            number for all. 1 for images is PlaNet's sum of squares.
+        reward_weight: w_r, weight of the log density of the reward.
+        encoder: Sizes of the network that a vector goes through before the guide sees it.
+        decoder: Sizes of the network of a vector's mean.
+        reward: Sizes of the network of the reward's mean.
+        continuation: Sizes of the network of the continuation's logit.
+    """
+
+    observation_scale: float | None = None
+    reward_weight: float = 1.0
+    encoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
+    decoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
+    reward: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
+    continuation: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        super().__post_init__()
+        if self.observation_scale is not None and not self.observation_scale > 0:
+            raise ConfigError(
+                f"model.observation_scale is {self.observation_scale}; expected it positive or null"
+            )
+        if not self.reward_weight >= 0:
+            raise ConfigError(f"model.reward_weight is {self.reward_weight}; expected 0 or more")
+
+
+class Sight(NamedTuple):
+    """What there is to see in episodes.
+
+    Attributes:
+        shape: Of an observation: (channel, height, width), or (feature,).
+        mean: Mean of each feature of a vector; empty for images.
+        spread: Standard deviation of each, positive.
+        actions: Number of controls; 0 where nothing is done.
+        reward: Whether there are rewards.
+        continuation: Whether episodes say that they ended.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    actions: int = 0
+    reward: bool = False
+    continuation: bool = False
+
+    @property
+    def image(self) -> bool:
+        """Whether observations are images."""
+        return len(self.shape) == 3
+
+
+class WorldModel(nn.Module):
+    """The model p(z, o, r, c | a), a Pyro program: ``model(batch)`` declares it on episodes.
+
+    Args:
+        config: The options.
+        sight: What there is to see.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, config: WorldModelConfig, sight: Sight) -> None:
+        super().__init__()
+        self.config, self.sight = config, sight
+        self.dynamics = Dynamics(config, sight.actions, direct=False)
+        self.memory_size, self.latent_size = self.dynamics.memory_size, self.dynamics.latent_size
+        features = self.memory_size + self.latent_size
+        self.register_buffer("mean", torch.tensor(sight.mean or (0.0,)))
+        self.register_buffer("spread", torch.tensor(sight.spread or (1.0,)))
+        self.decoder: nn.Module
+        if sight.image:
+            channels, height, width = sight.shape
+            check_size(height, width)
+            self.decoder = ImageDecoder(features, height, width, channels, squash=False)
+        else:
+            self.decoder = Stack(features, sight.shape[0], config.decoder)
+        self.raw_scale: nn.Parameter | None = None
+        if config.observation_scale is None:
+            self.raw_scale = nn.Parameter(torch.tensor(math.log(math.expm1(0.3))))
+        self.reward = Stack(features, 1, config.reward) if sight.reward else None
+        self.ends = Stack(features, 1, config.continuation) if sight.continuation else None
+
+    @property
+    def scale(self) -> Tensor:
+        """sigma, in the units of `WorldModelConfig.observation_scale`."""
+        if self.raw_scale is None:
+            return self.spread.new_tensor(self.config.observation_scale)
+        return F.softplus(self.raw_scale) + LEAST_SCALE
+
+    def observation(self, memory: Memory) -> Independent:
+        """p(o_t | h_t, z_t), batch shape (...), event shape that of an observation."""
+        mean = self.decoder(torch.cat(memory, -1))
+        if self.sight.image:  # pixels from 0 to 1, so 0 is in the middle
+            return Normal(mean + 0.5, self.scale).to_event(3)
+        return Normal(self.mean + self.spread * mean, self.spread * self.scale).to_event(1)
+
+    def rewarded(self, memory: Memory) -> Normal:
+        """p(r_t | h_t, z_t), of unit variance, batch shape (...)."""
+        if self.reward is None:
+            raise ConfigError("the model was fitted to episodes without rewards")
+        return Normal(self.reward(torch.cat(memory, -1))[..., 0], 1.0)
+
+    def continues(self, memory: Memory) -> Bernoulli:
+        """p(c_t | h_t, z_t), batch shape (...)."""
+        if self.ends is None:
+            raise ConfigError("the model was fitted to episodes that do not say that they ended")
+        return Bernoulli(logits=self.ends(torch.cat(memory, -1))[..., 0])
+
+    def start(self, shape: Sequence[int]) -> Memory:
+        """The memory before the first frame, zeros: h (*shape, H) and z (*shape, Z)."""
+        empty = self.spread.new_zeros(*shape, self.memory_size + self.latent_size)
+        return Memory(*empty.split((self.memory_size, self.latent_size), -1))
+
+    def forward(
+        self, batch: EpisodeBatch, *, score: bool = False, overshooting: Overshooting | None = None
+    ) -> None:
+        """Declare the joint density of latents, observations, rewards and continuations.
+
+        Args:
+            batch: Windows of T frames.
+            score: Declare the true bound: a reward's weight is 1, and nothing is overshot.
+            overshooting: Also declare what is expected of frames further ahead.
+        """
+        declare_parameters(self)
+        memory = self.follow(batch)
+        self._observe(batch, memory, "", 1.0, 1.0 if score else self.config.reward_weight)
+        if overshooting is None or score:
+            return
+        seen = batch.observed
+        for d, ahead in self.dynamics.overshoot(memory, batch.action, seen, overshooting):
+            later: Any = EpisodeBatch(*(None if x is None else x[d:] for x in batch))  # type: ignore[arg-type]
+            beta, o = overshooting.weight(d), overshooting
+            self._observe(later, ahead, f"_ahead_{d}", beta * o.observation, beta * o.reward)
+
+    def _observe(
+        self, batch: EpisodeBatch, memory: Memory, ahead: str, weight: float, reward_weight: float
+    ) -> None:
+        """Declare what the frames show, given m_t of each (T, B, ...), as far as it has weight."""
+        T, B = batch.observed.shape
+        sites: list[tuple[str, Any, Tensor | None, float]] = [
+            ("reconstruction", self.observation, batch.observation, weight)
+        ]
+        if self.reward is not None:
+            sites.append(("reward", self.rewarded, batch.reward, reward_weight))
+        if self.ends is not None:
+            sites.append(("continuation", self.continues, batch.continuation, weight))
+        with (
+            pyro.plate(f"time{ahead}", T, dim=-2),
+            pyro.plate(f"trajectory{ahead}", B, dim=-1),
+            poutine.mask(mask=batch.observed),
+        ):
+            for name, density, value, w in sites:
+                if w:
+                    with poutine.scale(scale=w):
+                        pyro.sample(name + ahead, density(memory), obs=value)
+
+    def follow(self, batch: EpisodeBatch) -> Memory:
+        """Declare z_t at every frame; returns m_t, tensors of (T, B, ...)."""
+        T, B = batch.observed.shape
+        memory, followed = self.start((B,)), []
+        with pyro.plate("latent_trajectory", B, dim=-1):
+            for t in range(T):
+                a = batch.action[t]
+                evidence = Evidence(a, batch.observation[t], batch.observed[t])
+                memory = self.dynamics(f"latent_{t}", memory, a, evidence)
+                followed.append(memory)
+        return Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
+
+    def imagine(self, memory: Memory, actions: Tensor) -> Memory:
+        """Roll the prior on from m_t under actions a_{t..t+H-1} (H, ..., A): m_{t+1..t+H}."""
+        imagined = []
+        for k, action in enumerate(actions):
+            memory = self.dynamics(f"imagined_{k}", memory, action, None)
+            imagined.append(memory)
+        return Memory(*(torch.stack(parts) for parts in zip(*imagined, strict=True)))
+
+
+class WorldModelGuide(DynamicsGuide):
+    """q(z_t | h_t, o_t), with the encoder of observations.
+
+    Args:
+        model: The model; its parameters are shared, not registered again.
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        shape, sizes = model.sight.shape, model.config.encoder
+        if model.sight.image:
+            channels, height, width = shape
+            encoder: nn.Module = ImageEncoder(height, width, channels)
+            super().__init__(model, encoder.features)  # type: ignore[arg-type]
+        else:
+            encoder = Stack(shape[0], sizes.hidden, sizes)
+            super().__init__(model, sizes.hidden)
+        self.encoder = encoder
+
+    def posterior(self, prior: Independent, evidence: Evidence | Ahead) -> Independent:
+        """Return q(z_t | h_t, o_t)."""
+        if isinstance(evidence, Ahead):
+            return super().posterior(prior, evidence)
+        return super().posterior(prior, evidence._replace(shown=self.encode(evidence.shown)))
+
+    def encode(self, observation: Tensor) -> Tensor:
+        """Features (..., E) of observations (..., *shape)."""
+        model: WorldModel = self.model  # type: ignore[assignment]
+        if model.sight.image:
+            return self.encoder(observation - 0.5)
+        return F.elu(self.encoder((observation - model.mean) / model.spread))

@@ -1,0 +1,312 @@
+"""Networks on a set of bodies: one network for every body, and the others as its context.
+
+    m_ij  = phi(A y_i + B y_j + C (p_j - p_i)),   y_i = (u_i, x_i, e_i)       what j is to i
+    out_i = g(y_i, mean_{j != i} m_ij)                                  the same g for every body
+
+    y_1 ---+-------> g ----> out_1    x_i  token: position and last displacements
+           |  m_12 --^                u_i  what a network has besides: the latent, the next move
+           |  m_21 --v                e_i  type, one of a few
+    y_2 ---+-------> g ----> out_2    p_i  position, in units of the bodies' separation
+
+Bodies of one type are exchangeable: to reorder them reorders the outputs. No parameter depends on
+the number of bodies N, so one model serves any number. Absent bodies say nothing. The cost is
+O(N^2) additions: messages have one hidden layer, whose affine part needs no pairs, and whose next
+layer is the first of g, because a mean and a linear map commute.
+
+Battaglia et al., Interaction Networks for Learning about Objects, Relations and Physics, NeurIPS
+2016 (messages of pairs); Zaheer et al., Deep Sets, NeurIPS 2017 (pooling that ignores order).
+
+`SetMean`, `SetResidual` and `SetPolicy` stand where `ControlVAE` has a `Stack` on flat vectors. In
+them each body has a latent of its own, and z_t is these, body after body. The others' latents and
+next displacements enter too: what bodies do at once is not independent given the past.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import Independent
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.nets import Stack, StackConfig, normal
+
+# a number at the end, after a letter: home_1, home 12, dog3
+_NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
+
+
+def body_types(names: Sequence[str]) -> tuple[int, ...]:
+    """Return the type of each body: bodies that differ only by a number after letters are alike.
+
+    ``home_1`` and ``home_9`` are of one type. Names that are bare numbers say nothing of likeness
+    (``0`` and ``1`` may be leader and follower), so each is a type of its own: to take two bodies
+    of one kind for two kinds costs data, the reverse costs the difference between them.
+
+    Types are numbered in the order of the sorted names, so that the order of the bodies, or how
+    many there are of a type, changes no number.
+
+    Args:
+        names: Names of the bodies, each once.
+
+    Raises:
+        ConfigError: If there is no name, or one is given twice.
+    """
+    names = [str(name).strip() for name in names]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"bodies are named {names}; expected at least one, each name once")
+    stems = [_NUMBERED.sub("", name) for name in names]
+    kinds = sorted(set(stems))
+    return tuple(kinds.index(stem) for stem in stems)
+
+
+@dataclass(frozen=True)
+class SetLayout:
+    """Where the bodies are in the flat vectors of `ControlVAE`, and what of them a network sees.
+
+    Args:
+        types: Type of each body, as of `body_types`.
+        axes: Numbers in a position.
+        history: Frames in the context: s_t and the ``history - 1`` displacements before it.
+        nearness: What turns positions in units of their extent into units of the bodies'
+            separation: extent / separation.
+        known_types: Number of types that the networks know, where the bodies at hand are not of
+            all of them; null for those at hand.
+    """
+
+    types: tuple[int, ...]
+    axes: int = 2
+    history: int = 1
+    nearness: float = 1.0
+    known_types: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        for name, good, wanted in (
+            ("types", self.types and min(self.types) >= 0, "one number from 0 for each body"),
+            ("axes", self.axes >= 1, "at least 1"),
+            ("history", self.history >= 1, "at least 1"),
+            ("nearness", 0 < self.nearness < math.inf, "a positive number"),
+            ("known_types", not self.types or max(self.types) < self.kinds, "as many as in types"),
+        ):
+            if not good:
+                raise ConfigError(
+                    f"{name} of a set of bodies is {getattr(self, name)}; expected {wanted}"
+                )
+
+    @property
+    def bodies(self) -> int:
+        """N, the number of bodies."""
+        return len(self.types)
+
+    @property
+    def kinds(self) -> int:
+        """Number of types."""
+        return max(self.types) + 1 if self.known_types is None else self.known_types
+
+    @property
+    def token_size(self) -> int:
+        """F, numbers in a token: position and last displacements of one body."""
+        return self.axes * self.history
+
+    @property
+    def context_size(self) -> int:
+        """C, numbers in the flat context: positions, their differences by pair, displacements."""
+        N = self.bodies
+        return self.axes * (N + N * (N - 1) // 2 + (self.history - 1) * N)
+
+    def split(self, flat: Tensor) -> Tensor:
+        """(..., N * size), body after body, to (..., N, size)."""
+        return flat.unflatten(-1, (self.bodies, -1))
+
+    def tokens(self, context: Tensor) -> Tensor:
+        """What the context (..., C) holds of each body: (..., N, F), newest displacement first.
+
+        The differences between bodies are left out; messages form them again.
+        """
+        if context.shape[-1] != self.context_size:
+            raise ConfigError(
+                f"a context of {context.shape[-1]} numbers; expected {self.context_size}, for "
+                f"{self.bodies} bodies, {self.axes} axes and a history of {self.history}"
+            )
+        D = self.bodies * self.axes
+        moves = context[..., self.context_size - (self.history - 1) * D :].split(D, -1)
+        parts = [context[..., :D], *moves[: self.history - 1]]
+        return torch.cat([self.split(part) for part in parts], -1)
+
+
+class SetNetwork(nn.Module):
+    """out_i = g(y_i, mean_{j != i} m_ij), the equations at the top of this file.
+
+    Args:
+        layout: Types of the bodies; its number of bodies enters no parameter.
+        outputs: Size O of the output of each body.
+        config: Sizes of g, a `Stack`; messages have its activation and ``hidden`` units.
+        besides: Size of u_i, which g repeats to every layer if so configured.
+    """
+
+    kind: Tensor
+
+    def __init__(
+        self, layout: SetLayout, outputs: int, config: StackConfig, *, besides: int = 0
+    ) -> None:
+        super().__init__()
+        self.axes, self.nearness = layout.axes, layout.nearness
+        kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
+        self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
+        size, M = besides + layout.token_size + layout.kinds, config.hidden
+        self.activation = getattr(F, config.activation)
+        self.mine = nn.Linear(size, M)
+        self.theirs = nn.Linear(size, M, bias=False)
+        self.between = nn.Linear(layout.axes, M, bias=False)
+        self.network = Stack(size + M, outputs, config, repeat=besides or None)
+
+    def forward(
+        self, tokens: Tensor, besides: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """Map tokens (..., N, F) to (..., N, O).
+
+        Args:
+            tokens: x, the first ``axes`` numbers of each a position.
+            besides: u (..., N, besides). It may have more leading axes than the tokens, such as
+                draws.
+            present: Whether each body is there (..., N); all by default. What stands in the place
+                of an absent one, even NaN, changes nothing, and its output is 0.
+        """
+        x = tokens if besides is None else _beside(besides, tokens)
+        x = _only(x, present)
+        place = x[..., x.shape[-1] - tokens.shape[-1] :][..., : self.axes]
+        y = torch.cat([x, self.kind.expand(*x.shape[:-1], -1)], -1)
+        heard = self._heard(y, self.between(place * self.nearness), present)
+        return _only(self.network(torch.cat([y, heard], -1)), present)
+
+    def _heard(self, y: Tensor, near: Tensor, present: Tensor | None) -> Tensor:
+        """Mean message of the others (..., N, M), 0 where there are none; ``near`` is C p."""
+        N = y.shape[-2]
+        receiver, sender = self.mine(y) - near, self.theirs(y) + near
+        m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
+        weight = 1 - torch.eye(N, dtype=y.dtype, device=y.device)
+        if present is not None:
+            weight = weight * present.unsqueeze(-2)
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
+        return torch.einsum("...ij,...ijm->...im", weight, m)
+
+
+class SetMean(nn.Module):
+    """mu_p(c_t): the mean of each body's latent, from its token and the others'.
+
+    Args:
+        layout: The bodies in the context.
+        latent_size: Z, numbers in the latent of one body.
+        config: Sizes.
+    """
+
+    def __init__(self, layout: SetLayout, latent_size: int, config: StackConfig) -> None:
+        super().__init__()
+        self.layout = layout
+        self.network = SetNetwork(layout, latent_size, config)
+
+    def forward(self, context: Tensor, present: Tensor | None = None) -> Tensor:
+        """Map c_t (..., C) to (..., N * Z), body after body."""
+        return self.network(self.layout.tokens(context), present=present).flatten(-2)
+
+
+class SetResidual(nn.Module):
+    """mu_q(c_t, s~_{t+1} - s_t), and with ``learn_scale`` log(sigma_q / sigma_p) after it.
+
+    Every body's residual sees all displacements: the policy of each looks at all latents, so
+    given what was seen the latents of two bodies are not independent.
+
+    Args:
+        layout: The bodies in the context.
+        latent_size: Z, numbers in the latent of one body.
+        config: Sizes.
+        learn_scale: Give the log ratio of the scales too.
+    """
+
+    def __init__(
+        self, layout: SetLayout, latent_size: int, config: StackConfig, *, learn_scale: bool
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.parts = 2 if learn_scale else 1
+        self.network = SetNetwork(layout, self.parts * latent_size, config, besides=layout.axes)
+
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+        """Map x = (c_t, displacement) (..., C + D) to (..., N * Z), or (..., 2 * N * Z)."""
+        context, move = x.split(
+            [self.layout.context_size, self.layout.bodies * self.layout.axes], -1
+        )
+        out = self.network(self.layout.tokens(context), self.layout.split(move), present)
+        return torch.cat([part.flatten(-2) for part in out.chunk(self.parts, -1)], -1)
+
+
+class SetPolicy(nn.Module):
+    """pi(a | c, z) = prod_i N(mu_i(c, z), diag sigma_i(c, z)^2), a `PolicyNormal` of a set.
+
+    The mean is an affine map of the body's own token, one for each type, that starts at constant
+    velocity, plus the network. The others' latents enter as messages, so that what two bodies do
+    at the same step can go together.
+
+    Args:
+        layout: The bodies in the context.
+        latent_size: Z, numbers in the latent of one body.
+        config: Sizes of the network.
+        scale: A fixed standard deviation, or None to learn it.
+        floor: The least standard deviation when it is learned.
+    """
+
+    types: Tensor
+
+    def __init__(
+        self,
+        layout: SetLayout,
+        latent_size: int,
+        config: StackConfig,
+        *,
+        scale: float | None,
+        floor: float,
+    ) -> None:
+        super().__init__()
+        self.layout, self.scale, self.floor = layout, scale, floor
+        self.register_buffer("types", torch.tensor(layout.types), persistent=False)
+        outputs = layout.axes if scale is not None else 2 * layout.axes
+        self.network = SetNetwork(layout, outputs, config, besides=latent_size)
+        inertia = torch.zeros(layout.token_size, layout.axes)
+        if layout.history > 1:  # a_t = a_{t-1}, the newest displacement in the token
+            inertia[layout.axes : 2 * layout.axes] = torch.eye(layout.axes)
+        self.weight = nn.Parameter(inertia.repeat(layout.kinds, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(layout.kinds, layout.axes))
+
+    def forward(
+        self, context: Tensor, latent: Tensor, present: Tensor | None = None
+    ) -> Independent:
+        """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z).
+
+        An absent body's mean is 0; mask its coordinates.
+        """
+        x = _only(self.layout.tokens(context), present)
+        affine = torch.einsum("...nf,nfa->...na", x, self.weight[self.types])
+        affine = _only(affine + self.bias[self.types], present)
+        out = self.network(x, self.layout.split(latent), present)
+        if self.scale is not None:
+            return normal((out + affine).flatten(-2), self.scale)
+        mean, raw = out.chunk(2, -1)
+        return normal((mean + affine).flatten(-2), (F.softplus(raw) + self.floor).flatten(-2))
+
+
+def _beside(first: Tensor, second: Tensor) -> Tensor:
+    """Side by side, each as often as the other asks by its leading axes."""
+    shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
+    return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], -1)
+
+
+def _only(x: Tensor, present: Tensor | None) -> Tensor:
+    """The rows x (..., N, size), 0 where a body is not there."""
+    return x if present is None else x.where(present.unsqueeze(-1), 0.0)

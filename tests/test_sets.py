@@ -1,0 +1,337 @@
+"""Networks on sets against loops over bodies, smaller sets, and the networks of one body."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch.nn import functional as F  # noqa: N812
+from variants import EXPERTS, NET, build, recording, scale_of
+
+from pyro_animacy import ConfigError, ScaledELBO
+from pyro_animacy.models.control_vae import Step
+from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
+from pyro_animacy.sets import (
+    SetLayout,
+    SetMean,
+    SetNetwork,
+    SetPolicy,
+    SetResidual,
+    body_types,
+)
+
+TYPES = (0, 1, 0, 2, 1, 0)
+Z = 3
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def layout_of(types, history=3, **changes):
+    scale = scale_of(len(types))
+    nearness = scale.extent / scale.separation
+    return SetLayout(tuple(types), history=history, nearness=nearness, **changes)
+
+
+def network(types, own=0, config=NET, outputs=4, **changes):
+    torch.manual_seed(3)
+    return SetNetwork(layout_of(types, **changes), outputs, config, besides=own).double()
+
+
+def context_of(state, actions):
+    """ControlVAE's context of states (..., N, 2) and displacements (k-1, ..., N, 2)."""
+    model, _ = build("small", state.shape[-2], history=len(actions) + 1)
+    return model.context(state.flatten(-2), list(actions.flatten(-2)))
+
+
+def trio(types, config=NET, learn_scale=True, scale=None):
+    """The three networks of ControlVAE on a set."""
+    torch.manual_seed(4)
+    layout = layout_of(types)
+    return (
+        SetMean(layout, Z, config).double(),
+        SetResidual(layout, Z, config, learn_scale=learn_scale).double(),
+        SetPolicy(layout, Z, config, scale=scale, floor=0.01).double(),
+    )
+
+
+def answers(networks, state, actions, move, latent, present=None):
+    """All that the three networks give: a list of (..., N, size)."""
+    mean, residual, policy = networks
+    N = state.shape[-2]
+    c = context_of(state, actions)
+    pi = policy(c, latent.flatten(-2), present).base_dist
+    out = residual(torch.cat([c, move.flatten(-2)], -1), present).chunk(residual.parts, -1)
+    return [
+        x.unflatten(-1, (N, -1))
+        for x in (mean(c, present), *out, pi.loc, pi.scale.expand_as(pi.loc))
+    ]
+
+
+def scene(N, B=5):
+    return 3 * noise(B, N, 2), noise(2, B, N, 2, seed=1), noise(B, N, 2, seed=2), noise(B, N, Z)
+
+
+def test_body_types():
+    """A number after letters tells bodies of one type apart; a bare number says nothing."""
+    names = ["home_9", "away_1", "home_10", "ball", "dog3", "dog 12", "3", "12", "home", "x_1_2"]
+    kind = dict(zip(names, body_types(names), strict=True))
+    assert sorted(set(kind.values())) == list(range(7))
+    assert kind["home_9"] == kind["home_10"] == kind["home"]
+    assert kind["dog3"] == kind["dog 12"]
+    apart = ["home", "away_1", "ball", "dog3", "3", "12", "x_1_2"]
+    assert len({kind[name] for name in apart}) == 7
+    assert body_types(["big_triangle", "little_triangle"]) == (0, 1)
+    assert body_types(["0", "1"]) == (0, 1)
+    for few in (names[::-1], names[1:], [n for n in names if n != "home_9"]):  # order, number
+        wanted = [kind[name] for name in few]
+        assert list(body_types(few)) == wanted
+    for bad in ([], ["a", "a"]):
+        with pytest.raises(ConfigError, match="each name once"):
+            body_types(bad)
+
+
+@pytest.mark.parametrize("changes", [
+    {"types": ()}, {"types": (0, -1)}, {"axes": 0}, {"history": 0}, {"nearness": 0.0},
+    {"known_types": 1},
+])  # fmt: skip
+def test_layout_is_checked(changes):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        replace(SetLayout((0, 1)), **changes)
+
+
+@pytest.mark.parametrize("history", [1, 2, 4])
+@pytest.mark.parametrize("N", [1, 2, 5])
+def test_tokens_are_of_the_context(N, history):
+    """A token is the position over the extent and the displacements, newest first."""
+    state, actions = noise(7, N, 2), noise(history - 1, 7, N, 2, seed=1)
+    layout = layout_of(range(N), history)
+    c = context_of(state, actions)
+    assert c.shape[-1] == layout.context_size
+    unit = torch.tensor(1 / scale_of(N).extent).double()  # ControlVAE's view is made in float32
+    expected = torch.cat([state * unit, *actions], -1)
+    close(layout.tokens(c), expected)
+    with pytest.raises(ConfigError, match="context of"):
+        layout.tokens(c[..., 1:])
+
+
+@pytest.mark.parametrize("config", [NET, EXPERTS, StackConfig(hidden=5, activation="silu")])
+@pytest.mark.parametrize("own", [0, 3])
+@pytest.mark.parametrize("types", [(0,), (0, 0), TYPES])
+def test_network_is_the_equation(types, own, config):
+    """Body by body, message by message, with p_j - p_i spelt out; some bodies absent."""
+    N = len(types)
+    net = network(types, own, config)
+    x, u = noise(6, N, 6), noise(6, N, own, seed=1) if own else None
+    present = noise(6, N, seed=2) > -0.5
+    phi = {"elu": F.elu, "silu": F.silu}[config.activation]
+
+    def y(b, i):
+        e = torch.eye(max(types) + 1).double()[types[i]]
+        return torch.cat([*([u[b, i]] if own else []), x[b, i], e])
+
+    for there in (present, None):
+        out = net(x, u, there)
+        for b, i in itertools.product(range(6), range(N)):
+            if there is not None and not there[b, i]:
+                assert out[b, i].abs().max() == 0
+                continue
+            others = [j for j in range(N) if j != i and (there is None or there[b, j])]
+            heard = torch.zeros(config.hidden, dtype=torch.float64)
+            for j in others:
+                apart = (x[b, j, :2] - x[b, i, :2]) * (5.0 / 3.0)
+                A, B, C = net.mine.weight, net.theirs.weight, net.between.weight
+                first = A @ y(b, i) + net.mine.bias + B @ y(b, j) + C @ apart
+                heard = heard + phi(first) / len(others)
+            close(out[b, i], net.network(torch.cat([y(b, i), heard])))
+
+
+@pytest.mark.parametrize("config", [NET, EXPERTS])
+def test_equivariant_within_a_type(config):
+    """To reorder bodies of a type reorders every answer; to swap types does not."""
+    networks, data = trio(TYPES, config), scene(6)
+    before = answers(networks, *data)
+    within = [[2, 1, 0, 3, 4, 5], [5, 4, 0, 3, 1, 2]]
+    for order in within:
+        after = answers(networks, *(x[..., order, :] for x in data))
+        for a, b in zip(before, after, strict=True):
+            close(b, a[..., order, :])
+    across = [1, 0, 2, 3, 4, 5]
+    after = answers(networks, *(x[..., across, :] for x in data))
+    for a, b in zip(before, after, strict=True):
+        # every body's answer differs, by far more than the 1e-12 of the reordered
+        assert ((b - a[..., across, :]).abs().amax((0, -1)) > 1e-8).all()
+
+
+def test_absent_bodies_are_not_there():
+    """As a smaller set with the same parameters, whatever stands in their place, gradients too."""
+    there = [0, 3, 4]
+    net = network(TYPES, own=3)
+    small = network([TYPES[i] for i in there], own=3, known_types=3)
+    small.load_state_dict(net.state_dict())
+    present = torch.tensor([i in there for i in range(6)])
+    x, u = noise(5, 6, 6), noise(5, 6, 3, seed=1)
+    x[:, ~present], u[:, ~present] = torch.nan, torch.inf
+    x.requires_grad_()
+    u.requires_grad_()
+    out = net(x, u, present.expand(5, 6))
+    close(out[:, there], small(x[:, there], u[:, there]))
+    inputs = (x, u, *net.parameters())
+    for g in torch.autograd.grad(out.square().sum(), inputs):
+        assert g.isfinite().all()
+    for g in torch.autograd.grad(net(x, u, present).square().sum(), (x, u)):
+        assert (g[:, present].abs().sum((0, -1)) > 0).all()
+        assert (g[:, ~present] == 0).all()
+
+
+def test_absent_bodies_in_the_flat_networks():
+    there = [0, 3, 4]
+    present = torch.tensor([i in there for i in range(6)])
+    networks, data = trio(TYPES), scene(6)
+    few = [x[..., there, :] for x in data]
+    torch.manual_seed(0)
+    layout = layout_of([TYPES[i] for i in there], known_types=3)
+    small = (
+        SetMean(layout, Z, NET).double(),
+        SetResidual(layout, Z, NET, learn_scale=True).double(),
+        SetPolicy(layout, Z, NET, scale=None, floor=0.01).double(),
+    )
+    for a, b in zip(small, networks, strict=True):
+        a.load_state_dict(b.state_dict())
+    for x, anything in zip(data, (1e6, torch.nan, torch.nan, torch.inf), strict=True):
+        x[..., ~present, :] = anything
+    for a, b in zip(answers(networks, *data, present), answers(small, *few), strict=True):
+        close(a[..., there, :], b)
+        assert a.isfinite().all()
+
+
+def test_nobody_there():
+    net = network((0, 0), own=3)
+    x, u = torch.full((4, 2, 6), torch.nan).double(), noise(4, 2, 3)
+    out = net(x, u, torch.zeros(4, 2, dtype=torch.bool))
+    assert (out == 0).all()
+    for g in torch.autograd.grad(out.sum(), list(net.parameters())):
+        assert (g == 0).all()
+
+
+def test_parameters_do_not_depend_on_the_number():
+    one, many = trio((0, 1, 2)), trio(TYPES)
+    for a, b in zip(one, many, strict=True):
+        sizes = {name: value.shape for name, value in b.state_dict().items()}
+        assert {name: value.shape for name, value in a.state_dict().items()} == sizes
+        a.load_state_dict(b.state_dict())
+
+
+def test_what_each_body_sees():
+    """Every body sees all positions, displacements and latents; no latent's prior the next move."""
+    networks, (state, actions, move, latent) = trio(TYPES), scene(6, B=1)
+    every = answers(networks, state, actions, move, latent)
+
+    def sees(which, variable):
+        def body_sums(v):
+            parts = {"state": state, "actions": actions, "move": move, "latent": latent}
+            return every_sum(answers(networks, *{**parts, variable: v}.values())[which])
+
+        def every_sum(out):
+            return out[0].sum(-1)
+
+        value = {"state": state, "actions": actions, "move": move, "latent": latent}[variable]
+        jacobian = torch.autograd.functional.jacobian(body_sums, value)
+        return jacobian.transpose(1, -2).flatten(2).abs().amax(-1) > 0
+
+    mean, mu_q, log_ratio, loc, scale = range(len(every))
+    for which in (mean, mu_q, log_ratio, loc, scale):
+        assert sees(which, "state").all()
+        assert sees(which, "actions").all()
+        assert sees(which, "move").all() == (which in (mu_q, log_ratio))
+        assert sees(which, "move").any() == (which in (mu_q, log_ratio))
+        assert sees(which, "latent").all() == (which in (loc, scale))
+        assert sees(which, "latent").any() == (which in (loc, scale))
+
+
+def merged(stack, own, size):
+    """A plain Stack equal to the set's g where nobody else is and there is one type.
+
+    Input (u, x, e = 1, message = 0): the type's column joins the bias, the message's are dropped.
+    """
+    plain = Stack(own + size, stack.layers[-1].out_features, stack.config).double()
+    state = stack.state_dict()
+    first = state["layers.0.weight"]
+    state["layers.0.bias"] = state["layers.0.bias"] + first[:, own + size]
+    state["layers.0.weight"] = first[:, : own + size]
+    plain.load_state_dict(state)
+    return plain
+
+
+@pytest.mark.parametrize("scale", [None, 0.05])
+def test_one_body_is_the_plain_networks(scale):
+    """With one body the set networks are `Stack` and `PolicyNormal`."""
+    mean, residual, policy = trio((0,), scale=scale)
+    state, actions, move, latent = (x.flatten(-2) for x in scene(1))
+    c = torch.cat([state / 5.0, *actions], -1)
+    close(mean(c), merged(mean.network.network, 0, 6)(c))
+    x, reordered = torch.cat([c, move], -1), torch.cat([move, c], -1)
+    close(residual(x), merged(residual.network.network, 2, 6)(reordered))
+    plain = PolicyNormal(
+        6, Z, 2, NET, scale=scale, floor=0.01, mean_init=policy.weight[0].detach().T
+    ).double()
+    plain.network = merged(policy.network.network, Z, 6)
+    close(policy(c, latent).log_prob(move), plain(c, latent).log_prob(move))
+
+
+def test_policy_starts_at_constant_velocity():
+    networks, (state, actions, move, latent) = trio(TYPES), scene(6)
+    policy = networks[2]
+    for parameter in policy.network.parameters():
+        parameter.data.zero_()
+    *_, loc, scale = answers(networks, state, actions, move, latent)
+    close(loc, actions[0])
+    close(scale, torch.full_like(scale, F.softplus(torch.zeros(()).double()) + 0.01))
+    # each type has an affine map of its own
+    policy.weight.data[2] *= 2
+    policy.bias.data[1] += 0.5
+    *_, loc, _ = answers(networks, state, actions, move, latent)
+    factor = torch.tensor([1.0, 1, 1, 2, 1, 1])[:, None]
+    close(loc, actions[0] * factor + 0.5 * torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None])
+
+
+def test_latents_may_have_more_draws_than_contexts():
+    policy = trio(TYPES)[2]
+    state, actions, _, _ = scene(6)
+    c, z = context_of(state, actions), noise(4, 5, 6 * Z, seed=8)
+    out, one = policy(c, z).base_dist, policy(c.expand(4, 5, -1), z).base_dist
+    assert policy(c, z).batch_shape == (4, 5)
+    close(out.loc, one.loc)
+    close(out.scale, one.scale)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_in_control_vae(learned):
+    """In place of its networks they give Pyro's own ELBO, the same for bodies in another order."""
+    types, order = (0, 1, 0), [2, 1, 0]
+    posterior = "learned" if learned else "prior"
+    model, guide = build("small", 3, history=3, latent_size=3 * Z, posterior_scale=posterior)
+    mean, residual, policy = trio(types, learn_scale=learned)
+    model.step = Step(FixedScaleNormal(mean, 0.3), policy)
+    guide.residual = ResidualNormal(residual, learn_scale=learned)
+    batch = recording(3 + 4, 5, 3)
+    torch.manual_seed(3)
+    ours = ScaledELBO()(model, guide)(batch)
+    torch.manual_seed(3)
+    close(ours, TraceMeanField_ELBO().differentiable_loss(model, guide, batch))
+    swapped = batch._replace(
+        position=batch.position.unflatten(-1, (3, 2))[..., order, :].flatten(-2)
+    )
+    terms = []
+    for data in (batch, swapped):  # the posterior of each body moves with it
+        guide(data)
+        site = guide.get_traces()[1].nodes["latent"]["fn"].base_dist
+        terms.append([x.unflatten(-1, (3, Z)) for x in (site.loc, site.scale.expand_as(site.loc))])
+    for a, b in zip(*terms, strict=True):
+        close(b, a[..., order, :])
