@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError
 
 Activation = Literal["elu", "relu", "silu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Stack(nn.Module):
         return (gate.unsqueeze(-2) @ every).squeeze(-2)
 
     def _run(self, x: Tensor, apply: Callable[[Any, Tensor], Tensor]) -> Tensor:
-        activation = _ACTIVATIONS[self.config.activation]
+        activation = ACTIVATIONS[self.config.activation]
         h = x
         for index, layer in enumerate(self.layers):
             if index:

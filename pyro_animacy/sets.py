@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.nets import Stack, StackConfig, normal
+from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal
 
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
 
-def body_types(names: Sequence[str]) -> tuple[int, ...]:
+def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tuple[int, ...]:
     """Return the type of each body: bodies that differ only by a number after letters are alike.
 
     ``home_1`` and ``home_9`` are of one type. Names that are bare numbers say nothing of likeness
@@ -50,16 +50,25 @@ def body_types(names: Sequence[str]) -> tuple[int, ...]:
 
     Args:
         names: Names of the bodies, each once.
+        known: Names of the bodies whose types count; these by default.
 
     Raises:
-        ConfigError: If there is no name, or one is given twice.
+        ConfigError: If there is no name, one is given twice, or one is of no known type.
     """
     names = [str(name).strip() for name in names]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"bodies are named {names}; expected at least one, each name once")
-    stems = [_NUMBERED.sub("", name) for name in names]
-    kinds = sorted(set(stems))
+    stems, kinds = _stems(names), sorted(set(_stems(names if known is None else known)))
+    if strange := sorted(set(stems) - set(kinds)):
+        raise ConfigError(
+            f"body {strange[0]} is like none of those the model knows ({', '.join(kinds)}); rename "
+            "it after the kind it is of, as home_3"
+        )
     return tuple(kinds.index(stem) for stem in stems)
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    return [_NUMBERED.sub("", str(name).strip()) for name in names]
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ class SetNetwork(nn.Module):
         kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
         self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
         size, M = besides + layout.token_size + layout.kinds, config.hidden
-        self.activation = getattr(F, config.activation)
+        self.activation = ACTIVATIONS[config.activation]
         self.mine = nn.Linear(size, M)
         self.theirs = nn.Linear(size, M, bias=False)
         self.between = nn.Linear(layout.axes, M, bias=False)

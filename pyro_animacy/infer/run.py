@@ -19,6 +19,7 @@ from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.sets import body_types
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 
@@ -84,6 +85,38 @@ class Run:
         except ValueError:
             raise RunError(f"{file}: damaged; delete it to go without the log") from None
 
+    def on(self, dataset: xr.Dataset) -> "Run":
+        """This run with a model for the bodies of ``dataset``, where those may be any number.
+
+        Only a set-structured model has no parameter that depends on their number; of any other,
+        and where there are as many bodies of each type in the same order, the run itself is
+        returned.
+
+        Raises:
+            ConfigError: If their number differs, and one is of no type that the model knows.
+        """
+        bodies = tuple(str(name) for name in dataset["body"].to_numpy())
+        if self.settings["model"].get("structure", "joint") != "set":
+            return self
+        try:
+            same = body_types(bodies, self.card.bodies) == body_types(self.card.bodies)
+        except ConfigError:
+            same = len(bodies) == len(self.card.bodies)
+            if not same:
+                raise
+        if same:
+            return self
+        scale, axes = self.card.scale, len(self.card.axes)
+        arena = {name: getattr(scale, name)[:axes] * len(bodies) for name in ("low", "high")}
+        card = dataclasses.replace(
+            self.card, bodies=bodies, scale=dataclasses.replace(scale, **arena)
+        )
+        model, guide = build(card, like=self.card)
+        ours = {name: value for name, value in self.model.named_parameters()}
+        model.load_state_dict(ours, strict=False)  # buffers are of the scene
+        guide.load_state_dict(self.guide.state_dict())
+        return dataclasses.replace(self, model=model, guide=guide, card=card)
+
     def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
         """The part of the run's own recordings that it was never trained on."""
         return self._split(dataset)[3]
@@ -98,8 +131,15 @@ class Run:
         return divide(dataset, train.heldout, train.validation, train.seed)
 
 
-def build(card: ModelCard | EpisodeCard) -> tuple[Any, MessengerGuide]:
+def build(
+    card: ModelCard | EpisodeCard, like: ModelCard | None = None
+) -> tuple[Any, MessengerGuide]:
     """Build the model and guide that a card describes, with fresh parameters.
+
+    Args:
+        card: What to build.
+        like: The card whose bodies a set-structured model was fitted to, where those of ``card``
+            are others.
 
     Raises:
         RunError: If this version knows no such model or its options differ.
@@ -119,8 +159,12 @@ def build(card: ModelCard | EpisodeCard) -> tuple[Any, MessengerGuide]:
     if isinstance(card, EpisodeCard):
         model = family.model(config, card.sight)
     else:
-        bodies, axes = len(card.bodies), len(card.axes)
-        model = family.model(config, scale=card.scale, bodies=bodies, axes=axes)
+        scene = {"scale": card.scale, "bodies": len(card.bodies), "axes": len(card.axes)}
+        if getattr(config, "structure", "joint") == "set":
+            like = like or card
+            types = body_types(card.bodies, like.bodies)
+            scene |= {"types": types, "known_types": max(body_types(like.bodies)) + 1}
+        model = family.model(config, **scene)
     return model, family.guide(model)
 
 

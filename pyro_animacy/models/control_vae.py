@@ -20,6 +20,7 @@ roll-out in closed loop is their training; the policy likelihood, teacher forced
 terms of the loss are those of all models of scenes: `pyro_animacy.models.scene`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +35,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
+from pyro_animacy.sets import SetLayout, SetMean, SetPolicy, SetResidual
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class ControlVAEConfig(SceneConfig):
         latent_scale: sigma_p, standard deviation of the prior.
         posterior_scale: ``prior`` ties sigma_q to sigma_p, as in the paper; ``learned`` lets the
             encoder give it, which tightens the bound.
+        structure: ``joint``: one latent and one network for the whole scene. ``set``: a latent of
+            ``latent_size`` for each body, and one network for all of them, with the others as its
+            context (`pyro_animacy.sets`), so that bodies whose names differ by a number alone are
+            exchangeable, and the model serves any number of them.
         memory_size: Units H of a GRU over the past, which every network sees beside c_t; 0 for
             none. It looks back without end, where ``history`` looks back a few frames; train it on
             windows of several steps (``train.window``).
@@ -54,6 +60,7 @@ class ControlVAEConfig(SceneConfig):
 
     latent_scale: float = 0.3
     posterior_scale: Literal["prior", "learned"] = "learned"
+    structure: Literal["joint", "set"] = "joint"
     memory_size: int = 0
     prior: StackConfig = field(default_factory=StackConfig)
     posterior: StackConfig = field(default_factory=StackConfig)
@@ -73,6 +80,11 @@ class ControlVAEConfig(SceneConfig):
         ):
             if not good:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+        if self.structure == "set" and self.memory_size:
+            raise ConfigError(
+                "model.memory_size is of the whole scene; with model.structure set leave it 0, and "
+                "look back by model.history"
+            )
 
 
 class Step(nn.Module):
@@ -96,23 +108,45 @@ class ControlVAE(SceneModel):
             a learned policy scale, the standard deviation of the resolution's uniform noise.
         bodies: Number of bodies.
         axes: Number of axes.
+        types: Which bodies are alike, as `pyro_animacy.sets.body_types` says; all differ by
+            default. Only the structure ``set`` asks.
+        known_types: Number of types, where the bodies at hand are not of all of them.
     """
 
     config: ControlVAEConfig
 
     def __init__(
-        self, config: ControlVAEConfig, *, scale: Scale, bodies: int, axes: int = 2
+        self,
+        config: ControlVAEConfig,
+        *,
+        scale: Scale,
+        bodies: int,
+        axes: int = 2,
+        types: Sequence[int] | None = None,
+        known_types: int | None = None,
     ) -> None:
         super().__init__(config, scale=scale, bodies=bodies, axes=axes)
         self.memory_size = H = config.memory_size
         self.recurrence = nn.GRU(self.context_size, H) if H else None
         Z, D, C = config.latent_size, self.state_size, self.context_size + H
-        prior = FixedScaleNormal(Stack(C, Z, config.prior), config.latent_scale)
-        policy = PolicyNormal(
-            C, Z, D, config.policy, scale=config.policy_scale, floor=self.least_scale,
-            mean_init=self.inertia(C),
-        )  # fmt: skip
-        self.step = Step(prior, policy)
+        fixed, floor = config.policy_scale, self.least_scale
+        self.layout: SetLayout | None = None
+        mean: nn.Module
+        policy: nn.Module
+        if config.structure == "set":
+            self.latent_size = bodies * Z
+            self.layout = layout = SetLayout(
+                tuple(range(bodies) if types is None else types), axes, config.history,
+                nearness=scale.extent / scale.separation, known_types=known_types,
+            )  # fmt: skip
+            mean = SetMean(layout, Z, config.prior)
+            policy = SetPolicy(layout, Z, config.policy, scale=fixed, floor=floor)
+        else:
+            mean = Stack(C, Z, config.prior)
+            policy = PolicyNormal(
+                C, Z, D, config.policy, scale=fixed, floor=floor, mean_init=self.inertia(C)
+            )
+        self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy)
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
@@ -173,7 +207,9 @@ class ControlVAEGuide(MessengerGuide):
         config = model.config
         Z, learned = config.latent_size, config.posterior_scale == "learned"
         inputs = model.context_size + config.memory_size + model.state_size
-        network = Stack(inputs, 2 * Z if learned else Z, config.posterior)
+        network: nn.Module = Stack(inputs, 2 * Z if learned else Z, config.posterior)
+        if model.layout is not None:
+            network = SetResidual(model.layout, Z, config.posterior, learn_scale=learned)
         self.residual = ResidualNormal(network, learn_scale=learned)
 
     def posterior(self, prior: Independent, evidence: Evidence) -> Independent:
