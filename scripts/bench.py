@@ -2,8 +2,9 @@
 
     .venv/bin/python scripts/bench.py [--pairs 40] [--threads 2]
 
-Both take the seed's objective (closed loop, squared error) on the same networks, shapes and data,
-after a check that their losses agree under the same draws. The plain loss is the oracle of the
+Both take the same objective on the same networks, shapes and data, after a check that their losses
+agree under the same draws: the ControlVAE that of the seed (closed loop, squared error), the
+recurrent state-space model its bound, teacher forced. The plain losses are the oracles of the
 tests, `tests/plain_pytorch.py`. Ratios are ours over theirs, so below 1 is faster.
 """
 
@@ -17,32 +18,67 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyro_animacy import Batch, ControlVAE, ControlVAEConfig, ControlVAEGuide, Scale, ScaledELBO
+from pyro_animacy import (
+    Batch,
+    ControlVAE,
+    ControlVAEConfig,
+    ControlVAEGuide,
+    Scale,
+    ScaledELBO,
+    StateSpaceConfig,
+    StateSpaceGuide,
+    StateSpaceModel,
+)
+from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.nets import StackConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import plain_pytorch
 
-SIZES = {  # hidden, batch, steps T, latent, layers
-    "small": (64, 64, 24, 8, 2),
-    "medium": (128, 256, 24, 16, 2),
-    "paper, plain network": (512, 512, 24, 64, 3),
-}
+SCALE = Scale((0.0, 0.0), 1.0, 10.0, 3.0, 0.01, (-40.0,) * 6, (40.0,) * 6)
+Pair = tuple[SceneModel, MessengerGuide]
 
 
-def contenders(hidden: int, batch: int, T: int, latent: int, layers: int) -> list[Callable]:
-    """A step of ours and one by hand, on networks with the same parameters."""
+def control_vae(hidden: int, latent: int, layers: int) -> Pair:
+    """The seed's model."""
     net = StackConfig(hidden=hidden, layers=layers)
     config = ControlVAEConfig(
         history=1, latent_size=latent, posterior_scale="prior", likelihood="squared_error",
         roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
         prior=net, posterior=net, policy=net,
     )  # fmt: skip
-    scale = Scale((0.0, 0.0), 1.0, 10.0, 3.0, 0.01, (-40.0,) * 6, (40.0,) * 6)
+    model = ControlVAE(config, scale=SCALE, bodies=3)
+    return model, ControlVAEGuide(model)
+
+
+def rssm(hidden: int, latent: int) -> Pair:
+    """The recurrent state-space model, its networks as wide as its memory."""
+    net = StackConfig(hidden=hidden, layers=1)
+    config = StateSpaceConfig(
+        memory_size=hidden, latent_size=latent, prior=net, posterior=net, policy=net
+    )
+    model = StateSpaceModel(config, scale=SCALE, bodies=3)
+    return model, StateSpaceGuide(model)
+
+
+CASES = {  # model, its plain loss, batch, steps T, share of the pairs
+    "ControlVAE, small": (lambda: control_vae(64, 8, 2), plain_pytorch.loss, 64, 24, 1.0),
+    "ControlVAE, medium": (lambda: control_vae(128, 16, 2), plain_pytorch.loss, 256, 24, 1.0),
+    "ControlVAE, paper, plain network": (
+        lambda: control_vae(512, 64, 3), plain_pytorch.loss, 512, 24, 0.2,
+    ),
+    "rssm, PlaNet's sizes": (
+        lambda: rssm(200, 30), plain_pytorch.state_space_loss, 50, 50, 1.0,
+    ),
+}  # fmt: skip
+
+
+def contenders(make: Callable[[], Pair], plain_loss: Callable, batch: int, T: int) -> list:
+    """A step of ours and one by hand, on networks with the same parameters."""
     torch.manual_seed(0)
-    model = ControlVAE(config, scale=scale, bodies=3)
-    guide = ControlVAEGuide(model)
-    x = torch.randn(T + 1, batch, 6).cumsum(0)
+    model, guide = make()
+    x = torch.randn(T + model.config.history, batch, 6).cumsum(0)
     recording = Batch(x, torch.ones_like(x, dtype=torch.bool))
     optimizer = torch.optim.AdamW([*model.parameters(), *guide.parameters()], lr=0.0, fused=True)
     bound = ScaledELBO(kl_weight=0.1)(model, guide)
@@ -57,7 +93,7 @@ def contenders(hidden: int, batch: int, T: int, latent: int, layers: int) -> lis
 
     steps = [
         lambda: step(lambda: bound(recording)),
-        lambda: step(lambda: plain_pytorch.loss(model, guide, x, 0.1)["loss"]),
+        lambda: step(lambda: plain_loss(model, guide, x, 0.1)["loss"]),
     ]
     ours, plain = (run() for run in steps)
     if abs(ours - plain) > 1e-4 * abs(plain):
@@ -70,14 +106,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=40, help="interleaved pairs a size")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pyro.enable_validation(False)
-    print("| size | ours / plain PyTorch, median | quartiles | ours, ms |\n|---|---|---|---|")
-    for name, size in SIZES.items():
-        runs = contenders(*size)
+    print("| model | ours / plain PyTorch, median | quartiles | ours, ms |\n|---|---|---|---|")
+    for name, (*case, share) in CASES.items():
+        if arguments.only not in name:
+            continue
+        runs = contenders(*case)
         times = []
-        for _ in range(max(4, arguments.pairs if size[0] < 512 else arguments.pairs // 5)):
+        for _ in range(max(4, int(arguments.pairs * share))):
             pair = []
             for run in runs:
                 began = time.perf_counter()

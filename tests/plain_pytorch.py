@@ -1,7 +1,8 @@
-"""The ControlVAE's loss written by hand in plain PyTorch: no Pyro, no class of the package.
+"""The losses written by hand in plain PyTorch: no Pyro, no class of the package.
 
-The oracle of the loss and its gradients, and what step times are compared with. It reads only the
-weights of the networks.
+The oracles of the losses and their gradients, and what step times are compared with. They read only
+the weights of the networks. `loss` is that of a ControlVAE, `state_space_loss` that of a
+state-space model.
 """
 
 import math
@@ -41,15 +42,23 @@ def loss(
     rec = kl = act = x.new_zeros(())
     s = x[k - 1]
     past = [x[k - 1 - i] - x[k - 2 - i] for i in range(k - 1)]
+    h = x.new_zeros(x.shape[1], cfg.memory_size)
     for t in range(T):
         f = k - 1 + t
         ok = None if seen is None else seen[f + 1]
+        complete = None
         if not closed:
             s = x[f]
             past = [x[f - i] - x[f - 1 - i] for i in range(k - 1)]
             if ok is not None:
-                ok = ok & seen[f - k + 1 : f + 1].all(0).all(-1, keepdim=True)
+                complete = seen[f - k + 1 : f + 1].all(0).all(-1, keepdim=True)
+                ok = ok & complete
         c = torch.cat([s @ model.view, *past], -1)
+        if cfg.memory_size:
+            g = model.recurrence
+            c = c if complete is None else torch.where(complete, c, 0.0)
+            h = torch.gru_cell(c, h, g.weight_ih_l0, g.weight_hh_l0, g.bias_ih_l0, g.bias_hh_l0)
+            c = torch.cat([c, h], -1)
         mu_p = mlp(prior, c)
         d = x[f + 1] - s if ok is None else torch.where(ok, x[f + 1] - s, 0.0)
         out = mlp(guide.residual.network, torch.cat([c, d], -1))
@@ -87,5 +96,131 @@ def loss(
         if closed:
             s = s + a
             past = [a, *past][: k - 1]
+    terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
+    return {"loss": sum(terms.values()), **terms}
+
+
+def predicted(dynamics, h: Tensor, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """h_t and what the prior sees of it, (h_t, u_t), or (z_{t-1}, u_t) without a memory."""
+    belief = torch.cat([z, u], -1)
+    if not dynamics.memory_size:
+        return h, belief
+    r = dynamics.recurrence
+    x = F.elu(F.linear(belief, dynamics.embed.weight, dynamics.embed.bias))
+    h = torch.gru_cell(x, h, r.weight_ih, r.weight_hh, r.bias_ih, r.bias_hh)
+    return h, torch.cat([h, u], -1)
+
+
+def gaussian_prior(dynamics, belief: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of p(z_t | h_t, u_t)."""
+    mean, raw = mlp(dynamics.prior.network, belief).chunk(2, -1)
+    return mean, F.softplus(raw) + dynamics.config.least_scale
+
+
+def gaussian_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
+    """KL of diagonal normals, summed over the last axis."""
+    (m, s), (mu, sigma) = q, p
+    return ((sigma / s).log() + (s**2 + (m - mu) ** 2) / (2 * sigma**2) - 0.5).sum(-1)
+
+
+def mixed(logits: Tensor, unimix: float) -> Tensor:
+    """Probabilities of classes (..., G, K) with a share of the uniform distribution."""
+    return (1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]
+
+
+def state_space_loss(
+    model, guide, x: Tensor, kl_weight: float, seen: Tensor | None = None, noise: dict | None = None
+) -> dict:
+    """Terms of the loss of a state-space model; arguments and terms as of `loss`.
+
+    What need not wait for the next step (teacher forced: policy and KL) is computed once for all.
+    Classes are drawn by `torch.multinomial`, step by step.
+    """
+
+    def standard_normal(name: str, like: Tensor, t: int) -> Tensor:
+        return torch.randn_like(like) if noise is None else noise[name][t]
+
+    cfg, dynamics = model.config, model.dynamics
+    k, Z, K = cfg.history, cfg.latent_size, cfg.classes
+    T, B = len(x) - k, x.shape[1]
+    closed = cfg.roll_out == "closed_loop"
+    squared = cfg.likelihood == "squared_error"
+
+    def decode(c: Tensor, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        pi, known = model.decoder, torch.cat([c, h], -1)
+        out = mlp(pi.network, torch.cat([z, known], -1))
+        straight = F.linear(known, pi.affine.weight, pi.affine.bias)
+        if cfg.policy_scale is not None:
+            return out + straight, cfg.policy_scale * torch.ones_like(out)
+        mean, raw = out.chunk(2, -1)
+        return mean + straight, F.softplus(raw) + pi.floor
+
+    h, z = x.new_zeros(B, cfg.memory_size), x.new_zeros(B, Z * (K or 1))
+    s, past = x[k - 1], [x[k - 1 - i] - x[k - 2 - i] for i in range(k - 1)]
+    held: dict[str, list[Tensor]] = {name: [] for name in ("c", "h", "z", "q", "p", "s", "a", "ok")}
+    policies = []
+    for t in range(T):
+        f = k - 1 + t
+        ok = torch.ones_like(x[f], dtype=torch.bool) if seen is None else seen[f + 1]
+        complete = None
+        if not closed:
+            s, past = x[f], [x[f - i] - x[f - 1 - i] for i in range(k - 1)]
+            if seen is not None:
+                complete = seen[f - k + 1 : f + 1].all(0).all(-1, keepdim=True)
+                ok = ok & complete
+        c = torch.cat([s @ model.view, *past], -1)
+        c = c if complete is None else torch.where(complete, c, 0.0)
+        any_seen = None if seen is None else ok.any(-1, keepdim=True)
+        d = x[f + 1] - s if seen is None else torch.where(ok, x[f + 1] - s, 0.0)
+        h, belief = predicted(dynamics, h, z, c)
+        q = p = ()
+        if Z:
+            shown = torch.cat([belief, d], -1)
+            if K:
+                p = mixed(mlp(dynamics.prior, belief).unflatten(-1, (Z, K)), cfg.unimix)
+                shift = mlp(guide.residual, shown).unflatten(-1, (Z, K))
+                q = mixed(p.log() + shift, cfg.unimix)
+                if any_seen is not None:
+                    q = torch.where(any_seen[..., None], q, p)
+                drawn = torch.multinomial(q.detach().reshape(-1, K), 1).reshape(B, Z)
+                z = (F.one_hot(drawn, K) + q - q.detach()).flatten(-2)
+            else:
+                p = gaussian_prior(dynamics, belief)
+                shift, ratio = mlp(guide.residual.network, shown).chunk(2, -1)
+                if any_seen is not None:
+                    shift, ratio = shift * any_seen, ratio * any_seen
+                q = p[0] + shift, p[1] * ratio.clamp(-7, 3).exp()
+                z = q[0] + q[1] * standard_normal("latent", q[0], t)
+                p, q = torch.cat(p, -1), torch.cat(q, -1)
+            held["p"].append(p)
+            held["q"].append(q)
+        if closed:
+            policies.append(decode(c, h, z))
+            a = policies[-1][0] + policies[-1][1] * standard_normal("action", s, t)
+            held["a"].append(a)
+        for name, value in (("c", c), ("h", h), ("z", z), ("s", s), ("ok", ok)):
+            held[name].append(value)
+        if closed:
+            s, past = s + a, [a, *past][: k - 1]
+
+    of = {name: torch.stack(values) for name, values in held.items() if values}
+    w = cfg.discount ** torch.arange(T, dtype=x.dtype)[:, None]
+    kl = x.new_zeros(())
+    if K and Z:
+        kl = (w * (of["q"] * (of["q"].log() - of["p"].log())).sum((-1, -2))).sum()
+    elif Z:
+        kl = (w * gaussian_kl(of["q"].chunk(2, -1), of["p"].chunk(2, -1))).sum()
+    if closed:
+        mu, sigma = (torch.stack(part) for part in zip(*policies, strict=True))
+    else:
+        mu, sigma = decode(of["c"], of["h"], of["z"])
+    shown, ok = x[k:] - of["s"], of["ok"]
+    if squared:
+        a = of["a"] if closed else mu + sigma * standard_normal("action", mu, slice(T))
+        error = (shown - a) ** 2 + 0.5 * math.log(math.pi)
+    else:
+        error = ((shown - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
+    rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()
+    act = cfg.action_cost * (w * (mu**2 + sigma**2).sum(-1) * ok.any(-1)).sum()
     terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
     return {"loss": sum(terms.values()), **terms}

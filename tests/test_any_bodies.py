@@ -1,4 +1,4 @@
-"""A set-structured ControlVAE: equivariant within a type, and one model for any number of bodies."""
+"""A set-structured ControlVAE: equivariant within a type, and one for any number of bodies."""
 
 import dataclasses
 

@@ -8,29 +8,23 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, TraceMeanField_ELBO
-from variants import CONFIGS, PLAIN, build, config, recording, supply_noise
+from pyro.infer import SVI
+from variants import (
+    PLAIN,
+    assert_same_gradients,
+    build,
+    config,
+    gradients,
+    recording,
+    supply_noise,
+)
 
 from pyro_animacy import Batch, ConfigError, ControlVAEConfig, ScaledELBO
 from pyro_animacy.infer.score import log_density
 from pyro_animacy.nets import StackConfig
 
 
-def gradients(loss, modules):
-    parameters = [p for m in modules for p in m.parameters()]
-    return torch.autograd.grad(loss, parameters, allow_unused=True)
-
-
-def assert_same_gradients(first, second, tolerance=1e-10):
-    for a, b in zip(first, second, strict=True):
-        if a is None or b is None:
-            assert a is None or a.abs().max() == 0
-            assert b is None or b.abs().max() == 0
-        else:
-            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("missing", [0.0, 0.2])
+@pytest.mark.parametrize("missing", [0.0, 0.05])
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize(("T", "B", "bodies"), [(1, 1, 1), (6, 4, 2), (9, 5, 3)])
 def test_loss_is_the_algebra(monkeypatch, name, T, B, bodies, missing):
@@ -48,19 +42,6 @@ def test_loss_is_the_algebra(monkeypatch, name, T, B, bodies, missing):
     assert_same_gradients(gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide)))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_equals_pyros_elbo(name):
-    """At beta = 1 the scaled ELBO is TraceMeanField_ELBO on the same program and guide."""
-    model, guide = build(name)
-    batch = recording(model.config.history + 6, 4, missing=0.1)
-    torch.manual_seed(3)
-    ours = ScaledELBO()(model, guide)(batch)
-    torch.manual_seed(3)
-    pyros = TraceMeanField_ELBO().differentiable_loss(model, guide, batch)
-    torch.testing.assert_close(ours, pyros, rtol=1e-12, atol=1e-12)
-    assert_same_gradients(gradients(ours, (model, guide)), gradients(pyros, (model, guide)))
-
-
 def test_kl_identity():
     """With sigma_q = sigma_p, KL(q || p) = |mu_q|^2 / (2 sigma_p^2)."""
     model, guide = build("tied_scale")
@@ -71,36 +52,6 @@ def test_kl_identity():
     mu_q = guide.residual.network(torch.cat([evidence.context, evidence.shown], -1))
     expected = (mu_q**2).sum() / (2 * model.config.latent_scale**2)
     torch.testing.assert_close(elbo.terms["latent"], expected.detach(), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("name", ["seed", "small"])
-def test_svi_takes_the_step_of_the_loop(name):
-    """`pyro.infer.SVI` and a plain torch loop move the parameters alike."""
-    batch = recording(8, 4)
-    ways = []
-    for use_svi in (True, False):
-        model, guide = build(name)
-        elbo = ScaledELBO(kl_weight=0.1, scale=1 / 24)
-        parameters = [*model.parameters(), *guide.parameters()]
-        if use_svi:
-            svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
-        else:
-            optimizer, bound = torch.optim.Adam(parameters, lr=1e-2), elbo(model, guide)
-        losses = []
-        for step in range(4):
-            torch.manual_seed(step)
-            if use_svi:
-                losses.append(svi.step(batch))
-            else:
-                optimizer.zero_grad()
-                loss = bound(batch)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-        ways.append((losses, parameters))
-    assert ways[0][0] == pytest.approx(ways[1][0], rel=1e-12)
-    for a, b in zip(ways[0][1], ways[1][1], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_two_models_share_nothing_under_svi():
@@ -190,82 +141,6 @@ def test_iwae_rises_to_the_exact_evidence():
     assert all(b > a for a, b in itertools.pairwise(bounds)), bounds
     assert bounds[-1] == pytest.approx(truth, abs=0.02)
     assert max(bounds) < truth + 0.02
-
-
-# What every model owes.
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_sites(name):
-    """Names and shapes of the sites, as the docstring's graph says."""
-    model, guide = build(name)
-    T, B, Z, D = 5, 4, 5, 6
-    batch = recording(model.config.history + T, B)
-    guide(batch)
-    trace, _ = guide.get_traces()
-    shapes = {n: s["value"].shape for n, s in trace.nodes.items() if s["type"] == "sample"}
-    assert shapes.pop("reconstruction") == shapes.pop("state") == (T, B, D)
-    if model.config.action_cost:
-        assert shapes.pop("action_cost") == (T, B, 0)
-    if model.config.roll_out == "closed_loop":
-        assert shapes == {
-            f"{site}_{t}": (B, size)
-            for t in range(T)
-            for site, size in (("latent", Z), ("action", D))
-        }
-    elif model.config.likelihood == "policy":
-        assert shapes == {"latent": (T, B, Z)}
-    else:
-        assert shapes == {"latent": (T, B, Z), "action": (T, B, D)}
-    assert all(s["value"].isfinite().all() for s in trace.nodes.values() if s["type"] == "sample")
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_parameter_has_a_gradient(name):
-    model, guide = build(name)
-    batch = recording(model.config.history + 5, 16)
-    ScaledELBO()(model, guide)(batch).backward()
-    for module in (model, guide):
-        for parameter_name, parameter in module.named_parameters():
-            assert parameter.grad is not None, parameter_name
-            assert parameter.grad.abs().max() > 0, parameter_name
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_padding_and_what_was_not_observed_change_nothing(monkeypatch, name):
-    """Missing frames at the end, or any value under the mask, leave loss and gradient alone."""
-    model, guide = build(name)
-    T, B = 5, 4
-    batch = recording(model.config.history + T, B, missing=0.15)
-    noise = supply_noise(monkeypatch, T + 3, B, 5, 6)
-    loss = ScaledELBO()(model, guide)(batch)
-    expected = gradients(loss, (model, guide))
-    junk = torch.where(batch.observed, batch.position, 17.0)
-    nothing = torch.zeros(3, B, 6)
-    changed = Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
-    if model.config.roll_out == "closed_loop":
-        # its first state is taken from the recording, so there the mask cannot hide a value
-        k = model.config.history
-        changed.position[:k] = batch.position[:k]
-    noise["rewind"]()
-    again = ScaledELBO()(model, guide)(changed)
-    torch.testing.assert_close(again, loss, rtol=1e-12, atol=1e-12)
-    assert_same_gradients(gradients(again, (model, guide)), expected, 1e-11)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_repeatable_and_loadable(name):
-    """The same seed gives the same loss, also after the parameters went into a fresh model."""
-    model, guide = build(name)
-    batch = recording(model.config.history + 5, 4)
-    other, other_guide = build(name, seed=9)
-    other.load_state_dict(model.state_dict())
-    other_guide.load_state_dict(guide.state_dict())
-    losses = []
-    for pair in ((model, guide), (model, guide), (other, other_guide)):
-        torch.manual_seed(0)
-        losses.append(ScaledELBO()(*pair)(batch).item())
-    assert losses[0] == losses[1] == losses[2]
 
 
 def test_unobserved_steps_go_on_from_the_models_own_state(monkeypatch):

@@ -291,7 +291,7 @@ class SceneModel(nn.Module):
         return torch.cat([state @ self.view, *actions], -1)
 
     def inertia(self, inputs: int) -> Tensor:
-        """Constant velocity, a_t = a_{t-1}, as weights (D, inputs) of inputs that begin with c_t."""
+        """Constant velocity, a_t = a_{t-1}: weights (D, inputs) of inputs that begin with c_t."""
         D, viewed = self.state_size, self.view.shape[1]
         weight = torch.zeros(D, inputs)
         if self.config.history > 1:  # the newest displacement in c_t
