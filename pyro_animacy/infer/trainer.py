@@ -148,14 +148,16 @@ class Trainer:
 
     def _row(self, loss: torch.Tensor, elbo: ScaledELBO, rate: float) -> dict[str, float]:
         """One line of the log: the terms of this step's loss, in nats per step."""
-        kl = float(elbo.terms.get("latent", 0.0))
+        terms = {name: value.item() for name, value in elbo.terms.items()}
+        kl = terms.pop("latent", 0.0)
         return {
             "step": self.step,
             "seconds": round(self.seconds, 2),
             "loss": loss.item(),
-            "reconstruction": elbo.terms["reconstruction"].item(),
+            "reconstruction": terms.pop("reconstruction"),
             "kl": kl / elbo.kl_weight if elbo.kl_weight else 0.0,
-            "action_cost": float(elbo.terms.get("action_cost", 0.0)),
+            "action_cost": terms.pop("action_cost", 0.0),
+            **terms,  # what the model has besides: rewards, what was expected further ahead
             "kl_weight": elbo.kl_weight,
             "learning_rate": rate,
         }

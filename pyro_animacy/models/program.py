@@ -49,7 +49,9 @@ class Overshooting:
         (1/D) sum_d beta_d KL( sg q(z_t) || p(z_t | z_{t-d}) )        sg (no gradient) for d > 1
 
     in place of the one-step KL (Hafner et al., Learning Latent Dynamics for Planning from Pixels,
-    2019, equation 7).
+    2019, equation 7). A step t < d has no term of distance d, so that for D > 1 the loss is a bound
+    only up to the first D steps of a window. The stop is on the target q(z_t); the sample that is
+    rolled on, of q(z_{t-d}), keeps its gradient.
 
     Args:
         distance: D; 1 is the plain bound.
