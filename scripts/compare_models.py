@@ -46,7 +46,7 @@ def models() -> dict[str, FitConfig]:
     """The models compared, at their preset ``small``; the same past, and latents of one size."""
     named = {name: preset("small", name) for name in ("deterministic", "stochastic", "rssm")}
     joint = preset("small")
-    several = dataclasses.replace(joint.train, window=16, batch_size=64)
+    several = dataclasses.replace(joint.train, window=32, batch_size=32)
     return {
         "control_vae": joint,
         "control_vae, set": dataclasses.replace(

@@ -224,8 +224,8 @@ def clips():
     return make_trajectories(x, fps=10, body=["hunter", "prey"], units="m", source="chase")
 
 
-def windows_of(name):
-    model, guide = build(name, bodies=2)
+def windows_of(name, **changes):
+    model, guide = build(name, bodies=2, **changes)
     windows = scoring_windows(clips(), scale_of(2), model.config.history)
     return model, guide, windows
 
@@ -243,7 +243,7 @@ def of_step(steps):
 
 
 @pytest.mark.parametrize("asked", PROPOSALS)
-@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize("name", [name for name in REMEMBERING if name != "memory"])
 def test_windows_have_the_steps_of_whole_trajectories(name, asked):
     """Step (t, b) of `draw_steps` of whole trajectories, under the same draws."""
     model, guide, windows = windows_of(name)
@@ -268,7 +268,29 @@ def test_windows_have_the_steps_of_whole_trajectories(name, asked):
             assert torch.equal(mine, expected), name_of
 
 
-@pytest.mark.parametrize(("held", "count"), [(1, 3), (120, 2), (10**6, 1)])
+@pytest.mark.parametrize("name", ["memory", "deterministic"])
+@pytest.mark.parametrize("memory_steps", [2, 5, 8])
+def test_a_step_is_shown_half_to_all_of_its_memory(name, memory_steps):
+    """What is known of step t follows from the frames of its stretch alone."""
+    model, guide, windows = windows_of(name, memory_steps=memory_steps)
+
+    def known(steps):
+        """What no draw bears on: the prior, or the policy where there is no latent."""
+        return steps.prior.loc if name == "memory" else steps.policy.loc[0]
+
+    which = torch.arange(len(windows))
+    found = torch.cat([known(steps)[0] for _, steps in window_steps(guide, windows, which, 1)])
+    new, history = memory_steps // 2, model.config.history
+    for i, (b, start) in enumerate(windows.index.tolist()):
+        t = start + windows.context - history
+        first = max(0, t // new * new - (memory_steps - new))
+        assert t < memory_steps or memory_steps - new <= t - first < memory_steps
+        x = windows.position[b : b + 1, first : t + history + 1].transpose(0, 1).double()
+        alone = draw_steps(guide, Batch(x.nan_to_num(0.0), ~x.isnan()), 1)
+        torch.testing.assert_close(found[i], known(alone)[-1, 0])
+
+
+@pytest.mark.parametrize(("held", "count"), [(1, 3), (130, 2), (10**6, 1)])
 @pytest.mark.parametrize("name", [*REMEMBERING, "small"])
 def test_every_window_comes_once_and_in_order(monkeypatch, name, held, count):
     """However many trajectories are held at once, each part shows its windows' last step."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.models.program import Memory
 
@@ -58,9 +59,15 @@ def predict(
         progress: Show a progress bar.
 
     Raises:
-        ConfigError: If an option cannot be used, or the draws would not fit in memory.
+        ConfigError: If an option cannot be used, or the draws would not fit in memory; or the run
+            is of episodes, from which `predict_episodes` draws.
         DataError: If the recordings do not suit the model, or none has the context observed.
     """
+    if isinstance(run.card, EpisodeCard):
+        raise ConfigError(
+            f"{run.path}: the model {run.card.model} is of episodes; use predict_episodes of "
+            "pyro_animacy.infer.predict_episodes"
+        )
     dataset = suited(run.card, dataset)
     history = run.card.config["history"]
     context = history if context is None else context
@@ -98,7 +105,7 @@ def predict(
     size = draws * trajectories * frames * per_frame
     if reconstruct:  # all frames go through the networks at once
         size += several * trajectories * frames * 4 * LAYERS_HELD * _width(run)
-    _check_memory(size, draws, trajectories, frames)
+    check_memory(size, draws, trajectories, frames)
     observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
     latent = None
@@ -140,8 +147,9 @@ def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
     history, memory = run.card.config["history"], None
     x = batch.position
     if context > history and run.model.remembers:
+        first = max(0, context - history - run.model.config.memory_steps)
         with run.guide:
-            followed = run.model.follow(Batch(*(part[:context] for part in batch)))[1]
+            followed = run.model.follow(Batch(*(part[first:context] for part in batch)))[1]
         memory = Memory(*(part[-1] for part in followed))
     moves = x[context - history : context].diff(dim=0)
     newest_first = [moves[i] for i in range(history - 2, -1, -1)]
@@ -200,7 +208,7 @@ def _first_frames(dataset: xr.Dataset, frames: int) -> xr.Dataset:
     )
 
 
-def _check_memory(size: int, draws: int, trajectories: int, frames: int) -> None:
+def check_memory(size: int, draws: int, trajectories: int, frames: int) -> None:
     """Raise ConfigError if arrays of ``size`` bytes would not fit."""
     free = _free_memory()
     if size > MEMORY_SHARE * free:

@@ -31,7 +31,7 @@ from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
 
 Proposal = Literal["posterior", "prior", "defensive"]
-PARTICLES_HELD = 1_048_576  # draws x steps of whole trajectories looked at together
+PARTICLES_HELD = 1_048_576  # draws x steps of stretches looked at together
 
 
 class Steps(NamedTuple):
@@ -258,7 +258,8 @@ def window_steps(
 
     Yields:
         The numbers of the windows, in the order of ``which``, and their steps. A model that
-        remembers knows its trajectory from the first frame on, not the window alone.
+        remembers is shown more of the trajectory than the window: where there are as many, half
+        to all of its ``memory_steps`` before the step.
     """
     model: SceneModel = guide.model  # type: ignore[assignment]
     parameter = next(guide.parameters(), model.view)
@@ -269,16 +270,30 @@ def window_steps(
             batch = batch.to(parameter.device, parameter.dtype)
             yield part, draw_steps(guide, batch, draws, proposal, windows.axes)
         return
-    frames = windows.position.shape[1]
+    # Trajectories are cut into stretches of half the memory, each after as much burn-in.
+    memory = model.config.memory_steps
+    new = max(1, memory // 2)
     trajectory, start = windows.index[which].unbind(1)
-    for rows in trajectory.unique().split(max(1, PARTICLES_HELD // (draws * frames))):
-        inside = (trajectory >= rows[0]) & (trajectory <= rows[-1])
-        at = torch.searchsorted(rows, trajectory[inside])
-        step = start[inside] + windows.context - history
-        x = windows.position[rows, : int(step.max()) + history + 1].transpose(0, 1)
-        batch = Batch(x.nan_to_num(0.0), ~x.isnan()).to(parameter.device, parameter.dtype)
-        steps = draw_steps(guide, batch, draws, proposal, windows.axes)
-        yield which[inside], _picked(steps, step, at)
+    step = start + windows.context - history
+    first = (step // new * new - (memory - new)).clamp(min=0)
+    stretches, at = torch.stack([trajectory, first], 1).unique(dim=0, return_inverse=True)
+    for some in torch.arange(len(stretches)).split(max(1, PARTICLES_HELD // (draws * memory))):
+        inside = (at >= some[0]) & (at <= some[-1])
+        row, begin = stretches[some].unbind(1)
+        batch = _stretch(windows.position, row, begin, history + memory)
+        steps = draw_steps(
+            guide, batch.to(parameter.device, parameter.dtype), draws, proposal, windows.axes
+        )
+        yield which[inside], _picked(steps, (step - first)[inside], at[inside] - some[0])
+
+
+def _stretch(position: Tensor, row: Tensor, begin: Tensor, frames: int) -> Batch:
+    """So many frames of some rows of (trajectory, frame, D), from ``begin`` on."""
+    frame = begin + torch.arange(frames)[:, None]
+    last = position.shape[1] - 1
+    x = position[row, frame.clamp(max=last)]
+    observed = ~x.isnan() & (frame <= last)[..., None]
+    return Batch(x.where(observed, 0.0), observed)
 
 
 def _picked(steps: Steps, t: Tensor, b: Tensor) -> Steps:

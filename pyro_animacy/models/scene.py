@@ -37,6 +37,9 @@ class SceneConfig:
     Args:
         history: Frames the networks see: s_t and the ``history - 1`` displacements before it.
         latent_size: Size Z of the latent z_t.
+        memory_steps: Steps before the one in question that a model which remembers is shown, at
+            most, in scores and forecasts. Train it on windows of as many (``train.window``): what
+            its memory does later it has never learned.
         likelihood: ``squared_error`` of the next state under a sampled action, or the ``policy``
             density of the recorded displacement.
         roll_out: ``closed_loop`` feeds the model's own state back; ``teacher_forced`` takes every
@@ -52,6 +55,7 @@ class SceneConfig:
 
     history: int = 2
     latent_size: int = 16
+    memory_steps: int = 32
     likelihood: Literal["squared_error", "policy"] = "policy"
     roll_out: Literal["closed_loop", "teacher_forced"] = "teacher_forced"
     policy_scale: float | None = None
@@ -67,6 +71,7 @@ class SceneConfig:
         """
         for name, good, wanted in (
             ("history", self.history >= 1, "at least 1"),
+            ("memory_steps", self.memory_steps >= 2, "at least 2"),
             ("action_cost", self.action_cost >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
