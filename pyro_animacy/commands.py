@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
+from pyro_animacy.criticism.criticise_episodes import criticise_episodes
 from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.future import compare_future, expanding
 from pyro_animacy.criticism.ranking import (
@@ -23,18 +24,20 @@ from pyro_animacy.criticism.ranking import (
     save_ranking,
 )
 from pyro_animacy.data.carracing import simulate_carracing
-from pyro_animacy.data.episodes import file_format, save_episodes
+from pyro_animacy.data.episodes import file_format, read_episodes, save_episodes, variables_of
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, DataError, RunError
-from pyro_animacy.infer.checkpoint import write_atomically
+from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
 from pyro_animacy.infer.config import FitConfig, parse_config
+from pyro_animacy.infer.episodes import suited_episodes
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
 from pyro_animacy.infer.summary import summary_text
-from pyro_animacy.models import FAMILIES
+from pyro_animacy.models import FAMILIES, family
 
 DATA_OPTIONS = {
     "bodies": (
@@ -57,8 +60,13 @@ DATA_OPTIONS = {
 OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
-    "several files, or a folder of files of one kind; 'metrica' is the bundled sample"
+    "several files, or a folder of files of one kind; 'metrica' is the bundled sample. Of the "
+    "models image_vae and world_model: episodes, netCDF or npz"
 )
+SCENES, EPISODES = (
+    [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
+)
+OF_SCENES = {"draws": "100", "sections": ",".join(SECTIONS)}  # of criticise, and their defaults
 
 
 def _fit_parser(config: FitConfig) -> ArgumentParser:
@@ -67,7 +75,8 @@ def _fit_parser(config: FitConfig) -> ArgumentParser:
         description=(
             "Fit a model to recordings. Prints and writes OUT/summary.json: held-out log density "
             "in nats per time step of the joint displacement, in data units, beside constant "
-            "velocity and linear-Gaussian AR(1)..AR(5) on the same frames. "
+            "velocity and linear-Gaussian AR(1)..AR(5) on the same frames; of a model of episodes "
+            "the held-out evidence lower bound. "
             "Example: pyro-animacy fit tandem.csv --fps 30 --downsample 6 --out runs/tandem"
         ),
     )
@@ -97,14 +106,18 @@ def _sample_parser(_: FitConfig) -> ArgumentParser:
         description=(
             "Draw from a fitted model and write an xarray.DataTree in ArviZ's schema as netCDF: "
             "'reconstruct' follows the recording, 'forecast' goes on from its first K frames, "
-            "'generate' moves freely from its initial states."
+            "'generate' moves freely from its initial states. Of episodes: images or vectors, "
+            "rewards; generated and forecast under the actions that were recorded."
         ),
     )
     _add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--mode", type=str, default="generate",
                         help="reconstruct, forecast or generate (default)")  # fmt: skip
-    parser.add_argument("--draws", type=int, default=100, help="draws of each trajectory")
+    parser.add_argument(
+        "--draws", type=int | None, default=None,
+        help="draws of each trajectory (default: 100; of an episode 10)",
+    )  # fmt: skip
     parser.add_argument("--context", type=int, metavar="K", help="frames given to a forecast")
     parser.add_argument("--horizon", type=int, metavar="H", help="frames to draw")
     return parser
@@ -225,8 +238,9 @@ def _add_data_options(parser: ArgumentParser) -> None:
 def _fit(chosen: Namespace) -> None:
     if chosen.resume is not None:
         stopped = Path(chosen.resume)
-        data = _data_of_run(stopped)
-        run = resume(stopped, read_trajectories(**data))
+        settings = read_settings(stopped)
+        model = settings.get("family", "control_vae")
+        run = resume(stopped, _read(model, _data_of_run(stopped, settings)))
     else:
         if not chosen.recordings:
             raise ConfigError("no recordings given; try: pyro-animacy fit DATA --out RUN")
@@ -235,9 +249,8 @@ def _fit(chosen: Namespace) -> None:
         data = _data(chosen, {})
         config = parse_config(chosen.as_dict())
         _refuse_existing(chosen.out, chosen.overwrite)
-        run = fit(
-            read_trajectories(**data), config, out=chosen.out, overwrite=chosen.overwrite, data=data
-        )
+        recordings = _read(config.family, data)
+        run = fit(recordings, config, out=chosen.out, overwrite=chosen.overwrite, data=data)
     print(summary_text(run))
 
 
@@ -246,9 +259,11 @@ def _sample(chosen: Namespace) -> None:
     if chosen.context is not None and chosen.mode != "forecast":
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")
     run = Run.load(chosen.run)
-    draws = predict(
-        run, _recordings(run, chosen)[0], mode=chosen.mode, draws=chosen.draws,
-        context=chosen.context, horizon=chosen.horizon, seed=chosen.seed,
+    some = {} if chosen.draws is None else {"draws": chosen.draws}
+    draw = predict_episodes if isinstance(run.card, EpisodeCard) else predict
+    draws = draw(
+        run, _recordings(run, chosen)[0], mode=chosen.mode, context=chosen.context,
+        horizon=chosen.horizon, seed=chosen.seed, **some,
     )  # fmt: skip
     save_draws(draws, chosen.out)
     groups = ", ".join(f"{name} {dict(group.sizes)}" for name, group in draws.children.items())
@@ -261,6 +276,9 @@ def _criticise(chosen: Namespace) -> None:
     _refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     recordings, new = _recordings(run, chosen)
+    if isinstance(run.card, EpisodeCard):
+        _criticise_episodes(run, recordings, new, chosen)
+        return
     sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
@@ -269,10 +287,26 @@ def _criticise(chosen: Namespace) -> None:
     print(f"wrote {out}")
 
 
+def _criticise_episodes(run: Run, episodes: xr.Dataset, new: bool, chosen: Namespace) -> None:
+    for name, default in OF_SCENES.items():
+        if str(chosen[name]) != default:
+            raise ConfigError(f"--{name} is of models of scenes; {run.card.model} is of episodes")
+    fitted = None
+    if run.settings.get("data"):
+        data = _data_of_run(run.path, run.settings)
+        fitted = run.fitted(_read(run.card.model, data))
+    out = criticise_episodes(
+        run, episodes, out=chosen.out, fitted=fitted, most=chosen.windows, frames=chosen.frames,
+        seed=chosen.seed, new=new,
+    )  # fmt: skip
+    print(f"wrote {out}")
+
+
 def _score(chosen: Namespace) -> None:
     check_name(chosen.out)
     _refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
+    _refuse_episodes(run, "score")
     recordings, new = _recordings(run, chosen)
     scores = score_animacy(
         run, recordings, draws=chosen.draws, surrogates=chosen.surrogates, seed=chosen.seed
@@ -291,6 +325,8 @@ def _compare(chosen: Namespace) -> None:
     if chosen.out is not None:  # fits kept there by a comparison that was stopped are used
         _refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
     runs = [Run.load(path) for path in chosen.runs]
+    for run in runs:
+        _refuse_episodes(run, "compare")
     names = run_names(runs)
     whole, heldout = _recordings_of_all(runs, chosen)
     if chosen.leave_future_out is not None:
@@ -325,7 +361,7 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
                 f"--recordings: {run.path} was fitted to them; leave the option out to compare on "
                 "what all runs held out, or give others"
             )
-    recordings = read_trajectories(**data)
+    recordings = _read(runs[0].card.model, data)
     return recordings, recordings
 
 
@@ -367,6 +403,53 @@ def _size(text: str) -> tuple[int, int]:
 SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
 
 
+def _refuse_episodes(run: Run, command: str) -> None:
+    """Say of a command of scenes that it is none for this run."""
+    if isinstance(run.card, EpisodeCard):
+        raise ConfigError(
+            f"{run.path}: its model {run.card.model} is of episodes, and `{command}` is of scenes "
+            "of moving bodies; `criticise` is of both"
+        )
+
+
+def _read(model: str, data: dict[str, Any]) -> xr.Dataset:
+    """Read what a model is of: scenes, or episodes.
+
+    Raises:
+        DataError: If it cannot be read, or is of the other kind; the message names the models.
+    """
+    source = data["source"]
+    files = [source] if isinstance(source, str) else source
+    holds = [(file, variables_of(file)) for file in files]
+    episodes = [file for file, names in holds if names & {"image", "observation"}]
+    scenes = [file for file, names in holds if "position" in names]
+    if family(model).data == "scenes":
+        if episodes and not scenes:
+            raise DataError(
+                f"{episodes[0]}: holds episodes, and {model} is a model of moving bodies; take "
+                f"--model {' or --model '.join(EPISODES)}"
+            )
+        return read_trajectories(**data)
+    for name in DATA_OPTIONS:
+        if data.get(name) is not None:
+            raise ConfigError(
+                f"--{name} is of scenes of moving bodies, and {model} is a model of episodes; "
+                "leave it out"
+            )
+    other = [file for file in files if file in scenes or not _maybe_episodes(file)]
+    if other and not episodes:
+        raise DataError(
+            f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
+            f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
+        )
+    return read_episodes(source)
+
+
+def _maybe_episodes(file: str) -> bool:
+    """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
+    return Path(file).suffix in (".nc", ".npz")
+
+
 def _recordings(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     """The recordings asked for, less what the run was fitted to, and whether they are new to it.
 
@@ -380,10 +463,13 @@ def _recordings(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
                 f"{given[0]} is of DATA, which was not given: the run's own held-out part is read "
                 "as it was for fit"
             )
-        return run.heldout(read_trajectories(**_data_of_run(run.path, run.settings))), False
+        data = _data_of_run(run.path, run.settings)
+        return run.heldout(_read(run.card.model, data)), False
     data = _data(chosen, own)
+    if isinstance(run.card, EpisodeCard):
+        return _episodes(run, data, own)
     if not own or data["source"] != own.get("source"):
-        return _read_as_the_run(data, given), True
+        return _read_as_the_run(run, data, given), True
     if _present(data) == _present(own):
         print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
         return run.heldout(read_trajectories(**data)), False
@@ -400,7 +486,24 @@ def _recordings(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     return found.isel(trajectory=unseen), True
 
 
-def _read_as_the_run(data: dict[str, Any], given: list[str]) -> xr.Dataset:
+def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.Dataset, bool]:
+    """Episodes asked for, and whether they are new to the run."""
+    given, known = (
+        {x} if isinstance(x, str) else set(x or ()) for x in (data["source"], own.get("source"))
+    )
+    if given != known and given & known:
+        raise ConfigError(
+            f"{run.path} was fitted to {sorted(given & known)[0]}; leave DATA out to use what it "
+            "held out, or give other episodes"
+        )
+    episodes = _read(run.card.model, data)
+    if given != known:
+        return suited_episodes(run.card, episodes), True
+    print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
+    return run.heldout(episodes), False
+
+
+def _read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
     """Read other recordings with the run's options, which a message must not take for the user's.
 
     Raises:
@@ -409,7 +512,7 @@ def _read_as_the_run(data: dict[str, Any], given: list[str]) -> xr.Dataset:
     taken = [f"--{name}" for name in DATA_OPTIONS if data.get(name) is not None]
     taken = [name for name in taken if name not in given]
     try:
-        return read_trajectories(**data)
+        return _read(run.card.model, data)
     except DataError as error:
         if not taken:
             raise

@@ -26,8 +26,8 @@ from pyro_animacy.data.trajectories import make_trajectories, split
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import parse_config
-from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.fit import Interrupted, Trainer, fit
+from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 

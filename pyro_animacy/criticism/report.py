@@ -6,6 +6,7 @@ reader's light or dark setting, and whatever a data file called its bodies is es
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import tempfile
@@ -110,6 +111,8 @@ def write_report(
         bar.update()
         page = _template().render(
             title=title,
+            subject="a model of moving bodies has learned their motion",
+            motion=True,
             in_short=in_short(comparisons, summary, metrics, share_lost(observed, draws), sections),
             facts=_facts(observed, draws, summary),
             animations=animations,
@@ -128,6 +131,52 @@ def write_report(
         _write(path, page)
         bar.update()
     return path
+
+
+def write_sections(
+    path: Path | str,
+    *,
+    title: str,
+    subject: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    summary: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Write the report of a run that is not of moving bodies: its sections, training, settings.
+
+    Args:
+        path: the HTML file; replaced only when the new one is complete.
+        title: heading of the page.
+        subject: what the page says how well; a clause, such as "a model has learned images".
+        facts: names and values of the line under the title.
+        sections: in their order; their findings make up the summary.
+        summary: the run's figures, for the settings.
+        metrics: the training log, rows with `step` and the terms of the loss.
+
+    Returns:
+        The path written.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    told = in_short([], {}, metrics, 0.0, sections)
+    if all(finding.grade != "wrong" for section in sections for finding in section.findings):
+        told = dataclasses.replace(told, wrong=("Nothing that these figures can see.",))
+    note = "In nats per frame; the validation score is of episodes kept out of training. The "
+    note += "spikes of the first steps may leave a panel."
+    page = _template().render(
+        title=title,
+        subject=subject,
+        motion=False,
+        in_short=told,
+        facts=facts,
+        sections=sections,
+        training=dataclasses.replace(_training(metrics), note=note),
+        settings=_settings(summary),
+    )
+    _write(Path(path), page)
+    return Path(path)
 
 
 def with_named_bodies(data: Labelled) -> Labelled:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from matplotlib.figure import Figure
@@ -36,10 +36,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Image:
-    """An embedded picture: its data as a URI, and what it shows in words."""
+    """An embedded picture: its data as a URI, and what it shows in words.
+
+    A ``photo`` keeps its colours on a dark page, where a figure is turned over.
+    """
 
     source: str
     alt: str
+    photo: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,6 @@ def embed(data: bytes, kind: str, alt: str) -> Image:
     return Image(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", alt)
 
 
-def picture(figure: Figure, alt: str) -> Image:
-    """A matplotlib figure as an embedded PNG."""
-    return embed(png(figure), "png", alt)
+def picture(figure: Figure, alt: str, photo: bool = False) -> Image:
+    """A matplotlib figure as an embedded PNG; of a ``photo`` a dark page keeps the colours."""
+    return replace(embed(png(figure), "png", alt), photo=photo)

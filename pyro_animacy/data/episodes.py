@@ -225,6 +225,21 @@ def save_episodes(ds: xr.Dataset, path: str | Path, form: Format | None = None) 
         np.savez_compressed(file, allow_pickle=False, **arrays, **ds.attrs)
 
 
+def variables_of(path: str | Path) -> set[str]:
+    """Names of the arrays in a ``.nc`` or ``.npz`` file; none where it is no such file."""
+    path = Path(path)
+    if path.suffix not in FORMATS or not path.is_file():
+        return set()
+    try:
+        if FORMATS[path.suffix] == "netcdf":
+            with xr.open_dataset(path, engine="h5netcdf") as ds:
+                return set(map(str, ds.data_vars))
+        with np.load(path, allow_pickle=False) as stored:
+            return set(stored.files)
+    except (OSError, EOFError, ValueError, BadZipFile):
+        return set()
+
+
 def read_episodes(paths: str | Path | Sequence[str | Path]) -> xr.Dataset:
     """Read episodes from one or several files, one after another along `trajectory`.
 

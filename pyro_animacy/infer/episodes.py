@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,11 @@ class EpisodeSource:
         return elbo_per_frame(guide, self.validation)[0]
 
     def fingerprint(self) -> list[float]:
-        """Windows of the parts, and sums over what they show."""
+        """Windows of the parts, and checksums of what they show."""
         parts = (self.fit_part, self.validation_part, self.heldout_part)
         shown = "image" if "image" in self.dataset else "observation"
-        sums = [float(np.nansum(part[shown].to_numpy(), dtype=np.float64)) for part in parts]
-        return [len(self.windows), len(self.validation), *sums]
+        sums = [zlib.crc32(np.ascontiguousarray(part[shown].to_numpy()).data) for part in parts]
+        return [len(self.windows), len(self.validation), *map(float, sums)]
 
     def describe(self) -> str:
         """What was read, in one line."""
@@ -85,7 +86,7 @@ class EpisodeSource:
         parameters = sum(p.numel() for m in (run.model, run.guide) for p in m.parameters())
         return {
             "heldout_elbo_per_frame": elbo,
-            "heldout_standard_error": error,
+            "heldout_standard_error": None if math.isnan(error) else error,
             "parameters": parameters,
             "data": {
                 "source": str(self.dataset.attrs.get("source", "")),
@@ -117,23 +118,59 @@ def see(dataset: xr.Dataset) -> Sight:
     )  # fmt: skip
 
 
+def suited_episodes(card: EpisodeCard, dataset: xr.Dataset) -> xr.Dataset:
+    """The episodes, if a run's model can be asked about them.
+
+    Raises:
+        DataError: If what there is to see, the controls or the rate are not the model's, or it was
+            fitted to rewards or ends that they do not have.
+    """
+    check_episodes(dataset)
+    here, there = see(dataset), card.sight
+    fps = float(dataset.attrs["fps"])
+    for what, has, wanted in (
+        ("observations of shape", here.shape, there.shape),
+        ("controls:", here.actions, there.actions),
+    ):
+        if has != wanted:
+            raise DataError(f"the episodes have {what} {has}, the run's model {wanted}")
+    for what, has, wanted in (
+        ("reward", here.reward, there.reward),
+        ("terminal", here.continuation, there.continuation),
+    ):
+        if wanted and not has:
+            raise DataError(f"the episodes have no `{what}`, which the run's model was fitted to")
+    if abs(fps - card.fps) > 0.01 * card.fps:
+        raise DataError(
+            f"the episodes have {fps:g} frames a second, the run's model was fitted at {card.fps:g}"
+        )
+    return dataset
+
+
 @torch.no_grad()
 def elbo_per_frame(
     guide: MessengerGuide, windows: EpisodeWindows, most: int = VALIDATION_WINDOWS
 ) -> tuple[float, float]:
     """The evidence lower bound of windows evenly spread, nats per frame, and its standard error.
 
+    The standard error is over episodes, NaN with one.
     A density of pixels is per range of a pixel, as the models have it.
     """
     count = min(len(windows), most)
     which = torch.linspace(0, len(windows) - 1, count).long()
     parameter = next(guide.parameters())
-    found: list[tuple[float, int]] = []
-    for part in which.split(max(1, AT_ONCE // windows.frames)):
-        batch = windows.batch(part).to(parameter.device, parameter.dtype)
-        model: Any = guide.model
-        loss = ScaledELBO().loss(model, guide, batch, score=True)
-        found.append((-loss, int(batch.observed.sum())))
+    model: Any = guide.model
+    found = []  # of each episode: windows of one are alike, so the episodes are what is sampled
+    with torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
+        torch.manual_seed(0)
+        for episode in windows.index[which, 0].unique():
+            total, seen = 0.0, 0
+            these = which[windows.index[which, 0] == episode]
+            for part in these.split(max(1, AT_ONCE // windows.frames)):
+                batch = windows.batch(part).to(parameter.device, parameter.dtype)
+                total -= ScaledELBO().loss(model, guide, batch, score=True)
+                seen += int(batch.observed.sum())
+            found.append((total, seen))
     values, frames = np.array(found).T
     mean = values.sum() / frames.sum()
     if len(values) < 2:

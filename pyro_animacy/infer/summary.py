@@ -90,11 +90,12 @@ def describe_text(dataset: xr.Dataset) -> str:
 
 def _episodes_text(run: Run) -> str:
     s = run.summary
+    error = s["heldout_standard_error"]  # none of a single episode
+    spread = "" if error is None else f" +- {error:.3f}"
     return (
-        f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f} +- "
-        f"{s['heldout_standard_error']:.3f} nats per frame, on {s['data']['heldout_episodes']} of "
-        f"{s['data']['episodes']} episodes; {s['steps']} updates in {s['train_seconds']:.0f} s, "
-        f"{s['parameters']} parameters\n"
+        f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f}{spread} nats per frame, "
+        f"on {s['data']['heldout_episodes']} of {s['data']['episodes']} episodes; {s['steps']} "
+        f"updates in {s['train_seconds']:.0f} s, {s['parameters']} parameters\n"
         f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html"
     )
 

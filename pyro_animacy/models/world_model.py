@@ -205,8 +205,8 @@ class WorldModel(nn.Module):
         if self.ends is not None:
             sites.append(("continuation", self.continues, batch.continuation, weight))
         with (
-            pyro.plate(f"time{ahead}", T, dim=-2),
-            pyro.plate(f"trajectory{ahead}", B, dim=-1),
+            pyro.plate(f"time_observed{ahead}", T, dim=-2),
+            pyro.plate(f"trajectory_observed{ahead}", B, dim=-1),
             poutine.mask(mask=batch.observed),
         ):
             for name, density, value, w in sites:

@@ -1,0 +1,227 @@
+"""Draws from a fitted model of episodes: what it makes of them, expects of them, and invents.
+
+    reconstruct    z_0 .. z_{T-1} from the guide, which sees every frame          posterior
+    forecast       z_0 .. z_{K-1} from the guide, the rest from the prior,        open loop
+                   under the actions that were recorded
+    generate       all z from the prior, under the actions that were recorded
+
+The frames given are the mean of p(o | h, z) for each draw of the latents: a picture without the
+white noise of sigma, which the tree's attribute ``observation_scale`` holds.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_animacy.criticism.draws import episodes_tree
+from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows
+from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
+from pyro_animacy.infer.predict import Mode, check_memory
+from pyro_animacy.infer.run import Run
+from pyro_animacy.models.image_vae import ImageVAE
+from pyro_animacy.models.program import Memory
+
+CONTEXT = 5  # frames given before a forecast, as in PlaNet's video predictions
+
+
+def predict_episodes(
+    run: Run,
+    dataset: xr.Dataset,
+    *,
+    mode: Mode = "generate",
+    draws: int = 10,
+    context: int | None = None,
+    horizon: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.DataTree:
+    """Draw from a fitted model of episodes.
+
+    - ``reconstruct``: latents from the guide, which sees every frame. Groups ``posterior`` (the
+      latents) and ``posterior_predictive``.
+    - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with
+      latents from the prior, under the recorded actions. Group ``predictions``. An image VAE knows
+      no time, so it has none.
+    - ``generate``: latents from the prior from the first frame on, under the recorded actions.
+      Group ``posterior_predictive``.
+
+    The groups hold `image` (chain, draw, trajectory, time, height, width, channel) uint8, or
+    `observation` (chain, draw, trajectory, time, feature), and `reward` where there are rewards;
+    ``observed_data`` holds what was recorded.
+
+    Args:
+        run: The fitted run.
+        dataset: Episodes.
+        mode: What to draw.
+        draws: Number of draws of each episode.
+        context: Frames given before a forecast; 5 by default.
+        horizon: Frames to draw, at most those recorded, which is the default.
+        seed: Seeds all draws.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: If an option cannot be used, or the draws would not fit in memory.
+        DataError: If the episodes do not suit the model, or none is longer than the context.
+    """
+    dataset = suited_episodes(run.card, dataset)
+    given = _given(run, mode, draws, context, horizon, seed)
+    longest = int(dataset["length"].max())
+    frames = longest if horizon is None else given + horizon
+    if frames > longest:
+        raise ConfigError(
+            f"horizon is {horizon} after {given} frames; the longest episode has {longest}, and "
+            "draws go as far as actions were recorded"
+        )
+    usable = np.flatnonzero(dataset["length"].to_numpy() > given)
+    if not len(usable):
+        raise DataError(f"no episode is longer than the {given} frames of context; give fewer")
+    episodes = _cut(dataset.isel(trajectory=usable), frames)
+    made = _room(run, mode, draws, len(usable), frames)
+    draw = _draw_images if isinstance(run.model, ImageVAE) else _draw_world
+    windows = EpisodeWindows(episodes, frames)
+    parameter = next(run.guide.parameters())
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for these, rows in _chunks(draws, len(usable), frames, progress):
+            several = these.stop - these.start
+            batch = windows.batch(torch.arange(rows.start, rows.stop))
+            batch = _repeated(batch.to(parameter.device, parameter.dtype), several)
+            for name, values in draw(run, batch, mode, given).items():
+                made[name][these, rows] = _by_draw(values, several)
+    latent = made.pop("latent", None)
+    for name, x in made.items():
+        x[:, :, :given] = episodes[name].to_numpy()[:, :given]
+    return episodes_tree(
+        made, episodes, mode=mode, context=given, latent=latent, model=run.card.model,
+        observation_scale=float(run.model.scale.detach()),
+    )  # fmt: skip
+
+
+def _room(
+    run: Run, mode: Mode, draws: int, trajectories: int, frames: int
+) -> dict[str, npt.NDArray]:
+    """Arrays for what is drawn, by name, each (draw, trajectory, time, ...)."""
+    sight = run.card.sight
+    wanted: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {}
+    if sight.image:
+        wanted["image"] = (*sight.shape[1:], sight.shape[0]), np.uint8
+    else:
+        wanted["observation"] = sight.shape, np.float32
+    if sight.reward and not isinstance(run.model, ImageVAE):
+        wanted["reward"] = (), np.float32
+    if mode == "reconstruct" and latent_size(run):
+        wanted["latent"] = (latent_size(run),), np.float32
+    each = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in wanted.values())
+    check_memory(draws * trajectories * frames * each, draws, trajectories, frames)
+    size = draws, trajectories, frames
+    return {name: np.empty((*size, *shape), kind) for name, (shape, kind) in wanted.items()}
+
+
+def _given(
+    run: Run, mode: Mode, draws: int, context: int | None, horizon: int | None, seed: int
+) -> int:
+    """Frames given, after a look at the options."""
+    if mode not in ("reconstruct", "forecast", "generate"):
+        raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
+    if mode == "forecast" and isinstance(run.model, ImageVAE):
+        raise ConfigError(
+            "an image VAE takes every frame by itself and has no time to forecast; choose "
+            "reconstruct or generate, or fit a world_model"
+        )
+    context = CONTEXT if context is None else context
+    for name, value in (("draws", draws), ("context", context), ("horizon", horizon)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}; expected at least 1")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
+    return context if mode == "forecast" else 0
+
+
+def _draw_images(run: Run, batch: EpisodeBatch, mode: Mode, _: int) -> dict[str, Tensor]:
+    """Z ~ q(z | x) or z ~ p(z) of every frame by itself, decoded."""
+    if mode == "generate":
+        z = run.model.prior(*batch.observed.shape).sample()
+        return {"image": _pixels(run.model.decoder(z))}
+    guide: Any = run.guide
+    z = guide.encode(batch.observation).sample()
+    return {"image": _pixels(run.model.decoder(z)), "latent": z}
+
+
+def _draw_world(run: Run, batch: EpisodeBatch, mode: Mode, context: int) -> dict[str, Tensor]:
+    """Follow the frames given by the guide, all of them to reconstruct, and roll the prior on."""
+    model, sight = run.model, run.card.sight
+    T, B = batch.observed.shape
+    seen = T if mode == "reconstruct" else context
+    parts, memory = [], model.start((B,))
+    if seen:
+        with run.guide:
+            followed = model.follow(EpisodeBatch(*_first(batch, seen)))
+        parts.append(followed)
+        memory = Memory(*(x[-1] for x in followed))
+    if seen < T:
+        parts.append(model.imagine(memory, batch.action[seen:]))
+    path = Memory(*(torch.cat(both) for both in zip(*parts, strict=True)))
+    mean = model.observation(path).base_dist.loc
+    drawn = {"image": _pixels(mean)} if sight.image else {"observation": mean}
+    if sight.reward:
+        drawn["reward"] = model.rewarded(path).loc
+    if mode == "reconstruct" and model.latent_size:
+        drawn["latent"] = path.latent
+    return drawn
+
+
+def _first(batch: EpisodeBatch, frames: int) -> list[Any]:
+    return [None if x is None else x[:frames] for x in batch]
+
+
+def _repeated(batch: EpisodeBatch, several: int) -> EpisodeBatch:
+    """The batch ``several`` times over, side by side."""
+    parts: list[Any] = [
+        None if x is None else x.repeat(1, several, *[1] * (x.dim() - 2)) for x in batch
+    ]
+    return EpisodeBatch(*parts)
+
+
+def _by_draw(x: Tensor, several: int) -> npt.NDArray:
+    """(time, draws x trajectories, ...) as (draws, trajectories, time, ...)."""
+    return x.unflatten(1, (several, -1)).movedim(0, 2).cpu().numpy()
+
+
+def _pixels(image: Tensor) -> Tensor:
+    """Images (..., channels, height, width) of [0, 1] as uint8 (..., height, width, channels)."""
+    return (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
+
+
+def latent_size(run: Run) -> int:
+    """Z, the numbers in a code of a frame."""
+    model = run.model
+    return model.config.latent_size if isinstance(model, ImageVAE) else model.latent_size
+
+
+def _cut(dataset: xr.Dataset, frames: int) -> xr.Dataset:
+    """The first ``frames`` of each episode; one that goes on did not end there by itself."""
+    kept = dataset.isel(time=slice(0, frames))
+    return kept.assign_coords(length=kept["length"].clip(max=frames))
+
+
+def _chunks(
+    draws: int, trajectories: int, frames: int, progress: bool
+) -> Iterator[tuple[slice, slice]]:
+    """Slices of draws and of trajectories whose frames are in the networks at once."""
+    rows = min(trajectories, max(1, AT_ONCE // frames))
+    several = min(draws, max(1, AT_ONCE // (frames * rows)))
+    total = draws * trajectories
+    with tqdm(total=total, desc="sample", unit="episode", disable=not progress, delay=1) as bar:
+        for row in range(0, trajectories, rows):
+            part = slice(row, min(row + rows, trajectories))
+            for first in range(0, draws, several):
+                these = slice(first, min(first + several, draws))
+                yield these, part
+                bar.update((these.stop - these.start) * (part.stop - part.start))
