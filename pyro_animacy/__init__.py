@@ -14,9 +14,12 @@ Read recordings, fit a model, draw from it, criticise it:
 from pyro_animacy import _threads  # noqa: F401  first, before anything loads torch
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.criticise import criticise
+from pyro_animacy.criticism.criticise_episodes import criticise_episodes
 from pyro_animacy.criticism.draws import draws_tree, save_draws
 from pyro_animacy.criticism.ranking import common_heldout, compare_runs
+from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.controls import inert_twins, yoked
+from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows, make_episodes, read_episodes
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.data.trajectories import make_trajectories
@@ -26,11 +29,16 @@ from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.fit import Interrupted, fit, resume
 from pyro_animacy.infer.predict import predict
+from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
+from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.models.linear_state_space import LinearStateSpace
+from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.state_space import StateSpaceConfig, StateSpaceGuide, StateSpaceModel
+from pyro_animacy.models.world_model import WorldModel, WorldModelConfig, WorldModelGuide
 
 __all__ = [
     "AnimacyError",
@@ -40,9 +48,16 @@ __all__ = [
     "ControlVAEConfig",
     "ControlVAEGuide",
     "DataError",
+    "EpisodeBatch",
+    "EpisodeWindows",
     "FitConfig",
+    "ImageVAE",
+    "ImageVAEConfig",
+    "ImageVAEGuide",
     "Interrupted",
     "LinearAutoregression",
+    "LinearStateSpace",
+    "Overshooting",
     "Run",
     "RunError",
     "Scale",
@@ -52,20 +67,28 @@ __all__ = [
     "StateSpaceModel",
     "TrainConfig",
     "Windows",
+    "WorldModel",
+    "WorldModelConfig",
+    "WorldModelGuide",
     "common_heldout",
     "compare_runs",
     "criticise",
+    "criticise_episodes",
     "draws_tree",
     "fit",
     "inert_twins",
+    "make_episodes",
     "make_trajectories",
     "metrica_sample",
     "predict",
+    "predict_episodes",
     "preset",
+    "read_episodes",
     "read_trajectories",
     "resume",
     "save_draws",
     "score_animacy",
+    "simulate_carracing",
     "simulate_soccer",
     "yoked",
 ]

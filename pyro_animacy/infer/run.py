@@ -95,9 +95,9 @@ class Run:
         Raises:
             ConfigError: If their number differs, and one is of no type that the model knows.
         """
-        bodies = tuple(str(name) for name in dataset["body"].to_numpy())
         if self.settings["model"].get("structure", "joint") != "set":
             return self
+        bodies = tuple(str(name) for name in dataset["body"].to_numpy())
         try:
             same = body_types(bodies, self.card.bodies) == body_types(self.card.bodies)
         except ConfigError:

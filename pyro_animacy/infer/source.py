@@ -58,10 +58,15 @@ class SceneSource:
         config: The options of the fit.
 
     Raises:
-        DataError: If a part of them is too short to train on, or to score.
+        DataError: If there are no positions, or a part is too short to train on or to score.
     """
 
     def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
+        if "position" not in dataset:
+            raise DataError(
+                f"{config.family} is a model of moving bodies, and these recordings have no "
+                "position; of episodes take the model image_vae or world_model"
+            )
         options, self.dataset = config.train, dataset
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts

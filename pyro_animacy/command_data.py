@@ -1,0 +1,191 @@
+"""The recordings that a command is asked for: its data options, and what a run says of its own."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jsonargparse import Namespace
+
+from pyro_animacy.data.episodes import read_episodes, variables_of
+from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.episodes import suited_episodes
+from pyro_animacy.infer.run import CONFIG, Run, read_settings
+from pyro_animacy.models import FAMILIES, family
+
+DATA_OPTIONS = {
+    "bodies": (
+        str,
+        "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
+        "one from each group) or 'each' (every body on its own); all by default",
+    ),
+    "labels": (str, "only trajectories with these labels: 'chase,follow'"),
+    "fps": (float, "frames per second of the recording, where the file does not say"),
+    "downsample": (int, "keep every Nth frame"),
+    "columns": (str, "columns with unusual names, as role=name: 'id=player_id,x=pos_x'"),
+    "units": (str, "units of the coordinates, where the file does not say"),
+    "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
+    "split_gaps": (
+        bool,
+        "false keeps frames in which a body is missing, masked in the loss, instead of cutting "
+        "trajectories there",
+    ),
+}
+OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
+SCENES, EPISODES = (
+    [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
+)
+
+
+def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
+    """Read what a model is of: scenes, or episodes.
+
+    Raises:
+        DataError: If it cannot be read, or is of the other kind; the message names the models.
+    """
+    source = data["source"]
+    files = [source] if isinstance(source, str) else source
+    holds = [(file, variables_of(file)) for file in files]
+    episodes = [file for file, names in holds if names & {"image", "observation"}]
+    scenes = [file for file, names in holds if "position" in names]
+    if family(model).data == "scenes":
+        if episodes and not scenes:
+            raise DataError(
+                f"{episodes[0]}: holds episodes, and {model} is a model of moving bodies; take "
+                f"--model {' or --model '.join(EPISODES)}"
+            )
+        return read_trajectories(**data)
+    for name in DATA_OPTIONS:
+        if data.get(name) is not None:
+            raise ConfigError(
+                f"--{name} is of scenes of moving bodies, and {model} is a model of episodes; "
+                "leave it out"
+            )
+    other = [file for file in files if file in scenes or not _maybe_episodes(file)]
+    if other and not episodes:
+        raise DataError(
+            f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
+            f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
+        )
+    return read_episodes(source)
+
+
+def _maybe_episodes(file: str) -> bool:
+    """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
+    return Path(file).suffix in (".nc", ".npz")
+
+
+def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
+    """The recordings asked for, less what the run was fitted to, and whether they are new to it.
+
+    Without DATA, and where DATA is the run's own, they are its held-out part.
+    """
+    own = run.settings.get("data", {})
+    given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
+    if not chosen.recordings:
+        if given:
+            raise ConfigError(
+                f"{given[0]} is of DATA, which was not given: the run's own held-out part is read "
+                "as it was for fit"
+            )
+        data = data_of_run(run.path, run.settings)
+        return run.heldout(read_data(run.card.model, data)), False
+    data = data_options(chosen, own)
+    if isinstance(run.card, EpisodeCard):
+        return _episodes(run, data, own)
+    if not own or data["source"] != own.get("source"):
+        return _read_as_the_run(run, data, given), True
+    if _present(data) == _present(own):
+        print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
+        return run.heldout(read_trajectories(**data)), False
+    fitted = run.fitted(read_trajectories(**data_of_run(run.path, run.settings)))
+    found = read_trajectories(**data)
+    unseen = ~np.isin(found["recording"], fitted["recording"])
+    if not unseen.any():
+        raise ConfigError(
+            f"{run.path} was fitted to some of every recording in DATA; leave DATA and its options "
+            "out to use what it held out"
+        )
+    count = f"{unseen.sum():,} of {len(unseen):,} trajectories"
+    print(f"{run.path}: {count} are used, of recordings it was not fitted to", file=sys.stderr)
+    return found.isel(trajectory=unseen), True
+
+
+def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.Dataset, bool]:
+    """Episodes asked for, and whether they are new to the run."""
+    given, known = (
+        {x} if isinstance(x, str) else set(x or ()) for x in (data["source"], own.get("source"))
+    )
+    if given != known and given & known:
+        raise ConfigError(
+            f"{run.path} was fitted to {sorted(given & known)[0]}; leave DATA out to use what it "
+            "held out, or give other episodes"
+        )
+    episodes = read_data(run.card.model, data)
+    if given != known:
+        return suited_episodes(run.card, episodes), True
+    print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
+    return run.heldout(episodes), False
+
+
+def _read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
+    """Read other recordings with the run's options, which a message must not take for the user's.
+
+    Raises:
+        DataError: As `read_trajectories`.
+    """
+    taken = [f"--{name}" for name in DATA_OPTIONS if data.get(name) is not None]
+    taken = [name for name in taken if name not in given]
+    try:
+        return read_data(run.card.model, data)
+    except DataError as error:
+        if not taken:
+            raise
+        raise DataError(
+            f"{error} ({', '.join(taken)} {'is' if len(taken) == 1 else 'are'} taken over from the "
+            "run: give what is right for these recordings)"
+        ) from None
+
+
+def _present(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `read_trajectories` from the options given, else from those of the run."""
+    keep = [name for name in DATA_OPTIONS if name not in OF_THE_RECORDING]
+    data = {name: value for name, value in default.items() if name in keep}
+    given = {name: chosen[name] for name in DATA_OPTIONS if chosen[name] is not None}
+    if "columns" in given:
+        given["columns"] = _columns(given["columns"])
+    # Absolute, so that the run can be resumed and criticised from any folder.
+    paths = [str(Path(p).resolve()) if Path(p).exists() else p for p in chosen.recordings]
+    return {"source": paths[0] if len(paths) == 1 else paths, **data, **given}
+
+
+def data_of_run(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How a run says that its recordings were read.
+
+    Raises:
+        RunError: If it does not say where they are, or by options that there are not.
+    """
+    data = (settings or read_settings(path)).get("data")
+    if not isinstance(data, dict) or not data.get("source"):
+        raise RunError(f"{path / CONFIG}: does not say where the recordings are; give DATA")
+    for name, (kind, _) in DATA_OPTIONS.items():
+        value = data.get(name)
+        kinds = {"columns": (dict,), "fps": (int, float), "resolution": (int, float)}
+        if value is not None and not isinstance(value, kinds.get(name, (kind,))):
+            raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
+    known = {"source", *DATA_OPTIONS}
+    return {name: value for name, value in data.items() if name in known}
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.split("=", 1) for pair in text.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
+    return {role.strip(): name.strip() for role, name in pairs}
