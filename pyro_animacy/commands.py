@@ -28,6 +28,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
@@ -258,6 +259,12 @@ def _criticise(chosen: Namespace) -> None:
         _criticise_episodes(run, recordings, new, chosen)
         return
     sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
+    if run.on(recordings) is not run:
+        raise ConfigError(
+            f"{run.path}: its baselines are of {len(run.card.bodies)} bodies, and a report "
+            "compares with them; choose as many with --bodies, or take `sample` or `score`, which "
+            "serve any number"
+        )
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
         frames=chosen.frames, sections=sections, seed=chosen.seed, new=new,
@@ -367,6 +374,7 @@ def _simulate_soccer(chosen: Namespace) -> str:
 
 def _simulate_carracing(chosen: Namespace) -> str:
     size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
+    check_size(*size)  # what no model of images could take
     fps = 25.0 if chosen.fps is None else chosen.fps
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))

@@ -22,6 +22,7 @@ from pyro_animacy.criticism.forecast_scores import crps
 from pyro_animacy.criticism.forecasts import MODEL, RECORDED, displacement_errors, forecast_all
 
 DRAWS, WINDOWS = 100, 150
+GIVEN = 20  # frames before a forecast: the same windows for all, and some past for a memory
 AHEAD = (1.0, 4.0)  # seconds
 
 
@@ -125,8 +126,8 @@ def _forecast_scores(
     """CRPS, ADE and FDE of each contender, data units, by horizon in seconds."""
     horizon = round(AHEAD[-1] * run.card.fps)
     found = forecast_all(
-        run, run.heldout(dataset), horizon=horizon, draws=DRAWS, most=WINDOWS, seed=0,
-        baselines=baselines, progress=False,
+        run, run.heldout(dataset), context=GIVEN, horizon=horizon, draws=DRAWS, most=WINDOWS,
+        seed=0, baselines=baselines, progress=False,
     )  # fmt: skip
     recorded = found.pop(RECORDED).to_numpy()
     scores = {}

@@ -49,6 +49,7 @@ Floats = npt.NDArray[np.float64]
 DIMS = ("trajectory", "time", "body")
 AT_ONCE = 16_384  # draws x steps in the networks at once
 REMEMBERED = 16  # frames before its history that a model with a memory is shown of each past
+PARTICLES = 32  # of a filter, at least: a density given few of them is too low
 MEASURES = {
     "control_information": "what the agents of the scene chose, KL(q || p)",
     "choice": "what the body's motion by itself tells of the latent",
@@ -180,7 +181,8 @@ def _each_step(
     The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has
     them at (trajectory, time) or (trajectory, time, body), NaN where there is no step.
     """
-    past = run.card.config["history"] + run.model.remembers * REMEMBERED
+    model = run.model
+    past = model.config.history + model.remembers * min(REMEMBERED, model.memory_steps - 1)
     windows = Windows(dataset, frames=past + 1, context=past, scale=run.card.scale)
     row, start = windows.index.numpy().T
     others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
@@ -225,7 +227,7 @@ class _Drawn(NamedTuple):
 def _draw(run: Run, batch: Batch, draws: int) -> _Drawn:
     """Draw z for the last step of each window, from the mixture of prior and guide."""
     axes = len(run.card.axes)
-    parameter = next(run.guide.parameters())
+    parameter = next(run.guide.parameters(), run.model.view)
     batch = batch.to(parameter.device, parameter.dtype)
     steps = draw_steps(run.guide, batch, draws, "defensive", axes)
     seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).cpu().numpy()
@@ -287,7 +289,8 @@ def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floa
 
     The draws of the second density are shared out among the pasts: it is one mean over both.
     """
-    axes, each = len(run.card.axes), max(2, draws // len(pasts))
+    fewest = PARTICLES if run.model.latent_remembered else 2
+    axes, each = len(run.card.axes), max(fewest, draws // len(pasts))
     result = _draw(run, batch, draws).log_density()
     for i in range(result.shape[1]):
         mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)

@@ -35,14 +35,20 @@ from pyro_animacy.criticism.forecast_scores import (
     energy_score,
     pit,
 )
-from pyro_animacy.criticism.forecasts import MODEL, RECORDED, forecast_all, frames_left, rivals
+from pyro_animacy.criticism.forecasts import (
+    MODEL,
+    RECORDED,
+    forecast_all,
+    frames_given,
+    frames_left,
+    rivals,
+)
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
 from pyro_animacy.criticism.wording import number, percent, seconds
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
-    BASELINE_ORDERS,
     DEQUANTISE_HELDOUT,
     independent_groups,
     scoring_windows,
@@ -98,7 +104,7 @@ def calibrate(
         raise ConfigError(
             f"draws is {draws}; {100 * LEVELS[-1]:.0f} % intervals need at least {FEWEST}"
         )
-    context = max(run.card.config["history"], max(BASELINE_ORDERS) + 1)
+    context = frames_given([run], dataset)
     if horizon is None:
         horizon = max(1, min(round(SECONDS * run.card.fps), frames_left(dataset, context)))
     steps, independent = one_step(run, dataset, draws, seed, progress)

@@ -14,6 +14,7 @@ from pyro_animacy.criticism.forecasts import (
     RECORDED,
     displacement_errors,
     forecast_all,
+    frames_given,
     frames_left,
 )
 from pyro_animacy.criticism.verdicts import baseline_name
@@ -103,8 +104,8 @@ def compare_runs(
     baselines = elpd_baselines(runs[0], dataset, context=context)
     elpds |= {baseline_name(name): one for name, one in baselines.items()}
     forecasts, count = _forecasts(
-        dict(zip(names, runs, strict=True)), dataset, context, forecast_draws, windows, seed,
-        progress,
+        dict(zip(names, runs, strict=True)), dataset, frames_given(runs, dataset), forecast_draws,
+        windows, seed, progress,
     )  # fmt: skip
     units = next((run.card.units for run in runs if run.card.units != "unknown"), "data units")
     squared = [run.card.config["likelihood"] == "squared_error" for run in runs]

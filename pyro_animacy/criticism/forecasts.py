@@ -1,5 +1,7 @@
 """Forecasts of a model and of its baselines from the same frames, and their displacement errors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import xarray as xr
@@ -42,7 +44,7 @@ def forecast_all(
     Args:
         run: The fitted run, with its baselines.
         dataset: Recordings that the model was not fitted to.
-        context: Frames given; by default what the model and every AR that can be fitted need.
+        context: Frames given; by default those of `frames_given`.
         horizon: Frames forecast.
         draws: Draws of each window.
         most: Windows at most; of more, this many are taken evenly spaced.
@@ -68,7 +70,7 @@ def forecast_all(
     others = rivals(run) if baselines else {}
     history = run.card.config["history"]
     if context is None:
-        context = max(history, max(BASELINE_ORDERS) + 1)
+        context = frames_given([run], dataset)
     needed = max([history, *(baseline.history for baseline in others.values())])
     for name, value, least in (
         ("context", context, needed), ("horizon", horizon, 1), ("draws", draws, 1),
@@ -109,6 +111,18 @@ def rivals(run: Run) -> dict[str, LinearAutoregression]:
     best = run.summary.get("best_baseline", "")
     best = best if best.startswith("ar") and best in baselines else f"ar{max(BASELINE_ORDERS)}"
     return {name: baselines[name] for name in ("constant_velocity", best)}
+
+
+def frames_given(runs: Sequence[Run], dataset: xr.Dataset) -> int:
+    """Frames given before a forecast: what every run and every AR that can be fitted need.
+
+    To a model that remembers its ``memory_steps`` more, as far as they are no more than half of
+    what the trajectories that hold half of all frames have.
+    """
+    least = max([max(BASELINE_ORDERS) + 1, *(run.model.config.history for run in runs)])
+    models = [run.model for run in runs]
+    wanted = [m.config.history + m.memory_steps for m in models if m.remembers]
+    return max(least, min(max(wanted, default=0), frames_left(dataset, 0) // 2))
 
 
 def frames_left(dataset: xr.Dataset, context: int) -> int:

@@ -237,7 +237,8 @@ def guide_quality(
         of one simulated step from each recorded context. Densities are in nats.
 
     Raises:
-        ConfigError: If ``draws`` or ``most`` is too small, or the model has no Gaussian latent.
+        ConfigError: If ``draws`` or ``most`` is too small, or the model has no Gaussian latent or
+            one that it carries from step to step.
         DataError: If the recordings do not suit the model, or none of them is long enough.
     """
     if draws < FEWEST or most < 1:
@@ -245,6 +246,11 @@ def guide_quality(
             f"draws is {draws} and most is {most}; expected at least {FEWEST} draws and 1 step"
         )
     needs_gaussian_latent(run.model)
+    if run.model.latent_remembered:
+        raise ConfigError(
+            "the model carries its latents from step to step, and these measures are of steps that "
+            "are independent; its scores are those of a particle filter"
+        )
     history, scale = run.model.config.history, run.card.scale
     cut = _stretches(dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT), history, most)
     sizes = [*(2**i for i in range(int(math.log2(draws / 4)) + 1)), draws]  # 4 groups or more, 1

@@ -137,10 +137,12 @@ def training_path(run: Run, points: int = 40) -> tuple[Array, Array, Array]:
     Returns:
         Step, rate and distortion, each (point,), nats per step, data units. Empty unless the
         training bound is one on the recordings' density: the policy likelihood, teacher forced,
-        without discount.
+        without discount, free nats or overshooting.
     """
     config, card = run.model.config, run.card
     bound = (config.likelihood, config.roll_out, config.discount) == ("policy", "teacher_forced", 1)
+    train = run.settings["train"]
+    bound &= not train.get("free_nats") and train.get("overshooting", {}).get("distance", 1) == 1
     rows = [row for row in run.metrics() if row["kl_weight"] > 0] if bound else []
     if not rows:
         return np.empty(0), np.empty(0), np.empty(0)

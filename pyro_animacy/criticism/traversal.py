@@ -24,6 +24,7 @@ from pyro_animacy.criticism.plots import WIDTH, body_look, frame_panel, styled
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.steps import needs_gaussian_latent
 from pyro_animacy.models.scene import RollOut
 
 REACH = 2.5  # prior standard deviations that a traversal goes to either side
@@ -106,9 +107,10 @@ def _hold(
     run: Run, start_state: Array, past_actions: Array, dim: int, values: Array, steps: int
 ) -> tuple[RollOut, torch.Tensor]:
     """The roll-out of `traverse` in model units, and its start (value, D)."""
-    config, scale = run.model.config, run.card.scale
-    if not 0 <= dim < config.latent_size:
-        raise ConfigError(f"dim is {dim}; the latent has dimensions 0 to {config.latent_size - 1}")
+    needs_gaussian_latent(run.model)
+    config, scale, size = run.model.config, run.card.scale, run.model.latent_size
+    if not 0 <= dim < size:
+        raise ConfigError(f"dim is {dim}; the latent has dimensions 0 to {size - 1}")
     if steps < 1:
         raise ConfigError(f"steps is {steps}; expected at least 1")
     body_space = (len(run.card.bodies), len(run.card.axes))
@@ -126,7 +128,7 @@ def _hold(
         return flat.expand(len(values), -1)
 
     start = tensor((start_state - np.asarray(scale.center)) / scale.unit)
-    residual = start.new_zeros(len(values), config.latent_size)
+    residual = start.new_zeros(len(values), size)
     residual[:, dim] = torch.as_tensor(values).to(residual)
     with torch.no_grad(), _HeldResidual(residual):
         actions = [tensor(a / scale.unit) for a in past_actions]

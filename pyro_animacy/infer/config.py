@@ -1,5 +1,6 @@
 """Options of a fit."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
+from pyro_animacy.models.scene import SceneConfig
+from pyro_animacy.models.state_space import DynamicsConfig
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,12 @@ class TrainConfig:
             raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
         if not self.weight_decay >= 0:
             raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
+        if not self.free_nats >= 0:
+            raise ConfigError(f"train.free_nats is {self.free_nats}; expected 0 or more")
+        if self.kl_balance is not None and not 0 < self.kl_balance < 1:
+            raise ConfigError(
+                f"train.kl_balance is {self.kl_balance}; expected it between 0 and 1, or null"
+            )
         if self.patience is not None and self.patience < 1:
             raise ConfigError(
                 f"train.patience is {self.patience}; expected at least 1, or null to never stop"
@@ -125,6 +134,51 @@ class FitConfig:
                 f"the options are {type(self.model).__name__}; the model {self.family} takes "
                 f"{family(self.family).config.__name__}"
             )
+        for name, without in (("deterministic", "latent_size"), ("stochastic", "memory_size")):
+            if self.family == name and getattr(self.model, without):
+                raise ConfigError(
+                    f"model.{without} is {getattr(self.model, without)}, and {name} is the model "
+                    "without it; take the model rssm, which has both"
+                )
+        self._check_memory()
+        self._check_overshooting()
+
+    def _check_memory(self) -> None:
+        """A model that remembers learns from windows of several steps, and no further back."""
+        model, window = self.model, self.train.window
+        if not isinstance(model, SceneConfig):
+            return
+        if not (getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)):
+            return
+        if window < 2:
+            raise ConfigError(
+                "train.window is 1; a model that remembers learns nothing from single steps: give "
+                "as many as it should look back, such as --train.window 32"
+            )
+        if model.memory_steps is None:
+            object.__setattr__(self, "model", dataclasses.replace(model, memory_steps=window))
+        elif model.memory_steps > window:
+            raise ConfigError(
+                f"model.memory_steps is {model.memory_steps} and train.window {window}; a memory "
+                "of more steps than it is trained on has not learned what it does: leave "
+                "memory_steps out, or give a longer window"
+            )
+
+    def _check_overshooting(self) -> None:
+        model, distance = self.model, self.train.overshooting.distance
+        if distance == 1:
+            return
+        remembers = isinstance(model, DynamicsConfig) and model.latent_size > 0
+        if not remembers or getattr(model, "roll_out", "teacher_forced") != "teacher_forced":
+            raise ConfigError(
+                "train.overshooting needs a model whose latents remember (rssm, stochastic, "
+                "world_model), teacher forced"
+            )
+        if self.train.window <= distance:
+            raise ConfigError(
+                f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
+                "expected a longer window, or no step is so far ahead"
+            )
 
 
 def parse_config(settings: Mapping[str, Any]) -> FitConfig:
@@ -134,14 +188,27 @@ def parse_config(settings: Mapping[str, Any]) -> FitConfig:
         ConfigError: If a name or a type is not that of an option; the message names it.
     """
     name = settings.get("family", "control_vae")
+    read = _parsed(settings, {"model": family(name).config, "train": TrainConfig})
+    return FitConfig(name, read.model, read.train)
+
+
+def parse_model(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the options of a model, checked for names and types; of how it is trained, nothing.
+
+    Raises:
+        ConfigError: As `parse_config`.
+    """
+    return _parsed({"model": options}, {"model": family(name).config}).model
+
+
+def _parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=family(name).config, default=family(name).config())
-    parser.add_argument("--train", type=TrainConfig, default=TrainConfig())
-    chosen = {part: settings[part] for part in ("model", "train") if part in settings}
+    for part, kind in kinds.items():
+        parser.add_argument(f"--{part}", type=kind, default=kind())
+    chosen = {part: settings[part] for part in kinds if part in settings}
     try:
-        read = parser.instantiate(parser.parse_object(chosen))
+        return parser.instantiate(parser.parse_object(chosen))
     except ArgumentError as error:
         text = " ".join(str(error).split())
         text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
         raise ConfigError(f"config.yaml: {text}") from None
-    return FitConfig(name, read.model, read.train)

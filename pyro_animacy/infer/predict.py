@@ -39,7 +39,8 @@ def predict(
     """Draw from a fitted model.
 
     - ``reconstruct``: z_t from the guide, which sees the recording; in closed loop or step by step
-      as the model was trained. Groups ``posterior`` (the latents) and ``posterior_predictive``.
+      as the model was trained. One that remembers follows the whole recording, however long.
+      Groups ``posterior`` (the latents) and ``posterior_predictive``.
     - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with z_t
       from the prior. Group ``predictions``.
     - ``generate``: free motion from each trajectory's initial state, for as many frames as were
@@ -147,7 +148,7 @@ def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
     history, memory = run.card.config["history"], None
     x = batch.position
     if context > history and run.model.remembers:
-        first = max(0, context - history - run.model.config.memory_steps)
+        first = max(0, context - history - run.model.memory_steps)
         with run.guide:
             followed = run.model.follow(Batch(*(part[first:context] for part in batch)))[1]
         memory = Memory(*(part[-1] for part in followed))

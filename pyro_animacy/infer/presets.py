@@ -197,6 +197,6 @@ def preset(name: str = "small", model: str = "control_vae") -> FitConfig:
     family(model)
     if name not in PRESETS[model]:
         raise ConfigError(
-            f"preset {name!r} does not exist; choose one of {', '.join(PRESETS[model])}"
+            f"preset {name!r} does not exist; choose one of {model}'s: {', '.join(PRESETS[model])}"
         )
     return PRESETS[model][name]()

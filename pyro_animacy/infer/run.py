@@ -16,7 +16,7 @@ from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
-from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.config import parse_config, parse_model
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
@@ -153,7 +153,7 @@ def build(
     if family.data != of:
         raise RunError(f"the run's model {card.model} is one of {family.data}, its card of {of}")
     try:
-        config = parse_config({"family": card.model, "model": card.config}).model
+        config = parse_model(card.model, card.config)
     except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
     if isinstance(card, EpisodeCard):

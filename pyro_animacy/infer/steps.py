@@ -271,7 +271,7 @@ def window_steps(
             yield part, draw_steps(guide, batch, draws, proposal, windows.axes)
         return
     # Trajectories are cut into stretches of half the memory, each after as much burn-in.
-    memory = model.config.memory_steps
+    memory = model.memory_steps
     new = max(1, memory // 2)
     trajectory, start = windows.index[which].unbind(1)
     step = start + windows.context - history

@@ -43,7 +43,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "baselines": result.baselines,
         "best_baseline": result.best_baseline,
         "gain_standard_error": result.gain_standard_error,
-        "score_density": f"{SCORE_DENSITY[run.card.config['likelihood']]} (K = {draws})",
+        "score_density": _density(run, draws),
         "score_steps": result.steps,
         "train_seconds": run.summary.get("train_seconds"),
         "steps": run.summary.get("steps"),
@@ -52,6 +52,17 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         ),
         "data": describe(heldout),
     }
+
+
+def _density(run: Run, draws: int) -> str:
+    """What the score is a density of, and how it was estimated."""
+    by = "IWAE"
+    if not run.model.latent_size:
+        by = "exact"
+    elif run.model.latent_remembered:
+        by = "particle filter"
+    density = SCORE_DENSITY[run.card.config["likelihood"]].replace("IWAE", by)
+    return density if by == "exact" else f"{density} (K = {draws})"
 
 
 def describe(dataset: xr.Dataset) -> dict[str, Any]:

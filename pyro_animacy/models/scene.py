@@ -29,6 +29,8 @@ from pyro_animacy.data.windows import Batch, Scale, body_pairs
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.program import Evidence, Memory, Overshooting, declare_parameters
 
+MEMORY_STEPS = 32  # where neither the options nor a fit's window say
+
 
 @dataclass(frozen=True)
 class SceneConfig:
@@ -38,8 +40,8 @@ class SceneConfig:
         history: Frames the networks see: s_t and the ``history - 1`` displacements before it.
         latent_size: Size Z of the latent z_t.
         memory_steps: Steps before the one in question that a model which remembers is shown, at
-            most, in scores and forecasts. Train it on windows of as many (``train.window``): what
-            its memory does later it has never learned.
+            most, in scores and forecasts; null for as many as it is trained on
+            (``train.window``). What its memory does later it has never learned.
         likelihood: ``squared_error`` of the next state under a sampled action, or the ``policy``
             density of the recorded displacement.
         roll_out: ``closed_loop`` feeds the model's own state back; ``teacher_forced`` takes every
@@ -55,7 +57,7 @@ class SceneConfig:
 
     history: int = 2
     latent_size: int = 16
-    memory_steps: int = 32
+    memory_steps: int | None = None
     likelihood: Literal["squared_error", "policy"] = "policy"
     roll_out: Literal["closed_loop", "teacher_forced"] = "teacher_forced"
     policy_scale: float | None = None
@@ -71,7 +73,7 @@ class SceneConfig:
         """
         for name, good, wanted in (
             ("history", self.history >= 1, "at least 1"),
-            ("memory_steps", self.memory_steps >= 2, "at least 2"),
+            ("memory_steps", self.memory_steps is None or self.memory_steps >= 2, "at least 2"),
             ("action_cost", self.action_cost >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
@@ -114,6 +116,7 @@ class SceneModel(nn.Module):
     Attributes:
         latent_size: Numbers in z_t; 0 where the model has no latent.
         memory_size: Numbers in h_t; 0 where the model has no memory.
+        memory_steps: Steps of the past that a score or forecast shows a model which remembers.
         latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
             given the recorded states.
     """
@@ -134,6 +137,7 @@ class SceneModel(nn.Module):
         self.register_buffer("high", torch.tensor(scale.high))
         self.context_size = self.view.shape[1] + (config.history - 1) * D
         self.latent_size = config.latent_size
+        self.memory_steps = config.memory_steps or MEMORY_STEPS
         # below the resolution of a recording a density means nothing
         self.least_scale = max(scale.resolution / math.sqrt(12), 1e-4)
 

@@ -322,7 +322,9 @@ class StateSpaceModel(SceneModel):
         """Declare what is expected of steps up to D ahead: latents, and displacements if asked."""
         context, shown, seen = evidence
         ahead = self.dynamics.overshoot(memory, context, seen, options)
-        for d, rolled in ahead if options.observation else []:
+        for d, rolled in ahead:
+            if not options.observation * options.weight(d):
+                continue
             pi = self.policy(context[d:], rolled)
             with (
                 pyro.plate(f"time_seen_{d}", len(context) - d, dim=-2),
