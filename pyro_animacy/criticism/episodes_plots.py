@@ -141,7 +141,7 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
             "right": "more density under the model than",
             "near": "about as much density under the model as",
             "wrong": "less density under the model than",
-            "undefined": "a density beside that",
+            "undefined": "no more or less density, as far as one episode tells, than",
         }
         rows.append(("this model, on the frames below", nats(float(ours.mean()))))
         rows.append((f"PCA, {found.components} components, there", nats(float(pca.mean()))))
@@ -223,7 +223,7 @@ def _better(found: Pictures, rule: str) -> Finding:
     grade = _grade(gain.difference, gain.error)
     name = f"PCA with {found.components} components" if rule == "PCA" else "the mean frame"
     how = {"right": "better than", "near": "about as well as", "wrong": "worse than",
-           "undefined": "beside"}[grade]  # fmt: skip
+           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     attempt = "More training (--train.steps) or a learned scale (--model.image_scale null for an "
     attempt += "image VAE): what a small error is worth against the KL depends on it."
     return Finding(
@@ -351,7 +351,7 @@ def _ahead(loop: OpenLoop) -> Finding:
     else:
         until = ", and not at the first frame ahead"
     how = {"right": "better than", "near": "level with", "wrong": "worse than",
-           "undefined": "beside"}[grade]  # fmt: skip
+           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     return Finding(
         grade,
         f"In open loop it is {how} a still picture: squared error {number(float(ours.mean()))} "
@@ -390,7 +390,7 @@ def _rewarded(loop: OpenLoop) -> list[Finding]:
     gain = paired(ours.mean(1), mean.mean(1), loop.episode)
     grade = _grade(gain.difference, gain.error)
     how = {"right": "better than", "near": "about as well as", "wrong": "worse than",
-           "undefined": "beside"}[grade]  # fmt: skip
+           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     return [Finding(
         grade,
         f"Rewards ahead are predicted {how} by their mean: squared error "
