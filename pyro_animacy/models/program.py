@@ -2,6 +2,7 @@
 
 import weakref
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ class Memory(NamedTuple):
 
     hidden: Tensor
     latent: Tensor
+
+
+def no_memory(like: Tensor, shape: Sequence[int], hidden: int, latent: int) -> Memory:
+    """The memory before the first step: zeros h (*shape, hidden) and z (*shape, latent)."""
+    empty = like.new_zeros(*shape, hidden + latent)
+    return Memory(*empty.split((hidden, latent), -1))
 
 
 class Evidence(NamedTuple):

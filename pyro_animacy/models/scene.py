@@ -27,7 +27,13 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.models.program import Evidence, Memory, Overshooting, declare_parameters
+from pyro_animacy.models.program import (
+    Evidence,
+    Memory,
+    Overshooting,
+    declare_parameters,
+    no_memory,
+)
 
 MEMORY_STEPS = 32  # where neither the options nor a fit's window say
 
@@ -165,8 +171,7 @@ class SceneModel(nn.Module):
 
     def start(self, shape: Sequence[int]) -> Memory:
         """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
-        empty = self.view.new_zeros(*shape, self.memory_size + self.latent_size)
-        return Memory(*empty.split((self.memory_size, self.latent_size), -1))
+        return no_memory(self.view, shape, self.memory_size, self.latent_size)
 
     def overshoot(self, evidence: Evidence, memory: Memory, options: Overshooting) -> None:
         """Declare what is expected of steps further ahead, if the model's latents remember."""

@@ -39,7 +39,13 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.data.episodes import EpisodeBatch
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
-from pyro_animacy.models.program import Evidence, Memory, Overshooting, declare_parameters
+from pyro_animacy.models.program import (
+    Evidence,
+    Memory,
+    Overshooting,
+    declare_parameters,
+    no_memory,
+)
 from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
 from pyro_animacy.nets import Stack, StackConfig
 
@@ -168,8 +174,7 @@ class WorldModel(nn.Module):
 
     def start(self, shape: Sequence[int]) -> Memory:
         """The memory before the first frame, zeros: h (*shape, H) and z (*shape, Z)."""
-        empty = self.spread.new_zeros(*shape, self.memory_size + self.latent_size)
-        return Memory(*empty.split((self.memory_size, self.latent_size), -1))
+        return no_memory(self.spread, shape, self.memory_size, self.latent_size)
 
     def forward(
         self, batch: EpisodeBatch, *, score: bool = False, overshooting: Overshooting | None = None
