@@ -141,7 +141,7 @@ def training_path(run: Run, points: int = 40) -> tuple[Array, Array, Array]:
     """
     config, card = run.model.config, run.card
     bound = (config.likelihood, config.roll_out, config.discount) == ("policy", "teacher_forced", 1)
-    train = run.settings["train"]
+    train = run.settings.get("train", {})
     bound &= not train.get("free_nats") and train.get("overshooting", {}).get("distance", 1) == 1
     rows = [row for row in run.metrics() if row["kl_weight"] > 0] if bound else []
     if not rows:
