@@ -39,24 +39,6 @@ def run(csv, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def refused(capfd):
-    """Run the command line; it must exit with 2 and one line on stderr, which is returned."""
-
-    def check(*arguments):
-        capfd.readouterr()
-        assert main([str(word) for word in arguments]) == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        assert err.startswith("pyro-animacy: ")
-        assert "Traceback" not in err
-        return err
-
-    return check
-
-
 def files(path):
     return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 

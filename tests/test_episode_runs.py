@@ -85,23 +85,6 @@ def runs(files, tmp_path_factory):
     return {name: folder / name for name in files}
 
 
-@pytest.fixture
-def refused(capfd):
-    """Run the command line; it must exit with 2 and one line on stderr, which is returned."""
-
-    def check(*arguments):
-        capfd.readouterr()
-        assert main([str(word) for word in arguments]) == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.count("\n") == 1
-        assert err.startswith("pyro-animacy: ")
-        assert "Traceback" not in err
-        return err
-
-    return check
-
-
 # --- fit, resume, load ---------------------------------------------------------------------------
 
 
