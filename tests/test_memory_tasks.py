@@ -189,3 +189,56 @@ def test_the_step_that_is_scored_is_the_decisive_one(tmp_path):
     a = displacements(scenes)[:, t] / scale.unit
     by_hand = stats.norm.logpdf(a, pi.base_dist.loc[step], pi.base_dist.scale[step]).sum(-1)
     np.testing.assert_allclose(found, by_hand - 2 * np.log(scale.unit), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """What a model expects of the decisive step, after half the updates of the page's figure."""
+    runs = tmp_path_factory.mktemp("memory_tasks")
+    return lambda task, model: memory_tasks.outcome(
+        memory_tasks.fitted(task, model, runs, updates=memory_tasks.UPDATES // 2), task, draws=25
+    )
+
+
+def above(outcome, knows):
+    """By how much the scenes' mean log density is above the exact value, and its error (paired)."""
+    gap = outcome.log_density - tasks.log_density(outcome.came, knows, outcome.side)
+    return gap.mean(), gap.std() / np.sqrt(len(gap))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["deterministic", "rssm"])
+def test_a_deterministic_path_recalls(asked, model):
+    """Nothing without the cue can do better on average than the density of two branches."""
+    found = asked("recall", model)
+    assert found.right_side > 0.95
+    gain, error = above(found, "branches")
+    assert gain > 4 * error
+
+
+@pytest.mark.slow
+def test_without_one_the_cue_is_lost(asked):
+    found = asked("recall", "stochastic")
+    assert 0.4 < found.right_side < 0.6
+    gain, error = above(found, "branches")
+    assert gain < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["stochastic", "rssm"])
+def test_a_stochastic_path_branches(asked, model):
+    """Both branches with near their probability, little between, and a density to match."""
+    found = asked("branching", model)
+    assert found.near_a_branch > 0.85
+    assert 0.35 < (found.drawn[..., 0] < 0).mean() < 0.65
+    gain, _ = above(found, "gaussian")
+    assert gain > 1.5
+
+
+@pytest.mark.slow
+def test_without_one_there_is_a_single_place(asked):
+    found = asked("branching", "deterministic")
+    assert found.near_a_branch < 0.05
+    assert np.abs(found.drawn[..., 0]).max() < LENGTH
+    gain, error = above(found, "gaussian")
+    assert gain < 4 * error
