@@ -58,10 +58,10 @@ class ImageEncoder(nn.Module):
         super().__init__()
         check_size(height, width)
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 4, stride=2), nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
-            nn.Conv2d(64, 128, 4, stride=2), nn.ReLU(),
-            nn.Conv2d(128, 256, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, 32, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(64, 128, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(128, 256, 4, stride=2), nn.ReLU(inplace=True),
         )  # fmt: skip
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
@@ -106,9 +106,9 @@ class ImageDecoder(nn.Module):
         self.grid = tuple(math.ceil(max(side - 48, 1) / 16) for side in self.size)
         self.dense = nn.Linear(inputs, 1024 * math.prod(self.grid))
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(1024, 128, 5, stride=2), nn.ReLU(),
-            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(),
-            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(),
+            nn.ConvTranspose2d(1024, 128, 5, stride=2), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(inplace=True),
             nn.ConvTranspose2d(32, channels, 6, stride=2),
             nn.Sigmoid() if squash else nn.Identity(),
         )  # fmt: skip

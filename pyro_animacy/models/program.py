@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -99,6 +100,15 @@ class Overshooting:
         return (1.0 if self.weights is None else self.weights[d - 1]) / self.distance
 
 
+def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
+    """A plate over the last batch dimension, for the many sites of a loop over time.
+
+    What `pyro.plate` says of independence, without its subsampling, and without its broadcasting of
+    densities, which have the plate's size already: together they cost more than a small network.
+    """
+    return IndepMessenger(name, trajectories, -1)
+
+
 def declare_parameters(module: nn.Module) -> None:
     """Show a module's parameters to Pyro's handlers, so that `pyro.infer.SVI` finds them.
 
@@ -140,7 +150,8 @@ class MessengerGuide(GuideMessenger, nn.Module):
         return entered
 
     def _pyro_sample(self, msg: dict) -> None:
-        self._evidence = msg["infer"].get("evidence")
+        # past nn.Module.__setattr__, which would look for a parameter in it, at every site
+        self.__dict__["_evidence"] = msg["infer"].get("evidence")
         super()._pyro_sample(msg)
 
     def get_posterior(self, name: str, prior: TorchDistributionMixin) -> TorchDistributionMixin:

@@ -32,6 +32,7 @@ from pyro_animacy.models.program import (
     Memory,
     Overshooting,
     declare_parameters,
+    every_trajectory,
     no_memory,
 )
 
@@ -200,7 +201,7 @@ class SceneModel(nn.Module):
         state, target, seen, actions = self.recorded(batch)
         T, B, _ = state.shape
         discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)[:, None]
-        time, trajectory = pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1)
+        time, trajectory = pyro.plate("time", T, dim=-2), every_trajectory("trajectory", B)
 
         if closed_loop:
             with trajectory:
@@ -241,7 +242,7 @@ class SceneModel(nn.Module):
         evidence = self.evidence(batch)
         T, B = evidence.seen.shape
         memory, followed = self.start((B,)), []
-        with pyro.plate("latent_trajectory", B, dim=-1):
+        with every_trajectory("latent_trajectory", B):
             for t in range(T):
                 now = Evidence(*(x[t] for x in evidence))
                 with poutine.scale(scale=discount**t):
@@ -275,12 +276,13 @@ class SceneModel(nn.Module):
         low = self.low.where(state >= self.low, -torch.inf)
         high = self.high.where(state <= self.high, torch.inf)
         rolled = RollOut([], [], [], [])
+        recorded = recording and (*recording, recording[1].any(-1))
         s, m = state, memory or self.start(state.shape[:-1])
         for t in range(steps):
             c, evidence = self.context(s, actions), None
-            if recording is not None:
-                target, seen = recording[0][t], recording[1][t]
-                evidence = Evidence(c, (target - s) * seen, seen.any(-1))
+            if recorded is not None:
+                target, seen, some = (x[t] for x in recorded)
+                evidence = Evidence(c, (target - s) * seen, some)
             with poutine.scale(scale=gamma**t):
                 m = self.advance(f"latent_{t}", c, m, evidence)
                 pi = self.policy(c, m)

@@ -135,7 +135,7 @@ class Dynamics(nn.Module):
         u = inputs.expand(*h.shape[:-1], -1)
         belief = torch.cat([z, u], -1)
         if self.embed is not None and self.recurrence is not None:
-            flat = nn.functional.elu(self.embed(belief)).flatten(0, -2)
+            flat = nn.functional.elu(self.embed(belief), inplace=True).flatten(0, -2)
             h = self.recurrence(flat, h.flatten(0, -2)).unflatten(0, h.shape[:-1])
             belief = torch.cat([h, u], -1) if self.direct else h
         return h, belief, self._prior(belief)

@@ -44,6 +44,7 @@ from pyro_animacy.models.program import (
     Memory,
     Overshooting,
     declare_parameters,
+    every_trajectory,
     no_memory,
 )
 from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
@@ -223,7 +224,7 @@ class WorldModel(nn.Module):
         """Declare z_t at every frame; returns m_t, tensors of (T, B, ...)."""
         T, B = batch.observed.shape
         memory, followed = self.start((B,)), []
-        with pyro.plate("latent_trajectory", B, dim=-1):
+        with every_trajectory("latent_trajectory", B):
             for t in range(T):
                 a = batch.action[t]
                 evidence = Evidence(a, batch.observation[t], batch.observed[t])
@@ -269,4 +270,4 @@ class WorldModelGuide(DynamicsGuide):
         model: WorldModel = self.model  # type: ignore[assignment]
         if model.sight.image:
             return self.encoder(observation - 0.5)
-        return F.elu(self.encoder((observation - model.mean) / model.spread))
+        return F.elu(self.encoder((observation - model.mean) / model.spread), inplace=True)
