@@ -229,7 +229,8 @@ def _fit(chosen: Namespace) -> None:
         _refuse_existing(chosen.out, chosen.overwrite)
         recordings = read_data(config.family, data)
         run = fit(recordings, config, out=chosen.out, overwrite=chosen.overwrite, data=data)
-    print(summary_text(run))
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first tells
+        print(summary_text(run))
 
 
 def _sample(chosen: Namespace) -> None:

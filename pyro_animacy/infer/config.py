@@ -24,7 +24,7 @@ class TrainConfig:
 
     Args:
         steps: Updates in all.
-        batch_size: Windows in a batch.
+        batch_size: Windows in a batch, of all processes together.
         window: Steps T predicted in each window (its frames are history + T).
         optimizer: ``adam`` (with decoupled weight decay) or ``radam``.
         learning_rate: Its largest value.

@@ -52,9 +52,9 @@ class EpisodeSource:
             fps=float(dataset.attrs.get("fps", 1.0)),
         )  # fmt: skip
 
-    def draw(self, size: int, generator: torch.Generator) -> tuple[EpisodeBatch, int]:
-        """A batch of windows, and the frames observed in it."""
-        batch = self.windows.draw(size, generator)
+    def batch(self, which: torch.Tensor, _: torch.Generator) -> tuple[EpisodeBatch, int]:
+        """A batch of windows, and the frames observed in it; no noise is added."""
+        batch = self.windows.batch(which)
         return batch, int(batch.observed.sum())
 
     def validate(self, guide: MessengerGuide) -> float:

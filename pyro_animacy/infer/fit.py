@@ -1,4 +1,7 @@
-"""Fit a model to recordings: train it, score it, save the run; or go on with a run."""
+"""Fit a model to recordings: train it, score it, save the run; or go on with a run.
+
+Under `torchrun` the processes fit one model together; the first of them writes.
+"""
 
 import dataclasses
 import json
@@ -13,6 +16,7 @@ import yaml
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config
+from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
 from pyro_animacy.infer.trainer import Interrupted, Trainer
@@ -46,31 +50,26 @@ def fit(
         The run, with the best parameters loaded.
 
     Raises:
-        RunError: If ``out`` exists, cannot be written, or the loss stops being a number.
+        RunError: If ``out`` exists, cannot be written, or the loss stops being a number; if
+            another process of the fit ended (`LostProcess`).
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume` goes on.
     """
     config = config or preset()
     path = Path(out)
-    trainer = Trainer(dataset, config, path, progress=progress)
-    _make_folder(path, overwrite)
-    settings = {
-        "data": data or {},
-        "family": config.family,
-        "model": dataclasses.asdict(config.model),
-        "train": dataclasses.asdict(config.train),
-        "versions": {
-            name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
-        },
-    }
-    text = yaml.safe_dump(_plain(settings), sort_keys=False)
-    checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
-    if progress:
+    processes = join(config.train.device)
+    trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
+    if processes.first:
+        _make_folder(path, overwrite)
+        _save_settings(path, config, data or {})
+    if trainer.progress:
         print(trainer.source.describe(), file=sys.stderr)
     return _finish(trainer)
 
 
 def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> Run:
     """Go on with a run that was stopped or killed, to the result it would have had.
+
+    With another number of processes than before it goes on as well, under other noise.
 
     Args:
         path: The run's folder.
@@ -81,7 +80,9 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
         RunError: If there is nothing to resume, or the recordings are not the same.
     """
     path = Path(path)
-    trainer = Trainer(dataset, parse_config(read_settings(path)), path, progress=progress)
+    config = parse_config(read_settings(path))
+    processes = join(config.train.device)
+    trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
     if (path / checkpoint.TRAINER).is_file():
         trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
     return _finish(trainer)
@@ -89,14 +90,30 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
 
 def _finish(trainer: Trainer) -> Run:
     trainer.train()
-    run = Run.load(trainer.path)
-    summary = trainer.source.conclude(run, trainer.progress) | {
-        "train_seconds": round(trainer.seconds, 2),
-        "steps": trainer.step,
-    }
-    text = json.dumps(summary, indent=2) + "\n"
-    checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))
+    if trainer.processes.first:
+        run = Run.load(trainer.path)
+        summary = trainer.source.conclude(run, trainer.progress) | {
+            "train_seconds": round(trainer.seconds, 2),
+            "steps": trainer.step,
+        }
+        text = json.dumps(summary, indent=2) + "\n"
+        checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))
+    trainer.processes.from_first(trainer.step)  # the others load what the first has written
     return Run.load(trainer.path)
+
+
+def _save_settings(path: Path, config: FitConfig, data: dict[str, Any]) -> None:
+    settings = {
+        "data": data,
+        "family": config.family,
+        "model": dataclasses.asdict(config.model),
+        "train": dataclasses.asdict(config.train),
+        "versions": {
+            name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
+        },
+    }
+    text = yaml.safe_dump(_plain(settings), sort_keys=False)
+    checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
 
 
 def _make_folder(path: Path, overwrite: bool) -> None:

@@ -30,12 +30,14 @@ class Source(Protocol):
 
     Attributes:
         card: What is needed to build the model.
+        windows: Those that are trained on.
     """
 
     card: Any
+    windows: Any
 
-    def draw(self, size: int, generator: torch.Generator) -> tuple[Any, int]:
-        """A batch of ``size`` windows drawn at random, and the number of steps observed in it."""
+    def batch(self, which: torch.Tensor, generator: torch.Generator) -> tuple[Any, int]:
+        """The windows ``which`` (B,), and the number of steps observed in them."""
 
     def validate(self, guide: MessengerGuide) -> float:
         """The score of the validation part, in nats per step: the larger the better."""
@@ -89,9 +91,9 @@ class SceneSource:
         self.validation = _enough("validation", check, scale, history)
         _enough("held-out", self.heldout_part, scale, history)  # fail now, not after training
 
-    def draw(self, size: int, generator: torch.Generator) -> tuple[Any, int]:
+    def batch(self, which: torch.Tensor, generator: torch.Generator) -> tuple[Any, int]:
         """A batch of windows, dequantised and under the symmetry; its steps observed."""
-        batch = self.windows.draw(size, generator)
+        batch = self.windows.batch(which, generator)
         return batch, int(batch.observed[-self.steps :].any(-1).sum())
 
     def validate(self, guide: MessengerGuide) -> float:

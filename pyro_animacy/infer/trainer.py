@@ -3,6 +3,8 @@
 Every random number of step n is drawn from a stream seeded by (seed, n). So the state of a run is
 its parameters, its optimiser and n: a run resumed after a signal or a kill is, on CPU, bit for bit
 the run that was never interrupted.
+
+Under `torchrun` every process runs this loop on its share of the batch: see `infer.distributed`.
 """
 
 import json
@@ -22,9 +24,10 @@ import xarray as xr
 from torch import nn
 from tqdm import tqdm
 
-from pyro_animacy.errors import AnimacyError, RunError
+from pyro_animacy.errors import AnimacyError, ConfigError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.episodes import EpisodeSource
 from pyro_animacy.infer.run import METRICS, build, pick_device
@@ -45,18 +48,41 @@ class Interrupted(AnimacyError):  # noqa: N818
 
 
 class Trainer:
-    """The training loop and its state: parameters, optimiser, step, and the best score so far."""
+    """The training loop and its state: parameters, optimiser, step, and the best score so far.
+
+    Args:
+        dataset: The recordings.
+        config: The options.
+        path: The run's folder.
+        progress: Show a progress bar.
+        processes: Those that fit together; by default this one is alone.
+
+    Raises:
+        ConfigError: If the batch has fewer windows than there are processes.
+    """
 
     def __init__(
-        self, dataset: xr.Dataset, config: FitConfig, path: Path, *, progress: bool
+        self,
+        dataset: xr.Dataset,
+        config: FitConfig,
+        path: Path,
+        *,
+        progress: bool,
+        processes: Processes = ALONE,
     ) -> None:
         options = self.options = config.train
-        self.path, self.progress = path, progress
+        self.path, self.processes = path, processes
+        self.progress = progress and processes.first
+        if options.batch_size < processes.size:
+            raise ConfigError(
+                f"train.batch_size is {options.batch_size}, the batch of all {processes.size} "
+                "processes together; expected at least one window for each"
+            )
         if options.tensorboard:
             _summary_writer()  # fail now, before anything is written
         of_episodes = family(config.family).data == "episodes"
         self.source: Source = (EpisodeSource if of_episodes else SceneSource)(dataset, config)
-        self.device = pick_device(options.device)
+        self.device = pick_device(processes.device(options.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_stream(options.seed, -1))
             self.model, self.guide = build(self.source.card)
@@ -70,7 +96,8 @@ class Trainer:
 
         Raises:
             RunError: If the loss or its gradient is not finite; the last checkpoint is kept.
-            Interrupted: After a signal, when all is saved.
+            Interrupted: After a signal to any of the processes, when all is saved.
+            LostProcess: If another process is gone; what the last update left is saved.
         """
         o = self.options
         elbo = ScaledELBO(
@@ -78,14 +105,16 @@ class Trainer:
             overshooting=o.overshooting if o.overshooting.distance > 1 else None,
         )  # fmt: skip
         bound = elbo(self.model, self.guide)
+        gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
                    disable=not self.progress, mininterval=0.5)  # fmt: skip
         with (
-            _tensorboard(self.path, o.tensorboard) as board,
+            _tensorboard(self.path, o.tensorboard and self.processes.first) as board,
             _signals() as caught,
-            torch.random.fork_rng(),
+            torch.random.fork_rng(gpu),
             _no_validation(),
+            self._saved_if_lost(),
             bar,
         ):
             while self.step < o.steps and not self._patience_spent():
@@ -99,36 +128,47 @@ class Trainer:
                 evaluate = self.step % o.evaluate_every == 0 or self.step == o.steps
                 if evaluate or self.step % LOG_EVERY == 0:
                     self.rows.append(self._row(loss, elbo, rate))
-                if evaluate:
+                if evaluate and self.processes.first:
                     self.rows[-1] |= self._evaluate()
                     bar.set_postfix(loss=f"{loss.item():.3f}", validation=f"{self.last:.3f}")
+                if evaluate:
+                    self.stale = self.processes.from_first(self.stale)
                 if board and self.rows and self.rows[-1]["step"] == self.step:
                     for name, value in self.rows[-1].items():
                         board.add_scalar(name, value, self.step)
-                if evaluate or caught or time.monotonic() - saved >= SAVE_EVERY:
+                stopped = self.processes.total(len(caught))  # all stop after the same step
+                if evaluate or stopped or time.monotonic() - saved >= SAVE_EVERY:
                     self.save()
                     saved = time.monotonic()
-                if caught:
+                if stopped:
                     raise Interrupted(
                         f"stopped at step {self.step} of {o.steps}; all is saved. Go on with: "
                         f"pyro-animacy fit --resume {self.path}",
-                        caught[0],
+                        caught[0] if caught else signal.SIGTERM,
                     )
 
     def _update(self, bound: nn.Module, elbo: ScaledELBO, rate: float) -> torch.Tensor:
-        """Draw the batch of this step and take the step; returns its loss."""
-        stream = _stream(self.options.seed, self.step)
-        torch.manual_seed(stream + 1)
-        generator = torch.Generator().manual_seed(stream)
-        batch, steps = self.source.draw(self.options.batch_size, generator)
-        elbo.scale = 1 / max(steps, 1)  # a loss in nats per observed step
+        """Draw the batch of this step and take the step; returns its loss.
+
+        All processes draw the same windows; each takes its share, under noise of its own.
+        """
+        o, processes = self.options, self.processes
+        generator = torch.Generator().manual_seed(_stream(o.seed, self.step))
+        which = torch.randint(len(self.source.windows), (o.batch_size,), generator=generator)
+        own = _stream(o.seed, self.step, processes.rank)
+        torch.manual_seed(own + 1)
+        if not processes.first:
+            generator.manual_seed(own)
+        batch, steps = self.source.batch(processes.share(which), generator)
+        elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = bound(batch)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), self.options.clip_norm)
+        processes.add_up(self.modules, [loss.detach(), *elbo.terms.values()])
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise self._diverged(
                 f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
@@ -176,8 +216,22 @@ class Trainer:
             self.stale += 1
         return {"validation_nats_per_step": self.last}
 
+    @contextmanager
+    def _saved_if_lost(self) -> Iterator[None]:
+        """Save when another process is gone: between two updates nothing is half done."""
+        try:
+            yield
+        except LostProcess as lost:
+            self.save()
+            raise LostProcess(
+                f"step {self.step} of {self.options.steps}: {lost}. Go on with: "
+                f"pyro-animacy fit --resume {self.path}"
+            ) from lost
+
     def save(self) -> None:
-        """Write everything needed to go on from here."""
+        """Write everything needed to go on from here; the first process does it for all."""
+        if not self.processes.first:
+            return
         state = {
             "format": checkpoint.FORMAT,
             "parameters": self.modules.state_dict(),
@@ -234,9 +288,10 @@ def _optimizer(modules: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
     )
 
 
-def _stream(seed: int, step: int) -> int:
-    """The seed of one step's random numbers."""
-    return int(np.random.SeedSequence([seed, step + 8]).generate_state(1)[0])
+def _stream(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's random numbers, in one of several processes."""
+    words = [seed, step + 8, rank] if rank else [seed, step + 8]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 @contextmanager
