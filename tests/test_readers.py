@@ -13,6 +13,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_animacy.data import tables
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.trajectories import check_trajectories, make_trajectories, split
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
@@ -648,3 +649,34 @@ def test_options_that_make_no_sense():
     given_resolution = read_trajectories(walk(1, 5, 1), fps=1, resolution=0.5, units="cm")
     assert float(given_resolution["resolution"][0]) == 0.5
     assert given_resolution.attrs["units"] == "cm"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["7", "8"], ["7", "8"]),
+        (["007", "8"], ["7", "8"]),
+        (["7", "a007"], ["7", "a007"]),
+        (["007", "a1"], ["007", "a1"]),
+        (["1.50", "2"], ["1.5", "2.0"]),
+        (["0001234567890123456", "1"], ["1234567890123456", "1"]),
+    ],
+)
+def test_names_do_not_depend_on_the_rows_looked_at_first(tmp_path, names, expected):
+    """The second body comes after the rows by which the kind of a column is told."""
+    rows = [f"{n},{t},{t * 0.5},1.5" for n in names for t in range(tables.HEAD + 100)]
+    for cells in (rows, [r.replace(",", ", ") for r in rows]):
+        (tmp_path / "t.csv").write_text("\n".join(["id,frame,x,y", *cells]))
+        ds = read_trajectories(tmp_path / "t.csv", fps=10)
+        assert sorted(ds["body"].values) == sorted(expected)
+
+
+def test_spaces_that_begin_late_in_a_file(tmp_path):
+    late = [f'  b, {t}, {t * 0.5}, "1.5"' for t in range(50)] + ["b, 50, ,", "  b, 51, 3, 1"]
+    rows = [f"a,{t},{t * 0.5},1.5" for t in range(tables.HEAD + 100)] + late
+    (tmp_path / "t.csv").write_text("\n".join(["id,frame,x,y", *rows]))
+    ds = read_trajectories(tmp_path / "t.csv", fps=10, split_gaps=False)
+    b = ds["position"].sel(body="b").values[0]
+    np.testing.assert_array_equal(b[:50], np.stack([np.arange(50) * 0.5, np.full(50, 1.5)], 1))
+    assert np.isnan(b[50]).all()
+    assert (b[51] == [3, 1]).all()

@@ -12,6 +12,7 @@ from pyro_animacy.data.tables import Codes, Table
 from pyro_animacy.errors import DataError
 
 LOOK = 2**20  # rows that are looked at to find the frame stride; enough to tell
+BLOCK = 2**17  # rows put in their cells at once, so that what is computed of them stays in cache
 SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
 
@@ -168,14 +169,12 @@ def _same_bodies(table: Table) -> None:
     """Raise DataError where a trajectory lacks a body that another has."""
     if table.body is None or len(table.trajectories) == 1:
         return
-    present = np.unique(table.trajectory * len(table.bodies) + table.body)
-    if len(present) == len(table.trajectories) * len(table.bodies):
+    seen = np.zeros((len(table.trajectories), len(table.bodies)), bool)
+    seen[table.trajectory, table.body] = True
+    if seen.all():
         return
-    worst = int(np.bincount(present // len(table.bodies)).argmin())
-    lacking = np.setdiff1d(
-        np.arange(len(table.bodies)),
-        present[present // len(table.bodies) == worst] % len(table.bodies),
-    )[0]
+    worst = int(seen.sum(1).argmin())
+    lacking = int(seen[worst].argmin())
     raise DataError(
         f"{table.where}: trajectory {table.trajectories[worst]!r} has no body "
         f"{table.bodies[lacking]!r}, which others have; choose common ones with --bodies, or "
@@ -204,7 +203,8 @@ def frame_axis(table: Table) -> Frames:
         return _frames_from_time(table)
     first = _extreme(np.minimum, table.frame, owner, owners)
     stride = _stride(table)
-    index = table.frame - first[owner]
+    index = first[owner]
+    np.subtract(table.frame, index, out=index)
     if stride > 1:
         off = index % stride != 0
         if off.any():
@@ -339,20 +339,25 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
             f"trajectories would take {cells * 16 / 1e9:.1f} GB; check the frame column, or use "
             "--bodies each"
         )
-    position = np.full((count * time, bodies, 2), np.nan)
-    cell = table.trajectory * time
-    cell += frames.index
-    seen = np.zeros(count * time * (bodies if table.body is not None else 1), bool)
-    if table.body is not None:
-        position = position.reshape(-1, 1, 2)
-        cell *= bodies
-        cell += table.body
-    seen[cell] = True
+    each = bodies if table.body is not None else 1
+
+    def place(some: slice) -> Codes:
+        cell = (table.trajectory[some] * time + frames.index[some]) * each
+        return cell if table.body is None else cell + table.body[some]
+
+    seen = np.zeros(count * time * each, bool)
+    position = np.empty((len(seen), len(table.pairs), 2))
+    for begin in range(0, rows, BLOCK):
+        some = slice(begin, begin + BLOCK)
+        cell = place(some)
+        seen[cell] = True
+        for b, (x, y) in enumerate(table.pairs):
+            position[cell, b, 0] = x[some]
+            position[cell, b, 1] = y[some]
     if np.count_nonzero(seen) != rows:
-        _name_duplicate(table, frames, cell)
-    for b, (x, y) in enumerate(table.pairs):
-        position[cell, b, 0] = x
-        position[cell, b, 1] = y
+        _name_duplicate(table, frames, place(slice(None)))
+    if rows < len(seen):
+        position[~seen] = np.nan
     return position.reshape(count, time, bodies, 2)
 
 

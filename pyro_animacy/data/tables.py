@@ -17,6 +17,7 @@ from pyro_animacy.data.columns import Columns, find_columns
 from pyro_animacy.errors import DataError
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
+HEAD = 1000  # rows that are looked at to see whether names are whole numbers
 Codes = npt.NDArray[np.int64]
 
 
@@ -83,11 +84,9 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     else:
         names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
     found = find_columns(names, columns, where)
-    # Categories while parsing: a string object for every row would cost many times the numbers.
-    texts = {c: "category" for c in (found.trajectory, found.id, found.label) if c}
     if found.used() != set(names):  # only then: with usecols pandas lets rows be too long
         options["usecols"] = [n for n in names if n in found.used()]
-    frame = _parse(path, where, dtype=texts, **(options | {"index_col": False}))
+    frame = _parse_rows(path, first, found, **(options | {"index_col": False}))
     return make_table(frame, found, where, 1 if headerless else 2)
 
 
@@ -131,6 +130,35 @@ def _parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
         raise DataError(f"{where}: cannot be read as a table: {what}") from None
 
 
+def _parse_rows(path: Path, first: str, found: Columns, **options: Any) -> pd.DataFrame:
+    """Parse the rows, names as categories: a string for each would cost many times the numbers.
+
+    Most files have no cell that begins with a space, and whole numbers for names: these are first
+    tried without allowing for the other kind, in half the time. Where anything but plain names and
+    numbers comes out, the file is parsed again with care.
+    """
+    texts = [c for c in (found.trajectory, found.id, found.label) if c]
+    careful = options | {"dtype": dict.fromkeys(texts, "category")}
+    if re.search(options["sep"] + " ", first):
+        return _parse(path, path.name, **careful)
+    plain = options | {"skipinitialspace": False}
+    try:
+        head = _parse(path, path.name, nrows=HEAD, **plain)
+        categories = [c for c in texts if head[c].dtype.kind != "i"]
+        frame = _parse(path, path.name, dtype=dict.fromkeys(categories, "category"), **plain)
+    except DataError:
+        return _parse(path, path.name, **careful)
+    plainly = all(_is_plain(frame[c], c in texts) for c in found.used())
+    return frame if plainly else _parse(path, path.name, **careful)
+
+
+def _is_plain(values: pd.Series, names: bool) -> bool:
+    """Whether the column is numbers, or names, that would be no different if parsed with care."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return not any(str(name).startswith(" ") for name in values.cat.categories)
+    return values.dtype.kind in ("i" if names else "if")
+
+
 def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int) -> Table:
     """Turn the columns of a DataFrame into a `Table`.
 
@@ -148,7 +176,10 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
             or a missing id or frame, naming the row.
     """
     row: Sequence[int] | Codes = range(first_row, first_row + len(frame))
-    blank = np.logical_and.reduce([frame[c].isna().to_numpy() for c in columns.used()])
+    blank = np.ones(len(frame), bool)
+    for column in columns.used():
+        if blank.any():
+            blank &= frame[column].isna().to_numpy()
     if blank.any():
         frame, row = frame[~blank], np.asarray(row)[~blank]
     if not len(frame):
@@ -164,6 +195,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         return codes, names
 
     trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
+    trajectory = trajectory.astype(np.int64, copy=False)  # it is multiplied later on
     body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
     pairs = [
         (numbers(frame[x], where, row), numbers(frame[y], where, row))
@@ -187,7 +219,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     )
 
 
-def categories(values: pd.Series) -> tuple[Codes, list[str]]:
+def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     """Number the distinct entries of a column.
 
     "7" and "7.0" are the same name where all entries are whole numbers. Names are in natural
@@ -197,16 +229,20 @@ def categories(values: pd.Series) -> tuple[Codes, list[str]]:
         values: (rows,) entries of any kind.
 
     Returns:
-        (rows,) codes, -1 where the entry is missing, and the names.
+        (rows,) codes, of any type of integer, -1 where the entry is missing, and the names.
     """
-    entries = values.astype("category").cat
-    texts = [str(c) for c in entries.categories]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, entries = values.cat.codes.to_numpy(), values.cat.categories
+    else:
+        codes, entries = pd.factorize(values)
+    texts = [str(c) for c in entries]
     if all(re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", t) for t in texts):
         texts = [str(int(float(t))) for t in texts]
     names = sorted(set(texts), key=_natural)
     place = {name: i for i, name in enumerate(names)}
-    lookup = np.array([place[t] for t in texts] + [-1], np.int64)  # -1 picks the last
-    return lookup[entries.codes.to_numpy()], names
+    lookup = np.array([place[t] for t in texts] + [-1], codes.dtype)  # -1 picks the last
+    ordered = len(names) == len(texts) and (np.diff(lookup[:-1]) == 1).all()
+    return (codes if ordered else lookup[codes]), names
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -281,6 +317,8 @@ def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> 
         DataError: naming the first row where it is missing or not a whole number.
     """
     found = numbers(values, where, row)
+    if found.dtype.kind == "i" and found.min() > -(2**53) and found.max() < 2**53:
+        return found
     bad = ~((np.rint(found) == found) & (np.abs(found) < 2**53))  # NaN is bad too
     if bad.any():
         i = int(bad.argmax())

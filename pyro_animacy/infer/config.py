@@ -50,6 +50,8 @@ class TrainConfig:
         score_draws: K of the importance-weighted held-out score.
         seed: Seeds the split, the initial parameters, the batches and all noise.
         device: Where to train, as torch names it.
+        checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
+            there: less memory for long windows, in about 1.3 times the time.
         tensorboard: Also write the metrics for TensorBoard (extra ``tensorboard``).
     """
 
@@ -75,6 +77,7 @@ class TrainConfig:
     score_draws: int = 64
     seed: int = 0
     device: str = "cpu"
+    checkpoint_activations: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

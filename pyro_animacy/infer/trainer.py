@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,9 +23,11 @@ import pyro
 import torch
 import xarray as xr
 from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
 from pyro_animacy.errors import AnimacyError, ConfigError, RunError
+from pyro_animacy.images import ImageDecoder, ImageEncoder
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes
@@ -34,9 +37,12 @@ from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
 from pyro_animacy.models import family
+from pyro_animacy.nets import Stack
+from pyro_animacy.sets import SetNetwork
 
 LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
+NETWORKS = (Stack, SetNetwork, nn.GRUCell, nn.GRU, ImageEncoder, ImageDecoder)
 
 
 class Interrupted(AnimacyError):  # noqa: N818
@@ -86,6 +92,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_stream(options.seed, -1))
             self.model, self.guide = build(self.source.card)
+        if options.checkpoint_activations:
+            checkpoint_activations(self.model)
+            checkpoint_activations(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
         self.optimizer = _optimizer(self.modules, config)
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
@@ -324,6 +333,21 @@ def _no_validation() -> Iterator[None]:
             yield
         finally:
             torch.distributions.Distribution.set_default_validate_args(distributions)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Have a model's networks keep their inputs only, for the same gradient from less memory.
+
+    Hidden activations, most of what a loop over time keeps, are computed again in the backward
+    pass. What was drawn is not drawn again: networks draw nothing.
+    """
+    for part in model.children():
+        if isinstance(part, NETWORKS):
+            part.forward = partial(  # type: ignore[method-assign]
+                recomputed, part.forward, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            checkpoint_activations(part)
 
 
 @contextmanager
