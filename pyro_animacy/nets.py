@@ -213,9 +213,11 @@ class ResidualNormal(nn.Module):
         self.network = network
         self.learn_scale = learn_scale
 
-    def forward(self, prior: Independent, x: Tensor, seen: Tensor) -> Independent:
-        """Return q (..., size). Where ``seen`` (...) is false, q is the prior."""
-        out = self.network(x) * seen.unsqueeze(-1)
+    def forward(self, prior: Independent, x: Tensor, seen: Tensor | None = None) -> Independent:
+        """Return q (..., size). Where ``seen`` (...) is false, q is the prior; None is nowhere."""
+        out = self.network(x)
+        if seen is not None:
+            out = out * seen.unsqueeze(-1)
         mu_p, sigma_p = prior.base_dist.loc, prior.base_dist.scale
         if not self.learn_scale:
             return normal(mu_p + out, sigma_p)

@@ -199,7 +199,7 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
     T, B = evidence.seen.shape
     m, found = model.start((draws, B)), []
     for t in range(T):
-        now = Evidence(*(x[t] for x in evidence))
+        now = evidence.at(t)
         with guide:
             m = model.advance("latent", now.context, m, now)
         node = guide.trace.nodes["latent"]

@@ -215,7 +215,7 @@ class ControlVAEGuide(MessengerGuide):
     def posterior(self, prior: Independent, evidence: Evidence) -> Independent:
         """Return N(mu_p + mu_q(c_t, s~_{t+1} - s_t), sigma_q^2 I)."""
         x = torch.cat([evidence.context, evidence.shown], -1)
-        return self.residual(prior, x, evidence.seen)
+        return self.residual(prior, x, evidence.mask)
 
 
 def _beside(context: Tensor, hidden: Tensor) -> Tensor:

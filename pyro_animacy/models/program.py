@@ -43,11 +43,22 @@ class Evidence(NamedTuple):
         shown: What the recording shows of this step: in a scene the displacement s~_{t+1} - s_t
             (..., D), 0 where not observed.
         seen: Whether it shows anything, (...).
+        complete: Whether all is known to be seen, so that nothing need be masked.
     """
 
     context: Tensor
     shown: Tensor
     seen: Tensor
+    complete: bool = False
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Whether the step shows anything, (...); None where all do."""
+        return None if self.complete else self.seen
+
+    def at(self, t: int) -> "Evidence":
+        """That of one step, of evidence with time in front."""
+        return Evidence(self.context[t], self.shown[t], self.seen[t], self.complete)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class SceneModel(nn.Module):
         memory, followed = self.start((B,)), []
         with every_trajectory("latent_trajectory", B):
             for t in range(T):
-                now = Evidence(*(x[t] for x in evidence))
+                now = evidence.at(t)
                 with poutine.scale(scale=discount**t):
                     memory = self.advance(f"latent_{t}", now.context, memory, now)
                 followed.append(memory)
@@ -277,12 +277,14 @@ class SceneModel(nn.Module):
         high = self.high.where(state <= self.high, torch.inf)
         rolled = RollOut([], [], [], [])
         recorded = recording and (*recording, recording[1].any(-1))
+        complete = recording is not None and bool(recording[1].all())
         s, m = state, memory or self.start(state.shape[:-1])
         for t in range(steps):
             c, evidence = self.context(s, actions), None
             if recorded is not None:
                 target, seen, some = (x[t] for x in recorded)
-                evidence = Evidence(c, (target - s) * seen, some)
+                shown = target - s
+                evidence = Evidence(c, shown if complete else shown * seen, some, complete)
             with poutine.scale(scale=gamma**t):
                 m = self.advance(f"latent_{t}", c, m, evidence)
                 pi = self.policy(c, m)
@@ -338,7 +340,8 @@ class SceneModel(nn.Module):
         complete = batch.observed.all(-1)[:-1].unfold(0, k, 1).all(-1)[..., None]
         seen = seen & complete
         context = self.context(state, actions) * complete
-        return Evidence(context, (target - state) * seen, seen.any(-1))
+        some = seen.any(-1)
+        return Evidence(context, (target - state) * seen, some, bool(some.all()))
 
 
 def _view(bodies: int, axes: int, scale: Scale) -> Tensor:

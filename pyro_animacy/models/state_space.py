@@ -238,15 +238,17 @@ class DynamicsGuide(MessengerGuide):
         if isinstance(evidence, Ahead):
             return self._answered(evidence.steps)
         assert self.residual is not None
-        belief, shown, seen = evidence
+        belief, shown, _, _ = evidence
         x = torch.cat([belief, shown.expand(*belief.shape[:-1], -1)], -1)
         if self.classes is None:
-            return self.residual(prior, x, seen)
+            return self.residual(prior, x, evidence.mask)
         shift = self.residual(x).unflatten(-1, (-1, self.classes))
         unmoved = prior.base_dist.logits
         moved = categorical(unmoved + shift, self.unimix).base_dist.logits
         # to mix in the uniform distribution once more would move a step that was not observed
-        return categorical(moved.where(seen[..., None, None], unmoved))
+        if (seen := evidence.mask) is not None:
+            moved = moved.where(seen[..., None, None], unmoved)
+        return categorical(moved)
 
     def _answered(self, steps: range) -> TorchDistributionMixin:
         """The posteriors of some steps as one, (steps, B), detached."""
@@ -320,7 +322,7 @@ class StateSpaceModel(SceneModel):
 
     def overshoot(self, evidence: Evidence, memory: Memory, options: Overshooting) -> None:
         """Declare what is expected of steps up to D ahead: latents, and displacements if asked."""
-        context, shown, seen = evidence
+        context, shown, seen, _ = evidence
         ahead = self.dynamics.overshoot(memory, context, seen, options)
         for d, rolled in ahead:
             if not options.observation * options.weight(d):

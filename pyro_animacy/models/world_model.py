@@ -224,11 +224,13 @@ class WorldModel(nn.Module):
         """Declare z_t at every frame; returns m_t, tensors of (T, B, ...)."""
         T, B = batch.observed.shape
         memory, followed = self.start((B,)), []
+        evidence = Evidence(
+            batch.action, batch.observation, batch.observed, bool(batch.observed.all())
+        )
         with every_trajectory("latent_trajectory", B):
             for t in range(T):
-                a = batch.action[t]
-                evidence = Evidence(a, batch.observation[t], batch.observed[t])
-                memory = self.dynamics(f"latent_{t}", memory, a, evidence)
+                now = evidence.at(t)
+                memory = self.dynamics(f"latent_{t}", memory, now.context, now)
                 followed.append(memory)
         return Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
 
