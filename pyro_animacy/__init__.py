@@ -32,6 +32,11 @@ from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import Run
+from pyro_animacy.models.agent_control_vae import (
+    AgentControlVAE,
+    AgentControlVAEConfig,
+    AgentControlVAEGuide,
+)
 from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
@@ -41,6 +46,9 @@ from pyro_animacy.models.state_space import StateSpaceConfig, StateSpaceGuide, S
 from pyro_animacy.models.world_model import WorldModel, WorldModelConfig, WorldModelGuide
 
 __all__ = [
+    "AgentControlVAE",
+    "AgentControlVAEConfig",
+    "AgentControlVAEGuide",
     "AnimacyError",
     "Batch",
     "ConfigError",

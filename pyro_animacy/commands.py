@@ -42,7 +42,7 @@ from pyro_animacy.models import FAMILIES
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
     "several files, or a folder of files of one kind; 'metrica' is the bundled sample. Of the "
-    "models image_vae and world_model: episodes, netCDF or npz"
+    "models image_vae, world_model and agent_control_vae: episodes, netCDF or npz"
 )
 OF_SCENES = {"draws": "100", "sections": ",".join(SECTIONS)}  # of criticise, and their defaults
 

@@ -250,10 +250,10 @@ def latent_use(run: Run, cut: xr.Dataset, seed: int) -> xr.Dataset:
         for part in torch.arange(len(of)).split(max(1, AT_ONCE // (4 * T))):
             q, p = zip(*_answers(run.guide, of.batch(part)), strict=True)
             each = [kl_divergence(*both) for both in zip(q, p, strict=True)]
-            kl.append(torch.stack(each).reshape(T, len(part), -1))
+            kl.append(torch.stack(each).flatten(0, -3))
             if hasattr(q[0], "loc"):
                 away = [(a.loc - b.loc) / b.scale for a, b in zip(q, p, strict=True)]
-                moved.append(torch.stack(away).reshape(T, len(part), -1))
+                moved.append(torch.stack(away).flatten(0, -3))
     found = torch.cat(kl, 1)
     activity = torch.full((found.shape[-1],), torch.nan)
     if moved:
@@ -265,11 +265,11 @@ def latent_use(run: Run, cut: xr.Dataset, seed: int) -> xr.Dataset:
 
 
 def _answers(guide: Any, batch: EpisodeBatch) -> list[tuple[Any, Any]]:
-    """Posteriors and priors of z_t in the order of time; one of all frames of an image VAE."""
+    """Posteriors and priors of z_t in the order of time; one of all where they are independent."""
     guide(batch)
     priors, posteriors = guide.get_traces()
-    T = len(batch.observed)
-    steps = [f"latent_{t}" for t in range(T)] if "latent_0" in posteriors.nodes else ["latent"]
+    every = [f"latent_{t}" for t in range(len(batch.observed))]
+    steps = [name for name in every if name in posteriors.nodes] or ["latent"]
     return [(posteriors.nodes[n]["fn"].base_dist, priors.nodes[n]["fn"].base_dist) for n in steps]
 
 
@@ -284,14 +284,14 @@ def open_loop(run: Run, cut: xr.Dataset, episode: npt.NDArray, context: int, mea
     """Forecast windows after ``context`` frames, and compare with simple rules.
 
     Args:
-        run: A run of a world model.
+        run: A run of a model of time.
         cut: From `windows`.
         episode: Which episode each window is of.
         context: Frames given.
         mean_reward: What a rule without a model would say of every reward.
         seed: Seeds the draws.
     """
-    options: dict[str, Any] = {"seed": seed, "progress": False}
+    options: dict[str, Any] = {"act": "recorded", "seed": seed, "progress": False}
     ahead = predict_episodes(run, cut, mode="forecast", draws=DRAWS, context=context, **options)
     back = predict_episodes(run, cut, mode="reconstruct", draws=1, **options)
     name = "image" if run.card.sight.image else "observation"

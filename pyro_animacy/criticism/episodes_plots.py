@@ -163,8 +163,9 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
         findings=findings,
         tables=[Table("Log density of a held-out frame, ± two standard errors",
                       ("", "nats per frame"), rows)],
-        note="Densities are per range of a pixel, or in the units of the vector; rewards and ends, "
-        "where the model has them, count too. Probabilistic PCA: Tipping & Bishop 1999, its "
+        note="Densities are per range of a pixel, or in the units of the vector; rewards, ends and "
+        "actions, where the model has them, count too; a frame that it is given does not. "
+        "Probabilistic PCA: Tipping & Bishop 1999, its "
         "evidence in closed form.",
     )  # fmt: skip
 
@@ -263,8 +264,9 @@ def latent_section(use: xr.Dataset, active: npt.NDArray[np.bool_]) -> Section:
             grade,
             f"{count} of {len(kl)} dimensions are active; all together carry {nats(rate)} nats a "
             f"frame, the largest {percent(float(kl.max()) / max(rate, 1e-12))} of them.",
-            "" if grade == "right" else "A smaller scale (--model.image_scale or "
-            "--model.observation_scale null), under which details are worth their nats.",
+            "" if grade == "right" else "A smaller scale (--model.image_scale, "
+            "--model.observation_scale or --model.policy_scale null, as the model has it), under "
+            "which details are worth their nats.",
         )],
         panels=[Panel(picture(plot_dimensions(kl, active), "Bars: KL of each dimension."),
                       "KL divergence of each dimension from its prior, the largest first.")],
@@ -308,7 +310,8 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
         panels=panels,
         tables=[Table(f"Mean {what}, frames ahead", ("", *map(str, steps)), rows)],
         note="Of each of the windows; standard errors are over episodes. Other actions: the "
-        "same forecasts under the actions of another window.",
+        "same forecasts under the actions of another window. The reconstruction of a model that "
+        "acts is its policy following the recording.",
     )
 
 
@@ -360,7 +363,7 @@ def _ahead(loop: OpenLoop) -> Finding:
         ""
         if grade == "right"
         else "More training (--train.steps), longer windows "
-        "(--train.window) or overshooting (--train.overshooting.distance).",
+        "(--train.window) or, of a world_model, overshooting (--train.overshooting.distance).",
     )
 
 

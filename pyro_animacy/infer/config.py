@@ -12,6 +12,7 @@ from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
+from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.scene import SceneConfig
@@ -143,12 +144,20 @@ class FitConfig:
                     f"model.{without} is {getattr(self.model, without)}, and {name} is the model "
                     "without it; take the model rssm, which has both"
                 )
-        self._check_memory()
+        self._check_window()
         self._check_overshooting()
 
-    def _check_memory(self) -> None:
-        """A model that remembers learns from windows of several steps, and no further back."""
+    def _check_window(self) -> None:
+        """A model that remembers learns from windows of several steps, and no further back.
+
+        One of steps between frames learns from two frames or more.
+        """
         model, window = self.model, self.train.window
+        if isinstance(model, AgentControlVAEConfig) and window < 2:
+            raise ConfigError(
+                "train.window is 1, a frame without a step; agent_control_vae learns from 2 frames "
+                "or more: give --train.window 17, say, for 16 steps"
+            )
         if not isinstance(model, SceneConfig):
             return
         if not (getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)):

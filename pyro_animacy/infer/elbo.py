@@ -43,6 +43,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.categorical import OneHot
 from pyro_animacy.models.program import Overshooting
 
 # The families that can be stacked, compared and cut from the gradient, and their parameters.
@@ -50,6 +51,7 @@ _PARAMETERS: dict[type, tuple[str, ...]] = {
     Normal: ("loc", "scale"),
     OneHotCategorical: ("logits",),
     OneHotCategoricalStraightThrough: ("logits",),
+    OneHot: ("logits",),
 }
 
 

@@ -15,6 +15,8 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.run import Run, split_episodes
+from pyro_animacy.models import family
+from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
 from pyro_animacy.models.image_vae import ImageVAEConfig
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.models.world_model import Sight
@@ -28,10 +30,13 @@ class EpisodeSource:
 
     Args:
         dataset: In the schema of `pyro_animacy.data.episodes`.
-        config: The options of the fit; an image VAE takes the images' size from the data.
+        config: The options of the fit; an image VAE takes the images' size from the data, an
+            agent's ControlVAE the spread of the controls.
 
     Raises:
-        DataError: If there are too few episodes to train on, to validate and to hold out.
+        ConfigError: If the model is of vectors and actions, and there are none.
+        DataError: If there are too few episodes to train on, to validate and to hold out, or too
+            short ones.
     """
 
     def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
@@ -47,15 +52,26 @@ class EpisodeSource:
                 raise DataError("the image VAE needs episodes with images; these have none")
             channels, height, width = sight.shape
             model = dataclasses.replace(model, channels=channels, height=height, width=width)
+        self.given = given_frames(family(config.family).model)
+        for name, part in zip(("training", "validation", "held-out"), parts[1:], strict=True):
+            if (longest := int(part["length"].max())) <= self.given:
+                raise DataError(
+                    f"the longest of the {name} episodes has {longest} frames, and "
+                    f"{config.family} needs at least {self.given + 1}; give longer episodes"
+                )
+        if isinstance(model, AgentControlVAEConfig):
+            sight = acted(sight)
+            if model.action_spread is None:
+                model = dataclasses.replace(model, action_spread=_action_spread(self.fit_part))
         self.card = EpisodeCard(
             model=config.family, config=dataclasses.asdict(model), sight=sight,
             fps=float(dataset.attrs.get("fps", 1.0)),
         )  # fmt: skip
 
     def batch(self, which: torch.Tensor, _: torch.Generator) -> tuple[EpisodeBatch, int]:
-        """A batch of windows, and the frames observed in it; no noise is added."""
+        """A batch of windows, and the frames observed in it less those given; no noise is added."""
         batch = self.windows.batch(which)
-        return batch, int(batch.observed.sum())
+        return batch, int(batch.observed[self.given :].sum())
 
     def validate(self, guide: MessengerGuide) -> float:
         """The evidence lower bound of the validation part, nats per frame."""
@@ -118,6 +134,18 @@ def see(dataset: xr.Dataset) -> Sight:
     )  # fmt: skip
 
 
+def given_frames(model: Any) -> int:
+    """First frames of a window that a model is conditioned on, not asked for: 0 for most."""
+    return getattr(model, "given", 0)
+
+
+def _action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
+    """Standard deviation of each control over what was done; 1 where it never changes."""
+    done = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None] - 1
+    action = dataset["action"].to_numpy()[done].astype(np.float64)
+    return tuple(np.where(np.ptp(action, 0) > 0, action.std(0), 1.0).tolist())
+
+
 def suited_episodes(card: EpisodeCard, dataset: xr.Dataset) -> xr.Dataset:
     """The episodes, if a run's model can be asked about them.
 
@@ -153,7 +181,7 @@ def elbo_per_frame(
 ) -> tuple[float, float]:
     """The evidence lower bound of windows evenly spread, nats per frame, and its standard error.
 
-    The standard error is over episodes, NaN with one.
+    The standard error is over episodes, NaN with one. Frames that are given do not count.
     A density of pixels is per range of a pixel, as the models have it.
     """
     count = min(len(windows), most)
@@ -169,7 +197,7 @@ def elbo_per_frame(
             for part in these.split(max(1, AT_ONCE // windows.frames)):
                 batch = windows.batch(part).to(parameter.device, parameter.dtype)
                 total -= ScaledELBO().loss(model, guide, batch, score=True)
-                seen += int(batch.observed.sum())
+                seen += int(batch.observed[given_frames(model) :].sum())
             found.append((total, seen))
     values, frames = np.array(found).T
     mean = values.sum() / frames.sum()

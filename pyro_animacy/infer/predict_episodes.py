@@ -7,10 +7,20 @@
 
 The frames given are the mean of p(o | h, z) for each draw of the latents: a picture without the
 white noise of sigma, which the tree's attribute ``observation_scale`` holds.
+
+A model that acts (`AgentControlVAE`) begins at the first frame, and goes on in closed loop:
+
+    reconstruct    z_t from the guide, which sees s_t of the roll-out and s~_{t+1}; a_t from the
+                   policy: what it does to follow the recording
+    forecast       from s~_{K-1}, z_t from the prior, a_t from the policy: what it would do
+    generate       the same from s~_0
+
+The next state is drawn, not its mean: its noise is the world's. With ``act="recorded"`` forecasts
+and inventions take the recorded actions, as those of the others do.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +32,14 @@ from tqdm import tqdm
 from pyro_animacy.criticism.draws import episodes_tree
 from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
+from pyro_animacy.infer.episodes import AT_ONCE, given_frames, suited_episodes
 from pyro_animacy.infer.predict import Mode, check_memory
 from pyro_animacy.infer.run import Run
+from pyro_animacy.models.agent_control_vae import AgentControlVAE, recorded
 from pyro_animacy.models.image_vae import ImageVAE
 from pyro_animacy.models.program import Memory
 
+Act = Literal["policy", "recorded"]
 CONTEXT = 5  # frames given before a forecast, as in PlaNet's video predictions
 
 
@@ -39,6 +51,7 @@ def predict_episodes(
     draws: int = 10,
     context: int | None = None,
     horizon: int | None = None,
+    act: Act | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.DataTree:
@@ -52,6 +65,9 @@ def predict_episodes(
     - ``generate``: latents from the prior from the first frame on, under the recorded actions.
       Group ``posterior_predictive``.
 
+    A model with a policy is given the first frame at least, and acts by that policy; `action` is
+    then drawn too.
+
     The groups hold `image` (chain, draw, trajectory, time, height, width, channel) uint8, or
     `observation` (chain, draw, trajectory, time, feature), and `reward` where there are rewards;
     ``observed_data`` holds what was recorded.
@@ -63,6 +79,8 @@ def predict_episodes(
         draws: Number of draws of each episode.
         context: Frames given before a forecast; 5 by default.
         horizon: Frames to draw, at most those recorded, which is the default.
+        act: Who acts in forecasts and inventions: the model's ``policy``, which is the default
+            where it has one, or the ``recorded`` actions.
         seed: Seeds all draws.
         progress: Show a progress bar.
 
@@ -71,7 +89,7 @@ def predict_episodes(
         DataError: If the episodes do not suit the model, or none is longer than the context.
     """
     dataset = suited_episodes(run.card, dataset)
-    given = _given(run, mode, draws, context, horizon, seed)
+    given = _given(run, mode, draws, context, horizon, act, seed)
     longest = int(dataset["length"].max())
     frames = longest if horizon is None else given + horizon
     if frames > longest:
@@ -83,8 +101,8 @@ def predict_episodes(
     if not len(usable):
         raise DataError(f"no episode is longer than the {given} frames of context; give fewer")
     episodes = _cut(dataset.isel(trajectory=usable), frames)
+    draw = _drawing(run, mode, act)
     made = _room(run, mode, draws, len(usable), frames)
-    draw = _draw_images if isinstance(run.model, ImageVAE) else _draw_world
     windows = EpisodeWindows(episodes, frames)
     parameter = next(run.guide.parameters())
     with torch.no_grad(), torch.random.fork_rng():
@@ -97,11 +115,20 @@ def predict_episodes(
                 made[name][these, rows] = _by_draw(values, several)
     latent = made.pop("latent", None)
     for name, x in made.items():
-        x[:, :, :given] = episodes[name].to_numpy()[:, :given]
+        kept = given - (name == "action")  # that after the last frame given leads to one drawn
+        x[:, :, :kept] = episodes[name].to_numpy()[:, :kept]
+    acts = isinstance(run.model, AgentControlVAE)
     return episodes_tree(
         made, episodes, mode=mode, context=given, latent=latent, model=run.card.model,
-        observation_scale=float(run.model.scale.detach()),
+        observation_scale=0.0 if acts else float(run.model.scale.detach()),  # of what is left out
     )  # fmt: skip
+
+
+def _drawing(run: Run, mode: Mode, act: Act | None) -> Callable[..., dict[str, Tensor]]:
+    """The function that draws from the run's model."""
+    if isinstance(run.model, AgentControlVAE):
+        return _draw_followed if act == "recorded" and mode != "reconstruct" else _draw_acts
+    return _draw_images if isinstance(run.model, ImageVAE) else _draw_world
 
 
 def _room(
@@ -116,6 +143,8 @@ def _room(
         wanted["observation"] = sight.shape, np.float32
     if sight.reward and not isinstance(run.model, ImageVAE):
         wanted["reward"] = (), np.float32
+    if isinstance(run.model, AgentControlVAE):
+        wanted["action"] = (sight.actions,), np.float32
     if mode == "reconstruct" and latent_size(run):
         wanted["latent"] = (latent_size(run),), np.float32
     each = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in wanted.values())
@@ -125,8 +154,9 @@ def _room(
 
 
 def _given(
-    run: Run, mode: Mode, draws: int, context: int | None, horizon: int | None, seed: int
-) -> int:
+    run: Run, mode: Mode, draws: int, context: int | None, horizon: int | None,
+    act: Act | None, seed: int,
+) -> int:  # fmt: skip
     """Frames given, after a look at the options."""
     if mode not in ("reconstruct", "forecast", "generate"):
         raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
@@ -135,13 +165,20 @@ def _given(
             "an image VAE takes every frame by itself and has no time to forecast; choose "
             "reconstruct or generate, or fit a world_model"
         )
+    if act not in (None, "policy", "recorded"):
+        raise ConfigError(f"act is {act!r}; choose policy or recorded")
+    if act == "policy" and not isinstance(run.model, AgentControlVAE):
+        raise ConfigError(
+            f"act is 'policy', and {run.card.model} has none: its draws are under the recorded "
+            "actions; leave it out, or fit an agent_control_vae"
+        )
     context = CONTEXT if context is None else context
     for name, value in (("draws", draws), ("context", context), ("horizon", horizon)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; expected at least 1")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
-    return context if mode == "forecast" else 0
+    return context if mode == "forecast" else given_frames(run.model)
 
 
 def _draw_images(run: Run, batch: EpisodeBatch, mode: Mode, _: int) -> dict[str, Tensor]:
@@ -175,6 +212,36 @@ def _draw_world(run: Run, batch: EpisodeBatch, mode: Mode, context: int) -> dict
     if mode == "reconstruct" and model.latent_size:
         drawn["latent"] = path.latent
     return drawn
+
+
+def _draw_acts(run: Run, batch: EpisodeBatch, mode: Mode, context: int) -> dict[str, Tensor]:
+    """Act on from the last frame given, by the guide's latents to reconstruct, else the prior's."""
+    state, action, target, seen = recorded(batch)
+    k = context - 1
+    steps, follow = len(seen) - k, (target, seen) if mode == "reconstruct" else None
+    with run.guide:
+        rolled = run.model.roll_out(state[k], steps, follow)
+    path = torch.cat([state[: k + 1], torch.stack(rolled.state)])
+    done = torch.cat([action[:k], torch.stack(rolled.action)])
+    drawn = {"observation": path, "action": _of_steps(done, seen)}
+    if mode == "reconstruct":
+        drawn["latent"] = _of_steps(torch.stack(rolled.latent), seen)
+    return drawn
+
+
+def _draw_followed(run: Run, batch: EpisodeBatch, _: Mode, context: int) -> dict[str, Tensor]:
+    """Go on from the last frame given under the recorded actions."""
+    steps = recorded(batch)
+    k = context - 1
+    ahead = run.model.imagine(steps.state[k], steps.action[k:])
+    path = torch.cat([steps.state[: k + 1], ahead])
+    return {"observation": path, "action": _of_steps(steps.action, steps.seen)}
+
+
+def _of_steps(x: Tensor, seen: Tensor) -> Tensor:
+    """What is of T steps (T, B, ...) at the T + 1 frames: NaN at an episode's last, and beyond."""
+    kept = torch.where(seen[..., None], x, torch.nan)
+    return torch.cat([kept, torch.full_like(x[:1], torch.nan)])
 
 
 def _first(batch: EpisodeBatch, frames: int) -> list[Any]:

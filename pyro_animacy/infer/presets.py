@@ -7,6 +7,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
+from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.image_vae import ImageVAEConfig
 from pyro_animacy.models.state_space import StateSpaceConfig
@@ -174,6 +175,33 @@ def _planet() -> FitConfig:
     )  # fmt: skip
 
 
+def _agent_control_vae() -> FitConfig:
+    """Made for two cores: windows of 16 steps, and the true bound after the first 1,000 updates.
+
+    At beta = 1 from the start, z stays unused: a policy as wide as the actions is found first.
+    """
+    return FitConfig(
+        family="agent_control_vae",
+        model=AgentControlVAEConfig(),
+        train=TrainConfig(
+            steps=4000, batch_size=32, window=17, symmetry="none",
+            kl_weight=KLWeightConfig(start=0.01, end=1.0, levels=20, every=50),
+        ),
+    )  # fmt: skip
+
+
+def _debug_agent_control_vae() -> FitConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=16, layers=1)
+    return FitConfig(
+        family="agent_control_vae",
+        model=AgentControlVAEConfig(
+            latent_size=4, prior=net, posterior=net, policy=net, transition=net
+        ),
+        train=TrainConfig(steps=10, batch_size=4, window=6, evaluate_every=5),
+    )
+
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "control_vae": {"small": _small, "seed": _seed, "paper": _paper, "debug": _debug},
     "deterministic": _state_space("deterministic", memory_size=128, latent_size=0),
@@ -181,6 +209,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "rssm": _state_space("rssm", memory_size=128, latent_size=16),
     "image_vae": {"small": _image_vae, "paper": _paper_image_vae, "debug": _debug_image_vae},
     "world_model": {"small": _world_model, "planet": _planet, "debug": _debug_world_model},
+    "agent_control_vae": {"small": _agent_control_vae, "debug": _debug_agent_control_vae},
 }
 
 

@@ -36,12 +36,15 @@ from pyro_animacy.infer.episodes import EpisodeSource
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
+from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
 from pyro_animacy.sets import SetNetwork
 
 LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
+# Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
+TRACED_FROM, TRACED_TO = 1000, 64
 NETWORKS = (Stack, SetNetwork, nn.GRUCell, nn.GRU, ImageEncoder, ImageDecoder)
 
 
@@ -113,7 +116,9 @@ class Trainer:
             free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
             overshooting=o.overshooting if o.overshooting.distance > 1 else None,
         )  # fmt: skip
-        bound = elbo(self.model, self.guide)
+        # by the options alone: a run that is resumed takes the same steps, to the last digit
+        traced = o.steps >= TRACED_FROM and o.window <= TRACED_TO
+        gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
@@ -129,7 +134,7 @@ class Trainer:
             while self.step < o.steps and not self._patience_spent():
                 elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
                 rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
-                loss = self._update(bound, elbo, rate)
+                loss = self._update(gradient, rate)
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 bar.update()
@@ -156,7 +161,7 @@ class Trainer:
                         caught[0] if caught else signal.SIGTERM,
                     )
 
-    def _update(self, bound: nn.Module, elbo: ScaledELBO, rate: float) -> torch.Tensor:
+    def _update(self, gradient: Gradient, rate: float) -> torch.Tensor:
         """Draw the batch of this step and take the step; returns its loss.
 
         All processes draw the same windows; each takes its share, under noise of its own.
@@ -169,14 +174,13 @@ class Trainer:
         if not processes.first:
             generator.manual_seed(own)
         batch, steps = self.source.batch(processes.share(which), generator)
+        elbo = gradient.elbo
         elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = bound(batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        processes.add_up(self.modules, [loss.detach(), *elbo.terms.values()])
+        loss = gradient(batch)
+        processes.add_up(self.modules, [loss, *elbo.terms.values()])
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise self._diverged(

@@ -4,6 +4,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.agent_control_vae import (
+    AgentControlVAE,
+    AgentControlVAEConfig,
+    AgentControlVAEGuide,
+)
 from pyro_animacy.models.control_vae import ControlVAE, ControlVAEConfig, ControlVAEGuide
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
 from pyro_animacy.models.program import MessengerGuide
@@ -36,6 +41,9 @@ FAMILIES: dict[str, Family] = {
     "rssm": _STATE_SPACE,
     "image_vae": Family(ImageVAEConfig, ImageVAE, ImageVAEGuide, "episodes"),
     "world_model": Family(WorldModelConfig, WorldModel, WorldModelGuide, "episodes"),
+    "agent_control_vae": Family(
+        AgentControlVAEConfig, AgentControlVAE, AgentControlVAEGuide, "episodes"
+    ),
 }
 
 

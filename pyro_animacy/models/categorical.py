@@ -22,6 +22,19 @@ from torch import Tensor
 from pyro_animacy.errors import ConfigError
 
 
+class OneHot(OneHotCategoricalStraightThrough):
+    """As its base, drawn without a look at the values of the draw.
+
+    `torch.nn.functional.one_hot` has one to check them, which a recorded step cannot take and for
+    which a GPU must wait.
+    """
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw one-hot vectors (*sample_shape, ..., K), from the same random numbers."""
+        k = self._categorical.sample(sample_shape).unsqueeze(-1)
+        return (k == torch.arange(self.event_shape[0], device=k.device)).to(self.logits)
+
+
 def categorical(logits: Tensor, unimix: float = 0.0) -> Independent:
     """Return the distribution of G one-hot groups of K classes, with straight-through draws.
 
@@ -47,4 +60,4 @@ def categorical(logits: Tensor, unimix: float = 0.0) -> Independent:
     if unimix:  # in logs, so that small probabilities keep their digits and gradients
         log_p = logits.log_softmax(-1) + math.log1p(-unimix)
         logits = torch.logaddexp(log_p, log_p.new_tensor(math.log(unimix / logits.shape[-1])))
-    return OneHotCategoricalStraightThrough(logits=logits).to_event(1)
+    return OneHot(logits=logits).to_event(1)

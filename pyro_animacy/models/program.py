@@ -13,6 +13,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_animacy.errors import ConfigError
 
@@ -109,6 +110,11 @@ class Overshooting:
     def weight(self, d: int) -> float:
         """beta_d / D."""
         return (1.0 if self.weights is None else self.weights[d - 1]) / self.distance
+
+
+def all_true(mask: Tensor) -> bool:
+    """Whether all are true. Not asked while a step is recorded, which must do for any mask."""
+    return get_proxy_mode() is None and bool(mask.all())
 
 
 def every_trajectory(name: str, trajectories: int) -> IndepMessenger:

@@ -31,6 +31,7 @@ from pyro_animacy.models.program import (
     Evidence,
     Memory,
     Overshooting,
+    all_true,
     declare_parameters,
     every_trajectory,
     no_memory,
@@ -277,7 +278,7 @@ class SceneModel(nn.Module):
         high = self.high.where(state <= self.high, torch.inf)
         rolled = RollOut([], [], [], [])
         recorded = recording and (*recording, recording[1].any(-1))
-        complete = recording is not None and bool(recording[1].all())
+        complete = recording is not None and all_true(recording[1])
         s, m = state, memory or self.start(state.shape[:-1])
         for t in range(steps):
             c, evidence = self.context(s, actions), None
@@ -341,7 +342,7 @@ class SceneModel(nn.Module):
         seen = seen & complete
         context = self.context(state, actions) * complete
         some = seen.any(-1)
-        return Evidence(context, (target - state) * seen, some, bool(some.all()))
+        return Evidence(context, (target - state) * seen, some, all_true(some))
 
 
 def _view(bodies: int, axes: int, scale: Scale) -> Tensor:

@@ -43,6 +43,7 @@ from pyro_animacy.models.program import (
     Evidence,
     Memory,
     Overshooting,
+    all_true,
     declare_parameters,
     every_trajectory,
     no_memory,
@@ -225,7 +226,7 @@ class WorldModel(nn.Module):
         T, B = batch.observed.shape
         memory, followed = self.start((B,)), []
         evidence = Evidence(
-            batch.action, batch.observation, batch.observed, bool(batch.observed.all())
+            batch.action, batch.observation, batch.observed, all_true(batch.observed)
         )
         with every_trajectory("latent_trajectory", B):
             for t in range(T):

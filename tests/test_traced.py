@@ -1,0 +1,114 @@
+"""Recorded steps against the programs they are recorded from."""
+
+import pytest
+import torch
+from variants import CONFIGS, build, recording
+
+from pyro_animacy import ScaledELBO
+from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.infer import traced
+from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
+from pyro_animacy.nets import StackConfig
+
+SMALL_NET = StackConfig(hidden=5, layers=1)
+
+
+def of(gradient, batch, seed):
+    """Loss, terms and gradients of a batch under the noise of a seed."""
+    torch.manual_seed(seed)
+    loss = gradient(batch)
+    terms = {name: term.clone() for name, term in gradient.elbo.terms.items()}
+    return (
+        loss.clone(),
+        terms,
+        [p.grad if p.grad is None else p.grad.clone() for p in gradient.parameters],
+    )
+
+
+def both(name, **options):
+    model, guide = build(
+        "small" if name == "set" else name, **({"structure": "set"} if name == "set" else {})
+    )
+    return [Gradient(ScaledELBO(**options), model, guide, traced=way) for way in (False, True)]
+
+
+def assert_same(one, other, batch, seed=0):
+    torch.testing.assert_close(of(one, batch, seed), of(other, batch, seed), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("small", [0, 2**14], ids=["added_where_they_stand", "put_together"])
+@pytest.mark.parametrize("name", [*CONFIGS, "set"])
+def test_the_record_is_the_program(name, small, monkeypatch):
+    """Other noise, other data, other masks and another weight than when it was recorded."""
+    monkeypatch.setattr(traced, "SMALL", small)
+    program, record = both(name, kl_weight=0.3, scale=0.1)
+    for i, missing in enumerate((0.0, 0.2, 0.0)):
+        batch = recording(9, 4, seed=i, missing=missing)
+        for way in (program, record):
+            way.elbo.kl_weight, way.elbo.scale = 0.3 + 0.2 * i, 0.1 / (i + 1)
+        assert_same(record, program, batch, seed=i)
+        assert record.elbo.kl_weight == 0.3 + 0.2 * i
+        with torch.no_grad():  # as an optimiser does, in place
+            for p in program.parameters:
+                p.mul_(0.97)
+    assert len(record.records) == 1
+
+
+def test_another_shape_is_recorded_anew():
+    program, record = both("rssm")
+    for frames in (6, 8, 6):
+        batch = recording(frames, 3)
+        torch.testing.assert_close(
+            of(record, batch, 0), of(program, batch, 0), rtol=1e-10, atol=1e-12
+        )
+    assert len(record.records) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [dict(free_nats=0.4), dict(free_nats=0.4, free_nats_of="mean"), dict(kl_balance=0.8)],
+    ids=str,
+)
+def test_options_of_the_loss(options):
+    program, record = both("rssm", **options)
+    batch = recording(7, 3, missing=0.1)
+    assert_same(record, program, batch)
+
+
+def test_sums_over_time_become_single_products(monkeypatch):
+    """The gradients of weights are no longer made of a product for every step of time."""
+    T, recorded = 20, []
+    for rewritten in (True, False):
+        if not rewritten:
+            monkeypatch.setattr(traced, "_products_of_sums", lambda *_: None)
+        _, record = both("closed_loop")
+        record(recording(T, 3))
+        ((graph, _),) = record.records.values()
+        recorded.append(sum(n.target is traced.aten.mm.default for n in graph.graph.nodes))
+    weights = sum(p.dim() == 2 for p in record.parameters)
+    fewer, all_products = recorded
+    assert all_products - fewer > (T / 2) * weights
+
+
+@pytest.mark.parametrize("rewards", [False, True])
+def test_batches_of_episodes(rewards):
+    """Of which some tensors are not there."""
+    torch.manual_seed(0)
+    T, B = 6, 3
+    model = WorldModel(
+        WorldModelConfig(memory_size=4, latent_size=2, encoder=SMALL_NET, decoder=SMALL_NET),
+        Sight((2,), (0.0, 0.0), (1.0, 1.0), actions=1, reward=rewards),
+    ).double()  # fmt: skip
+    guide = WorldModelGuide(model).double()
+    program, record = (Gradient(ScaledELBO(), model, guide, traced=way) for way in (False, True))
+    observed = torch.ones(T, B, dtype=torch.bool)
+    observed[4:, 1] = False
+    batch = EpisodeBatch(
+        observation=torch.randn(T, B, 2, dtype=torch.float64),
+        action=torch.randn(T, B, 1, dtype=torch.float64),
+        reward=torch.randn(T, B, dtype=torch.float64) if rewards else None,
+        continuation=None, observed=observed,
+    )  # fmt: skip
+    for seed in (0, 1):
+        assert_same(record, program, batch, seed)
