@@ -14,6 +14,7 @@ from benchmarks.cases import Case, Noise, given
 from benchmarks.first_pyro import LEAST_RATE, FirstPyro
 from benchmarks.plain import PlainControlVAE
 from pyro_animacy import Batch, ControlVAEConfig, ScaledELBO
+from pyro_animacy.infer.traced import Gradient
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import plain_pytorch
@@ -49,8 +50,8 @@ def contenders(case: Case, wanted: Callable[[str], bool] = lambda _: True) -> li
     recording = case.recording()
     x = recording.position
     parameters = _named(model, guide)
-    bound = ScaledELBO(kl_weight=case.kl_weight)(model, guide)
-    ours = _ours(bound, recording, parameters)
+    gradient = Gradient(ScaledELBO(kl_weight=case.kl_weight), model, guide, traced=True)
+    ours = _ours(gradient, recording, parameters)
     if not isinstance(case.config, ControlVAEConfig):
 
         def by_hand(_: Noise | None) -> Tensor:
@@ -77,7 +78,7 @@ def contenders(case: Case, wanted: Callable[[str], bool] = lambda _: True) -> li
         if case.config.roll_out == "closed_loop":
             makers["NumPyro, one scan"] = lambda: _numpyro("NumPyro, one scan", plain, case, x)
     names = {parameter: name for name, parameter in plain.named_parameters()}
-    ours = _ours(bound, recording, {names[p]: p for p in parameters.values()})
+    ours = _ours(gradient, recording, {names[p]: p for p in parameters.values()})
     return [ours, *(make() for name, make in makers.items() if wanted(name))]
 
 
@@ -157,13 +158,23 @@ def _stepper(
     return step
 
 
-def _ours(bound: nn.Module, recording: Batch, parameters: Mapping[str, nn.Parameter]) -> Contender:
+def _ours(
+    gradient: Gradient, recording: Batch, parameters: Mapping[str, nn.Parameter]
+) -> Contender:
+    """As the trainer takes it: recorded at the first step. Given noise, the program itself runs."""
+    optimizer = torch.optim.AdamW(parameters.values(), lr=LEAST_RATE, fused=True)
+
+    def step() -> None:
+        loss = gradient(recording)
+        optimizer.step()
+        loss.item()
+
     def evaluate(noise: Noise) -> tuple[float, Gradients, Noise]:
         with given(noise):
-            loss = bound(recording)
+            loss = gradient.bound(recording)
         return loss.item(), _gradients(loss, parameters), noise
 
-    return Contender("ours", _stepper(lambda _: bound(recording), parameters, None), evaluate)
+    return Contender("ours", step, evaluate)
 
 
 def _by_hand(name: str, plain: PlainControlVAE, case: Case, x: Tensor) -> Contender:
