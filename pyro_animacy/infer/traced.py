@@ -61,7 +61,7 @@ class Gradient:
         like = self.parameters[0]
         weights = [like.new_tensor(x) for x in (self.elbo.kl_weight, self.elbo.scale)]
         if key not in self.records:
-            self.records[key] = self._record(batch, weights)
+            self.records[key] = self._record(batch, weights, tensors)
         record, names = self.records[key]
         with torch.no_grad():
             loss, terms, gradients = record(self.parameters, weights, tensors)
@@ -71,8 +71,10 @@ class Gradient:
         self.elbo.terms = dict(zip(names, terms, strict=True))
         return loss
 
-    def _record(self, batch: Any, weights: list[Tensor]) -> tuple[GraphModule, list[str]]:
-        """The operations for batches like this one, and the names of the terms."""
+    def _record(
+        self, batch: Any, weights: list[Tensor], tensors: list[Tensor]
+    ) -> tuple[GraphModule, list[str]]:
+        """The operations for batches like this one of these tensors, and the terms' names."""
         kind, names = type(batch), list[str]()
         kept = self.elbo.kl_weight, self.elbo.scale
 
@@ -94,7 +96,6 @@ class Gradient:
         # What is drawn while recording is no draw of the training; and nothing can be checked.
         with torch.random.fork_rng(gpu), pyro.validation_enabled(False):
             try:
-                tensors = [x for x in batch if x is not None]
                 record = make_fx(step)(self.parameters, weights, tensors)
             finally:
                 self.elbo.kl_weight, self.elbo.scale = kept
