@@ -17,6 +17,7 @@ product is added to the sum of those before it, where it stands (`addmm_`).
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ class Gradient:
 
         gpu = [p.device for p in self.parameters[:1] if p.is_cuda]
         # What is drawn while recording is no draw of the training; and nothing can be checked.
-        with torch.random.fork_rng(gpu), pyro.validation_enabled(False):
+        with torch.random.fork_rng(gpu), no_validation():
             try:
                 record = make_fx(step)(self.parameters, weights, tensors)
             finally:
@@ -107,6 +108,17 @@ class Gradient:
         record.graph.eliminate_dead_code()
         record.recompile()
         return record, names
+
+
+@contextmanager
+def no_validation() -> Iterator[None]:
+    """Turn Pyro's and torch's checks of arguments off: they cost more than the step's own work."""
+    distributions = torch.distributions.Distribution._validate_args
+    with pyro.validation_enabled(False):
+        try:
+            yield
+        finally:
+            torch.distributions.Distribution.set_default_validate_args(distributions)
 
 
 def _is(node: Any, operation: Any) -> bool:

@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 import xarray as xr
 from torch import nn
@@ -36,7 +35,7 @@ from pyro_animacy.infer.episodes import EpisodeSource
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
-from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.infer.traced import Gradient, no_validation
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
 from pyro_animacy.sets import SetNetwork
@@ -127,7 +126,7 @@ class Trainer:
             _tensorboard(self.path, o.tensorboard and self.processes.first) as board,
             _signals() as caught,
             torch.random.fork_rng(gpu),
-            _no_validation(),
+            no_validation(),
             self._saved_if_lost(),
             bar,
         ):
@@ -326,17 +325,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _no_validation() -> Iterator[None]:
-    """Turn Pyro's and torch's checks of arguments off: they cost more than the step's own work."""
-    distributions = torch.distributions.Distribution._validate_args
-    with pyro.validation_enabled(False):
-        try:
-            yield
-        finally:
-            torch.distributions.Distribution.set_default_validate_args(distributions)
 
 
 def checkpoint_activations(model: nn.Module) -> None:
