@@ -36,7 +36,13 @@ from benchmarks.timing import (
     products_alone,
     square_product,
 )
-from benchmarks.training import compiler_found, contenders, first_seconds, verify
+from benchmarks.training import (
+    compiler_found,
+    contenders,
+    first_seconds,
+    verify,
+    verify_exactly,
+)
 
 from pyro_animacy import preset
 
@@ -76,6 +82,7 @@ class Row(NamedTuple):
 def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator[Row]:
     """A training step beside all contenders, and beside the machine's matrix products."""
     pyro.enable_validation(False)  # as the trainer does
+    verify_exactly(case)
     ways = contenders(case, wanted)
     compiling = {way.name: first_seconds(way.step) for way in ways if way.compiled}
     differences = verify(case, ways)
@@ -162,6 +169,7 @@ def check(options: argparse.Namespace) -> None:
         if options.only not in case.name:
             continue
         few = tiny(case)
+        verify_exactly(few)
         ways = contenders(few, lambda name: name == "by hand" or options.against in name)
         for name, (loss, gradient) in verify(few, ways).items():
             print(f"{case.name}: {name}: loss {loss:.1e}, gradient {gradient:.1e}", flush=True)

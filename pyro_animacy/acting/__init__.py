@@ -1,0 +1,1 @@
+"""Acting with the models: environments, replay, planners, PlaNet, Dreamer, directed displays."""
