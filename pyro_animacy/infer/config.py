@@ -20,16 +20,15 @@ from pyro_animacy.models.state_space import DynamicsConfig
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Options of the training loop.
+class UpdateConfig:
+    """Options of one update of a model, of whatever loop.
 
     Args:
-        steps: Updates in all.
         batch_size: Windows in a batch, of all processes together.
         window: Steps T predicted in each window (its frames are history + T).
         optimizer: ``adam`` (with decoupled weight decay) or ``radam``.
         learning_rate: Its largest value.
-        schedule: ``constant``, or ``cosine`` down to 1 % of it at the last step.
+        epsilon: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
         clip_norm: Largest norm of the gradient.
         kl_weight: beta over epochs.
@@ -39,29 +38,16 @@ class TrainConfig:
             prior faster than the posterior (DreamerV2: 0.8); null for the plain KL.
         overshooting: What is asked of steps further ahead, of state-space models.
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
-        symmetry: Motions of the plane that leave the law of motion as it is: training windows are
-            drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
-            the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
-            walls). ``none``: where its ends differ too (who attacks which goal).
-        heldout: Share of the recordings (or of each recording's frames) never trained on.
-        validation: Share of the rest that early stopping looks at.
-        evaluate_every: Updates between evaluations on the validation part.
-        patience: Evaluations without a better validation score before stopping; the best
-            parameters are kept. Null: never stop, and keep the last.
-        score_draws: K of the importance-weighted held-out score.
         seed: Seeds the split, the initial parameters, the batches and all noise.
         device: Where to train, as torch names it.
-        checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
-            there: less memory for long windows, in about 1.3 times the time.
         tensorboard: Also write the metrics for TensorBoard (extra ``tensorboard``).
     """
 
-    steps: int = 4000
     batch_size: int = 512
     window: int = 1
     optimizer: Literal["adam", "radam"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
+    epsilon: float = 1e-8
     weight_decay: float = 1e-4
     clip_norm: float = 10.0
     kl_weight: KLWeightConfig = field(default_factory=KLWeightConfig)
@@ -70,15 +56,8 @@ class TrainConfig:
     kl_balance: float | None = None
     overshooting: Overshooting = field(default_factory=Overshooting)
     steps_per_epoch: int = 1
-    symmetry: Symmetry = "rotate"
-    heldout: float = 0.2
-    validation: float = 0.1
-    evaluate_every: int = 250
-    patience: int | None = 6
-    score_draws: int = 64
     seed: int = 0
     device: str = "cpu"
-    checkpoint_activations: bool = False
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -87,16 +66,12 @@ class TrainConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name in ("steps", "batch_size", "window", "steps_per_epoch", "evaluate_every",
-                     "score_draws"):  # fmt: skip
+        for name in ("batch_size", "window", "steps_per_epoch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "epsilon", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it positive")
-        for name in ("heldout", "validation"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
         if self.seed < 0:
             raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
         if not self.weight_decay >= 0:
@@ -107,6 +82,52 @@ class TrainConfig:
             raise ConfigError(
                 f"train.kl_balance is {self.kl_balance}; expected it between 0 and 1, or null"
             )
+
+
+@dataclass(frozen=True)
+class TrainConfig(UpdateConfig):
+    """Options of the training loop, besides those of its updates.
+
+    Args:
+        steps: Updates in all.
+        schedule: ``constant``, or ``cosine`` down to 1 % of it at the last step.
+        symmetry: Motions of the plane that leave the law of motion as it is: training windows are
+            drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
+            the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
+            walls). ``none``: where its ends differ too (who attacks which goal).
+        heldout: Share of the recordings (or of each recording's frames) never trained on.
+        validation: Share of the rest that early stopping looks at.
+        evaluate_every: Updates between evaluations on the validation part.
+        patience: Evaluations without a better validation score before stopping; the best
+            parameters are kept. Null: never stop, and keep the last.
+        score_draws: K of the importance-weighted held-out score.
+        checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
+            there: less memory for long windows, in about 1.3 times the time.
+    """
+
+    steps: int = 4000
+    schedule: Literal["constant", "cosine"] = "cosine"
+    symmetry: Symmetry = "rotate"
+    heldout: float = 0.2
+    validation: float = 0.1
+    evaluate_every: int = 250
+    patience: int | None = 6
+    score_draws: int = 64
+    checkpoint_activations: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        super().__post_init__()
+        for name in ("steps", "evaluate_every", "score_draws"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("heldout", "validation"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
         if self.patience is not None and self.patience < 1:
             raise ConfigError(
                 f"train.patience is {self.patience}; expected at least 1, or null to never stop"

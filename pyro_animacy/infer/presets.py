@@ -170,7 +170,8 @@ def _planet() -> FitConfig:
         ),
         train=TrainConfig(
             steps=100_000, batch_size=50, window=50, schedule="constant", learning_rate=1e-3,
-            clip_norm=1000.0, weight_decay=0.0, free_nats=3.0, symmetry="none", patience=None,
+            epsilon=1e-4, clip_norm=1000.0, weight_decay=0.0, free_nats=3.0, symmetry="none",
+            patience=None,
         ),
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,21 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
-from pyro_animacy.errors import AnimacyError, ConfigError, RunError
+from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.images import ImageDecoder, ImageEncoder
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.episodes import EpisodeSource
+from pyro_animacy.infer.loop import (
+    Interrupted,
+    make_optimizer,
+    signals,
+    stream,
+    summary_writer,
+    tensorboard,
+)
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
@@ -45,14 +52,6 @@ SAVE_EVERY = 30.0  # seconds
 # Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
 TRACED_FROM, TRACED_TO = 1000, 64
 NETWORKS = (Stack, SetNetwork, nn.GRUCell, nn.GRU, ImageEncoder, ImageDecoder)
-
-
-class Interrupted(AnimacyError):  # noqa: N818
-    """The fit was stopped by a signal after saving; ``signal`` is its number."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.signal = signal_number
 
 
 class Trainer:
@@ -87,18 +86,18 @@ class Trainer:
                 "processes together; expected at least one window for each"
             )
         if options.tensorboard:
-            _summary_writer()  # fail now, before anything is written
+            summary_writer()  # fail now, before anything is written
         of_episodes = family(config.family).data == "episodes"
         self.source: Source = (EpisodeSource if of_episodes else SceneSource)(dataset, config)
         self.device = pick_device(processes.device(options.device))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_stream(options.seed, -1))
+            torch.manual_seed(stream(options.seed, -1))
             self.model, self.guide = build(self.source.card)
         if options.checkpoint_activations:
             checkpoint_activations(self.model)
             checkpoint_activations(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
-        self.optimizer = _optimizer(self.modules, config)
+        self.optimizer = make_optimizer(self.modules.parameters(), options)
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
         self.rows: list[dict[str, float]] = []
 
@@ -123,8 +122,8 @@ class Trainer:
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
                    disable=not self.progress, mininterval=0.5)  # fmt: skip
         with (
-            _tensorboard(self.path, o.tensorboard and self.processes.first) as board,
-            _signals() as caught,
+            tensorboard(self.path, o.tensorboard and self.processes.first) as board,
+            signals() as caught,
             torch.random.fork_rng(gpu),
             no_validation(),
             self._saved_if_lost(),
@@ -166,9 +165,9 @@ class Trainer:
         All processes draw the same windows; each takes its share, under noise of its own.
         """
         o, processes = self.options, self.processes
-        generator = torch.Generator().manual_seed(_stream(o.seed, self.step))
+        generator = torch.Generator().manual_seed(stream(o.seed, self.step))
         which = torch.randint(len(self.source.windows), (o.batch_size,), generator=generator)
-        own = _stream(o.seed, self.step, processes.rank)
+        own = stream(o.seed, self.step, processes.rank)
         torch.manual_seed(own + 1)
         if not processes.first:
             generator.manual_seed(own)
@@ -216,7 +215,7 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Score the validation part; keep the parameters where it is the best so far."""
-        torch.manual_seed(_stream(self.options.seed, -2))
+        torch.manual_seed(stream(self.options.seed, -2))
         self.last = self.source.validate(self.guide)
         if not math.isfinite(self.last):
             raise self._diverged(f"the validation score is {self.last}")
@@ -287,46 +286,6 @@ class Trainer:
             raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
 
 
-def _optimizer(modules: nn.Module, config: FitConfig) -> torch.optim.Optimizer:
-    o = config.train
-    parameters = list(modules.parameters())
-    if o.optimizer == "radam":
-        return torch.optim.RAdam(
-            parameters, lr=o.learning_rate, weight_decay=o.weight_decay,
-            decoupled_weight_decay=True,
-        )  # fmt: skip
-    return torch.optim.AdamW(
-        parameters, lr=o.learning_rate, weight_decay=o.weight_decay, fused=True
-    )
-
-
-def _stream(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of one step's random numbers, in one of several processes."""
-    words = [seed, step + 8, rank] if rank else [seed, step + 8]
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of dying; the list holds what came."""
-    caught: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        if caught:  # a second signal: the person means it
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, which alone receives signals
-        before = {}
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def checkpoint_activations(model: nn.Module) -> None:
     """Have a model's networks keep their inputs only, for the same gradient from less memory.
 
@@ -340,23 +299,3 @@ def checkpoint_activations(model: nn.Module) -> None:
             )
         else:
             checkpoint_activations(part)
-
-
-@contextmanager
-def _tensorboard(path: Path, wanted: bool) -> Iterator[Any]:
-    """A TensorBoard writer into the run's folder, closed at the end; None if not wanted."""
-    if not wanted:
-        yield None
-        return
-    with _summary_writer()(path / "tensorboard") as board:
-        yield board
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RunError(
-            'train.tensorboard needs an extra: pip install "pyro-animacy[tensorboard]"'
-        ) from None
-    return SummaryWriter

@@ -236,8 +236,13 @@ class WorldModel(nn.Module):
         return Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
 
     def imagine(self, memory: Memory, actions: Tensor) -> Memory:
-        """Roll the prior on from m_t under actions a_{t..t+H-1} (H, ..., A): m_{t+1..t+H}."""
-        imagined = []
+        """Roll the prior on from m_t under actions a_{t..t+H-1} (H, ..., A): m_{t+1..t+H}.
+
+        Where actions have more batch dimensions in front than m_t, as a planner's candidates of
+        each environment, all of them begin at m_t.
+        """
+        imagined, batch = [], actions.shape[1:-1]
+        memory = Memory(*(x.expand(*batch, -1) for x in memory))
         for k, action in enumerate(actions):
             memory = self.dynamics(f"imagined_{k}", memory, action, None)
             imagined.append(memory)
