@@ -13,9 +13,10 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from pyro_animacy.acting.config import act_preset
+from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError
-from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.fit import Interrupted
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
@@ -49,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _how_to_go_on(arguments: list[str]) -> str:
     """What to say of a fit stopped outside its training loop, which says so itself."""
     for option in ("--out", "--resume"):
-        if arguments[:1] == ["fit"] and option in arguments[:-1]:
+        if arguments[:1] in (["fit"], ["act"]) and option in arguments[:-1]:
             path = Path(arguments[arguments.index(option) + 1])
             if (path / CONFIG).is_file():
-                return f"; go on with: pyro-animacy fit --resume {path}"
+                return f"; go on with: pyro-animacy {arguments[0]} --resume {path}"
     return ""
 
 
@@ -63,27 +64,33 @@ def _terminated(number: int, _: Any) -> None:
 
 def _run(arguments: list[str]) -> int:
     arguments = _model_named(arguments)
-    config = _preset_named(arguments)
+    defaults = _defaults(arguments)
     arguments = [_without_versions(word) for word in arguments]
-    parser = _parser(config)
+    parser = _parser(defaults)
     try:
         chosen = parser.parse_args(arguments)
     except (ArgumentError, argparse.ArgumentError) as error:
         of = f"{arguments[0]} " if arguments and arguments[0] in COMMANDS else ""
         raise ConfigError(f"{_one_line(error)}; see pyro-animacy {of}--help") from None
-    if chosen.command == "fit":
-        if chosen.fit.resume and len(arguments) > (2 if "=" in arguments[1] else 3):
+    if chosen.command in ("fit", "act"):
+        resumed = chosen[chosen.command].resume
+        if resumed and len(arguments) > (2 if "=" in arguments[1] else 3):
             raise ConfigError("--resume takes data, options and folder from the run; give it alone")
-        if preset(chosen.fit.preset, chosen.fit.family) != config:
-            raise ConfigError(
-                "a config file cannot name the preset or the model; give --preset or --model as "
-                "an option"
-            )
+    if chosen.command == "act" and act_preset(chosen.act.preset, chosen.act.agent) != defaults.act:
+        raise ConfigError(
+            "a config file cannot name the preset or the agent; give --preset or --agent as an "
+            "option"
+        )
+    if chosen.command == "fit" and preset(chosen.fit.preset, chosen.fit.family) != defaults.fit:
+        raise ConfigError(
+            "a config file cannot name the preset or the model; give --preset or --model as "
+            "an option"
+        )
     COMMANDS[chosen.command].run(chosen[chosen.command])
     return 0
 
 
-def _parser(config: FitConfig) -> ArgumentParser:
+def _parser(defaults: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         prog="pyro-animacy", exit_on_error=False, version=version("pyro-animacy"), description=(
             "Probabilistic programs for how a scene of moving bodies goes on: fit one to "
@@ -92,7 +99,7 @@ def _parser(config: FitConfig) -> ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subcommands(dest="command", required=True)
     for name, command in COMMANDS.items():
-        commands.add_subcommand(name, command.parser(config), help=command.help)
+        commands.add_subcommand(name, command.parser(defaults), help=command.help)
     return parser
 
 
@@ -106,16 +113,19 @@ def _model_named(arguments: list[str]) -> list[str]:
     ]
 
 
-def _preset_named(arguments: list[str]) -> FitConfig:
-    """The preset and model on the command line: they set the defaults of all other options."""
-    named = {"preset": "small", "family": "control_vae"}
+def _defaults(arguments: list[str]) -> Defaults:
+    """What is named on the command line (preset, model, agent) sets the defaults of the rest."""
+    act = arguments[:1] == ["act"]
+    named = {"preset": "small", "family": "control_vae", "agent": "planet"}
     for index, word in enumerate(arguments):
         option, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and option in named and (equals or index + 1 < len(arguments)):
             named[option] = value if equals else arguments[index + 1]
         elif settings := _settings_of(word):
             named["family"] = settings.get("family", "control_vae")
-    return preset(named["preset"], named["family"])
+    if act:
+        return Defaults(preset(), act_preset(named["preset"], named["agent"]))
+    return Defaults(preset(named["preset"], named["family"]), act_preset())
 
 
 def _settings_of(word: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_animacy import command_acting
+from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import DATA_OPTIONS, asked_for, data_of_run, data_options, read_data
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
@@ -27,10 +28,10 @@ from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
-from pyro_animacy.infer.config import FitConfig, parse_config
+from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
@@ -47,7 +48,8 @@ DATA_HELP = (
 OF_SCENES = {"draws": "100", "sections": ",".join(SECTIONS)}  # of criticise, and their defaults
 
 
-def _fit_parser(config: FitConfig) -> ArgumentParser:
+def _fit_parser(defaults: Defaults) -> ArgumentParser:
+    config = defaults.fit
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
@@ -78,7 +80,7 @@ def _fit_parser(config: FitConfig) -> ArgumentParser:
     return parser
 
 
-def _sample_parser(_: FitConfig) -> ArgumentParser:
+def _sample_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
@@ -101,7 +103,7 @@ def _sample_parser(_: FitConfig) -> ArgumentParser:
     return parser
 
 
-def _criticise_parser(_: FitConfig) -> ArgumentParser:
+def _criticise_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
@@ -123,7 +125,7 @@ def _criticise_parser(_: FitConfig) -> ArgumentParser:
     return parser
 
 
-def _score_parser(_: FitConfig) -> ArgumentParser:
+def _score_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
@@ -146,7 +148,7 @@ def _score_parser(_: FitConfig) -> ArgumentParser:
     return parser
 
 
-def _compare_parser(_: FitConfig) -> ArgumentParser:
+def _compare_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
@@ -176,7 +178,7 @@ def _compare_parser(_: FitConfig) -> ArgumentParser:
     return parser
 
 
-def _simulate_parser(_: FitConfig) -> ArgumentParser:
+def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False, description="Make recordings with a simulator, as netCDF."
     )
@@ -226,7 +228,7 @@ def _fit(chosen: Namespace) -> None:
             raise ConfigError("--out is missing; give the folder to write, such as --out runs/one")
         data = data_options(chosen, {})
         config = parse_config(chosen.as_dict())
-        _refuse_existing(chosen.out, chosen.overwrite)
+        refuse_existing(chosen.out, chosen.overwrite)
         recordings = read_data(config.family, data)
         run = fit(recordings, config, out=chosen.out, overwrite=chosen.overwrite, data=data)
     if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first tells
@@ -234,7 +236,7 @@ def _fit(chosen: Namespace) -> None:
 
 
 def _sample(chosen: Namespace) -> None:
-    _refuse_existing(chosen.out, chosen.overwrite)
+    refuse_existing(chosen.out, chosen.overwrite)
     if chosen.context is not None and chosen.mode != "forecast":
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")
     run = Run.load(chosen.run)
@@ -253,7 +255,7 @@ def _sample(chosen: Namespace) -> None:
 def _criticise(chosen: Namespace) -> None:
     if Path(chosen.out).suffix not in ("", ".html", ".htm"):
         raise ConfigError(f"--out {chosen.out}: a report is a web page; end its name in .html")
-    _refuse_existing(chosen.out, chosen.overwrite)
+    refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     recordings, new = asked_for(run, chosen)
     if isinstance(run.card, EpisodeCard):
@@ -290,7 +292,7 @@ def _criticise_episodes(run: Run, episodes: xr.Dataset, new: bool, chosen: Names
 
 def _score(chosen: Namespace) -> None:
     check_name(chosen.out)
-    _refuse_existing(chosen.out, chosen.overwrite)
+    refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run)
     _refuse_episodes(run, "score")
     recordings, new = asked_for(run, chosen)
@@ -313,7 +315,7 @@ def _compare(chosen: Namespace) -> None:
     if chosen.out is not None and Path(chosen.out).suffix in (".csv", ".html", ".json", ".png"):
         raise ConfigError(f"--out {chosen.out}: a folder is written; give its name")
     if chosen.out is not None:  # fits kept there by a comparison that was stopped are used
-        _refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
+        refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
     runs = [Run.load(path) for path in chosen.runs]
     for run in runs:
         _refuse_episodes(run, "compare")
@@ -360,7 +362,7 @@ def _simulate(chosen: Namespace) -> None:
         raise ConfigError(
             f"simulator {chosen.simulator!r} does not exist; choose {' or '.join(SIMULATORS)}"
         )
-    _refuse_existing(chosen.out, chosen.overwrite)
+    refuse_existing(chosen.out, chosen.overwrite)
     print(f"wrote {chosen.out}: {SIMULATORS[chosen.simulator](chosen)}")
 
 
@@ -404,25 +406,6 @@ def _refuse_episodes(run: Run, command: str) -> None:
         )
 
 
-def _refuse_existing(path: str, overwrite: bool) -> None:
-    """Find before the work, not after it, that OUT cannot be written."""
-    if Path(path).exists() and not overwrite:
-        raise RunError(f"--out {path}: exists; choose another, or give --overwrite to replace it")
-    there = next(parent for parent in Path(path).absolute().parents if parent.exists())
-    if not there.is_dir():
-        raise RunError(f"--out {path}: its folder cannot be made, {there} is a file")
-    if not os.access(there, os.W_OK):
-        raise RunError(f"--out {path}: {there} may not be written; choose another")
-
-
-class Command(NamedTuple):
-    """A command of ``pyro-animacy``: one line of help, its options, and what it does."""
-
-    help: str
-    parser: Callable[[FitConfig], ArgumentParser]
-    run: Callable[[Namespace], None]
-
-
 COMMANDS = {
     "fit": Command("fit a model to recordings and score it on held-out frames", _fit_parser, _fit),
     "sample": Command("draw from a fitted model", _sample_parser, _sample),
@@ -432,4 +415,5 @@ COMMANDS = {
     "score": Command("score how alive each body looks, step by step", _score_parser, _score),
     "compare": Command("rank fitted models on held-out recordings", _compare_parser, _compare),
     "simulate": Command("make recordings with a simulator", _simulate_parser, _simulate),
+    **command_acting.COMMANDS,
 }

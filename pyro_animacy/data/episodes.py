@@ -27,6 +27,7 @@ then x_t, r_t and whether it goes on. A window that begins inside an episode has
 and r_t at its first frame.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -50,6 +51,10 @@ DIMS = {
 KINDS = {"image": "u", "observation": "f", "action": "f", "reward": "f", "terminal": "b"}
 Format = Literal["netcdf", "npz"]
 FORMATS: dict[str, Format] = {".nc": "netcdf", ".npz": "npz"}
+# What the libraries raise for a file that is cut short, altered or of another kind.
+DAMAGED = (
+    OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def make_episodes(
@@ -268,7 +273,8 @@ def _read(path: Path) -> xr.Dataset:
         if form == "netcdf":
             ds = xr.load_dataset(path, engine="h5netcdf")
         else:
-            with np.load(path, allow_pickle=False) as stored:
+            # opened here: numpy leaves a file open that it cannot read
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             arrays["source"] = str(arrays.get("source", path.name))
             arrays["fps"] = float(arrays.get("fps", 1.0))
@@ -277,7 +283,7 @@ def _read(path: Path) -> xr.Dataset:
                 raise DataError(f"unknown arrays {', '.join(sorted(unknown))}")
             ds = make_episodes(**arrays)
         return check_episodes(ds)
-    except (OSError, EOFError, ValueError, BadZipFile, DataError) as error:
+    except (*DAMAGED, DataError) as error:
         raise DataError(f"{path}: cannot be read as episodes ({error})") from error
 
 
@@ -373,17 +379,12 @@ class EpisodeWindows:
         modality: Literal["image", "observation"] | None = None,
     ) -> None:
         check_episodes(dataset)
-        modality = modality or ("image" if "image" in dataset else "observation")
-        if modality not in dataset:
-            raise DataError(f"{dataset.attrs.get('source') or 'episodes'}: no `{modality}`")
+        self.arrays = tensors_of(dataset, modality)
+        self.observation = self.arrays["observation"]
         if frames < 1:
             raise DataError(f"windows of {frames} frames; expected at least 1")
         self.frames = frames
         self.length = torch.from_numpy(dataset["length"].to_numpy().astype(np.int64))
-        self.observation = _tensor(dataset, modality)
-        self.action = _tensor(dataset, "action") if "action" in dataset else None
-        self.reward = _tensor(dataset, "reward") if "reward" in dataset else None
-        self.terminal = _tensor(dataset, "terminal") if "terminal" in dataset else None
         count = (self.length - frames).clamp(min=0) + 1  # windows of each episode
         self.index = torch.cat([
             torch.stack([torch.full((int(n),), i), torch.arange(int(n))], 1)
@@ -397,25 +398,78 @@ class EpisodeWindows:
         """Return the windows ``which`` (B,)."""
         trajectory, start = self.index[which].unbind(1)
         frame = start + torch.arange(self.frames)[:, None]
-        observed = frame < self.length[trajectory]
-        frame = frame.clamp(max=self.observation.shape[1] - 1)
-        x = self.observation[trajectory, frame]
-        if x.dtype == torch.uint8:
-            x = x.movedim(-1, 2).float() / 255
-        action = torch.zeros(*frame.shape, 0)
-        if self.action is not None:
-            # before the first frame nothing was done
-            action = self.action[trajectory, (frame - 1).clamp(min=0)]
-            action = _where(observed & (frame > 0), action)
-        reward = None if self.reward is None else _where(observed, self.reward[trajectory, frame])
-        continuation = None
-        if self.terminal is not None:
-            continuation = 1 - (self.terminal[trajectory, frame] & observed).float()
-        return EpisodeBatch(_where(observed, x), action, reward, continuation, observed)
+        length = self.length[trajectory]
+        here, before = rows(frame, length)
+        read = {
+            name: x[trajectory, before if name == "action" else here]
+            for name, x in self.arrays.items()
+        }
+        return aligned(read, frame, length)
 
     def draw(self, size: int, generator: torch.Generator) -> EpisodeBatch:
         """Return ``size`` windows drawn at random, with replacement."""
         return self.batch(torch.randint(len(self), (size,), generator=generator))
+
+
+def tensors_of(
+    dataset: xr.Dataset, modality: Literal["image", "observation"] | None = None
+) -> dict[str, Tensor]:
+    """What windows are cut from: the ``observation``, and what there is of the other variables.
+
+    Args:
+        dataset: Episodes.
+        modality: What is observed, as for `EpisodeWindows`.
+
+    Returns:
+        Tensors (trajectory, time, ...) that share the Dataset's memory.
+
+    Raises:
+        DataError: If the episodes lack the modality.
+    """
+    seen = modality or ("image" if "image" in dataset else "observation")
+    if seen not in dataset:
+        raise DataError(f"{dataset.attrs.get('source') or 'episodes'}: no `{seen}`")
+    tensors = {"observation": _tensor(dataset, seen)}
+    for name in ("action", "reward", "terminal"):
+        if name in dataset:
+            tensors[name] = _tensor(dataset, name)
+    return tensors
+
+
+def rows(frame: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of episodes of ``length`` (B,) that a batch's frames (T, B) are read from.
+
+    Padding and what is before the first frame have a row too, the last and the first: `aligned`
+    puts zeros there.
+
+    Returns:
+        (T, B) of the frame itself, and (T, B) of the action before it.
+    """
+    return frame.minimum(length - 1), (frame - 1).clamp(min=0).minimum(length - 1)
+
+
+def aligned(read: dict[str, Tensor], frame: Tensor, length: Tensor) -> EpisodeBatch:
+    """The batch of what was read at `rows`.
+
+    Args:
+        read: Of each variable, entries (T, B, ...). Images are uint8 with channels last, or
+            floating-point as the batch has them.
+        frame: (T, B) frames of the episodes.
+        length: (B,) frames that each episode has.
+    """
+    observed = frame < length
+    x = read["observation"]
+    if x.dtype == torch.uint8:
+        x = x.movedim(-1, 2).float().div_(255)
+    action = read.get("action", x.new_zeros(*frame.shape, 0))
+    reward, terminal = read.get("reward"), read.get("terminal")
+    return EpisodeBatch(
+        _where(observed, x),
+        _where(observed & (frame > 0), action),  # before the first frame nothing was done
+        None if reward is None else _where(observed, reward),
+        None if terminal is None else 1 - (terminal & observed).float(),
+        observed,
+    )
 
 
 def _tensor(dataset: xr.Dataset, name: str) -> Tensor:
@@ -425,4 +479,6 @@ def _tensor(dataset: xr.Dataset, name: str) -> Tensor:
 
 def _where(kept: Tensor, x: Tensor) -> Tensor:
     """``x`` where ``kept`` (T, B), else 0: padding may hold anything, NaN too."""
+    if kept.all():  # most batches of images have no padding, and are large
+        return x
     return torch.where(kept.reshape(*kept.shape, *[1] * (x.dim() - 2)), x, 0)

@@ -265,6 +265,62 @@ class _Match:
 # ------------------------------------------------------------------------------------ the players
 
 
+@dataclass(frozen=True)
+class Command:
+    """What someone else wants of player_1, in place of its script.
+
+    Attributes:
+        force: Its push, at most `SoccerConfig.force`.
+        kick: Direction of a kick (a unit vector), made where the ball is within reach, or None.
+    """
+
+    force: complex
+    kick: complex | None
+
+
+class Game:
+    """A match and what its players have in mind: their wandering headings, and who just scored.
+
+    Args:
+        generator: Source of the starting places and of the wandering headings.
+        config: The game's constants.
+    """
+
+    def __init__(self, generator: np.random.Generator, config: SoccerConfig) -> None:
+        self.config = config
+        self.match = _Match(config, *_start(generator, config))
+        self.heading = config.heading_noise * generator.standard_normal(2)
+        self.scorer: int | None = None
+        self.forces = [0j, 0j]
+
+    def decide(self, generator: np.random.Generator, command: Command | None = None) -> None:
+        """Let both players decide and kick; player_1 by the command, where there is one."""
+        c = self.config
+        places, velocities = self.match.places(), self.match.velocities()
+        self.look()
+        for k in (0, 1):
+            run, kick = _decide(k, places, velocities, k == self.scorer, c)
+            wander = cmath.exp(1j * self.heading[k])
+            self.forces[k] = _push(run * wander, velocities[k], c)
+            if k == 0 and command is not None:
+                near = _gap(places[0], places[-1], c) <= c.reach
+                self.forces[0], kick, wander = command.force, command.kick if near else None, 1
+            if kick is not None:
+                self.match.kick(kick * wander)
+        # The exact discretisation of d theta = -theta dt / tau + sigma sqrt(2 / tau) dW.
+        keep = math.exp(-1 / (c.decision_rate * c.heading_time))
+        spread = c.heading_noise * math.sqrt(1 - keep**2)
+        self.heading = keep * self.heading + spread * generator.standard_normal(2)
+
+    def advance(self) -> None:
+        """One physics step under the forces decided on."""
+        self.match.advance(self.forces)
+
+    def look(self) -> None:
+        """See whether there is a goal, or whether one no longer stands."""
+        self.scorer = _who_scored(self.scorer, self.match.places(), self.config)
+
+
 def _play(
     generator: np.random.Generator, frames: int, stride: int, config: SoccerConfig
 ) -> np.ndarray:
@@ -279,30 +335,15 @@ def _play(
     Returns:
         Positions, shape (frames, 3, 2), in court units; frame 0 is the start.
     """
-    match = _Match(config, *_start(generator, config))
+    game = Game(generator, config)
     steps_per_decision = config.physics_rate // config.decision_rate
-    # The exact discretisation of d theta = -theta dt / tau + sigma sqrt(2 / tau) dW.
-    keep = math.exp(-1 / (config.decision_rate * config.heading_time))
-    spread = config.heading_noise * math.sqrt(1 - keep**2)
-    heading = config.heading_noise * generator.standard_normal(2)
-    scorer: int | None = None
-    forces = [0j, 0j]
     recorded = []
     for step in range((frames - 1) * stride + 1):
         if step % steps_per_decision == 0:
-            places, velocities = match.places(), match.velocities()
-            scorer = _who_scored(scorer, places, config)
-            forces = []
-            for k in (0, 1):
-                run, kick = _decide(k, places, velocities, k == scorer, config)
-                wander = cmath.exp(1j * heading[k])
-                forces.append(_push(run * wander, velocities[k], config))
-                if kick is not None:
-                    match.kick(kick * wander)
-            heading = keep * heading + spread * generator.standard_normal(2)
+            game.decide(generator)
         if step % stride == 0:
-            recorded.append(match.places())
-        match.advance(forces)
+            recorded.append(game.match.places())
+        game.advance()
     return np.array(recorded).view(float).reshape(frames, len(BODIES), 2)
 
 

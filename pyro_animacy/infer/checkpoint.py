@@ -17,7 +17,7 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +199,12 @@ def save_trainer(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda to: torch.save(state, to))
 
 
-def load_trainer(path: Path) -> dict[str, Any]:
+def load_trainer(path: Path, names: Set[str] = STATE) -> dict[str, Any]:
     """Read the state to go on from, without unpickling.
+
+    Args:
+        path: The file.
+        names: What it must hold.
 
     Raises:
         RunError: If the file is missing or damaged.
@@ -216,7 +220,7 @@ def load_trainer(path: Path) -> dict[str, Any]:
             zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
         # Not torch's own message, which advises to unpickle.
         raise RunError(f"{path}: damaged or altered, cannot resume; fit again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= STATE:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= names:
         raise RunError(f"{path}: not a trainer state this version can resume; fit again")
     return state
 

@@ -221,7 +221,7 @@ def parse_config(settings: Mapping[str, Any]) -> FitConfig:
         ConfigError: If a name or a type is not that of an option; the message names it.
     """
     name = settings.get("family", "control_vae")
-    read = _parsed(settings, {"model": family(name).config, "train": TrainConfig})
+    read = parsed(settings, {"model": family(name).config, "train": TrainConfig})
     return FitConfig(name, read.model, read.train)
 
 
@@ -231,10 +231,15 @@ def parse_model(name: str, options: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: As `parse_config`.
     """
-    return _parsed({"model": options}, {"model": family(name).config}).model
+    return parsed({"model": options}, {"model": family(name).config}).model
 
 
-def _parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+def parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
+    """The parts of settings as the dataclasses ``kinds`` has for them, checked.
+
+    Raises:
+        ConfigError: If a name or a type is not that of an option; the message names it.
+    """
     parser = ArgumentParser(exit_on_error=False)
     for part, kind in kinds.items():
         parser.add_argument(f"--{part}", type=kind, default=kind())

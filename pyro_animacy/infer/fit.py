@@ -59,8 +59,8 @@ def fit(
     processes = join(config.train.device)
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
     if processes.first:
-        _make_folder(path, overwrite)
-        _save_settings(path, config, data or {})
+        make_folder(path, overwrite)
+        save_settings(path, config.family, config.model, config.train, data=data or {})
     if trainer.progress:
         print(trainer.source.describe(), file=sys.stderr)
     return _finish(trainer)
@@ -102,12 +102,13 @@ def _finish(trainer: Trainer) -> Run:
     return Run.load(trainer.path)
 
 
-def _save_settings(path: Path, config: FitConfig, data: dict[str, Any]) -> None:
+def save_settings(path: Path, name: str, model: Any, train: Any, **others: Any) -> None:
+    """Write ``config.yaml``: the model's name and options, those of its updates, and others."""
     settings = {
-        "data": data,
-        "family": config.family,
-        "model": dataclasses.asdict(config.model),
-        "train": dataclasses.asdict(config.train),
+        **{"data": {}, **others},
+        "family": name,
+        "model": dataclasses.asdict(model),
+        "train": dataclasses.asdict(train),
         "versions": {
             name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
         },
@@ -116,7 +117,12 @@ def _save_settings(path: Path, config: FitConfig, data: dict[str, Any]) -> None:
     checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
 
 
-def _make_folder(path: Path, overwrite: bool) -> None:
+def make_folder(path: Path, overwrite: bool) -> None:
+    """Make the folder of a run, or empty one of the files of a run.
+
+    Raises:
+        RunError: If it exists and is not to be overwritten, is no run's, or cannot be made.
+    """
     if path.exists() and not overwrite:
         raise RunError(f"{path}: exists; choose another --out, or give --overwrite to replace it")
     if path.is_file():

@@ -1,0 +1,274 @@
+"""Learn by acting: collect episodes, fit the world model to them, act by it, and so on.
+
+    seed episodes at random
+    repeat                                                            n = number of the episode
+        C times:  a batch of windows from the replay
+                  one update of the world model          (scaled ELBO, as in `fit`)
+                  one update of actor and critic         (dreamer, dreamerv2)
+        an episode by the agent, with exploration, into the replay
+        now and then: episodes without exploration, the evaluation
+
+The world model is the program `pyro_animacy.models.world_model`, fitted by the same loss as any
+other; so a run of this loop is a run like those of `fit`: `Run.load`, `sample` and `criticise` take
+it. Every random number of update k is drawn from a stream seeded by (seed, k), of episode n by
+(seed, n): a run that was stopped or killed goes on to the result it would have had.
+
+Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, algorithm 1; Dream to
+Control, 2020, algorithm 1.
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pyro_animacy.acting.agent import AtRandom, Controls, play, returned
+from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.learner import Learner
+from pyro_animacy.acting.replay import Replay
+from pyro_animacy.acting.run import (
+    BEHAVIOUR,
+    check_env,
+    evaluation,
+    frames_per_second,
+    make_env,
+    read_acting,
+)
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.episodes import see
+from pyro_animacy.infer.fit import make_folder, save_settings
+from pyro_animacy.infer.loop import Interrupted, signals, stream, tensorboard
+from pyro_animacy.infer.run import METRICS, pick_device
+from pyro_animacy.infer.traced import no_validation
+
+EPISODES = "episodes"  # folder of the replay in that of the run
+SAVE_EVERY = 30.0  # seconds
+STATE = {"step", "seconds", "episodes"}
+
+
+class Acting:
+    """The loop and its state: what was learned, updates done, episodes collected.
+
+    Args:
+        environment: Name of the environment, see `make`.
+        config: The options.
+        path: The run's folder.
+        progress: Show progress bars.
+    """
+
+    def __init__(self, environment: str, config: ActConfig, path: Path, *, progress: bool) -> None:
+        self.environment, self.config, self.path, self.progress = (
+            environment, config, path, progress
+        )  # fmt: skip
+        self.device = pick_device(config.train.device)
+        self.env = make_env(environment, config)
+        self.controls = Controls.of(self.env)
+        self.fps = frames_per_second(self.env)
+        self.replay = Replay(path / EPISODES, fps=self.fps, memory=config.replay_memory)
+        self.step, self.seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.caught: list[int] = []
+        self.learner: Learner | None = None
+
+    def run(self) -> None:
+        """Go on from the present state to the last episode.
+
+        Raises:
+            RunError: If the loss is not finite, or the environment fails; what was saved is kept.
+            Interrupted: After a signal, when all is saved.
+        """
+        c, began = self.config, time.monotonic() - self.seconds
+        saved = time.monotonic()
+        gpu = [self.device] if self.device.type == "cuda" else []
+        bar = tqdm(total=c.episodes, initial=len(self.replay), desc="act", unit="episode",
+                   disable=not self.progress)  # fmt: skip
+        with (
+            tensorboard(self.path, c.train.tensorboard) as board,
+            signals() as self.caught,
+            torch.random.fork_rng(gpu),
+            no_validation(),
+            bar,
+        ):
+            while len(self.replay) < c.episodes:
+                n = len(self.replay)
+                row: dict[str, Any] = {"episode": n}
+                if n >= c.seed_episodes:
+                    row |= self.learn(n, bar)
+                row |= self.collect(n)
+                bar.update()
+                evaluate = (n + 1) % c.evaluate_every == 0 or n + 1 == c.episodes
+                if evaluate and self.learner is not None:
+                    row |= self.evaluate(n)
+                    bar.set_postfix(evaluation=f"{row['evaluation_return']:.1f}")
+                row["seconds"] = self.seconds = round(time.monotonic() - began, 2)
+                self.rows.append(row)
+                if board is not None:
+                    for name, value in row.items():
+                        if isinstance(value, int | float):
+                            board.add_scalar(name, value, n)
+                if self.learner is not None and (
+                    evaluate or time.monotonic() - saved >= SAVE_EVERY
+                ):
+                    self.save(n + 1)
+                    saved = time.monotonic()
+        self.save(len(self.replay))
+
+    def learn(self, n: int, bar: Any) -> dict[str, float]:
+        """The updates due before episode ``n``; returns the mean of their terms."""
+        learner, c = self.learner or self.begin(), self.config
+        due, found = (n - c.seed_episodes + 1) * c.updates, []
+        bar.set_description("act: learn")
+        while self.step < due:
+            generator = torch.Generator().manual_seed(stream(c.train.seed, self.step))
+            batch = self.replay.sample(c.train.batch_size, c.train.window, generator, bits=c.bits)
+            torch.manual_seed(stream(c.train.seed, self.step) + 1)
+            found.append(learner.update(batch, self.step))
+            self.step += 1
+            self._stop_if_asked(n)
+        return (
+            {name: sum(row[name] for row in found) / len(found) for name in found[-1]}
+            if (found)
+            else {}
+        )
+
+    def begin(self) -> Learner:
+        """Build what is to be learned, by what the seed episodes show."""
+        episodes = self.replay.dataset(self.config.seed_episodes)
+        sight = see(episodes)
+        check_env(self.env, sight)
+        sight = sight._replace(continuation=bool(episodes["terminal"].any()))
+        card = EpisodeCard(
+            model="world_model", config=dataclasses.asdict(self.config.model), sight=sight,
+            fps=self.fps,
+        )  # fmt: skip
+        self.learner = Learner(card, self.config, self.controls, self.device)
+        return self.learner
+
+    def collect(self, n: int) -> dict[str, float]:
+        """Episode ``n``, into the replay."""
+        c = self.config
+        at_random = n < c.seed_episodes or c.collect == "random" or self.learner is None
+        agent: Any = AtRandom(self.controls) if at_random else self.learner.agent  # type: ignore[union-attr]
+        seed = stream(c.train.seed, n, 1)
+        torch.manual_seed(seed)
+        (episode,) = play(
+            [self.env], agent, [seed % 2**31], explore=True, fps=self.fps,
+            each_step=lambda: self._stop_if_asked(n),
+        )  # fmt: skip
+        self.replay.add(episode)
+        return {"return": float(returned([episode])[0]), "frames": self.replay.frames}
+
+    def evaluate(self, n: int) -> dict[str, Any]:
+        """Episodes without exploration, on the same seeds at every evaluation."""
+        assert self.learner is not None
+        c, agent = self.config, self.learner.agent
+        episodes = evaluation(
+            lambda: make_env(self.environment, c), lambda _: agent, c.evaluation_episodes,
+            seed=c.train.seed, fps=self.fps, each_step=lambda: self._stop_if_asked(n),
+        )  # fmt: skip
+        values = returned(episodes)
+        return {"evaluation_return": float(values.mean()), "evaluation_returns": values.tolist()}
+
+    def _stop_if_asked(self, n: int) -> None:
+        """After a signal, save and stop; episode ``n``, which is not there yet, is done again."""
+        if self.caught:
+            self.save(n)
+            raise Interrupted(
+                f"stopped at episode {n} of {self.config.episodes}; all is saved. Go on with: "
+                f"pyro-animacy act --resume {self.path}",
+                self.caught[0],
+            )
+
+    def save(self, episodes: int) -> None:
+        """Write everything needed to go on, with so many episodes collected."""
+        state: dict[str, Any] = {
+            "format": checkpoint.FORMAT,
+            "step": self.step, "seconds": self.seconds, "episodes": episodes,
+        }  # fmt: skip
+        if self.learner is not None:
+            state |= self.learner.state()
+        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+        checkpoint.write_atomically(self.path / METRICS, lambda to: to.write_text(text))
+        if self.learner is not None:
+            self.learner.save_weights(self.path)
+        checkpoint.save_trainer(self.path / checkpoint.TRAINER, state)
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `save` wrote; episodes collected after it are collected again."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.replay.truncate(state["episodes"])
+        file = self.path / METRICS
+        lines = file.read_text().splitlines() if file.is_file() else []
+        self.rows = [row for row in map(json.loads, lines) if row["episode"] < state["episodes"]]
+        if "parameters" in state:
+            self.begin().load(state)
+
+
+def act(
+    environment: str,
+    config: ActConfig,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Learn to act in an environment, and save the run.
+
+    Args:
+        environment: Its name, see `pyro_animacy.acting.environments.make`.
+        config: The options, see `act_preset`.
+        out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors`` (the world
+            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``.
+        overwrite: Replace a folder that exists.
+        progress: Show progress bars.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: If the environment does not exist, or cannot be acted in.
+        RunError: If ``out`` exists or cannot be written, the loss stops being a number, or the
+            environment fails.
+        Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume_acting` goes on.
+    """
+    path = Path(out)
+    make_env(environment, config).close()  # fail now, before anything is written
+    make_folder(path, overwrite)
+    shutil.rmtree(path / EPISODES, ignore_errors=True)
+    (path / BEHAVIOUR).unlink(missing_ok=True)
+    save_settings(
+        path, "world_model", config.model, config.train, acting=_acting(environment, config)
+    )
+    Acting(environment, config, path, progress=progress).run()
+    return path
+
+
+def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
+    """Go on with a run of `act` that was stopped or killed, to the result it would have had.
+
+    Raises:
+        RunError: If there is nothing to resume, or the environment is not the run's.
+    """
+    path = Path(path)
+    environment, config = read_acting(path)
+    loop = Acting(environment, config, path, progress=progress)
+    if (path / checkpoint.TRAINER).is_file():
+        loop.load(checkpoint.load_trainer(path / checkpoint.TRAINER, STATE))
+    else:
+        loop.replay.truncate(0)
+    loop.run()
+    return path
+
+
+def _acting(environment: str, config: ActConfig) -> dict[str, Any]:
+    """What ``config.yaml`` holds beside the model and its updates."""
+    options = dataclasses.asdict(config)
+    return {"environment": environment} | {
+        name: value for name, value in options.items() if name not in ("model", "train")
+    }

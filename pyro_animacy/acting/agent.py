@@ -1,0 +1,319 @@
+"""An agent: it keeps a belief of where it is, and chooses what to do.
+
+    m_t ~ q(. | m_{t-1}, a_{t-1}, o_t)              the guide, one step of the world model's program
+    a_t = choose(m_t)                               a plan's first action, or the actor's
+
+`play` lets it act in several environments at once, so that search and networks run in one batch,
+and returns what happened as episodes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from pyro_animacy.acting.behaviour import Actor
+from pyro_animacy.acting.planners import PlannerConfig, plan
+from pyro_animacy.acting.replay import quantised
+from pyro_animacy.data.episodes import make_episodes
+from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.models.program import Evidence, Memory
+from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
+
+
+class Controls(NamedTuple):
+    """What can be done: ``size`` numbers in [-1, 1], or one of ``size`` discrete actions."""
+
+    size: int
+    discrete: bool
+
+    @classmethod
+    def of(cls, env: gymnasium.Env) -> "Controls":
+        """Those of an environment.
+
+        Raises:
+            ConfigError: If its actions are neither numbers in [-1, 1] nor discrete.
+        """
+        space: Any = env.action_space
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return cls(int(space.n), True)
+        if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+            return cls(space.shape[0], False)
+        raise ConfigError(
+            f"actions of {env_name(env)} are {space}; expected a vector of numbers, or Discrete"
+        )
+
+    def random(self, environments: int) -> Tensor:
+        """Uniformly random actions (E, A)."""
+        if self.discrete:
+            return F.one_hot(torch.randint(self.size, (environments,)), self.size).float()
+        return torch.rand(environments, self.size) * 2 - 1
+
+    def explored(self, action: Tensor, noise: float) -> Tensor:
+        """Actions (E, A) with noise: N(0, noise^2), clipped; of discrete ones now and then any."""
+        if not noise:
+            return action
+        if self.discrete:
+            other = torch.rand(len(action), 1) < noise
+            return torch.where(other, self.random(len(action)), action)
+        return (action + noise * torch.randn_like(action)).clamp(-1, 1)
+
+    def given(self, action: Tensor) -> Any:
+        """An action (A,) as the environment takes it."""
+        return int(action.argmax()) if self.discrete else action.numpy().astype(np.float32)
+
+
+class Choose(Protocol):
+    """What an agent would do, given its belief."""
+
+    def begin(self, environments: int) -> None:
+        """Forget what was chosen before."""
+        ...
+
+    def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
+        """Actions (E, A) in E environments."""
+        ...
+
+
+class Planned:
+    """The first action of the plan of greatest expected reward, in what the model imagines.
+
+    Args:
+        model: The world model.
+        config: Options of the search.
+        controls: What can be done; of discrete actions candidates are preferences, and the
+            greatest is taken.
+    """
+
+    def __init__(self, model: WorldModel, config: PlannerConfig, controls: Controls) -> None:
+        self.model, self.config, self.controls = model, config, controls
+        self.start = torch.zeros(0)
+
+    def begin(self, environments: int) -> None:
+        """Forget the last plan."""
+        self.start = self.model.spread.new_zeros(
+            self.config.horizon, environments, self.controls.size
+        )
+
+    def imagine(self, belief: Memory, controls: Tensor) -> Memory:
+        """m_{t+1..t+H} under candidates (H, J, E, A)."""
+        return self.model.imagine(belief, self._actions(controls))
+
+    def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
+        """Search from the belief on."""
+        found = plan(self, memory, lambda m: self.model.rewarded(m).mean, self.start, self.config)
+        if self.config.warm_start:
+            self.start = found.moved_on()
+        return self._actions(found.controls[0])
+
+    def _actions(self, controls: Tensor) -> Tensor:
+        if not self.controls.discrete:
+            return controls
+        return F.one_hot(controls.argmax(-1), self.controls.size).to(controls)
+
+
+class Acted:
+    """What the actor does: its best action, or a draw where it explores.
+
+    Args:
+        actor: The actor.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+
+    def begin(self, environments: int) -> None:
+        """Nothing: the actor remembers nothing."""
+
+    def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
+        """Act upon the belief."""
+        return self.actor(memory).sample() if explore else self.actor.best(memory)
+
+
+class Agent:
+    """A belief and what is chosen by it.
+
+    Args:
+        guide: The guide of a world model.
+        choose: What it would do.
+        controls: What can be done.
+        bits: Bits of an image's values.
+        exploration: Noise of its actions where it explores, see `Controls.explored`.
+    """
+
+    def __init__(
+        self,
+        guide: WorldModelGuide,
+        choose: Choose,
+        controls: Controls,
+        *,
+        bits: int = 8,
+        exploration: float = 0.0,
+    ) -> None:
+        self.guide, self.choose, self.controls = guide, choose, controls
+        self.bits, self.exploration = bits, exploration
+        self.model: WorldModel = guide.model  # type: ignore[assignment]
+
+    def begin(self, environments: int) -> None:
+        """Forget everything, in so many environments."""
+        self.memory = self.model.start((environments,))
+        self.action = self.model.spread.new_zeros(environments, self.controls.size)
+        self.choose.begin(environments)
+
+    @torch.no_grad()
+    def __call__(self, observation: Tensor, *, explore: bool = False) -> Tensor:
+        """Take in o_t and choose a_t.
+
+        Args:
+            observation: (E, ...) float vectors, or uint8 images (E, height, width, 3).
+            explore: Add noise, for episodes to learn from.
+
+        Returns:
+            (E, A) on the CPU.
+        """
+        device = self.model.spread.device
+        if observation.dtype == torch.uint8:
+            observation = quantised(observation, self.bits).movedim(-1, 1)
+        seen = torch.ones(len(observation), dtype=torch.bool, device=device)
+        evidence = Evidence(self.action, observation.to(device), seen, complete=True)
+        with self.guide:
+            self.memory = self.model.dynamics("latent", self.memory, self.action, evidence)
+        action = self.choose(self.memory, explore=explore)
+        if explore:
+            action = self.controls.explored(action, self.exploration)
+        if not torch.isfinite(action).all():
+            raise RunError(
+                "the agent's action is not a number: its world model has diverged; lower "
+                "train.learning_rate or train.clip_norm"
+            )
+        self.action = action
+        return action.cpu()
+
+
+class AtRandom:
+    """Uniformly random actions: what every agent begins with, and is compared with."""
+
+    def __init__(self, controls: Controls) -> None:
+        self.controls, self.environments = controls, 0
+
+    def begin(self, environments: int) -> None:
+        """Note how many environments there are."""
+        self.environments = environments
+
+    def __call__(self, observation: Tensor, *, explore: bool = False) -> Tensor:
+        """Look at nothing."""
+        return self.controls.random(self.environments)
+
+
+def play(
+    envs: Sequence[gymnasium.Env],
+    agent: Any,
+    seeds: Sequence[int],
+    *,
+    explore: bool = False,
+    fps: float = 1.0,
+    each_step: Callable[[], object] | None = None,
+) -> list[xr.Dataset]:
+    """Let an agent act for one episode in each of several environments.
+
+    Args:
+        envs: The environments.
+        agent: `Agent`, `AtRandom` or alike: ``begin(E)``, then called with observations (E, ...).
+        seeds: Of the episodes, one an environment.
+        explore: Whether it is to explore.
+        fps: Frames per second, for the episodes.
+        each_step: Called after every step; may raise to stop.
+
+    Returns:
+        The episodes, in the schema of `pyro_animacy.data.episodes`, ends included.
+
+    Raises:
+        RunError: If an environment raises, or gives a reward or an observation that is not finite.
+    """
+    controls = Controls.of(envs[0])
+    agent.begin(len(envs))
+    logs = [_Log(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+    while not all(log.over for log in logs):
+        seen = torch.from_numpy(np.stack([log.observations[-1] for log in logs]))
+        actions = agent(seen, explore=explore)
+        for log, action in zip(logs, actions, strict=True):
+            if not log.over:
+                log.step(controls.given(action), action.numpy())
+        if each_step is not None:
+            each_step()
+    return [log.episode(fps) for log in logs]
+
+
+class _Log:
+    """One environment, and what has happened in it."""
+
+    def __init__(self, env: gymnasium.Env, seed: int) -> None:
+        self.env = env
+        observation, _ = self._run(lambda: env.reset(seed=seed))
+        self.observations = [self._checked(observation)]
+        self.actions: list[Any] = []
+        self.rewards = [0.0]
+        self.over = self.terminal = False
+
+    def step(self, given: Any, action: Any) -> None:
+        observation, reward, terminal, truncated, _ = self._run(lambda: self.env.step(given))
+        if not np.isfinite(reward):
+            raise RunError(
+                f"{env_name(self.env)}: the reward of step {len(self.actions)} is {reward}; "
+                "expected a number. The episodes before this one are saved"
+            )
+        self.observations.append(self._checked(observation))
+        self.actions.append(action)
+        self.rewards.append(float(reward))
+        self.terminal, self.over = bool(terminal), bool(terminal or truncated)
+
+    def episode(self, fps: float) -> xr.Dataset:
+        seen = np.stack(self.observations)[None]
+        terminal = np.zeros((1, len(self.rewards)), bool)
+        terminal[0, -1] = self.terminal
+        pixels = seen.dtype == np.uint8
+        return make_episodes(
+            image=seen if pixels else None,
+            observation=None if pixels else seen,
+            action=np.stack([*self.actions, np.zeros_like(self.actions[0])])[None],
+            reward=np.array(self.rewards, np.float32)[None],
+            terminal=terminal,
+            fps=fps,
+            source=env_name(self.env),
+        )
+
+    def _run(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:
+            at = len(getattr(self, "actions", []))
+            raise RunError(
+                f"{env_name(self.env)}: the environment raised {type(error).__name__} at step {at} "
+                f"({error}). The episodes before this one are saved"
+            ) from error
+
+    def _checked(self, observation: Any) -> Any:
+        array = np.asarray(observation)
+        if array.dtype != np.uint8:
+            array = array.astype(np.float32)
+            if not np.isfinite(array).all():
+                raise RunError(
+                    f"{env_name(self.env)}: an observation has numbers that are not finite; "
+                    "expected numbers. The episodes before this one are saved"
+                )
+        return array
+
+
+def env_name(env: gymnasium.Env) -> str:
+    """What an environment is called."""
+    return env.spec.id if env.spec is not None else str(env)
+
+
+def returned(episodes: Sequence[xr.Dataset]) -> np.ndarray:
+    """Sum of the rewards of each episode."""
+    return np.array([float(episode["reward"].sum()) for episode in episodes])

@@ -1,0 +1,196 @@
+"""Options of an agent that learns by acting, and presets of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pyro_animacy.acting.behaviour import BehaviourConfig
+from pyro_animacy.acting.planners import PlannerConfig
+from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
+from pyro_animacy.infer.presets import preset
+from pyro_animacy.models.world_model import WorldModelConfig
+from pyro_animacy.nets import StackConfig
+
+Kind = Literal["planet", "dreamer", "dreamerv2"]
+AGENTS: tuple[Kind, ...] = ("planet", "dreamer", "dreamerv2")
+
+
+@dataclass(frozen=True)
+class ActConfig:
+    """Options of an agent that learns by acting.
+
+    Args:
+        agent: ``planet`` plans by search in what the world model imagines; ``dreamer`` and
+            ``dreamerv2`` learn an actor and a critic in it.
+        pixels: Whether the agent sees images in place of vectors.
+        size: Height and width of the images.
+        bits: Bits of an image's values, below which there is noise; 8 for all, without noise.
+        action_repeat: Times that an action is repeated; null for PlaNet's number, or 1 where it
+            has none.
+        episodes: Episodes collected in all, with those at the start.
+        seed_episodes: Episodes at the start, of uniformly random actions.
+        updates: Updates after each episode.
+        collect: How later episodes are collected: by the ``agent``, or at ``random``, to see what
+            its own choices are worth.
+        exploration: Standard deviation of the noise added to the actions it collects with, in
+            [-1, 1]; of discrete actions the probability of any other.
+        evaluate_every: Episodes from one evaluation to the next.
+        evaluation_episodes: Episodes of each evaluation, without exploration.
+        replay_memory: Bytes of episodes held in memory; all are on disk.
+        model: Options of the world model.
+        train: Options of its updates.
+        planner: Options of the search, of ``planet``.
+        behaviour: Options of actor and critic, of ``dreamer`` and ``dreamerv2``.
+    """
+
+    agent: Kind = "planet"
+    pixels: bool = False
+    size: int = 64
+    bits: int = 5
+    action_repeat: int | None = None
+    episodes: int = 60
+    seed_episodes: int = 5
+    updates: int = 100
+    collect: Literal["agent", "random"] = "agent"
+    exploration: float = 0.3
+    evaluate_every: int = 10
+    evaluation_episodes: int = 10
+    replay_memory: int = 2**31
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    train: UpdateConfig = field(default_factory=UpdateConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    behaviour: BehaviourConfig = field(default_factory=BehaviourConfig)
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names it.
+        """
+        for name, good, wanted in (
+            ("agent", self.agent in AGENTS, f"one of {', '.join(AGENTS)}"),
+            ("size", self.size >= 16, "at least 16"),
+            ("bits", 1 <= self.bits <= 8, "from 1 to 8"),
+            ("action_repeat", (self.action_repeat or 1) >= 1, "at least 1, or null"),
+            ("seed_episodes", self.seed_episodes >= 1, "at least 1"),
+            ("episodes", self.episodes > self.seed_episodes, "more than seed_episodes"),
+            ("updates", self.updates >= 1, "at least 1"),
+            ("exploration", self.exploration >= 0, "not negative"),
+            ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+            ("evaluation_episodes", self.evaluation_episodes >= 1, "at least 1"),
+            ("replay_memory", self.replay_memory >= 0, "0 or more"),
+        ):
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected it {wanted}")
+        # whether its windows are long enough for it
+        train = TrainConfig(window=self.train.window, overshooting=self.train.overshooting)
+        FitConfig("world_model", self.model, train)
+
+    @property
+    def dreams(self) -> bool:
+        """Whether the agent has an actor that learns in what the model imagines."""
+        return self.agent != "planet"
+
+
+def _small(agent: Kind) -> ActConfig:
+    """Sizes for two cores, on vectors; minutes."""
+    net = StackConfig(hidden=64, layers=2)
+    two = agent == "dreamerv2"
+    return ActConfig(
+        agent=agent,
+        model=WorldModelConfig(
+            memory_size=64, latent_size=8, classes=8 if two else None, observation_scale=0.1,
+            reward_weight=100.0, prior=StackConfig(64, 1), posterior=StackConfig(64, 1),
+            encoder=StackConfig(64, 1), decoder=net, reward=net, continuation=net,
+        ),
+        train=UpdateConfig(
+            batch_size=32, window=24, learning_rate=1e-3, clip_norm=100.0, weight_decay=0.0,
+            free_nats=1.0, free_nats_of="mean", kl_balance=0.8 if two else None,
+        ),
+        planner=PlannerConfig(iterations=6, candidates=300, elites=30, warm_start=True),
+        behaviour=BehaviourConfig(
+            starts=256, discount=0.95, actor_rate=1e-3, critic_rate=1e-3, actor=net, critic=net,
+            reinforce=None if two else 0.0, entropy=1e-4 if two else 0.0,
+            target_every=20 if two else 1,
+        ),
+    )  # fmt: skip
+
+
+def _paper(agent: Kind) -> ActConfig:
+    """The values of the three papers, on images; hours on a GPU, days without."""
+    planet = preset("planet", "world_model")
+    if agent == "planet":
+        return ActConfig(
+            agent=agent, pixels=True, episodes=1000, updates=100, evaluate_every=50,
+            model=planet.model, train=_updates(planet.train),
+        )  # fmt: skip
+    head = StackConfig(hidden=400, layers=2)
+    deep = StackConfig(hidden=400, layers=4)
+    net = StackConfig(hidden=200, layers=1)
+    two = agent == "dreamerv2"
+    return ActConfig(
+        agent=agent, pixels=True, episodes=1000, updates=100, evaluate_every=50,
+        bits=8, exploration=0.0 if two else 0.3,
+        model=WorldModelConfig(
+            memory_size=200, latent_size=32 if two else 30, classes=32 if two else None,
+            unimix=0.0, observation_scale=1.0, prior=net, posterior=net,
+            reward=deep if two else head, continuation=deep if two else head,
+        ),
+        train=UpdateConfig(
+            batch_size=50, window=50, learning_rate=3e-4 if two else 6e-4, epsilon=1e-5,
+            clip_norm=100.0, weight_decay=1e-6 if two else 0.0, free_nats=1.0 if two else 3.0,
+            free_nats_of="mean", kl_balance=0.8 if two else None,
+        ),
+        behaviour=BehaviourConfig(
+            reinforce=None if two else 0.0, entropy=1e-4 if two else 0.0,
+            target_every=100 if two else 1, actor=deep,
+            critic=deep if two else StackConfig(hidden=400, layers=3),
+        ),
+    )  # fmt: skip
+
+
+def _debug(agent: Kind) -> ActConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=8, layers=1)
+    return ActConfig(
+        agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
+        evaluation_episodes=2,
+        model=WorldModelConfig(
+            memory_size=8, latent_size=4, classes=4 if agent == "dreamerv2" else None, prior=net,
+            posterior=net, encoder=net, decoder=net, reward=net, continuation=net,
+        ),
+        train=UpdateConfig(batch_size=4, window=6),
+        planner=PlannerConfig(horizon=3, iterations=2, candidates=8, elites=4),
+        behaviour=BehaviourConfig(horizon=3, actor=net, critic=net),
+    )  # fmt: skip
+
+
+def _updates(train: UpdateConfig) -> UpdateConfig:
+    """Options of updates alone, of a fit's."""
+    names = UpdateConfig.__dataclass_fields__
+    return UpdateConfig(**{name: getattr(train, name) for name in names})
+
+
+ACT_PRESETS: dict[str, Callable[[Kind], ActConfig]] = {
+    "small": _small,
+    "paper": _paper,
+    "debug": _debug,
+}
+
+
+def act_preset(name: str = "small", agent: str = "planet") -> ActConfig:
+    """Return the options of a preset of an agent.
+
+    Args:
+        name: ``small``, ``paper`` or ``debug``.
+        agent: ``planet``, ``dreamer`` or ``dreamerv2``.
+
+    Raises:
+        ConfigError: If there is no such preset or agent.
+    """
+    if agent not in AGENTS:
+        raise ConfigError(f"agent {agent!r} does not exist; choose one of {', '.join(AGENTS)}")
+    if name not in ACT_PRESETS:
+        raise ConfigError(f"preset {name!r} does not exist; choose one of {', '.join(ACT_PRESETS)}")
+    return ACT_PRESETS[name](agent)

@@ -1,0 +1,283 @@
+"""`make`: one door to the project's own worlds, gymnasium's and dm_control's.
+
+    Chase-v0, Soccer-v0                the project's own
+    Pendulum-v1, CarRacing-v3, ...     any id of gymnasium
+    cartpole-swingup, walker-walk ...  domain-task of the DeepMind Control Suite, by way of shimmy
+
+Whatever the world, what comes out has the same spaces, by gymnasium's own wrappers:
+
+    world -> [-1, 1]^A -> the action k times, rewards summed -> vector, float32 (F,)
+                                                             -> or pixels, uint8 (size, size, 3)
+
+Pictures are drawn once per k steps, where somebody looks. Discrete actions stay discrete.
+
+dm_control chooses how it draws once, when it is imported, and without a screen its choice is wrong
+or fails. So it is imported without any, which needs no graphics library at all, and its drawing
+module is loaded anew, with MUJOCO_GL as it is set or by what is installed, when pixels are asked
+for. Tassa et al., DeepMind Control Suite, 2018.
+"""
+
+import contextlib
+import ctypes
+import difflib
+import importlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import wrappers
+from gymnasium.spaces import Box, Discrete
+from PIL import Image
+
+from pyro_animacy.acting.environments import EPISODE
+from pyro_animacy.errors import ConfigError, RunError
+
+# Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
+# their domain how often an action is repeated.
+PAPER_TASKS = (
+    *("cartpole-swingup", "reacher-easy", "cheetah-run"),
+    *("finger-spin", "ball_in_cup-catch", "walker-walk"),
+)
+PAPER_REPEAT = {
+    **{"cartpole": 8, "reacher": 4, "cheetah": 4},
+    **{"finger": 2, "ball_in_cup": 4, "walker": 2},
+}
+_INSTALL = 'pip install "pyro-animacy[rl]"'
+_GL = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # what draws without a screen, in Linux
+
+
+def make(
+    name: str,
+    *,
+    pixels: bool = False,
+    size: int = 64,
+    action_repeat: int | None = 1,
+    render: bool = False,
+) -> gymnasium.Env:
+    """A world to act in.
+
+    Args:
+        name: Of the project's own, an id of gymnasium, or domain-task of dm_control.
+        pixels: Observe pictures, not vectors: what ``render()`` gives, or what is observed where
+            that is a picture already, averaged over areas to ``size`` (not keeping proportions).
+        size: Height and width of the pictures.
+        action_repeat: How many steps of the world an action lasts; None: as PlaNet's paper has it
+            for dm_control's `PAPER_REPEAT`, 1 for all others.
+        render: ``render()`` gives pictures (as large as the world draws them), also where vectors
+            are observed.
+
+    Returns:
+        The environment. ``metadata["render_fps"]`` is the rate of its steps, as far as known.
+
+    Raises:
+        ConfigError: If the name is not known (the message has the nearest), a number cannot be
+            used, or the world has no such observations or actions.
+        RunError: If a library is missing or nothing can be drawn.
+    """
+    if action_repeat is None:
+        domain = name.removeprefix("dm_control/").partition("-")[0]
+        action_repeat = PAPER_REPEAT.get(domain, 1) if _dm_control_id(name) else 1
+    for option, value in (("size", size), ("action_repeat", action_repeat)):
+        if value < 1:
+            raise ConfigError(f"{option}: {value} is too small; give at least 1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of SWIG's types, old ids, bounds in float32: not ours
+        env = _world(name, pixels or render, size if pixels else None)
+        env = ActionRepeat(_scaled_actions(env, name), action_repeat)
+        return _pixels(env, size) if pixels else _vector(env, name)
+
+
+class ActionRepeat(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
+    """An action lasts several steps of the world; their rewards are summed; it stops at an end.
+
+    Args:
+        env: The world.
+        repeat: k, how many steps an action lasts.
+    """
+
+    def __init__(self, env: gymnasium.Env, repeat: int) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self, repeat=repeat)
+        super().__init__(env)
+        self.repeat = repeat
+        if rate := env.metadata.get("render_fps"):
+            self.metadata = {**env.metadata, "render_fps": rate / repeat}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Step k times, or to the end: the last observation, the sum of the rewards."""
+        total = 0.0
+        for _ in range(self.repeat):
+            seen, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return seen, total, terminated, truncated, info
+
+
+# ---------------------------------------------------------------------------------- the wrappers
+
+
+def _scaled_actions(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """The world with actions from -1 to 1, float32; discrete ones as they are."""
+    space = env.action_space
+    if isinstance(space, Discrete):
+        return env
+    if not (isinstance(space, Box) and space.is_bounded() and len(space.shape) == 1):
+        raise ConfigError(
+            f"{name}: its actions are {space}; expected Discrete or a Box (A,) with bounds"
+        )
+    env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
+    env.action_space = Box(-1.0, 1.0, space.shape, np.float32)
+    return env
+
+
+def _vector(env: gymnasium.Env, name: str) -> gymnasium.Env:
+    """The world with one flat vector of float32 as observation."""
+    if _is_image(env.observation_space):
+        raise ConfigError(f"{name} is observed in pictures only; ask for pixels")
+    env = wrappers.FlattenObservation(env)
+    if not isinstance(env.observation_space, Box):
+        raise ConfigError(f"{name}: its observations, {env.observation_space}, make no vector")
+    return wrappers.DtypeObservation(env, np.float32)
+
+
+def _pixels(env: gymnasium.Env, size: int) -> gymnasium.Env:
+    """The world with a picture as observation."""
+    if not _is_image(env.observation_space):
+        env = wrappers.AddRenderObservation(env, render_only=True)
+    space = Box(0, 255, (size, size, 3), np.uint8)
+    return wrappers.TransformObservation(env, lambda picture: resized(picture, size), space)
+
+
+def _is_image(space: gymnasium.Space) -> bool:
+    """Whether a space is one of pictures (height, width, 3)."""
+    return space.dtype == np.uint8 and space.shape is not None and space.shape[2:] == (3,)
+
+
+def resized(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """A picture (height, width, 3) averaged over areas to (size, size, 3)."""
+    if picture.shape == (size, size, 3):
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BOX))
+
+
+# ------------------------------------------------------------------------------------ the worlds
+
+
+def _world(name: str, rendering: bool, size: int | None) -> gymnasium.Env:
+    """The world of a name as it comes, and one picture of it drawn where it shall be."""
+    mode = "rgb_array" if rendering else None
+    of_dm_control = _dm_control_id(name)
+    options: dict[str, Any] = {}
+    if of_dm_control:
+        _import_dm_control(name, rendering)
+        if rendering:  # drawn at the size asked for, as the paper has it: a little faster
+            options = {"render_kwargs": {"camera_id": 0, "height": size, "width": size}}
+            options = options if size else {"render_kwargs": {"camera_id": 0}}
+    known = f"pyro_animacy/{name}" if name in EPISODE else of_dm_control or name
+    try:
+        env = gymnasium.make(known, render_mode=mode, disable_env_checker=True, **options)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise RunError(f"{name} needs a library ({error}): {_INSTALL}") from error
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
+        raise ConfigError(f"there is no environment {name!r}; {_nearest(name)}") from error
+    if of_dm_control:
+        env.metadata = {**env.metadata, "render_fps": 1 / env.unwrapped.dt}
+    if rendering:
+        _draw_once(env, name)
+    return env
+
+
+def _draw_once(env: gymnasium.Env, name: str) -> None:
+    """Draw a picture, to find out now whether that can be done."""
+    env.reset()
+    try:
+        drawn = env.render()
+    except Exception as error:  # of any kind: it comes from graphics libraries
+        raise RunError(_no_pictures(name, error)) from error
+    if not isinstance(drawn, np.ndarray):
+        raise RunError(f"{name} draws no pictures; observe its vectors")
+
+
+def _no_pictures(name: str, error: Exception) -> str:
+    """What to do where nothing can be drawn."""
+    return (
+        f"{name}: no pictures can be drawn here ({type(error).__name__}: {error}). Without a "
+        "screen, MuJoCo draws by EGL (MUJOCO_GL=egl, Debian package libegl1) or in software by "
+        "OSMesa (MUJOCO_GL=osmesa, package libosmesa6); from vectors it runs without either"
+    ).replace("\n", " ")
+
+
+def _dm_control_id(name: str) -> str | None:
+    """The id that shimmy gives a task of dm_control, or None if the name is none of those."""
+    task = name.removeprefix("dm_control/")
+    if task != name:
+        return name if re.search(r"-v\d+$", name) else f"{name}-v0"
+    return f"dm_control/{task}-v0" if re.fullmatch(r"\w+-(?!v\d)\w+", task) else None
+
+
+def _import_dm_control(name: str, rendering: bool) -> None:
+    """Import dm_control, without what draws unless that is asked for, and register its tasks.
+
+    Raises:
+        RunError: If it or what it needs is missing.
+    """
+    chosen = os.environ.get("MUJOCO_GL")
+    try:
+        with _mujoco_gl("disabled"):
+            importlib.import_module("shimmy")  # registers, if dm_control can be imported
+            module = importlib.import_module("dm_control._render")
+    except ImportError as error:
+        raise RunError(f"{name} needs dm_control and shimmy ({error}): {_INSTALL}") from error
+    if not rendering or module.BACKEND != "off":
+        return
+    try:
+        with _mujoco_gl(chosen or _screenless()):
+            importlib.reload(module)
+    except Exception as error:  # of any kind: it comes from graphics libraries
+        with _mujoco_gl("disabled"):
+            importlib.reload(module)
+        raise RunError(_no_pictures(name, error)) from error
+
+
+@contextlib.contextmanager
+def _mujoco_gl(value: str) -> Iterator[None]:
+    """Set the variable by which dm_control chooses how to draw, for the time of an import."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = value
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if before is not None:
+            os.environ["MUJOCO_GL"] = before
+
+
+def _screenless() -> str:
+    """What can draw without a screen: the first whose library is there."""
+    if sys.platform != "linux":
+        return "glfw"
+    for backend, library in _GL.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            continue
+        return backend
+    raise OSError(f"neither {' nor '.join(_GL.values())} is installed")
+
+
+def _nearest(name: str) -> str:
+    """The names like one that is not known, as words of a message."""
+    ids = [re.sub(r"^dm_control/(\w+-\w+)-v0$", r"\1", each) for each in gymnasium.registry]
+    known = {each.lower(): each for each in (*PAPER_TASKS, *ids, *EPISODE)}
+    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
+    if not near:
+        return f"there are {', '.join(EPISODE)}, gymnasium's, and dm_control's as cartpole-swingup"
+    return f"did you mean {' or '.join(known[each] for each in near)}?"

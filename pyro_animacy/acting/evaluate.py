@@ -1,0 +1,139 @@
+"""How well an agent does, beside no skill at all and the most that planning could reach.
+
+    score = (return - random) / (true simulator - random)
+
+``random`` is the mean return of uniformly random actions, ``true simulator`` that of cross-entropy
+search in the environment itself. All act in the same episodes: the same seeds, each its own copy.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_animacy.acting.agent import AtRandom, Controls, returned
+from pyro_animacy.acting.planners import PlannerConfig, plan
+from pyro_animacy.acting.run import (
+    evaluation,
+    frames_per_second,
+    load_agent,
+    make_env,
+    read_acting,
+)
+from pyro_animacy.acting.simulator import TrueSimulator, identity
+from pyro_animacy.infer.traced import no_validation
+
+# Of the search in the true simulator, where every candidate costs a step of the world.
+SIMULATED = PlannerConfig(horizon=12, iterations=5, candidates=200, elites=20, warm_start=True)
+
+
+class Simulated:
+    """Cross-entropy search in the true simulator, in each of several environments.
+
+    Args:
+        envs: The environments that are acted in.
+        config: Options of the search.
+    """
+
+    def __init__(self, envs: Sequence[gymnasium.Env], config: PlannerConfig = SIMULATED) -> None:
+        self.simulators = [TrueSimulator(env) for env in envs]
+        self.controls, self.config = Controls.of(envs[0]), config
+
+    def begin(self, environments: int) -> None:
+        """Forget the last plans."""
+        zeros = torch.zeros(self.config.horizon, 1, self.controls.size)
+        self.starts = [zeros for _ in range(environments)]
+
+    def __call__(self, observation: Tensor, *, explore: bool = False) -> Tensor:
+        """Search from each world's present state on; what is observed is not needed."""
+        actions = []
+        for i, simulator in enumerate(self.simulators):
+            found = plan(simulator, simulator.belief(), identity, self.starts[i], self.config)
+            self.starts[i] = found.moved_on()
+            actions.append(found.controls[0])
+        return torch.cat(actions)
+
+
+class Evaluation(NamedTuple):
+    """Returns of single episodes, by who acted; the true simulator's may be missing."""
+
+    agent: np.ndarray
+    random: np.ndarray
+    simulator: np.ndarray | None
+
+    @property
+    def score(self) -> float | None:
+        """(agent - random) / (true simulator - random), of the means."""
+        if self.simulator is None:
+            return None
+        base = self.random.mean()
+        return float((self.agent.mean() - base) / (self.simulator.mean() - base))
+
+    def text(self) -> str:
+        """A table of means and their standard errors."""
+        lines = [f"{'':16}{'return':>10}  standard error, of {len(self.agent)} episodes"]
+        for name, values in (
+            ("agent", self.agent), ("random", self.random), ("true simulator", self.simulator)
+        ):  # fmt: skip
+            if values is not None:
+                lines.append(f"{name:16}{values.mean():10.2f}  {standard_error(values):.2f}")
+        if self.score is not None:
+            lines.append(f"{'score':16}{self.score:10.2f}  0 is random, 1 the true simulator")
+        return "\n".join(lines)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of a mean; NaN with one value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    episodes: int = 20,
+    seed: int = 1,
+    simulator: bool = True,
+    progress: bool = True,
+) -> Evaluation:
+    """Play episodes with the agent of a run, at random, and by search in the true simulator.
+
+    Args:
+        path: The run's folder.
+        episodes: How many each plays.
+        seed: Of the episodes. Evaluations during `act` have the seed of the run.
+        simulator: Also search in the true simulator, which may take minutes.
+        progress: Show a progress bar.
+
+    Raises:
+        RunError: If the folder is not that of a run of `act`, or its environment is another now.
+        ConfigError: If the environment cannot be simulated.
+    """
+    environment, config = read_acting(Path(path))
+    found: list[Any] = []
+    probe = make_env(environment, config)
+    agent, controls, fps = load_agent(Path(path), probe), Controls.of(probe), 1.0
+    fps = frames_per_second(probe)
+    limit = probe.spec.max_episode_steps if probe.spec else None
+    if simulator:
+        TrueSimulator(probe)  # fail now, not after minutes
+    probe.close()
+    actors = [lambda _: agent, lambda _: AtRandom(controls)]
+    if simulator:
+        actors.append(Simulated)
+    names = ("agent", "random", "true simulator")
+    for name, of in zip(names, actors, strict=False):
+        with (
+            no_validation(),
+            tqdm(total=limit, desc=name, unit="step", disable=not progress, delay=2) as bar,
+        ):
+            played = evaluation(
+                lambda: make_env(environment, config), of, episodes, seed=seed, fps=fps,
+                each_step=bar.update,
+            )  # fmt: skip
+        found.append(returned(played))
+    return Evaluation(found[0], found[1], found[2] if simulator else None)

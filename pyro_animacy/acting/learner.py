@@ -1,0 +1,125 @@
+"""What is learned by acting: the world model and, of Dreamer, actor and critic."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned
+from pyro_animacy.acting.behaviour import Behaviour
+from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.run import BEHAVIOUR
+from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.errors import RunError
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.loop import make_optimizer, stream
+from pyro_animacy.infer.run import build
+from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.models.program import Memory
+
+TRACED_FROM = 1000  # updates from which it is worth the seconds to record one
+
+
+class Learner:
+    """World model, guide and, of Dreamer, actor and critic: all that is learned.
+
+    Args:
+        card: What the world model is of.
+        config: The options.
+        controls: What can be done.
+        device: Where.
+    """
+
+    def __init__(
+        self, card: EpisodeCard, config: ActConfig, controls: Controls, device: torch.device
+    ) -> None:
+        self.card, self.config, self.device = card, config, device
+        o = config.train
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream(o.seed, -1))
+            self.model, self.guide = build(card)
+            dreams = config.dreams
+            self.behaviour = (
+                Behaviour(self.model, config.behaviour, discrete=controls.discrete)
+                if dreams
+                else None
+            )
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
+        if self.behaviour is not None:
+            self.behaviour.to(device)
+        self.optimizer = make_optimizer(self.modules.parameters(), o)
+        elbo = ScaledELBO(
+            free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
+            overshooting=o.overshooting if o.overshooting.distance > 1 else None,
+        )  # fmt: skip
+        traced = config.updates * (config.episodes - config.seed_episodes) >= TRACED_FROM
+        self.gradient = Gradient(elbo, self.model, self.guide, traced=traced)
+        choose = (
+            Acted(self.behaviour.actor)
+            if self.behaviour is not None
+            else Planned(self.model, config.planner, controls)
+        )
+        self.agent = Agent(
+            self.guide, choose, controls, bits=config.bits, exploration=config.exploration
+        )
+
+    def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
+        """One update of everything from a batch of windows; returns the terms of the losses."""
+        o, elbo = self.config.train, self.gradient.elbo
+        batch = batch.to(self.device)
+        elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
+        elbo.scale = 1 / max(int(batch.observed.sum()), 1)
+        loss = self.gradient(batch)
+        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise RunError(
+                f"update {step}: the loss is {loss.item():.4g} and its gradient's norm "
+                f"{norm.item():.4g}; lower train.learning_rate or train.clip_norm"
+            )
+        self.optimizer.step()
+        terms = {name: value.item() for name, value in elbo.terms.items()}
+        kl = terms.pop("latent", 0.0)
+        row = {"loss": loss.item(), "kl": kl / (elbo.kl_weight or 1.0), **terms}
+        if self.behaviour is not None:
+            row |= self.behaviour.update(self.model, self.beliefs(batch), step)
+        return row
+
+    @torch.no_grad()
+    def beliefs(self, batch: EpisodeBatch) -> Memory:
+        """m_t ~ q(. | o, a) of every observed frame of a batch, (frames, ...)."""
+        with self.guide:
+            followed = self.model.follow(batch)
+        return Memory(*(x[batch.observed] for x in followed))
+
+    def state(self) -> dict[str, Any]:
+        """Parameters and optimisers, to go on from."""
+        state = {
+            "parameters": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.behaviour is not None:
+            state["behaviour"] = {
+                "parameters": self.behaviour.state_dict(),
+                "optimizers": [o.state_dict() for o in self.behaviour.optimizers],
+            }
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.modules.load_state_dict(state["parameters"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.behaviour is not None:
+            self.behaviour.load_state_dict(state["behaviour"]["parameters"])
+            for optimizer, saved in zip(
+                self.behaviour.optimizers, state["behaviour"]["optimizers"], strict=True
+            ):
+                optimizer.load_state_dict(saved)
+
+    def save_weights(self, path: Path) -> None:
+        """Write the world model as `Run.load` reads it, and actor and critic beside it."""
+        checkpoint.save_weights(path / checkpoint.WEIGHTS, self.modules.state_dict(), self.card)
+        if self.behaviour is not None:
+            checkpoint.save_weights(path / BEHAVIOUR, self.behaviour.state_dict(), self.card)

@@ -1,0 +1,116 @@
+"""A run of `act` read back: its environment, its options, and the agent that has learned there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+import xarray as xr
+
+from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name, play
+from pyro_animacy.acting.behaviour import Behaviour
+from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.environments.make import make
+from pyro_animacy.errors import RunError
+from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.config import parsed
+from pyro_animacy.infer.loop import stream
+from pyro_animacy.infer.run import Run, read_settings
+from pyro_animacy.models.world_model import Sight
+
+BEHAVIOUR = "behaviour.safetensors"
+
+
+def make_env(environment: str, config: ActConfig, *, render: bool = False) -> gymnasium.Env:
+    """The environment as the agent of these options sees it."""
+    c = config
+    return make(
+        environment, pixels=c.pixels, size=c.size, action_repeat=c.action_repeat, render=render
+    )
+
+
+def read_acting(path: Path) -> tuple[str, ActConfig]:
+    """The environment and the options of a run of `act`.
+
+    Raises:
+        RunError: If the folder is not that of such a run.
+    """
+    settings = read_settings(path)
+    acting = settings.get("acting")
+    if not isinstance(acting, dict) or "environment" not in acting:
+        raise RunError(
+            f"{path}: a run of `fit`, whose model has not learned to act; give one of `act`"
+        )
+    options = {name: value for name, value in acting.items() if name != "environment"}
+    options |= {name: settings[name] for name in ("model", "train")}
+    return str(acting["environment"]), parsed({"acting": options}, {"acting": ActConfig}).acting
+
+
+def load_agent(path: Path, env: gymnasium.Env) -> Agent:
+    """The agent that a run has learned, to act in an environment.
+
+    Raises:
+        RunError: If the folder is not that of a run of `act`, a file is missing or damaged, or the
+            environment is another.
+    """
+    _, config = read_acting(path)
+    run, controls = Run.load(path), Controls.of(env)
+    check_env(env, run.card.sight)
+    if not config.dreams:
+        choose: Any = Planned(run.model, config.planner, controls)
+    else:
+        behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
+        behaviour.load_state_dict(checkpoint.load_weights(path / BEHAVIOUR)[0])
+        choose = Acted(behaviour.actor)
+    return Agent(run.guide, choose, controls, bits=config.bits, exploration=config.exploration)
+
+
+def check_env(env: gymnasium.Env, sight: Sight) -> None:
+    """Raise RunError if an environment is not the one a world model was fitted in."""
+    shape: tuple[int, ...] = env.observation_space.shape or ()
+    shape = (shape[-1], *shape[:-1]) if len(shape) == 3 else shape
+    for what, has, wanted in (
+        ("shows observations of shape", shape, tuple(sight.shape)),
+        ("has controls:", Controls.of(env).size, sight.actions),
+    ):
+        if has != wanted:
+            raise RunError(
+                f"{env_name(env)} {what} {has}, and the run's world model is of {wanted}: it was "
+                "fitted in another environment"
+            )
+
+
+def evaluation(
+    make_env: Callable[[], gymnasium.Env],
+    agent_of: Callable[[list[gymnasium.Env]], Any],
+    episodes: int,
+    *,
+    seed: int,
+    fps: float,
+    each_step: Callable[[], object] | None = None,
+) -> list[xr.Dataset]:
+    """Episodes without exploration, side by side.
+
+    Args:
+        make_env: Makes an environment.
+        agent_of: Gives what acts in these environments.
+        episodes: How many.
+        seed: It and the number of an episode decide how that begins.
+        fps: Frames per second.
+        each_step: Called after every step; may raise to stop.
+    """
+    seeds = [stream(seed, i, 2) % 2**31 for i in range(episodes)]
+    envs = [make_env() for _ in seeds]
+    torch.manual_seed(stream(seed, 0, 3))
+    try:
+        return play(envs, agent_of(envs), seeds, fps=fps, each_step=each_step)
+    finally:
+        for env in envs:
+            env.close()
+
+
+def frames_per_second(env: gymnasium.Env) -> float:
+    """How often the agent acts: the environment's rate, less repetition; 1 where none is known."""
+    rate = env.metadata.get("render_fps")
+    return float(rate) if rate else 1.0
