@@ -7,6 +7,8 @@ World Models' (Ha & Schmidhuber 2018, appendix A.1), which PlaNet and Dreamer to
     decoder  latent -> dense 1024 x 1 x 1 -> 128 x 5 x 5 -> 64 x 13 x 13 -> 32 x 30 x 30
              -> 3 x 64 x 64, kernels of 5, 5, 6, 6, stride 2, ReLU between
 
+These are of 32 filters; a network of fewer has all channels in proportion, but those of colour.
+
 From a grid of g cells in place of the one, the decoder gives 16 g + 48 pixels. For another size it
 takes the smallest grid that reaches it, and what is over is cut off evenly on both sides: 60 x 80
 is 64 x 80, from a grid of 1 x 2, less two rows at the top and two at the bottom.
@@ -46,29 +48,33 @@ class ImageEncoder(nn.Module):
         height: Rows of an image.
         width: Columns of an image.
         channels: 3 for colour.
+        filters: n, channels of the first convolution; each later one has twice as many.
 
     Attributes:
-        features: F, the size of the output: 1024 for 64 x 64.
+        features: F, the size of the output: 32 n for 64 x 64.
 
     Raises:
         ConfigError: If the images are too small.
     """
 
-    def __init__(self, height: int = 64, width: int = 64, channels: int = 3) -> None:
+    def __init__(
+        self, height: int = 64, width: int = 64, channels: int = 3, filters: int = 32
+    ) -> None:
         super().__init__()
         check_size(height, width)
+        n = filters
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 32, 4, stride=2), nn.ReLU(inplace=True),
-            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(inplace=True),
-            nn.Conv2d(64, 128, 4, stride=2), nn.ReLU(inplace=True),
-            nn.Conv2d(128, 256, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(channels, n, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(n, 2 * n, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(2 * n, 4 * n, 4, stride=2), nn.ReLU(inplace=True),
+            nn.Conv2d(4 * n, 8 * n, 4, stride=2), nn.ReLU(inplace=True),
         )  # fmt: skip
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 _start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
         for _ in range(4):
             height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
-        self.features = 256 * height * width
+        self.features = 8 * n * height * width
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the features (..., F)."""
@@ -86,6 +92,7 @@ class ImageDecoder(nn.Module):
         channels: 3 for colour.
         squash: End in a sigmoid, for the mean of pixels in [0, 1]; otherwise the output is any
             number, as PlaNet has it for pixels in [-1/2, 1/2].
+        filters: n, channels before the last convolution; each earlier one has twice as many.
 
     Raises:
         ConfigError: If the images are too small for the encoder.
@@ -99,17 +106,20 @@ class ImageDecoder(nn.Module):
         channels: int = 3,
         *,
         squash: bool = False,
+        filters: int = 32,
     ) -> None:
         super().__init__()
         check_size(height, width)
         self.size = height, width
         self.grid = tuple(math.ceil(max(side - 48, 1) / 16) for side in self.size)
-        self.dense = nn.Linear(inputs, 1024 * math.prod(self.grid))
+        n = filters
+        self.cells = 32 * n
+        self.dense = nn.Linear(inputs, self.cells * math.prod(self.grid))
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(1024, 128, 5, stride=2), nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(128, 64, 5, stride=2), nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(64, 32, 6, stride=2), nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(32, channels, 6, stride=2),
+            nn.ConvTranspose2d(self.cells, 4 * n, 5, stride=2), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(4 * n, 2 * n, 5, stride=2), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(2 * n, n, 6, stride=2), nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(n, channels, 6, stride=2),
             nn.Sigmoid() if squash else nn.Identity(),
         )  # fmt: skip
         _start(self.dense, inputs, gain=1)
@@ -124,7 +134,7 @@ class ImageDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Return the mean image (..., channels, H, W)."""
         batch, (height, width) = latent.shape[:-1], self.size
-        cells = self.dense(latent).reshape(-1, 1024, *self.grid)
+        cells = self.dense(latent).reshape(-1, self.cells, *self.grid)
         image = self.layers(cells)
         top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
         image = image[..., top : top + height, left : left + width]

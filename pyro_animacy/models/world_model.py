@@ -63,6 +63,8 @@ class WorldModelConfig(DynamicsConfig):
             ranges of a pixel, or standard deviations of each feature of a vector; null learns one
             number for all. 1 for images is PlaNet's sum of squares.
         reward_weight: w_r, weight of the log density of the reward.
+        filters: Channels of the image networks' widest pictures, see `pyro_animacy.images`; 32 in
+            the papers. Work goes with its square.
         encoder: Sizes of the network that a vector goes through before the guide sees it.
         decoder: Sizes of the network of a vector's mean.
         reward: Sizes of the network of the reward's mean.
@@ -71,6 +73,7 @@ class WorldModelConfig(DynamicsConfig):
 
     observation_scale: float | None = None
     reward_weight: float = 1.0
+    filters: int = 32
     encoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
     decoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
     reward: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
@@ -87,6 +90,8 @@ class WorldModelConfig(DynamicsConfig):
             raise ConfigError(
                 f"model.observation_scale is {self.observation_scale}; expected it positive or null"
             )
+        if not self.filters >= 1:
+            raise ConfigError(f"model.filters is {self.filters}; expected at least 1")
         if not self.reward_weight >= 0:
             raise ConfigError(f"model.reward_weight is {self.reward_weight}; expected 0 or more")
 
@@ -139,7 +144,9 @@ class WorldModel(nn.Module):
         if sight.image:
             channels, height, width = sight.shape
             check_size(height, width)
-            self.decoder = ImageDecoder(features, height, width, channels, squash=False)
+            self.decoder = ImageDecoder(
+                features, height, width, channels, squash=False, filters=config.filters
+            )
         else:
             self.decoder = Stack(features, sight.shape[0], config.decoder)
         self.raw_scale: nn.Parameter | None = None
@@ -257,14 +264,14 @@ class WorldModelGuide(DynamicsGuide):
     """
 
     def __init__(self, model: WorldModel) -> None:
-        shape, sizes = model.sight.shape, model.config.encoder
+        shape, config = model.sight.shape, model.config
         if model.sight.image:
             channels, height, width = shape
-            encoder: nn.Module = ImageEncoder(height, width, channels)
+            encoder: nn.Module = ImageEncoder(height, width, channels, config.filters)
             super().__init__(model, encoder.features)  # type: ignore[arg-type]
         else:
-            encoder = Stack(shape[0], sizes.hidden, sizes)
-            super().__init__(model, sizes.hidden)
+            encoder = Stack(shape[0], config.encoder.hidden, config.encoder)
+            super().__init__(model, config.encoder.hidden)
         self.encoder = encoder
 
     def posterior(self, prior: Independent, evidence: Evidence | Ahead) -> Independent:
