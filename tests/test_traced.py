@@ -1,5 +1,8 @@
 """Recorded steps against the programs they are recorded from."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from variants import CONFIGS, build, recording
@@ -112,3 +115,49 @@ def test_batches_of_episodes(rewards):
     )  # fmt: skip
     for seed in (0, 1):
         assert_same(record, program, batch, seed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", ["small", "closed_loop", "rssm", "categorical"])
+def test_a_captured_record_is_the_program(name):
+    program, captured = both(name)
+    for way in (program, captured):
+        for module in (way.bound.model, way.bound.guide):
+            module.cuda()
+    for seed in range(3):
+        batch = recording(9, 4, seed=seed).to(torch.device("cuda"))
+        assert_same(captured, program, batch, seed)
+        with torch.no_grad():
+            for p in program.parameters:
+                p.mul_(0.97)
+
+
+def test_a_capture_reads_what_it_is_given(monkeypatch):
+    """Without a GPU: what a replay would do is done by hand, on the buffers that it would read."""
+    program, record = both("closed_loop")
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for attribute, value in {
+        "Stream": lambda _: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda _: nullcontext(),
+        "device": lambda _: nullcontext(),
+        "graph": lambda _: nullcontext(),
+        "CUDAGraph": SimpleNamespace,
+    }.items():
+        monkeypatch.setattr(torch.cuda, attribute, value)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
+    record(recording(9, 4, seed=5))
+    ((key, (found, names)),) = record.records.items()
+    weights = [torch.ones((), dtype=torch.float64) for _ in range(2)]
+    captured = traced._Captured(found, record.parameters, weights, list(recording(9, 4, seed=6)))
+
+    def replay():
+        with torch.no_grad():
+            inputs = captured.inputs[:2], captured.inputs[2:]
+            captured.outputs = found(record.parameters, *inputs)
+
+    captured.graph.replay = replay
+    record.records[key] = captured, names
+    for seed in range(3):
+        assert_same(record, program, recording(9, 4, seed=seed), seed)

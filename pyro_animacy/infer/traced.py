@@ -13,6 +13,10 @@ that of the program to the bit; its gradient to rounding, since the record is th
 
 and where the parts of a weight's are large, so that to copy them costs more than to call, each
 product is added to the sum of those before it, where it stands (`addmm_`).
+
+On a GPU the list is captured as one CUDA graph, whose launch is one in place of thousands: there
+the loop over time is bound by launches. Weights of the loss and the batch are copied to where the
+graph reads them; the generator's state is read at each launch.
 """
 
 from collections import defaultdict
@@ -47,7 +51,7 @@ class Gradient:
     def __init__(self, elbo: ScaledELBO, model: Module, guide: Module, *, traced: bool) -> None:
         self.elbo, self.bound, self.traced = elbo, elbo(model, guide), traced
         self.parameters = [p for p in self.bound.parameters() if p.requires_grad]
-        self.records: dict[Any, tuple[GraphModule, list[str]]] = {}
+        self.records: dict[Any, tuple[Any, list[str]]] = {}
 
     def __call__(self, batch: Any) -> Tensor:
         """Return the loss; ``.grad`` of parameters and ``elbo.terms`` are those of the batch."""
@@ -62,7 +66,11 @@ class Gradient:
         like = self.parameters[0]
         weights = [like.new_tensor(x) for x in (self.elbo.kl_weight, self.elbo.scale)]
         if key not in self.records:
-            self.records[key] = self._record(batch, weights, tensors)
+            found, terms_of = self._record(batch, weights, tensors)
+            captured = (
+                _Captured(found, self.parameters, weights, tensors) if like.is_cuda else found
+            )
+            self.records[key] = captured, terms_of
         record, names = self.records[key]
         with torch.no_grad():
             loss, terms, gradients = record(self.parameters, weights, tensors)
@@ -108,6 +116,45 @@ class Gradient:
         record.graph.eliminate_dead_code()
         record.recompile()
         return record, names
+
+
+class _Captured:
+    """A record as a CUDA graph of the same arguments; what it returns is overwritten by the next.
+
+    Args:
+        record: The operations.
+        parameters: Of the model, which the graph reads where they are.
+        weights: Of the loss.
+        tensors: Of a batch.
+    """
+
+    def __init__(
+        self,
+        record: GraphModule,
+        parameters: list[Tensor],
+        weights: list[Tensor],
+        tensors: list[Tensor],
+    ) -> None:
+        self.inputs = [x.clone() for x in (*weights, *tensors)]
+        given = self.inputs[: len(weights)], self.inputs[len(weights) :]
+        device = self.inputs[0].device
+        aside = torch.cuda.Stream(device)
+        # what is drawn while capturing is no draw of the training
+        with torch.no_grad(), torch.random.fork_rng([device]), torch.cuda.device(device):
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # libraries set themselves up at their first calls
+                for _ in range(3):
+                    record(parameters, *given)
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = record(parameters, *given)
+
+    def __call__(self, _: list[Tensor], weights: list[Tensor], tensors: list[Tensor]) -> Any:
+        for mine, given in zip(self.inputs, (*weights, *tensors), strict=True):
+            mine.copy_(given)
+        self.graph.replay()
+        return self.outputs
 
 
 @contextmanager

@@ -23,16 +23,21 @@ from pyro_animacy.errors import ConfigError
 
 
 class OneHot(OneHotCategoricalStraightThrough):
-    """As its base, drawn without a look at the values of the draw.
+    """As its base, drawn without a look at the values of the draw or of the probabilities.
 
-    `torch.nn.functional.one_hot` has one to check them, which a recorded step cannot take and for
-    which a GPU must wait.
+    `torch.multinomial` and `torch.nn.functional.one_hot` take one to check them, for which a GPU
+    must wait, and which a recorded step cannot take.
     """
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw one-hot vectors (*sample_shape, ..., K), from the same random numbers."""
-        k = self._categorical.sample(sample_shape).unsqueeze(-1)
-        return (k == torch.arange(self.event_shape[0], device=k.device)).to(self.logits)
+        """Draw one-hot vectors (*sample_shape, ..., K); of one draw as multinomial does.
+
+        Of exponential times with rates p_k the first is that of k with probability p_k.
+        """
+        p = self.probs.expand(self._extended_shape(sample_shape)).detach()
+        waited = torch.empty_like(p, memory_format=torch.contiguous_format).exponential_()
+        k = (p / waited).argmax(-1, keepdim=True)
+        return (k == torch.arange(p.shape[-1], device=p.device)).to(p)
 
 
 def categorical(logits: Tensor, unimix: float = 0.0) -> Independent:
