@@ -1,16 +1,21 @@
 """The commands of agents that act: ``act``, ``evaluate``, ``video``, ``direct``.
 
-What they call needs gymnasium, an extra: so it is imported where it is called.
+What the first three call needs gymnasium, an extra: so it is imported where it is called.
 """
 
+import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.acting.config import ACT_PRESETS, ActConfig
-from pyro_animacy.command import Command, Defaults
+from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
+from pyro_animacy.command import Command, Defaults, refuse_existing
+from pyro_animacy.command_data import add_run, asked_for
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import parsed
+from pyro_animacy.infer.run import METRICS, Run
 
 ENVIRONMENTS = (
     "Chase-v0, Soccer-v0, an environment of gymnasium (Pendulum-v1, CarRacing-v3) or a task of "
@@ -59,12 +64,9 @@ def _act(chosen: Namespace) -> None:
 
 def _learned(path: Path) -> str:
     """What an agent's log says of it, in a few lines."""
-    import json
-
-    from pyro_animacy.infer.run import METRICS
-
     rows = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
-    lines = [f"wrote {path}: {len(rows)} episodes, {rows[-1]['frames']} frames"]
+    frames = f", {rows[-1]['frames']} frames" if rows else ""
+    lines = [f"wrote {path}: {len(rows)} episodes{frames}"]
     for row in rows:
         if "evaluation_return" in row:
             lines.append(
@@ -95,17 +97,93 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
 def _evaluate(chosen: Namespace) -> None:
     from pyro_animacy.acting.evaluate import evaluate
 
-    if chosen.episodes < 1:
-        raise ConfigError(f"--episodes is {chosen.episodes}; expected at least 1")
     found = evaluate(
         chosen.run, episodes=chosen.episodes, seed=chosen.seed, simulator=chosen.simulator
     )
     print(found.text())
 
 
+def _video_parser(_: Defaults) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Let an agent play, and show side by side what was recorded, what its world model "
+            "makes of it, and what that predicts without seeing it. "
+            "Example: pyro-animacy video runs/chase --open-loop 25 --out chase.gif"
+        ),
+    )
+    parser.add_argument("run", type=str, help="folder of `act`")
+    parser.add_argument("--out", type=str, required=True, help="GIF or MP4 file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--open_loop", "--open-loop", type=int, default=25, metavar="K",
+        help="frames that are predicted without seeing any (default: 25)",
+    )  # fmt: skip
+    parser.add_argument("--context", type=int, default=5, help="frames seen before them")
+    parser.add_argument("--episodes", type=int, default=1, help="episodes, one after the other")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes")
+    return parser
+
+
+def _video(chosen: Namespace) -> None:
+    from pyro_animacy.acting.video import video
+
+    refuse_existing(chosen.out, chosen.overwrite)
+    out = video(
+        chosen.run, chosen.out, open_loop=chosen.open_loop, context=chosen.context,
+        episodes=chosen.episodes, seed=chosen.seed,
+    )  # fmt: skip
+    print(f"wrote {out}")
+
+
+def _direct_parser(_: Defaults) -> ArgumentParser:
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=(
+            "Make displays in which one body pursues a goal and all else goes on as the run moves: "
+            "chase, flee, follow or guard, with a chosen subtlety. Writes OUT/displays.nc and "
+            "OUT/displays.gif. Example: pyro-animacy direct runs/chase "
+            "--objective 'chase:big_triangle->little_triangle' --subtlety 30 --out displays"
+        ),
+    )
+    add_run(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder to write")
+    parser.add_argument(
+        "--objective", type=str, required=True, metavar="NAME:A->B",
+        help="chase, flee, follow or guard, and which body pursues which",
+    )  # fmt: skip
+    parser.add_argument(
+        "--subtlety", type=float, default=0.0,
+        help="degrees within which A's heading deviates from the straight one (default: 0)",
+    )  # fmt: skip
+    parser.add_argument("--frames", type=int, default=200, help="frames of each display")
+    parser.add_argument("--displays", type=int, default=8, help="number of displays")
+    parser.add_class_arguments(DirectConfig, "direct")
+    return parser
+
+
+def _direct(chosen: Namespace) -> None:
+    refuse_existing(str(Path(chosen.out) / "displays.nc"), chosen.overwrite)
+    run = Run.load(chosen.run)
+    if isinstance(run.card, EpisodeCard):
+        raise ConfigError(
+            f"{run.path}: its model {run.card.model} is of episodes, and `direct` is of scenes of "
+            "moving bodies"
+        )
+    recordings, _ = asked_for(run, chosen)
+    options = parsed({"direct": chosen.direct.as_dict()}, {"direct": DirectConfig}).direct
+    displays = direct(
+        run, objective=chosen.objective, subtlety=chosen.subtlety, frames=chosen.frames,
+        displays=chosen.displays, seed=chosen.seed, recordings=recordings, config=options,
+    )  # fmt: skip
+    files = save(displays, chosen.out, overwrite=chosen.overwrite)
+    print(summary_text(run, displays, seed=chosen.seed))
+    print(f"wrote {' and '.join(map(str, files))}")
+
+
 COMMANDS = {
     "act": Command("learn to act in an environment", _act_parser, _act),
-    "evaluate": Command(
-        "returns of an agent, and what they are worth", _evaluate_parser, _evaluate
-    ),
+    "evaluate": Command("returns of an agent, and their worth", _evaluate_parser, _evaluate),
+    "video": Command("what an agent saw, and what it expected", _video_parser, _video),
+    "direct": Command("displays in which a body pursues a goal", _direct_parser, _direct),
 }

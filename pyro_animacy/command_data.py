@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.data.episodes import read_episodes, variables_of
 from pyro_animacy.data.readers import read_trajectories
@@ -16,6 +16,11 @@ from pyro_animacy.infer.episodes import suited_episodes
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
 from pyro_animacy.models import FAMILIES, family
 
+DATA_HELP = (
+    "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
+    "several files, or a folder of files of one kind; 'metrica' is the bundled sample. Of the "
+    "models image_vae, world_model and agent_control_vae: episodes, netCDF or npz"
+)
 DATA_OPTIONS = {
     "bodies": (
         str,
@@ -189,3 +194,18 @@ def _columns(text: str) -> dict[str, str]:
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
         raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
     return {role.strip(): name.strip() for role, name in pairs}
+
+
+def add_run(parser: ArgumentParser) -> None:
+    """What every command that draws from a run takes."""
+    parser.add_argument("run", type=str, help="folder of a fit")
+    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    add_data_options(parser)
+
+
+def add_data_options(parser: ArgumentParser) -> None:
+    """The options of how recordings are read."""
+    for name, (kind, text) in DATA_OPTIONS.items():
+        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)

@@ -11,7 +11,16 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy import command_acting
 from pyro_animacy.command import Command, Defaults, refuse_existing
-from pyro_animacy.command_data import DATA_OPTIONS, asked_for, data_of_run, data_options, read_data
+from pyro_animacy.command_data import (
+    DATA_HELP,
+    DATA_OPTIONS,
+    add_data_options,
+    add_run,
+    asked_for,
+    data_of_run,
+    data_options,
+    read_data,
+)
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
@@ -40,11 +49,6 @@ from pyro_animacy.infer.run import Run, read_settings
 from pyro_animacy.infer.summary import summary_text
 from pyro_animacy.models import FAMILIES
 
-DATA_HELP = (
-    "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
-    "several files, or a folder of files of one kind; 'metrica' is the bundled sample. Of the "
-    "models image_vae, world_model and agent_control_vae: episodes, netCDF or npz"
-)
 OF_SCENES = {"draws": "100", "sections": ",".join(SECTIONS)}  # of criticise, and their defaults
 
 
@@ -74,7 +78,7 @@ def _fit_parser(defaults: Defaults) -> ArgumentParser:
         "(default: small)",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    _add_data_options(parser)
+    add_data_options(parser)
     parser.add_argument("--model", type=type(config.model), default=config.model)
     parser.add_argument("--train", type=type(config.train), default=config.train)
     return parser
@@ -90,7 +94,7 @@ def _sample_parser(_: Defaults) -> ArgumentParser:
             "rewards; generated and forecast under the actions that were recorded."
         ),
     )
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--mode", type=str, default="generate",
                         help="reconstruct, forecast or generate (default)")  # fmt: skip
@@ -113,7 +117,7 @@ def _criticise_parser(_: Defaults) -> ArgumentParser:
             "what the latent variable does, and evidence that bodies are agents."
         ),
     )
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--out", type=str, default="report.html", help="HTML file to write")
     parser.add_argument(
         "--sections", type=str, default=",".join(SECTIONS),
@@ -135,7 +139,7 @@ def _score_parser(_: Defaults) -> ArgumentParser:
             "arrays (.nc). Example: pyro-animacy score runs/tandem --out scores.csv"
         ),
     )
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="file to write: .csv or .nc")
     parser.add_argument(
         "--draws", type=int, default=128,
@@ -174,7 +178,7 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
         help="also fit each run's model again at N moments of its one to four recordings, or of "
         "--recordings, and score what comes next; takes N fits of each run, kept in OUT",
     )  # fmt: skip
-    _add_data_options(parser)
+    add_data_options(parser)
     return parser
 
 
@@ -199,20 +203,6 @@ def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
-
-
-def _add_run(parser: ArgumentParser) -> None:
-    """What every command that draws from a run takes."""
-    parser.add_argument("run", type=str, help="folder of a fit")
-    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    _add_data_options(parser)
-
-
-def _add_data_options(parser: ArgumentParser) -> None:
-    for name, (kind, text) in DATA_OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind | None, default=None, help=text)
 
 
 def _fit(chosen: Namespace) -> None:

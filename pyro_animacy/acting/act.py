@@ -21,13 +21,14 @@ import dataclasses
 import json
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from pyro_animacy.acting.agent import AtRandom, Controls, play, returned
+from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
 from pyro_animacy.acting.config import ActConfig
 from pyro_animacy.acting.learner import Learner
 from pyro_animacy.acting.replay import Replay
@@ -39,6 +40,8 @@ from pyro_animacy.acting.run import (
     make_env,
     read_acting,
 )
+from pyro_animacy.errors import RunError
+from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
@@ -49,11 +52,11 @@ from pyro_animacy.infer.traced import no_validation
 
 EPISODES = "episodes"  # folder of the replay in that of the run
 SAVE_EVERY = 30.0  # seconds
-STATE = {"step", "seconds", "episodes"}
+STATE = {"step", "seconds", "episodes", "terms"}
 
 
 class Acting:
-    """The loop and its state: what was learned, updates done, episodes collected.
+    """The loop and its state: what was learned, updates done, their terms, episodes collected.
 
     Args:
         environment: Name of the environment, see `make`.
@@ -72,6 +75,7 @@ class Acting:
         self.fps = frames_per_second(self.env)
         self.replay = Replay(path / EPISODES, fps=self.fps, memory=config.replay_memory)
         self.step, self.seconds = 0, 0.0
+        self.terms: list[dict[str, float]] = []  # of the updates since the last episode
         self.rows: list[dict[str, Any]] = []
         self.caught: list[int] = []
         self.learner: Learner | None = None
@@ -93,49 +97,59 @@ class Acting:
             signals() as self.caught,
             torch.random.fork_rng(gpu),
             no_validation(),
+            closing(self.env),
             bar,
         ):
             while len(self.replay) < c.episodes:
                 n = len(self.replay)
-                row: dict[str, Any] = {"episode": n}
-                if n >= c.seed_episodes:
-                    row |= self.learn(n, bar)
-                row |= self.collect(n)
-                bar.update()
-                evaluate = (n + 1) % c.evaluate_every == 0 or n + 1 == c.episodes
-                if evaluate and self.learner is not None:
-                    row |= self.evaluate(n)
-                    bar.set_postfix(evaluation=f"{row['evaluation_return']:.1f}")
+                row = self.turn(n, bar)
                 row["seconds"] = self.seconds = round(time.monotonic() - began, 2)
                 self.rows.append(row)
+                self.terms = []
                 if board is not None:
                     for name, value in row.items():
                         if isinstance(value, int | float):
                             board.add_scalar(name, value, n)
-                if self.learner is not None and (
-                    evaluate or time.monotonic() - saved >= SAVE_EVERY
-                ):
+                due = "evaluation_return" in row or time.monotonic() - saved >= SAVE_EVERY
+                if self.learner is not None and due:
                     self.save(n + 1)
                     saved = time.monotonic()
         self.save(len(self.replay))
 
+    def turn(self, n: int, bar: Any) -> dict[str, Any]:
+        """Learn what is due, collect episode ``n``, evaluate now and then; returns what to log."""
+        c, row = self.config, dict[str, Any](episode=n)
+        if n >= c.seed_episodes:
+            row |= self.learn(n, bar)
+        try:
+            row |= self.collect(n)
+            bar.update()
+            evaluate = (n + 1) % c.evaluate_every == 0 or n + 1 == c.episodes
+            if evaluate and self.learner is not None:
+                row |= self.evaluate(n)
+                bar.set_postfix(evaluation=f"{row['evaluation_return']:.1f}")
+        except WorldError as error:
+            self.save(n)
+            raise RunError(
+                f"{error}. All before episode {n} is saved; when the environment is mended, go on "
+                f"with: pyro-animacy act --resume {self.path}"
+            ) from error
+        return row
+
     def learn(self, n: int, bar: Any) -> dict[str, float]:
         """The updates due before episode ``n``; returns the mean of their terms."""
         learner, c = self.learner or self.begin(), self.config
-        due, found = (n - c.seed_episodes + 1) * c.updates, []
+        due = (n - c.seed_episodes + 1) * c.updates
         bar.set_description("act: learn")
         while self.step < due:
             generator = torch.Generator().manual_seed(stream(c.train.seed, self.step))
             batch = self.replay.sample(c.train.batch_size, c.train.window, generator, bits=c.bits)
             torch.manual_seed(stream(c.train.seed, self.step) + 1)
-            found.append(learner.update(batch, self.step))
+            self.terms.append(learner.update(batch, self.step))
             self.step += 1
             self._stop_if_asked(n)
-        return (
-            {name: sum(row[name] for row in found) / len(found) for name in found[-1]}
-            if (found)
-            else {}
-        )
+        terms = self.terms
+        return {name: sum(each[name] for each in terms) / len(terms) for name in terms[-1]}
 
     def begin(self) -> Learner:
         """Build what is to be learned, by what the seed episodes show."""
@@ -189,7 +203,7 @@ class Acting:
         """Write everything needed to go on, with so many episodes collected."""
         state: dict[str, Any] = {
             "format": checkpoint.FORMAT,
-            "step": self.step, "seconds": self.seconds, "episodes": episodes,
+            "step": self.step, "seconds": self.seconds, "episodes": episodes, "terms": self.terms,
         }  # fmt: skip
         if self.learner is not None:
             state |= self.learner.state()
@@ -200,12 +214,21 @@ class Acting:
         checkpoint.save_trainer(self.path / checkpoint.TRAINER, state)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `save` wrote; episodes collected after it are collected again."""
-        self.step, self.seconds = state["step"], state["seconds"]
+        """Take up what `save` wrote; episodes collected after it are collected again.
+
+        Raises:
+            RunError: If it is of another model, or of another environment.
+        """
+        self.step, self.seconds, self.terms = state["step"], state["seconds"], state["terms"]
         self.replay.truncate(state["episodes"])
         file = self.path / METRICS
-        lines = file.read_text().splitlines() if file.is_file() else []
-        self.rows = [row for row in map(json.loads, lines) if row["episode"] < state["episodes"]]
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            self.rows = [row for row in rows if row["episode"] < state["episodes"]]
+        except FileNotFoundError:
+            self.rows = []
+        except (ValueError, TypeError, KeyError):
+            raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
         if "parameters" in state:
             self.begin().load(state)
 
@@ -232,19 +255,23 @@ def act(
         The folder.
 
     Raises:
-        ConfigError: If the environment does not exist, or cannot be acted in.
+        ConfigError: If the environment does not exist, or cannot be acted in, or images are too
+            small.
         RunError: If ``out`` exists or cannot be written, the loss stops being a number, or the
             environment fails.
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume_acting` goes on.
     """
     path = Path(out)
-    make_env(environment, config).close()  # fail now, before anything is written
+    with closing(make_env(environment, config)) as env:  # fail now, before anything is written
+        Controls.of(env)
+    pick_device(config.train.device)
+    if config.pixels:
+        check_size(config.size, config.size)
     make_folder(path, overwrite)
-    shutil.rmtree(path / EPISODES, ignore_errors=True)
-    (path / BEHAVIOUR).unlink(missing_ok=True)
     save_settings(
         path, "world_model", config.model, config.train, acting=_acting(environment, config)
     )
+    _forget(path)
     Acting(environment, config, path, progress=progress).run()
     return path
 
@@ -264,6 +291,19 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
         loop.replay.truncate(0)
     loop.run()
     return path
+
+
+def _forget(path: Path) -> None:
+    """Delete what a run of `act` that is replaced has, and one of `fit` has not."""
+    try:
+        (path / BEHAVIOUR).unlink(missing_ok=True)
+        if (path / EPISODES).exists():
+            shutil.rmtree(path / EPISODES)
+    except OSError as error:
+        raise RunError(
+            f"{path}: its episodes cannot be deleted ({error}); delete them, or choose another "
+            "--out"
+        ) from error
 
 
 def _acting(environment: str, config: ActConfig) -> dict[str, Any]:

@@ -26,6 +26,10 @@ from pyro_animacy.models.program import Evidence, Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
 
 
+class WorldError(RunError):
+    """An environment raised, or gave a reward or an observation that is not finite."""
+
+
 class Controls(NamedTuple):
     """What can be done: ``size`` numbers in [-1, 1], or one of ``size`` discrete actions."""
 
@@ -37,15 +41,16 @@ class Controls(NamedTuple):
         """Those of an environment.
 
         Raises:
-            ConfigError: If its actions are neither numbers in [-1, 1] nor discrete.
+            ConfigError: If its actions are neither numbers in [-1, 1] nor discrete from 0 on.
         """
         space: Any = env.action_space
-        if isinstance(space, gymnasium.spaces.Discrete):
+        if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
             return cls(int(space.n), True)
         if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
             return cls(space.shape[0], False)
         raise ConfigError(
-            f"actions of {env_name(env)} are {space}; expected a vector of numbers, or Discrete"
+            f"actions of {env_name(env)} are {space}; expected a vector of numbers, or "
+            "Discrete from 0 on"
         )
 
     def random(self, environments: int) -> Tensor:
@@ -59,8 +64,8 @@ class Controls(NamedTuple):
         if not noise:
             return action
         if self.discrete:
-            other = torch.rand(len(action), 1) < noise
-            return torch.where(other, self.random(len(action)), action)
+            other = (torch.rand(len(action), 1) < noise).to(action.device)
+            return torch.where(other, self.random(len(action)).to(action), action)
         return (action + noise * torch.randn_like(action)).clamp(-1, 1)
 
     def given(self, action: Tensor) -> Any:
@@ -114,7 +119,8 @@ class Planned:
     def _actions(self, controls: Tensor) -> Tensor:
         if not self.controls.discrete:
             return controls
-        return F.one_hot(controls.argmax(-1), self.controls.size).to(controls)
+        chosen = F.one_hot(controls.argmax(-1), self.controls.size).to(controls)
+        return chosen.where(controls.isfinite(), torch.nan)  # no plan is no action either
 
 
 class Acted:
@@ -233,7 +239,9 @@ def play(
         The episodes, in the schema of `pyro_animacy.data.episodes`, ends included.
 
     Raises:
-        RunError: If an environment raises, or gives a reward or an observation that is not finite.
+        WorldError: If an environment raises, or gives a reward or an observation that is not
+            finite.
+        RunError: If the agent's action is not a number.
     """
     controls = Controls.of(envs[0])
     agent.begin(len(envs))
@@ -253,7 +261,7 @@ class _Log:
     """One environment, and what has happened in it."""
 
     def __init__(self, env: gymnasium.Env, seed: int) -> None:
-        self.env = env
+        self.env, self.where = env, "reset"
         observation, _ = self._run(lambda: env.reset(seed=seed))
         self.observations = [self._checked(observation)]
         self.actions: list[Any] = []
@@ -261,11 +269,11 @@ class _Log:
         self.over = self.terminal = False
 
     def step(self, given: Any, action: Any) -> None:
+        self.where = f"step {len(self.actions)}"
         observation, reward, terminal, truncated, _ = self._run(lambda: self.env.step(given))
         if not np.isfinite(reward):
-            raise RunError(
-                f"{env_name(self.env)}: the reward of step {len(self.actions)} is {reward}; "
-                "expected a number. The episodes before this one are saved"
+            raise WorldError(
+                f"{env_name(self.env)}: the reward of {self.where} is {reward}; expected a number"
             )
         self.observations.append(self._checked(observation))
         self.actions.append(action)
@@ -291,10 +299,9 @@ class _Log:
         try:
             return call()
         except Exception as error:
-            at = len(getattr(self, "actions", []))
-            raise RunError(
-                f"{env_name(self.env)}: the environment raised {type(error).__name__} at step {at} "
-                f"({error}). The episodes before this one are saved"
+            raise WorldError(
+                f"{env_name(self.env)}: the environment raised {type(error).__name__} at "
+                f"{self.where} ({error})"
             ) from error
 
     def _checked(self, observation: Any) -> Any:
@@ -302,9 +309,9 @@ class _Log:
         if array.dtype != np.uint8:
             array = array.astype(np.float32)
             if not np.isfinite(array).all():
-                raise RunError(
-                    f"{env_name(self.env)}: an observation has numbers that are not finite; "
-                    "expected numbers. The episodes before this one are saved"
+                raise WorldError(
+                    f"{env_name(self.env)}: the observation of {self.where} is not finite in "
+                    f"{int((~np.isfinite(array)).sum())} of {array.size} places; expected numbers"
                 )
         return array
 

@@ -24,7 +24,9 @@ with likelihood exp(sum_t w_t V_t / eta); then with the actor for a guide
 
     ELBO = E_pi[ sum_t w_t V_t ] / eta - sum_t KL( pi(. | m_t) || uniform )
 
-whose maximum, at rho = 0 and w = 1, is the minimum of the loss above (tests/test_behaviour.py).
+whose maximum, at rho = 0 and w = 1, is the minimum of the loss above (tests/test_behaviour.py). Of
+its gradient one path is left out, as in the papers: what an action changes in what the actor sees
+later, since m_t is a constant to it.
 
 Hafner et al., Dream to Control, 2020, equations 4 to 8; Mastering Atari with Discrete World Models,
 2021, equations 3 to 6; Levine, Reinforcement Learning and Control as Probabilistic Inference, 2018.

@@ -7,6 +7,7 @@ search in the environment itself. All act in the same episodes: the same seeds, 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from pyro_animacy.acting.run import (
     read_acting,
 )
 from pyro_animacy.acting.simulator import TrueSimulator, identity
+from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.traced import no_validation
 
 # Of the search in the true simulator, where every candidate costs a step of the world.
@@ -68,11 +70,12 @@ class Evaluation(NamedTuple):
 
     @property
     def score(self) -> float | None:
-        """(agent - random) / (true simulator - random), of the means."""
+        """(agent - random) / (true simulator - random), of the means; NaN where those are equal."""
         if self.simulator is None:
             return None
-        base = self.random.mean()
-        return float((self.agent.mean() - base) / (self.simulator.mean() - base))
+        base = float(self.random.mean())
+        reach = float(self.simulator.mean()) - base
+        return (float(self.agent.mean()) - base) / reach if reach else float("nan")
 
     def text(self) -> str:
         """A table of means and their standard errors."""
@@ -111,17 +114,20 @@ def evaluate(
 
     Raises:
         RunError: If the folder is not that of a run of `act`, or its environment is another now.
-        ConfigError: If the environment cannot be simulated.
+        ConfigError: If a number cannot be used, or the environment cannot be simulated.
     """
+    for option, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ConfigError(f"{option} is {value}; expected at least {least}")
     environment, config = read_acting(Path(path))
     found: list[Any] = []
-    probe = make_env(environment, config)
-    agent, controls, fps = load_agent(Path(path), probe), Controls.of(probe), 1.0
-    fps = frames_per_second(probe)
-    limit = probe.spec.max_episode_steps if probe.spec else None
-    if simulator:
-        TrueSimulator(probe)  # fail now, not after minutes
-    probe.close()
+    with closing(make_env(environment, config)) as probe:
+        agent, controls, fps = (
+            load_agent(Path(path), probe), Controls.of(probe), frames_per_second(probe)
+        )  # fmt: skip
+        limit = probe.spec.max_episode_steps if probe.spec else None
+        if simulator:
+            _check_simulated(probe)
     actors = [lambda _: agent, lambda _: AtRandom(controls)]
     if simulator:
         actors.append(Simulated)
@@ -137,3 +143,11 @@ def evaluate(
             )  # fmt: skip
         found.append(returned(played))
     return Evaluation(found[0], found[1], found[2] if simulator else None)
+
+
+def _check_simulated(env: gymnasium.Env) -> None:
+    """Say now, not after minutes, that an environment cannot be searched in."""
+    try:
+        TrueSimulator(env)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or evaluate without it: --simulator false") from error

@@ -1,11 +1,13 @@
 """Goals of directed displays: which way a body would go, and how well it does.
 
 A goal is a direction g(s_t, a_t) for body A. With v = a^A_t, its typical (root mean square)
-displacement v_0 and w = v_0 / 4, a step is worth the cosine of its heading error,
+displacement v_0 and w = v_0 / 4, a step is worth the cosine of its heading error less a half,
 
-    R = |v|^2 / (|v|^2 + w^2)  |g| / sqrt(|g|^2 + v_0^2)  cos(angle(v) - angle(g) - delta)
+    R = |v|^2 / (|v|^2 + w^2)  |g| / sqrt(|g|^2 + v_0^2)  [cos(angle(v) - angle(g) - delta) - 1/2]
 
-and nothing at rest, where there is no heading, or on arrival, where there is nowhere to go.
+and nothing at rest, where there is no heading, or on arrival, where there is nowhere to go. So to
+rest is better than to go more than 60 degrees astray, and worse than to go less; without the half a
+body is paid for speed, and moves far more, and faster, than any that was recorded.
 
     chase    g = s^B - s^A                              flee    g = s^A - s^B
     follow   g = s^B + a^B - d h^B - s^A                d behind B, which heads for h^B
@@ -30,6 +32,7 @@ from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.run import suited
 
 Floats = npt.NDArray[np.float64]
+ASTRAY = 0.5  # cosine of the heading error at which moving is worth as much as resting
 MOVING = 0.25  # of the typical speed; a body that is slower has no heading to measure
 
 
@@ -60,8 +63,8 @@ class Goal(NamedTuple):
         along, across = (v * g).sum(-1), v[..., 1] * g[..., 0] - v[..., 0] * g[..., 1]
         turned = along * deviation.cos() + across * deviation.sin()  # |v| |g| cos(error - delta)
         fast, far = v.square().sum(-1), g.square().sum(-1)
-        moving = fast.sqrt() / (fast + (MOVING * self.speed) ** 2)  # |v|^2 / (|v|^2 + w^2) / |v|
-        return turned * moving / (far + self.speed**2).sqrt()
+        moved, away = fast + (MOVING * self.speed) ** 2, (far + self.speed**2).sqrt()
+        return fast.sqrt() * (turned - ASTRAY * (fast * far).sqrt()) / (moved * away)
 
 
 def _chase(position: Tensor, moves: Tensor, goal: Goal) -> Tensor:

@@ -1,5 +1,6 @@
 """What is learned by acting: the world model and, of Dreamer, actor and critic."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned
 from pyro_animacy.acting.behaviour import Behaviour
 from pyro_animacy.acting.config import ActConfig
-from pyro_animacy.acting.run import BEHAVIOUR
+from pyro_animacy.acting.run import BEHAVIOUR, fitting
 from pyro_animacy.data.episodes import EpisodeBatch
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
@@ -67,7 +68,11 @@ class Learner:
         )
 
     def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
-        """One update of everything from a batch of windows; returns the terms of the losses."""
+        """One update of everything from a batch of windows; returns the terms of the losses.
+
+        Raises:
+            RunError: If a loss is not finite.
+        """
         o, elbo = self.config.train, self.gradient.elbo
         batch = batch.to(self.device)
         elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
@@ -84,7 +89,14 @@ class Learner:
         kl = terms.pop("latent", 0.0)
         row = {"loss": loss.item(), "kl": kl / (elbo.kl_weight or 1.0), **terms}
         if self.behaviour is not None:
-            row |= self.behaviour.update(self.model, self.beliefs(batch), step)
+            found = self.behaviour.update(self.model, self.beliefs(batch), step)
+            if not all(map(math.isfinite, found.values())):
+                said = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+                raise RunError(
+                    f"update {step}: actor and critic have diverged ({said}); lower "
+                    "behaviour.actor_rate, behaviour.critic_rate or behaviour.clip_norm"
+                )
+            row |= found
         return row
 
     @torch.no_grad()
@@ -108,15 +120,20 @@ class Learner:
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
-        self.modules.load_state_dict(state["parameters"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.behaviour is not None:
-            self.behaviour.load_state_dict(state["behaviour"]["parameters"])
-            for optimizer, saved in zip(
-                self.behaviour.optimizers, state["behaviour"]["optimizers"], strict=True
-            ):
-                optimizer.load_state_dict(saved)
+        """Take up what `state` returned.
+
+        Raises:
+            RunError: If it is of another model, actor or critic.
+        """
+        with fitting("the saved state"):
+            self.modules.load_state_dict(state["parameters"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.behaviour is not None:
+                self.behaviour.load_state_dict(state["behaviour"]["parameters"])
+                for optimizer, saved in zip(
+                    self.behaviour.optimizers, state["behaviour"]["optimizers"], strict=True
+                ):
+                    optimizer.load_state_dict(saved)
 
     def save_weights(self, path: Path) -> None:
         """Write the world model as `Run.load` reads it, and actor and critic beside it."""

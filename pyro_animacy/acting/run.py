@@ -1,6 +1,7 @@
 """A run of `act` read back: its environment, its options, and the agent that has learned there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,24 @@ def load_agent(path: Path, env: gymnasium.Env) -> Agent:
         choose: Any = Planned(run.model, config.planner, controls)
     else:
         behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
-        behaviour.load_state_dict(checkpoint.load_weights(path / BEHAVIOUR)[0])
+        tensors, _ = checkpoint.load_weights(path / BEHAVIOUR)
+        with fitting(str(path / BEHAVIOUR)):
+            behaviour.load_state_dict(tensors)
         choose = Acted(behaviour.actor)
     return Agent(run.guide, choose, controls, bits=config.bits, exploration=config.exploration)
+
+
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Raise RunError where parameters that are loaded are of another model than the options."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{what}: does not fit the options in config.yaml and the environment ({first}); undo "
+            "what was changed there, or start a new run"
+        ) from None
 
 
 def check_env(env: gymnasium.Env, sight: Sight) -> None:

@@ -34,6 +34,7 @@ from pyro import poutine
 from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError
@@ -134,9 +135,11 @@ class Dynamics(nn.Module):
         h, z = memory
         u = inputs.expand(*h.shape[:-1], -1)
         belief = torch.cat([z, u], -1)
-        if self.embed is not None and self.recurrence is not None:
-            flat = nn.functional.elu(self.embed(belief), inplace=True).flatten(0, -2)
-            h = self.recurrence(flat, h.flatten(0, -2)).unflatten(0, h.shape[:-1])
+        embed, gru = self.embed, self.recurrence
+        if embed is not None and gru is not None:  # as functions: a module's call costs more
+            x = F.elu(F.linear(belief, embed.weight, embed.bias), inplace=True).flatten(0, -2)
+            weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
+            h = torch.gru_cell(x, h.flatten(0, -2), *weights).view(h.shape)
             belief = torch.cat([h, u], -1) if self.direct else h
         return h, belief, self._prior(belief)
 

@@ -1,0 +1,365 @@
+"""A video of an agent, and of what its world model sees and foresees, frame by frame.
+
+    recorded        o_t                                              what the environment showed
+    reconstructed   o ~ p(o | m_t),  m_t ~ q(m | m_{t-1}, a_{t-1}, o_t)       sees every frame
+    predicted       o ~ p(o | m_t),  m_t from q while t - s < C, then under the actions recorded
+                    m_t ~ p(m | m_{t-1}, a_{t-1})                    open loop, K frames
+
+    t - s     0   1  ..  C-1 |  C  ..  C+K-1 |  0   1  ..              s = 0, C + K, 2 (C + K), ...
+              context, seen  |  open loop    |  context, seen
+    m_{s-1} = 0: the model remembers nothing from before s, as at the first frame of a window that
+    it was fitted to; the action a_{s-1} it is told, as there.
+
+Of images the first draw of m is shown. Vectors of the project's own worlds are drawn as those draw
+themselves, several draws laid over each other; of other vectors the features are lines over time,
+with a band that holds 90 % of the draws. All draws are of the means of o and r, without the noise
+sigma about them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import xarray as xr
+from gymnasium.wrappers import RenderCollection
+from matplotlib.animation import FFMpegWriter
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_animacy.acting.agent import Agent
+from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.environments import chase, soccer
+from pyro_animacy.acting.film import (
+    DPI,
+    OPEN_LOOP,
+    Film,
+    Lines,
+    Panel,
+    Pixels,
+    Rewards,
+    enlarged,
+    fitted,
+    inches,
+    overlaid,
+    rgb,
+)
+from pyro_animacy.acting.replay import quantised
+from pyro_animacy.acting.run import (
+    evaluation,
+    frames_per_second,
+    load_agent,
+    make_env,
+    read_acting,
+)
+from pyro_animacy.criticism.plots import GENERATED, RECORDED
+from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows
+from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.infer.checkpoint import write_atomically
+from pyro_animacy.infer.loop import stream
+from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.models.program import Memory
+from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
+
+CONTEXT = 5  # frames seen before a prediction, as in PlaNet's videos
+DRAWS = 20
+PICTURES: dict[str, Callable[..., Pixels]] = {
+    "Chase-v0": chase.picture, "Soccer-v0": soccer.picture,
+}  # fmt: skip
+
+
+class Draws(NamedTuple):
+    """What the model makes of an episode of T frames.
+
+    Attributes:
+        observation: (draws, T, feature) means of p(o_t | m_t), or (1, T, height, width, 3) uint8.
+        reward: (draws, T) means of p(r_t | m_t).
+    """
+
+    observation: npt.NDArray
+    reward: npt.NDArray
+
+
+class Played(NamedTuple):
+    """An episode, and what it looked like: frames (T) as rendered, where they were."""
+
+    episode: xr.Dataset
+    rendered: Sequence[Pixels] | None
+
+
+def video(
+    path: str | Path,
+    out: str | Path,
+    *,
+    open_loop: int,
+    context: int = CONTEXT,
+    episodes: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Let a run's agent play, and film it: recorded, reconstructed, predicted side by side.
+
+    Args:
+        path: Folder of a run of `act`.
+        out: File to write, ``.gif``, or ``.mp4`` where ffmpeg is installed.
+        open_loop: K, frames predicted without seeing any.
+        context: C, frames seen before.
+        episodes: Episodes played, one after another.
+        seed: Of the episodes and of all draws; that of the run for those it was evaluated on.
+        progress: Show progress bars.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If an option cannot be used, or no episode is as long as C + K.
+        RunError: If the folder is not that of a run of `act`, the environment fails, ffmpeg is
+            missing or fails, or the file cannot be written.
+    """
+    path, out = Path(path), Path(out)
+    save = _saving(out)
+    for name, value, least in (
+        ("open_loop", open_loop, 1), ("context", context, 1), ("episodes", episodes, 1),
+        ("seed", seed, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
+        environment, config = read_acting(path)
+        agent, played = _played(path, environment, config, episodes, seed, progress)
+        longest = max(each.episode.sizes["time"] for each in played)
+        if context + open_loop > longest:
+            raise ConfigError(
+                f"context is {context} and open_loop {open_loop}, {context + open_loop} frames "
+                f"together; the longest episode played has {longest}: lower one of them"
+            )
+        frames: list[Callable[[], Pixels]] = []
+        for i, each in enumerate(played):
+            torch.manual_seed(stream(seed, i, 4))
+            heading = f"episode {i + 1} of {episodes}, " if episodes > 1 else ""
+            film = _film(environment, agent, each, context, open_loop, heading)
+            frames += [partial(film.frame, t) for t in range(len(film))]
+    fps = float(played[0].episode.attrs["fps"])
+    write_atomically(out, lambda to: save(frames, to, fps, progress))
+    return out
+
+
+def _played(
+    path: Path, environment: str, config: ActConfig, episodes: int, seed: int, progress: bool
+) -> tuple[Agent, list[Played]]:
+    """The agent, and episodes of it without exploration."""
+    envs = [_watched(environment, config) for _ in range(episodes)]
+    agent = load_agent(path, envs[0])
+    with tqdm(desc="play", unit="step", disable=not progress) as bar:
+        found = evaluation(
+            iter(envs).__next__, lambda _: agent, episodes, seed=seed,
+            fps=frames_per_second(envs[0]), each_step=bar.update,
+        )  # fmt: skip
+    rendered = [env.render() if isinstance(env, RenderCollection) else None for env in envs]
+    return agent, [Played(*each) for each in zip(found, rendered, strict=True)]
+
+
+def _watched(environment: str, config: ActConfig) -> Any:
+    """The environment; where only its own drawing shows what happens, that is kept."""
+    if config.pixels or environment in PICTURES:
+        return make_env(environment, config)
+    try:
+        return RenderCollection(make_env(environment, config, render=True))
+    except RunError:  # nothing can be drawn here, or of this environment: lines will do
+        return make_env(environment, config)
+
+
+# ----------------------------------------------------------------------- what the model makes of it
+
+
+def reconstruct(guide: WorldModelGuide, batch: EpisodeBatch, draws: int = DRAWS) -> Draws:
+    """Follow every frame under the guide.
+
+    Args:
+        guide: Of the world model.
+        batch: One episode, (T, 1, ...).
+        draws: Number of draws of m_0..m_{T-1}.
+    """
+    model: WorldModel = guide.model  # type: ignore[assignment]
+    with guide:
+        path = model.follow(_several(batch, draws))
+    return _draws(model, path, draws, len(batch.observed))
+
+
+def predict(
+    guide: WorldModelGuide, batch: EpisodeBatch, context: int, open_loop: int, draws: int = DRAWS
+) -> Draws:
+    """Follow C frames under the guide, roll the prior on for K, and so on: the head of this file.
+
+    Args:
+        guide: Of the world model.
+        batch: One episode, (T, 1, ...).
+        context: C.
+        open_loop: K.
+        draws: Number of draws.
+    """
+    model: WorldModel = guide.model  # type: ignore[assignment]
+    parts = _parts(batch, context + open_loop)
+    seen = EpisodeBatch(*(None if x is None else x[:context] for x in parts))  # type: ignore[arg-type]
+    with guide:
+        followed = model.follow(_several(seen, draws))
+    last = Memory(*(x[-1] for x in followed))
+    ahead = model.imagine(last, _times(parts.action[context:], draws))
+    path = Memory(*(torch.cat(both) for both in zip(followed, ahead, strict=True)))
+    return _draws(model, path, draws, len(batch.observed))
+
+
+def _parts(batch: EpisodeBatch, frames: int) -> EpisodeBatch:
+    """An episode (T, 1, ...) cut into S parts side by side, (frames, S, ...), the last padded."""
+    T = len(batch.observed)
+    S = -(-T // frames)
+
+    def cut(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        padded = torch.cat([x, x.new_zeros(S * frames - T, *x.shape[1:])])
+        return padded.unflatten(0, (S, frames)).squeeze(2).transpose(0, 1)
+
+    return EpisodeBatch(*map(cut, batch))  # type: ignore[arg-type]
+
+
+def _several(batch: EpisodeBatch, draws: int) -> EpisodeBatch:
+    """The batch ``draws`` times over, side by side."""
+    return EpisodeBatch(*(None if x is None else _times(x, draws) for x in batch))  # type: ignore[arg-type]
+
+
+def _times(x: Tensor, draws: int) -> Tensor:
+    # A view where B is 1: twenty copies of an episode of images would be a gigabyte.
+    return x.unsqueeze(1).expand(-1, draws, *x.shape[1:]).flatten(1, 2)
+
+
+def _draws(model: WorldModel, path: Memory, draws: int, frames: int) -> Draws:
+    """What a path (L, draws x S, ...) of S parts shows, in the first ``frames`` of S L."""
+    path = Memory(*(
+        x.unflatten(1, (draws, -1)).permute(1, 2, 0, 3).flatten(1, 2)[:, :frames] for x in path
+    ))  # fmt: skip
+    reward = model.rewarded(path).loc.cpu().numpy()
+    if not model.sight.image:
+        return Draws(model.observation(path).base_dist.loc.cpu().numpy(), reward)
+    image = model.observation(Memory(*(x[:1] for x in path))).base_dist.loc
+    image = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
+    return Draws(image.cpu().numpy(), reward)
+
+
+def _film(
+    environment: str, agent: Agent, played: Played, context: int, open_loop: int, heading: str
+) -> Film:
+    """What one episode shows."""
+    episode, rendered = played
+    batch = EpisodeWindows(episode, episode.sizes["time"]).batch(torch.tensor([0]))
+    if "image" in episode:  # as the agent sees it
+        seen = quantised(batch.observation, agent.bits)
+        batch = batch._replace(observation=seen)
+    batch = batch.to(agent.model.spread.device)
+    again = reconstruct(agent.guide, batch)
+    ahead = predict(agent.guide, batch, context, open_loop)
+    fps = float(episode.attrs["fps"])
+    panels: list[Panel]
+    if "image" in episode:
+        panels = [
+            enlarged(x) for x in (
+                episode["image"].to_numpy()[0], again.observation[0], ahead.observation[0],
+            )
+        ]  # fmt: skip
+    elif environment in PICTURES:
+        picture, o = PICTURES[environment], episode["observation"].to_numpy()
+        panels = [overlaid(picture, x) for x in (o, again.observation, ahead.observation)]
+    else:
+        o = episode["observation"].to_numpy()[0]
+        part: Any = {"part": context + open_loop, "fps": fps}
+        panels = [
+            Lines(o, None, RECORDED, seen=0, **part) if rendered is None else fitted(rendered),
+            Lines(o, again.observation, GENERATED, seen=0, **part),
+            Lines(o, ahead.observation, OPEN_LOOP, seen=context, **part),
+        ]
+    reward = Rewards(episode["reward"].to_numpy()[0], again.reward, ahead.reward)
+    return Film(panels, reward, context=context, open_loop=open_loop, fps=fps, heading=heading)
+
+
+# ------------------------------------------------------------------------------------ the file
+
+Frames = Sequence[Callable[[], Pixels]]  # each is drawn when it is called
+Save = Callable[[Frames, Path, float, bool], None]
+
+
+def _saving(out: Path) -> Save:
+    """What writes frames to a file of this name: ``save(frames, path, fps, progress)``.
+
+    Raises:
+        ConfigError: If the name ends in neither .gif nor .mp4.
+        RunError: If ffmpeg, which writes MP4, is not installed.
+    """
+    if out.suffix == ".gif":
+        return _save_gif
+    if out.suffix != ".mp4":
+        raise ConfigError(f"--out {out}: a video is a GIF or MP4; end its name in .gif or .mp4")
+    if not FFMpegWriter.isAvailable():
+        raise RunError(
+            f"{out}: MP4 is written by ffmpeg, which is not installed (Debian package ffmpeg); "
+            "install it, or end the name in .gif, which needs nothing more"
+        )
+    return _save_mp4
+
+
+def _save_gif(frames: Frames, path: Path, fps: float, progress: bool) -> None:
+    """Write a looping GIF with one palette, so that colours hold still."""
+    palette = _palette([frames[i]() for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
+    images = (
+        Image.fromarray(frame()).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in _counted(frames, progress)
+    )
+    # Viewers count delays in hundredths of a second, and slow those below two.
+    delay = max(20, 10 * round(100 / fps))
+    next(images).save(
+        path, format="GIF", save_all=True, append_images=images, duration=delay, loop=0,
+        optimize=False,
+    )  # fmt: skip
+
+
+def _palette(frames: Sequence[Pixels]) -> Image.Image:
+    """A picture with the 256 colours that suit some frames: what is plain stays as it is."""
+    sheet = Image.fromarray(np.concatenate(frames))
+    counted: Any = sheet.getcolors(2**24)
+    common = [colour for _, colour in sorted(counted, reverse=True)[:32]]
+    others = np.array(sheet.quantize(256, Image.Quantize.FASTOCTREE).getpalette(), int)
+    wanted = [rgb("white"), rgb("black"), rgb(OPEN_LOOP), *common, *others.reshape(-1, 3)]
+    chosen = np.array(wanted[:1], int)
+    for colour in wanted:
+        # PIL looks a colour up by 6 bits a channel: it would take a neighbour for the wanted one.
+        if abs(chosen - colour).max(-1).min() >= 8:
+            chosen = np.concatenate([chosen, [colour]])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(chosen[:256].astype(np.uint8).ravel().tolist())
+    return palette
+
+
+def _save_mp4(frames: Frames, path: Path, fps: float, progress: bool) -> None:
+    """Write an MP4, by matplotlib's way to ffmpeg."""
+    first = frames[0]()
+    figure = Figure(figsize=inches(first.shape[1], first.shape[0]), dpi=DPI)
+    picture = figure.figimage(first)
+    rate: Any = fps  # declared a whole number, and only written down for ffmpeg
+    writer = FFMpegWriter(fps=rate, codec="h264", extra_args=["-f", "mp4"])
+    try:
+        with writer.saving(figure, str(path), DPI):
+            for frame in _counted(frames, progress):
+                picture.set_data(frame())
+                writer.grab_frame()
+    except CalledProcessError as error:
+        said = str(error.stderr or "").strip().splitlines()
+        raise OSError(f"ffmpeg failed: {said[-1] if said else error}") from error
+
+
+def _counted(frames: Frames, progress: bool) -> Iterable[Callable[[], Pixels]]:
+    return tqdm(frames, desc="draw", unit="frame", disable=not progress)
