@@ -92,7 +92,8 @@ def _run(arguments: list[str]) -> int:
 
 def _parser(defaults: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="pyro-animacy", exit_on_error=False, version=version("pyro-animacy"), description=(
+        prog="pyro-animacy", exit_on_error=False, allow_abbrev=False,
+        version=version("pyro-animacy"), description=(
             "Probabilistic programs for how a scene of moving bodies goes on: fit one to "
             "recordings, draw from it, see what it gets right and wrong."
         ),
@@ -123,6 +124,7 @@ def _defaults(arguments: list[str]) -> Defaults:
             named[option] = value if equals else arguments[index + 1]
         elif settings := _settings_of(word):
             named["family"] = settings.get("family", "control_vae")
+            named["agent"] = settings.get("acting", named).get("agent", "planet")
     if act:
         return Defaults(preset(), act_preset(named["preset"], named["agent"]))
     return Defaults(preset(named["preset"], named["family"]), act_preset())
@@ -138,12 +140,18 @@ def _settings_of(word: str) -> dict[str, Any]:
 
 
 def _without_versions(word: str) -> str:
-    """A run's own ``config.yaml`` as the options in it: model and train."""
+    """A run's own ``config.yaml`` as the options in it: model and train, and those of an agent."""
     if not (settings := _settings_of(word)):
         return word
     option, _, path = word.rpartition("=")
-    print(f"{path}: model and train are used, not data; give its options again", file=sys.stderr)
     kept = {name: settings[name] for name in ("family", "model", "train") if name in settings}
+    if acting := settings.get("acting"):
+        del kept["family"]  # every agent's is world_model
+        kept |= {name: value for name, value in acting.items() if name != "environment"}
+    else:
+        print(
+            f"{path}: model and train are used, not data; give its options again", file=sys.stderr
+        )
     options = json.dumps(kept)
     return f"{option}={options}" if option else options
 

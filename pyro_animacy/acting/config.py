@@ -34,7 +34,7 @@ class ActConfig:
         collect: How later episodes are collected: by the ``agent``, or at ``random``, to see what
             its own choices are worth.
         exploration: Standard deviation of the noise added to the actions it collects with, in
-            [-1, 1]; of discrete actions the probability of any other.
+            [-1, 1]; of discrete actions the probability of a uniformly random one.
         evaluate_every: Episodes from one evaluation to the next.
         evaluation_episodes: Episodes of each evaluation, without exploration.
         replay_memory: Bytes of episodes held in memory; all are on disk.

@@ -279,7 +279,7 @@ def _check(run: Run, subtlety: float, frames: int, displays: int, seed: int) -> 
             f"{run.path}: its model {run.card.model} is of episodes, and displays are of scenes of "
             "moving bodies; direct a run of such a model, as control_vae"
         )
-    least = max(run.model.config.history, *BASELINE_ORDERS) + 2
+    least = max(run.model.config.history, max(BASELINE_ORDERS) + 1) + 1
     for name, given, good, wanted in (
         ("subtlety", subtlety, 0 <= subtlety <= 180, "from 0 to 180 degrees"),
         ("frames", frames, frames >= least, f"at least {least}, so that a step can be scored"),

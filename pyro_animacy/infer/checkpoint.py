@@ -179,8 +179,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read the tensors and the card of a file, and check that they are as written."""
     if not path.is_file():
         raise RunError(
-            f"{path}: no such file; is this the folder of a finished `fit`? If it was stopped, go "
-            f"on with: pyro-animacy fit --resume {path.parent}"
+            f"{path}: no such file; is this the folder of a finished run? If it was stopped, go "
+            f"on with --resume {path.parent}"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
