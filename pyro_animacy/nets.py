@@ -156,6 +156,11 @@ def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
+def positive(raw: Tensor) -> Tensor:
+    """Softplus of half an output: put together first, for torch's takes 3 to 10 times as long."""
+    return F.softplus(raw.contiguous())
+
+
 def normal(loc: Tensor, scale: Tensor | float) -> Independent:
     """N(loc, diag(scale^2)) over the last axis of ``loc`` (..., size)."""
     if not isinstance(scale, Tensor):
@@ -197,7 +202,7 @@ class LearnedNormal(nn.Module):
     def forward(self, x: Tensor) -> Independent:
         """Return the distribution with batch shape (...) and event shape (size,)."""
         mean, raw = self.network(x).chunk(2, -1)
-        return normal(mean, F.softplus(raw) + self.floor)
+        return normal(mean, positive(raw) + self.floor)
 
 
 class ResidualNormal(nn.Module):
@@ -269,4 +274,4 @@ class PolicyNormal(nn.Module):
         if self.scale is not None:
             return normal(out + self.affine(context), self.scale)
         mean, raw = out.chunk(2, -1)
-        return normal(mean + self.affine(context), F.softplus(raw) + self.floor)
+        return normal(mean + self.affine(context), positive(raw) + self.floor)

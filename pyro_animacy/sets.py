@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal
+from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
@@ -307,7 +307,7 @@ class SetPolicy(nn.Module):
         if self.scale is not None:
             return normal((out + affine).flatten(-2), self.scale)
         mean, raw = out.chunk(2, -1)
-        return normal((mean + affine).flatten(-2), (F.softplus(raw) + self.floor).flatten(-2))
+        return normal((mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2))
 
 
 def _beside(first: Tensor, second: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ from pyro_animacy.acting.config import ACT_PRESETS, AGENTS, ActConfig, act_prese
 from pyro_animacy.acting.environments.make import make
 from pyro_animacy.acting.evaluate import Evaluation, Simulated, evaluate, standard_error
 from pyro_animacy.acting.learner import Learner
-from pyro_animacy.acting.planners import PlannerConfig, plan
+from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.run import evaluation, load_agent, make_env, read_acting
-from pyro_animacy.acting.simulator import TrueSimulator, identity
+from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.video import video
 from pyro_animacy.data.episodes import EpisodeWindows, make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError

@@ -10,7 +10,8 @@ gymnasium = pytest.importorskip("gymnasium", reason="the rl extra is not install
 
 from pyro_animacy.acting.environments.chase import Chase, ChaseConfig  # noqa: E402
 from pyro_animacy.acting.environments.make import ActionRepeat, make  # noqa: E402
-from pyro_animacy.acting.simulator import TrueSimulator, identity  # noqa: E402
+from pyro_animacy.acting.planners import identity  # noqa: E402
+from pyro_animacy.acting.simulator import TrueSimulator  # noqa: E402
 from pyro_animacy.errors import ConfigError  # noqa: E402
 
 has_pymunk = pytest.mark.skipif(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.acting.behaviour import Actor
-from pyro_animacy.acting.planners import PlannerConfig, plan
+from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.replay import quantised
 from pyro_animacy.data.episodes import make_episodes
 from pyro_animacy.errors import ConfigError, RunError
@@ -105,13 +105,13 @@ class Planned:
             self.config.horizon, environments, self.controls.size
         )
 
-    def imagine(self, belief: Memory, controls: Tensor) -> Memory:
-        """m_{t+1..t+H} under candidates (H, J, E, A)."""
-        return self.model.imagine(belief, self._actions(controls))
+    def imagine(self, belief: Memory, controls: Tensor) -> Tensor:
+        """Expected rewards (H, J, E) under candidates (H, J, E, A)."""
+        return self.model.imagined_rewards(belief, self._actions(controls))
 
     def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
         """Search from the belief on."""
-        found = plan(self, memory, lambda m: self.model.rewarded(m).mean, self.start, self.config)
+        found = plan(self, memory, identity, self.start, self.config)
         if self.config.warm_start:
             self.start = found.moved_on()
         return self._actions(found.controls[0])

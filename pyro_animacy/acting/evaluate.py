@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, returned
-from pyro_animacy.acting.planners import PlannerConfig, plan
+from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.run import (
     evaluation,
     frames_per_second,
@@ -26,7 +26,7 @@ from pyro_animacy.acting.run import (
     make_env,
     read_acting,
 )
-from pyro_animacy.acting.simulator import TrueSimulator, identity
+from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.traced import no_validation
 

@@ -40,6 +40,11 @@ class Plannable(Protocol):
 Objective = Callable[[Any], Tensor]  # what was imagined -> reward of every step, (H, J, E)
 
 
+def identity(imagined: Tensor) -> Tensor:
+    """The objective where what is imagined is the rewards already, (H, J, E)."""
+    return imagined
+
+
 @dataclass(frozen=True)
 class PlannerConfig:
     """Options of a planner; the values are PlaNet's.

@@ -33,11 +33,6 @@ _SHARED = (
 )
 
 
-def identity(imagined: Tensor) -> Tensor:
-    """The objective of plans in the true simulator: the rewards are there already."""
-    return imagined
-
-
 class TrueSimulator:
     """The world itself, imagined on. It never changes the world, nor its random state.
 
