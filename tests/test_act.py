@@ -795,7 +795,7 @@ def test_controls_of_environments():
 def test_discrete_actions_of_a_plan_that_is_none():
     """One-hot vectors of NaN would look like an action."""
     toy = Toy(True)
-    toy.rewarded = lambda memory: SimpleNamespace(mean=memory.latent[..., 0] * torch.nan)
+    toy.imagined_rewards = lambda _, actions: actions[..., 0] * torch.nan
     planned = Planned(toy, PlannerConfig("cem", 3, 2, 20, 5), Controls(3, True))
     planned.begin(2)
     assert planned(Memory(torch.zeros(2, 0), torch.zeros(2, 1)), explore=False).isnan().all()
@@ -818,12 +818,9 @@ class Toy:
     def dynamics(self, name, memory, action, evidence):
         return Memory(memory.hidden, evidence.shown[:, :1])
 
-    def imagine(self, memory, actions):
+    def imagined_rewards(self, memory, actions):
         x = memory.latent + (actions @ self.push).cumsum(0)
-        return Memory(x[..., :0], x)
-
-    def rewarded(self, memory):
-        return SimpleNamespace(mean=-(memory.latent[..., 0] ** 2))
+        return -(x[..., 0] ** 2)
 
 
 class SeesAll(contextlib.nullcontext):

@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
-from pyro_animacy.criticism.animation import _film, _Scene, _trail, pace
+from pyro_animacy.criticism.animation import Scene, film, pace, trail_frames
 from pyro_animacy.criticism.plots import body_legend, frame_panel, styled, view
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import make_trajectories
@@ -411,7 +411,7 @@ def animate_displays(displays: xr.Dataset) -> bytes:
     panels = list(displays["position"].values[:SHOWN])
     frames, fps = displays.sizes["time"], float(displays.attrs["fps"])
     play = pace(frames, fps)
-    trail = _trail(play, frames)
+    trail = trail_frames(play, frames)
     with styled():
         figure = Figure(figsize=(0.1 + 2.15 * len(panels), 2.95), dpi=144, layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -421,10 +421,10 @@ def animate_displays(displays: xr.Dataset) -> bytes:
         figure.suptitle(title, fontsize=9)
         axes[0].set_xlabel(f"grid {grid:g} {displays.attrs['units']}", fontsize=8, loc="left")
         body_legend(figure, [str(body) for body in displays["body"].values])
-        scenes = [_Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
+        scenes = [Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
 
         def show(frame: int) -> None:
             for scene, panel in zip(scenes, panels, strict=True):
                 scene.show(panel, frame, trail)
 
-        return _film(figure, play, show)
+        return film(figure, play, show)

@@ -79,7 +79,7 @@ def animate(
     panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
     fps = float(observed.attrs["fps"])
     play = pace(length, fps)
-    trail = _trail(play, length)
+    trail = trail_frames(play, length)
     with styled():
         figure = Figure(
             figsize=(0.1 + 2.15 * len(panels), 2.95),
@@ -95,7 +95,7 @@ def animate(
         body_legend(figure, [str(body) for body in observed["body"].values])
         clock = axes[-1].text(1, -0.03, "", transform=axes[-1].transAxes, ha="right", va="top")
         clock.set(fontsize=8, animated=True)
-        scenes = [_Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
+        scenes = [Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
 
         def show(frame: int) -> None:
             for scene, panel in zip(scenes, panels, strict=True):
@@ -103,7 +103,7 @@ def animate(
             clock.set_text(f"{frame / fps:.1f} s{_tempo(play.tempo)}")
             clock.axes.draw_artist(clock)
 
-        return _film(figure, play, show)
+        return film(figure, play, show)
 
 
 def animate_scores(
@@ -124,7 +124,7 @@ def animate_scores(
     length, fps = _length(recorded), float(observed.attrs["fps"])
     recorded = recorded[:length]
     play = pace(length, fps)
-    trail = _trail(play, length)
+    trail = trail_frames(play, length)
     seconds = np.arange(length) / fps
     with styled():
         figure = Figure(figsize=(4.4, 2.95), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.06))
@@ -134,7 +134,7 @@ def animate_scores(
         step = frame_panel(axis, *view(recorded))
         axis.set_xlabel(f"grid {step:g} {data_units(observed)}", fontsize=8, loc="left")
         body_legend(figure, [str(body) for body in observed["body"].values])
-        scene = _Scene(axis, recorded.shape[1])
+        scene = Scene(axis, recorded.shape[1])
         strips, cursors = [], []
         for row, (name, title) in enumerate(measures.items()):
             strip = figure.add_subplot(grid[row, 1])
@@ -151,7 +151,7 @@ def animate_scores(
                 cursor.set_xdata([seconds[frame]] * 2)
                 strip.draw_artist(cursor)
 
-        return _film(figure, play, show)
+        return film(figure, play, show)
 
 
 def _draw_courses(axis: Axes, seconds: np.ndarray, courses: np.ndarray) -> None:
@@ -178,12 +178,12 @@ def _length(recorded: np.ndarray) -> int:
     return int(np.flatnonzero(seen)[-1]) + 1 if seen.any() else 1
 
 
-def _trail(play: Pace, length: int) -> int:
+def trail_frames(play: Pace, length: int) -> int:
     """Recorded frames that a trail goes back."""
     return max(2, round(TRAIL / (play.delay / 1000) * (play.frames[1] if length > 1 else 1)))
 
 
-def _film(figure: Figure, play: Pace, show: Callable[[int], None]) -> bytes:
+def film(figure: Figure, play: Pace, show: Callable[[int], None]) -> bytes:
     """The frames of a figure: `show` draws the moving artists of each on a kept background."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -200,7 +200,7 @@ def _tempo(tempo: float) -> str:
     return "" if abs(tempo - 1) < 0.15 else f"  (×{tempo:.2g} speed)"
 
 
-class _Scene:
+class Scene:
     """The moving artists of one panel: redrawn on a kept background, ten times faster than all."""
 
     def __init__(self, axis: Axes, bodies: int) -> None:
