@@ -19,7 +19,8 @@ from pyro_animacy.criticism.draws import draws_tree, save_draws
 from pyro_animacy.criticism.ranking import common_heldout, compare_runs
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.controls import inert_twins, yoked
-from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows, make_episodes, read_episodes
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.data.trajectories import make_trajectories

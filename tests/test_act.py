@@ -38,7 +38,8 @@ from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.run import evaluation, load_agent, make_env, read_acting
 from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.video import video
-from pyro_animacy.data.episodes import EpisodeWindows, make_episodes, read_episodes
+from pyro_animacy.data.episode_windows import EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.fit import save_settings

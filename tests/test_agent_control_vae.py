@@ -25,7 +25,8 @@ from pyro_animacy import (
     resume,
 )
 from pyro_animacy.cli import main
-from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows, make_episodes, save_episodes
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes, save_episodes
 from pyro_animacy.infer.episodes import elbo_per_frame
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import split_episodes

@@ -22,7 +22,8 @@ from pyro_animacy.criticism.episodes import (
     projected,
     windows,
 )
-from pyro_animacy.data.episodes import EpisodeWindows, make_episodes, read_episodes, save_episodes
+from pyro_animacy.data.episode_windows import EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
 from pyro_animacy.infer.episodes import elbo_per_frame

@@ -5,13 +5,8 @@ import pytest
 import torch
 import xarray as xr
 
-from pyro_animacy.data.episodes import (
-    EpisodeWindows,
-    check_episodes,
-    make_episodes,
-    read_episodes,
-    save_episodes,
-)
+from pyro_animacy.data.episode_windows import EpisodeWindows
+from pyro_animacy.data.episodes import check_episodes, make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import DataError
 
 LENGTH = np.array([6, 3, 2])

@@ -10,7 +10,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide

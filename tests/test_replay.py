@@ -10,7 +10,8 @@ import xarray as xr
 from scipy import stats
 
 from pyro_animacy.acting.replay import Replay, quantised
-from pyro_animacy.data.episodes import EpisodeWindows, make_episodes
+from pyro_animacy.data.episode_windows import EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 
 

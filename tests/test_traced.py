@@ -8,7 +8,7 @@ import torch
 from variants import CONFIGS, build, recording
 
 from pyro_animacy import ScaledELBO
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.infer import traced
 from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide

@@ -18,12 +18,8 @@ from pyro_animacy.acting.environments.make import make
 from pyro_animacy.acting.film import BORDER, OPEN_LOOP, Film, Lines, Rewards
 from pyro_animacy.acting.run import evaluation, load_agent
 from pyro_animacy.acting.video import predict, reconstruct, video
-from pyro_animacy.data.episodes import (
-    EpisodeBatch,
-    EpisodeWindows,
-    make_episodes,
-    read_episodes,
-)
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import Run

@@ -8,7 +8,7 @@ from plain_pytorch import gaussian_kl, gaussian_prior, mlp
 from torch.nn import functional as F  # noqa: N812
 from variants import assert_same_gradients, gradients
 
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.models.linear_state_space import LinearStateSpace

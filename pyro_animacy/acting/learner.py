@@ -11,7 +11,7 @@ from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned
 from pyro_animacy.acting.behaviour import Behaviour
 from pyro_animacy.acting.config import ActConfig
 from pyro_animacy.acting.run import BEHAVIOUR, fitting
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard

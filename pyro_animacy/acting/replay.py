@@ -34,17 +34,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_animacy.data.episodes import (
-    DAMAGED,
-    DIMS,
-    EpisodeBatch,
-    aligned,
-    check_episodes,
-    read_episodes,
-    rows,
-    save_episodes,
-    tensors_of,
-)
+from pyro_animacy.data.episode_windows import EpisodeBatch, aligned, rows, tensors_of
+from pyro_animacy.data.episodes import DAMAGED, DIMS, check_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 

@@ -12,7 +12,7 @@ from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictu
 from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section
 from pyro_animacy.criticism.wording import seconds
-from pyro_animacy.data.episodes import EpisodeWindows
+from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.episodes import elbo_per_frame, suited_episodes
 from pyro_animacy.infer.predict_episodes import CONTEXT, latent_size

@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from torch.distributions import kl_divergence
 
-from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.episodes import AT_ONCE
 from pyro_animacy.infer.predict_episodes import latent_size, predict_episodes

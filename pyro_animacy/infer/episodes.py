@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pyro_animacy.data.episodes import EpisodeBatch, EpisodeWindows, check_episodes
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.episodes import check_episodes
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig

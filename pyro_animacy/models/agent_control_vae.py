@@ -45,7 +45,7 @@ from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.models.program import (
     Evidence,

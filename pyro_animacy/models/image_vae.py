@@ -25,7 +25,7 @@ import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
 from pyro_animacy.models.program import MessengerGuide, declare_parameters

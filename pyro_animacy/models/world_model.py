@@ -37,7 +37,7 @@ from pyro.distributions import Bernoulli, Independent, Normal
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.data.episodes import EpisodeBatch
+from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
 from pyro_animacy.models.program import (
