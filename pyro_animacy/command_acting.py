@@ -80,8 +80,8 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
-            "Returns of an agent beside random actions and beside search in the true simulator, "
-            "the most that planning could reach; all in the same episodes, without exploration."
+            "Returns of an agent beside random actions and beside cross-entropy search in the true "
+            "simulator; all in the same episodes, without exploration."
         ),
     )
     parser.add_argument("run", type=str, help="folder of `act`")
@@ -163,7 +163,8 @@ def _direct_parser(_: Defaults) -> ArgumentParser:
 
 
 def _direct(chosen: Namespace) -> None:
-    refuse_existing(str(Path(chosen.out) / "displays.nc"), chosen.overwrite)
+    for name in ("displays.nc", "displays.gif"):
+        refuse_existing(str(Path(chosen.out) / name), chosen.overwrite)
     run = Run.load(chosen.run)
     if isinstance(run.card, EpisodeCard):
         raise ConfigError(

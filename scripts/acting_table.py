@@ -197,6 +197,7 @@ def results(task: Task, runs: Path) -> dict[str, Result]:
             returns.append(np.mean(json.loads((path / "returns.json").read_text())))
             rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
             seconds.append(rows[-1]["seconds"])
+            episodes = rows[-1]["episode"] + 1
             evaluated = [row for row in rows if "evaluation_return" in row]
             curves.append(
                 np.array([
@@ -205,9 +206,7 @@ def results(task: Task, runs: Path) -> dict[str, Result]:
                 ]).T
             )  # fmt: skip
         scores = (np.array(returns) - base["random"]) / (base["true simulator"] - base["random"])
-        out[name] = Result(
-            scores, np.array(returns), np.array(seconds), several[0].config.episodes, curves
-        )
+        out[name] = Result(scores, np.array(returns), np.array(seconds), episodes, curves)
     return out
 
 

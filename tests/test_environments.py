@@ -498,7 +498,7 @@ def test_pixels_that_are_observed_already():
     assert env.action_space.shape == (3,)
     assert env.metadata["render_fps"] == 12.5
     env.close()
-    with pytest.raises(ConfigError, match="pictures only; ask for pixels"):
+    with pytest.raises(ConfigError, match="pictures only; give --pixels true"):
         make("CarRacing-v3")
 
 

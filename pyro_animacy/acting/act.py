@@ -74,7 +74,7 @@ class Acting:
         self.controls = Controls.of(self.env)
         self.fps = frames_per_second(self.env)
         self.replay = Replay(path / EPISODES, fps=self.fps, memory=config.replay_memory)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.began = 0, time.monotonic()
         self.terms: list[dict[str, float]] = []  # of the updates since the last episode
         self.rows: list[dict[str, Any]] = []
         self.caught: list[int] = []
@@ -87,7 +87,7 @@ class Acting:
             RunError: If the loss is not finite, or the environment fails; what was saved is kept.
             Interrupted: After a signal, when all is saved.
         """
-        c, began = self.config, time.monotonic() - self.seconds
+        c = self.config
         saved = time.monotonic()
         gpu = [self.device] if self.device.type == "cuda" else []
         bar = tqdm(total=c.episodes, initial=len(self.replay), desc="act", unit="episode",
@@ -103,7 +103,7 @@ class Acting:
             while len(self.replay) < c.episodes:
                 n = len(self.replay)
                 row = self.turn(n, bar)
-                row["seconds"] = self.seconds = round(time.monotonic() - began, 2)
+                row["seconds"] = self.spent()
                 self.rows.append(row)
                 self.terms = []
                 if board is not None:
@@ -199,11 +199,15 @@ class Acting:
                 self.caught[0],
             )
 
+    def spent(self) -> float:
+        """Seconds since the run began, less those it was stopped."""
+        return round(time.monotonic() - self.began, 2)
+
     def save(self, episodes: int) -> None:
         """Write everything needed to go on, with so many episodes collected."""
         state: dict[str, Any] = {
             "format": checkpoint.FORMAT,
-            "step": self.step, "seconds": self.seconds, "episodes": episodes, "terms": self.terms,
+            "step": self.step, "seconds": self.spent(), "episodes": episodes, "terms": self.terms,
         }  # fmt: skip
         if self.learner is not None:
             state |= self.learner.state()
@@ -219,7 +223,8 @@ class Acting:
         Raises:
             RunError: If it is of another model, or of another environment.
         """
-        self.step, self.seconds, self.terms = state["step"], state["seconds"], state["terms"]
+        self.step, self.terms = state["step"], state["terms"]
+        self.began = time.monotonic() - state["seconds"]
         self.replay.truncate(state["episodes"])
         file = self.path / METRICS
         try:

@@ -41,7 +41,7 @@ class Controls(NamedTuple):
         """Those of an environment.
 
         Raises:
-            ConfigError: If its actions are neither numbers in [-1, 1] nor discrete from 0 on.
+            ConfigError: If its actions are neither a vector of numbers nor discrete from 0 on.
         """
         space: Any = env.action_space
         if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
@@ -111,7 +111,10 @@ class Planned:
 
     def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
         """Search from the belief on."""
-        found = plan(self, memory, identity, self.start, self.config)
+        found = plan(
+            self, memory, identity, self.start, self.config,
+            bound=None if self.controls.discrete else 1.0,  # preferences that are cut would tie
+        )  # fmt: skip
         if self.config.warm_start:
             self.start = found.moved_on()
         return self._actions(found.controls[0])

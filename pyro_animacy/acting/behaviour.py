@@ -340,18 +340,27 @@ class Behaviour(nn.Module):
             actor_loss(dreamt, worth, baseline, reinforce=self.reinforce, entropy=c.entropy),
             critic_loss(self.critic, dreamt, worth),
         )
-        for part, optimizer, loss in zip(
-            (self.actor, self.critic), self.optimizers, losses, strict=True
-        ):
-            parameters = list(part.parameters())
-            gradients = torch.autograd.grad(loss, parameters)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
-            nn.utils.clip_grad_norm_(parameters, c.clip_norm)
-            optimizer.step()
+        norms = [
+            _graded(part, loss, c.clip_norm)
+            for part, loss in zip((self.actor, self.critic), losses, strict=True)
+        ]
+        if torch.isfinite(torch.stack([*losses, *norms])).all():  # or else nothing is moved
+            for optimizer in self.optimizers:
+                optimizer.step()
         return {
             "actor_loss": losses[0].item(),
             "critic_loss": losses[1].item(),
+            "actor_gradient": norms[0].item(),
+            "critic_gradient": norms[1].item(),
             "imagined_return": worth.value[0].mean().item(),
             "policy_entropy": dreamt.entropy.mean().item(),
         }
+
+
+def _graded(part: nn.Module, loss: Tensor, clip_norm: float) -> Tensor:
+    """Give a part its gradient of a loss, clipped; returns the norm that it had."""
+    parameters = list(part.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    return nn.utils.clip_grad_norm_(parameters, clip_norm)

@@ -7,6 +7,7 @@ from typing import Literal
 from pyro_animacy.acting.behaviour import BehaviourConfig
 from pyro_animacy.acting.planners import PlannerConfig
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.images import LEAST
 from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.models.world_model import WorldModelConfig
@@ -22,7 +23,8 @@ class ActConfig:
 
     Args:
         agent: ``planet`` plans by search in what the world model imagines; ``dreamer`` and
-            ``dreamerv2`` learn an actor and a critic in it.
+            ``dreamerv2`` learn an actor and a critic in it; what tells the two apart is options of
+            ``model``, ``train`` and ``behaviour``, which `act_preset` sets.
         pixels: Whether the agent sees images in place of vectors.
         size: Height and width of the images.
         bits: Bits of an image's values, below which there is noise; 8 for all, without noise.
@@ -70,7 +72,7 @@ class ActConfig:
         """
         for name, good, wanted in (
             ("agent", self.agent in AGENTS, f"one of {', '.join(AGENTS)}"),
-            ("size", self.size >= 16, "at least 16"),
+            ("size", self.size >= LEAST, f"at least {LEAST}"),
             ("bits", 1 <= self.bits <= 8, "from 1 to 8"),
             ("action_repeat", (self.action_repeat or 1) >= 1, "at least 1, or null"),
             ("seed_episodes", self.seed_episodes >= 1, "at least 1"),
@@ -98,7 +100,7 @@ def _small(agent: Kind) -> ActConfig:
     net = StackConfig(hidden=64, layers=2)
     two = agent == "dreamerv2"
     return ActConfig(
-        agent=agent, episodes=50, evaluation_episodes=5,
+        agent=agent, episodes=70 if agent == "planet" else 50, evaluation_episodes=5,
         model=WorldModelConfig(
             memory_size=64, latent_size=8, classes=8 if two else None, observation_scale=0.1,
             reward_weight=100.0, prior=StackConfig(64, 1), posterior=StackConfig(64, 1),
@@ -118,7 +120,11 @@ def _small(agent: Kind) -> ActConfig:
 
 
 def _paper(agent: Kind) -> ActConfig:
-    """The values of the three papers, on images; hours on a GPU, days without."""
+    """The values of the three papers, on images, as far as the models here have them.
+
+    DreamerV2's GRU is normalised there and its continuous policy a truncated Gaussian; here they
+    are those of Dreamer.
+    """
     planet = preset("planet", "world_model")
     if agent == "planet":
         return ActConfig(
@@ -131,7 +137,7 @@ def _paper(agent: Kind) -> ActConfig:
     two = agent == "dreamerv2"
     return ActConfig(
         agent=agent, pixels=True, episodes=1000, updates=100, evaluate_every=50,
-        bits=8, exploration=0.0 if two else 0.3,
+        bits=8, action_repeat=2, exploration=0.0 if two else 0.3,
         model=WorldModelConfig(
             memory_size=200, latent_size=32 if two else 30, classes=32 if two else None,
             unimix=0.0, observation_scale=1.0, prior=net, posterior=net,
@@ -143,6 +149,7 @@ def _paper(agent: Kind) -> ActConfig:
             free_nats_of="mean", kl_balance=0.8 if two else None,
         ),
         behaviour=BehaviourConfig(
+            clip_norm=1500.0,  # 100 of a mean over the horizon, where here there is the sum
             reinforce=None if two else 0.0, entropy=1e-4 if two else 0.0,
             target_every=100 if two else 1, actor=deep,
             critic=deep if two else StackConfig(hidden=400, layers=3),
@@ -152,17 +159,20 @@ def _paper(agent: Kind) -> ActConfig:
 
 def _debug(agent: Kind) -> ActConfig:
     """Seconds, to see that everything runs."""
-    net = StackConfig(hidden=8, layers=1)
+    net, two = StackConfig(hidden=8, layers=1), agent == "dreamerv2"
     return ActConfig(
         agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
         evaluation_episodes=2,
         model=WorldModelConfig(
-            memory_size=8, latent_size=4, classes=4 if agent == "dreamerv2" else None, prior=net,
+            memory_size=8, latent_size=4, classes=4 if two else None, prior=net,
             posterior=net, encoder=net, decoder=net, reward=net, continuation=net,
         ),
-        train=UpdateConfig(batch_size=4, window=6),
+        train=UpdateConfig(batch_size=4, window=6, kl_balance=0.8 if two else None),
         planner=PlannerConfig(horizon=3, iterations=2, candidates=8, elites=4),
-        behaviour=BehaviourConfig(horizon=3, actor=net, critic=net),
+        behaviour=BehaviourConfig(
+            horizon=3, actor=net, critic=net, reinforce=None if two else 0.0,
+            entropy=1e-4 if two else 0.0, target_every=2 if two else 1,
+        ),
     )  # fmt: skip
 
 

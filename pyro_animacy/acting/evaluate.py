@@ -1,4 +1,4 @@
-"""How well an agent does, beside no skill at all and the most that planning could reach.
+"""How well an agent does, beside no skill at all and search in the true simulator.
 
     score = (return - random) / (true simulator - random)
 

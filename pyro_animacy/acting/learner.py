@@ -101,10 +101,13 @@ class Learner:
 
     @torch.no_grad()
     def beliefs(self, batch: EpisodeBatch) -> Memory:
-        """m_t ~ q(. | o, a) of every observed frame of a batch, (frames, ...)."""
+        """m_t ~ q(. | o, a) of every observed frame at which a batch goes on, (frames, ...)."""
         with self.guide:
             followed = self.model.follow(batch)
-        return Memory(*(x[batch.observed] for x in followed))
+        going = batch.observed
+        if batch.continuation is not None:  # after an end there is nothing to act in
+            going = going & batch.continuation.bool()
+        return Memory(*(x[going] for x in followed))
 
     def state(self) -> dict[str, Any]:
         """Parameters and optimisers, to go on from."""

@@ -8,7 +8,7 @@ batch, and keeps what did well; mu and sigma begin at 0 and 1 (or at the last pl
     CEM               K elites of the greatest V:  mu, sigma <- their mean and standard deviation
     MPPI              weights w_j ~ exp((V_j - max V) / (temperature sd(V))):
                       mu, sigma <- weighted mean and standard deviation
-    random shooting   as many candidates in all, from N(0, 1): the best of them
+    random shooting   as many candidates in all, from N(mu, 1): the best of them
 
 One call serves every model: `plan` asks it for ``imagine(belief, controls)``, and an objective what
 is worth what. A `WorldModel`'s belief is its memory m_t and its controls are actions; of the

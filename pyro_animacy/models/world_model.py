@@ -260,15 +260,23 @@ class WorldModel(nn.Module):
     def imagined_rewards(self, memory: Memory, actions: Tensor) -> Tensor:
         """Means of the rewards r_{t+1..t+H} (H, ...) on the way that `imagine` goes.
 
+        Each times the probability that it is still met, c_{t+1} ... c_{t+k-1}, where episodes end.
         Those of a few steps in one call, as many as the processor's cache holds: of a planner's
         thousand candidates the rewards of all steps at once take over half as long again.
         """
         each = max(1, ROWS // actions[0, ..., 0].numel())
-        steps, rewards = self._imagined(memory, actions), []
+        steps, rewards, goes_on = self._imagined(memory, actions), [], []
         while some := [*islice(steps, each)]:
             together = (torch.cat(parts) for parts in zip(*some, strict=True))
-            rewards.append(self.expected_reward(Memory(*together) if each > 1 else some[0]))
-        return torch.cat(rewards).view(actions.shape[:-1])
+            met = Memory(*together) if each > 1 else some[0]
+            rewards.append(self.expected_reward(met))
+            if self.ends is not None:
+                goes_on.append(self.continues(met).mean)
+        r = torch.cat(rewards).view(actions.shape[:-1])
+        if not goes_on:
+            return r
+        c = torch.cat(goes_on).view_as(r)
+        return r * torch.cat([torch.ones_like(c[:1]), c[:-1]]).cumprod(0)
 
     def _imagined(self, memory: Memory, actions: Tensor) -> Iterator[Memory]:
         """m_{t+1}, m_{t+2}, ..., all batch dimensions in one: tensors of (N, ...)."""

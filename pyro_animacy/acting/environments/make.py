@@ -141,7 +141,7 @@ def _scaled_actions(env: gymnasium.Env, name: str) -> gymnasium.Env:
 def _vector(env: gymnasium.Env, name: str) -> gymnasium.Env:
     """The world with one flat vector of float32 as observation."""
     if _is_image(env.observation_space):
-        raise ConfigError(f"{name} is observed in pictures only; ask for pixels")
+        raise ConfigError(f"{name} is observed in pictures only; give --pixels true")
     env = wrappers.FlattenObservation(env)
     if not isinstance(env.observation_space, Box):
         raise ConfigError(f"{name}: its observations, {env.observation_space}, make no vector")
