@@ -606,7 +606,7 @@ def test_an_actor_that_diverges(tmp_path):
 
 
 def test_images_that_no_model_takes_are_refused():
-    with pytest.raises(ConfigError, match="^size is 20; expected it at least 46"):
+    with pytest.raises(ConfigError, match=r"^size is 20; expected it at least 46"):
         dataclasses.replace(options("planet"), pixels=True, size=20)
 
 
@@ -614,7 +614,7 @@ def test_what_cannot_be_used_is_found_before_a_run_is_replaced(copied):
     before = {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()}
     c = options("planet")
     c = dataclasses.replace(c, train=dataclasses.replace(c.train, device="abacus"))
-    with pytest.raises(RunError, match="train.device is 'abacus'"):
+    with pytest.raises(RunError, match=r"train\.device is 'abacus'"):
         act("Chase-v0", c, out=copied, overwrite=True, progress=False)
     assert {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()} == before
 
