@@ -60,8 +60,8 @@ class Trial(NamedTuple):
 CHASE = Task("chase", "Chase-v0", {}, SIMULATED)
 PENDULUM = Task(  # to swing up takes some two seconds, 20 actions of 0.1 s
     "pendulum", "Pendulum-v1",
-    {"action_repeat": 2, "episodes": 30, "model": {"reward_weight": 1.0},
-     "planner": {"horizon": 25}, "behaviour": {"discount": 0.97}},
+    {"action_repeat": 2, "episodes": 30, "planner": {"horizon": 25},
+     "behaviour": {"discount": 0.97}},
     PlannerConfig(horizon=25, iterations=4, candidates=60, elites=8, warm_start=True),
 )  # fmt: skip
 PIXELS = Task(

@@ -175,7 +175,7 @@ def test_the_files_of_a_run(runs, agent):
     state = checkpoint.load_trainer(path / "trainer.pt", loop.STATE)
     assert (state["episodes"], state["step"]) == (4, 2 * c.updates)
     run = Run.load(path)
-    assert run.card.sight[:1] + run.card.sight[3:] == ((2,), 1, True, False)
+    assert run.card.sight[:1] + run.card.sight[3:6] == ((2,), 1, True, False)
     for part in ("model", "guide"):
         ours = getattr(run, part).state_dict()
         saved = {n: x for n, x in state["parameters"].items() if n.startswith(f"{part}.")}

@@ -41,11 +41,13 @@ def normal(*shape, seed=0, dtype=DOUBLE):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def world(memory_size=4, latent_size=3, seed=0, actions=A, continuation=False, **options):
+def world(
+    memory_size=4, latent_size=3, seed=0, actions=A, continuation=False, spread=1.0, **options
+):
     """A world model of double precision, its weights random and not small."""
     torch.manual_seed(seed)
     config = WorldModelConfig(memory_size, latent_size, **{**NETS, **options})
-    sight = Sight((X,), (0.0,) * X, (1.0,) * X, actions, reward=True, continuation=continuation)
+    sight = Sight((X,), (0.0,) * X, (1.0,) * X, actions, True, continuation, reward_spread=spread)
     model = WorldModel(config, sight).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -159,6 +161,17 @@ def test_returns_of_a_dream_step_by_step(continuation):
         expected = gamma[:t].prod(0)  # w_0 = 1: m_0 was met, whatever comes after it
         torch.testing.assert_close(worth.weight[t], expected, rtol=1e-12, atol=0)
     assert not worth.weight.requires_grad
+
+
+def test_returns_do_not_depend_on_the_unit_of_the_rewards():
+    """Rewards a hundred times as large, in a model that measured it: the same returns."""
+    found = []
+    for spread in (1.0, 100.0):
+        model = world(reward_scale=None, spread=spread)
+        dreamt = seeded(lambda model=model: dream(model, heads(model)[0], belief(model), H))
+        assert model.rewarded(dreamt.memory).scale.eq(spread).all()
+        found.append(returns(model, heads(model)[1], dreamt, BehaviourConfig(horizon=H)).value)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
 def test_a_dream_is_what_the_model_imagines_under_its_actions():

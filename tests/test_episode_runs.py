@@ -26,7 +26,7 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
-from pyro_animacy.infer.episodes import elbo_per_frame
+from pyro_animacy.infer.episodes import elbo_per_frame, see
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 
@@ -50,6 +50,18 @@ def agent(episodes=8, frames=14, seed=0):
         observation=x, action=a, reward=reward, terminal=terminal, length=length, fps=10,
         source="agent",
     )  # fmt: skip
+
+
+def test_the_spread_of_rewards_is_of_those_met():
+    """Neither the padding nor the 0 before the first action counts; alike, it is 1."""
+    data = agent()
+    met = [
+        float(data["reward"][n, t])
+        for n in range(8) for t in range(1, int(data["length"][n]))
+    ]  # fmt: skip
+    assert see(data).reward_spread == pytest.approx(np.std(met), rel=1e-6)
+    assert see(data.assign(reward=0 * data["reward"] + 2)).reward_spread == 1.0
+    assert see(data.drop_vars("reward")).reward_spread == 1.0
 
 
 def film(episodes=6, frames=8, seed=0):

@@ -19,7 +19,10 @@ from pyro_animacy.nets import StackConfig
 DOUBLE = torch.float64
 T, B, X, A, Z, H = 5, 4, 3, 2, 6, 7
 NET = StackConfig(hidden=8, layers=2)
-SIGHT = Sight((X,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True)
+SIGHT = Sight(
+    (X,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True,
+    reward_spread=0.3,
+)  # fmt: skip
 
 
 def pair(sight=SIGHT, seed=0, **options):
@@ -70,13 +73,14 @@ def minus_log_normal(x, mean, scale):
     return ((x - mean) / scale) ** 2 / 2 + scale.log() + math.log(2 * math.pi) / 2
 
 
-def heads(model, batch, h, z, t):
+def heads(model, batch, h, z, t, unit):
     """Minus the log densities of observation, reward and continuation at frame t, each (B,)."""
     both = torch.cat([h, z], -1)
     mean, spread = model.mean, model.spread
     sigma = spread * (F.softplus(model.raw_scale) + 1e-3)
     o = minus_log_normal(batch.observation[t], mean + spread * mlp(model.decoder, both), sigma)
-    reward = minus_log_normal(batch.reward[t], mlp(model.reward, both)[:, 0], torch.ones(1))
+    mean = unit * mlp(model.reward, both)[:, 0]
+    reward = minus_log_normal(batch.reward[t], mean, torch.tensor(unit, dtype=DOUBLE))
     logit, c = mlp(model.ends, both)[:, 0], batch.continuation[t]
     end = -(c * F.logsigmoid(logit) + (1 - c) * F.logsigmoid(-logit))
     return o.sum(-1), reward, end
@@ -93,7 +97,7 @@ def posterior(model, guide, batch, h, t):
     return p, (p[0] + shift, p[1] * ratio.clamp(-7, 3).exp())
 
 
-def by_hand(model, guide, batch, noise, reward_weight):
+def by_hand(model, guide, batch, noise, reward_weight=1.0, unit=1.0):
     """Terms of minus the bound, summed over frames and episodes, in plain PyTorch."""
     frames, size = batch.observed.shape
     h, z = torch.zeros(size, H, dtype=DOUBLE), torch.zeros(size, Z, dtype=DOUBLE)
@@ -103,7 +107,7 @@ def by_hand(model, guide, batch, noise, reward_weight):
         p, q = posterior(model, guide, batch, h, t)
         z = q[0] + q[1] * noise[t]
         seen = batch.observed[t]
-        o, r, c = heads(model, batch, h, z, t)
+        o, r, c = heads(model, batch, h, z, t, unit)
         terms["reconstruction"] += (o * seen).sum()
         terms["reward"] += reward_weight * (r * seen).sum()
         terms["continuation"] += (c * seen).sum()
@@ -115,12 +119,14 @@ def noise_of(frames=T, size=B, seed=3):
     return torch.randn(frames, size, Z, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
 
 
-@pytest.mark.parametrize("reward_weight", [1.0, 10.0])
-def test_loss_and_gradients_by_hand(monkeypatch, reward_weight):
+@pytest.mark.parametrize(
+    ("reward_weight", "reward_scale", "unit"), [(1.0, 1.0, 1.0), (10.0, None, 0.3), (1.0, 2.0, 2.0)]
+)
+def test_loss_and_gradients_by_hand(monkeypatch, reward_weight, reward_scale, unit):
     """Every term and every gradient, reward and continuation among them, under the same noise."""
-    model, guide = pair(reward_weight=reward_weight)
+    model, guide = pair(reward_weight=reward_weight, reward_scale=reward_scale)
     batch, noise = batch_of(), noise_of()
-    expected = by_hand(model, guide, batch, noise, reward_weight)
+    expected = by_hand(model, guide, batch, noise, reward_weight, unit)
     total = sum(expected.values())
     of_hand = gradients(total, (model, guide))
     supply(monkeypatch, noise)
@@ -138,7 +144,7 @@ def test_score_is_the_true_bound(monkeypatch):
     """A score has rewards at weight 1 and nothing overshot, whatever the training has."""
     model, guide = pair(reward_weight=10.0)
     batch, noise = batch_of(), noise_of()
-    expected = sum(by_hand(model, guide, batch, noise, 1.0).values())
+    expected = sum(by_hand(model, guide, batch, noise).values())
     supply(monkeypatch, noise)
     options = Overshooting(3, None, 1.0, 1.0)
     loss = ScaledELBO(overshooting=None).loss(model, guide, batch, score=True, overshooting=options)
@@ -194,7 +200,7 @@ def test_overshooting_of_observations_and_rewards(monkeypatch):
             z = p[0] + p[1] * ahead[d][t - d]
             if d > 1:
                 seen = batch.observed[t]
-                o, r, c = heads(model, batch, h, z, t)
+                o, r, c = heads(model, batch, h, z, t, 1.0)
                 kl = gaussian_kl(q[t], p)
                 expected["latent_ahead"] += beta * (kl * seen).sum()
                 expected["reconstruction_ahead"] += 0.3 * beta * (o * seen).sum()
@@ -214,8 +220,8 @@ def test_overshooting_of_observations_and_rewards(monkeypatch):
     loss = elbo.differentiable_loss(model, guide, batch)
     for name, value in expected.items():
         torch.testing.assert_close(elbo.terms[name], value, rtol=1e-11, atol=1e-11)
-    plain = sum(by_hand(model, guide, batch, noise, 1.0).values())
-    kl = by_hand(model, guide, batch, noise, 1.0)["latent"]
+    plain = sum(by_hand(model, guide, batch, noise).values())
+    kl = by_hand(model, guide, batch, noise)["latent"]
     total = plain - kl + kl / 3 + sum(expected.values())
     torch.testing.assert_close(loss, total, rtol=1e-11, atol=1e-11)
 
@@ -381,7 +387,8 @@ def test_what_the_data_lack_cannot_be_asked():
 
 
 @pytest.mark.parametrize(("option", "value"), [
-    ("observation_scale", 0.0), ("reward_weight", -1.0), ("memory_size", -1),
+    ("observation_scale", 0.0), ("reward_scale", -1.0), ("reward_weight", -1.0),
+    ("memory_size", -1),
 ])  # fmt: skip
 def test_options_are_checked(option, value):
     with pytest.raises(ConfigError, match=rf"model\.{option} is {value}"):

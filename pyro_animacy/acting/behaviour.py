@@ -255,9 +255,13 @@ class Returns(NamedTuple):
 
 
 def returns(model: WorldModel, critic: Critic, dreamt: Dream, config: BehaviourConfig) -> Returns:
-    """V_t and w_t of a dream; V_t has a gradient through what was imagined, w_t has none."""
+    """V_t and w_t of a dream; V_t has a gradient through what was imagined, w_t has none.
+
+    V_t is in units of the model's ``reward_scale``, so that neither eta nor the learning rates have
+    to know how large an environment's rewards are.
+    """
     met = Memory(*(x[1:] for x in dreamt.memory))
-    reward = model.rewarded(met).mean
+    reward = model.rewarded(met).mean / model.reward_scale
     discount = torch.full_like(reward, config.discount)
     if model.ends is not None:
         discount = discount * model.continues(met).mean

@@ -103,8 +103,9 @@ def _small(agent: Kind) -> ActConfig:
         agent=agent, episodes=70 if agent == "planet" else 50, evaluation_episodes=5,
         model=WorldModelConfig(
             memory_size=64, latent_size=8, classes=8 if two else None, observation_scale=0.1,
-            reward_weight=100.0, prior=StackConfig(64, 1), posterior=StackConfig(64, 1),
-            encoder=StackConfig(64, 1), decoder=net, reward=net, continuation=net,
+            reward_scale=None, reward_weight=10.0, prior=StackConfig(64, 1),
+            posterior=StackConfig(64, 1), encoder=StackConfig(64, 1), decoder=net, reward=net,
+            continuation=net,
         ),
         train=UpdateConfig(
             batch_size=32, window=24, learning_rate=1e-3, clip_norm=100.0, weight_decay=0.0,
@@ -113,8 +114,7 @@ def _small(agent: Kind) -> ActConfig:
         planner=PlannerConfig(iterations=5, candidates=200, elites=20, warm_start=True),
         behaviour=BehaviourConfig(
             starts=256, discount=0.95, actor_rate=1e-3, critic_rate=1e-3, actor=net, critic=net,
-            reinforce=None if two else 0.0, entropy=1e-4 if two else 0.0,
-            target_every=20 if two else 1,
+            reinforce=None if two else 0.0, entropy=0.02, target_every=20 if two else 1,
         ),
     )  # fmt: skip
 

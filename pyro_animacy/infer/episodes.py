@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 
@@ -116,14 +117,14 @@ class EpisodeSource:
 
 
 def see(dataset: xr.Dataset) -> Sight:
-    """What there is to see in episodes; features of a vector are measured."""
+    """What there is to see in episodes; features of a vector and rewards are measured."""
+    seen = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None]
     mean: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
     if "image" in dataset:
         size = dataset["image"].sizes
         shape: tuple[int, ...] = size["channel"], size["height"], size["width"]
     else:
-        seen = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None]
         x = dataset["observation"].to_numpy()[seen]
         shape = (x.shape[1],)
         mean, std = tuple(x.mean(0).tolist()), x.std(0)
@@ -132,7 +133,16 @@ def see(dataset: xr.Dataset) -> Sight:
         shape, mean, spread,
         actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
         reward="reward" in dataset, continuation="terminal" in dataset,
+        reward_spread=_reward_spread(dataset, seen),
     )  # fmt: skip
+
+
+def _reward_spread(dataset: xr.Dataset, seen: npt.NDArray[np.bool_]) -> float:
+    """Standard deviation of the rewards met, all but the 0 before anything was done; 1 if alike."""
+    if "reward" not in dataset:
+        return 1.0
+    met = dataset["reward"].to_numpy()[:, 1:][seen[:, 1:]].astype(np.float64)
+    return float(met.std()) if met.size and np.ptp(met) > 0 else 1.0
 
 
 def given_frames(model: Any) -> int:

@@ -3,7 +3,7 @@
     h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})            deterministic path
     z_t ~ p(z | h_t)                                stochastic path: the prior
     o_t ~ N(decoder(h_t, z_t), sigma^2 I)           observation: an image or a vector
-    r_t ~ N(reward(h_t, z_t), 1)                    where the data has rewards
+    r_t ~ N(s reward(h_t, z_t), s^2)                where the data has rewards; s is their unit
     c_t ~ Bernoulli(continuation(h_t, z_t))         where the data says that episodes ended
     q(z_t | h_t, o_t)                               guide: sees h_t and the encoded observation
 
@@ -64,6 +64,9 @@ class WorldModelConfig(DynamicsConfig):
         observation_scale: sigma, the standard deviation of an observation about its mean: in
             ranges of a pixel, or standard deviations of each feature of a vector; null learns one
             number for all. 1 for images is PlaNet's sum of squares.
+        reward_scale: s, the standard deviation of a reward about its mean, and the unit that its
+            network counts in; null for the standard deviation of the rewards in the data. 1 in
+            the papers, whose rewards are all of that size.
         reward_weight: w_r, weight of the log density of the reward.
         filters: Channels of the image networks' widest pictures, see `pyro_animacy.images`; 32 in
             the papers. Work goes with its square.
@@ -74,6 +77,7 @@ class WorldModelConfig(DynamicsConfig):
     """
 
     observation_scale: float | None = None
+    reward_scale: float | None = 1.0
     reward_weight: float = 1.0
     filters: int = 32
     encoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
@@ -88,10 +92,9 @@ class WorldModelConfig(DynamicsConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        if self.observation_scale is not None and not self.observation_scale > 0:
-            raise ConfigError(
-                f"model.observation_scale is {self.observation_scale}; expected it positive or null"
-            )
+        for name in ("observation_scale", "reward_scale"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ConfigError(f"model.{name} is {value}; expected it positive or null")
         if not self.filters >= 1:
             raise ConfigError(f"model.filters is {self.filters}; expected at least 1")
         if not self.reward_weight >= 0:
@@ -108,6 +111,7 @@ class Sight(NamedTuple):
         actions: Number of controls; 0 where nothing is done.
         reward: Whether there are rewards.
         continuation: Whether episodes say that they ended.
+        reward_spread: Standard deviation of the rewards, positive.
     """
 
     shape: tuple[int, ...]
@@ -116,6 +120,7 @@ class Sight(NamedTuple):
     actions: int = 0
     reward: bool = False
     continuation: bool = False
+    reward_spread: float = 1.0
 
     @property
     def image(self) -> bool:
@@ -155,6 +160,7 @@ class WorldModel(nn.Module):
         if config.observation_scale is None:
             self.raw_scale = nn.Parameter(torch.tensor(math.log(math.expm1(0.3))))
         self.reward = Stack(features, 1, config.reward) if sight.reward else None
+        self.reward_scale = config.reward_scale or sight.reward_spread
         self.ends = Stack(features, 1, config.continuation) if sight.continuation else None
 
     @property
@@ -172,14 +178,14 @@ class WorldModel(nn.Module):
         return Normal(self.mean + self.spread * mean, self.spread * self.scale).to_event(1)
 
     def rewarded(self, memory: Memory) -> Normal:
-        """p(r_t | h_t, z_t), of unit variance, batch shape (...)."""
-        return Normal(self.expected_reward(memory), 1.0)
+        """p(r_t | h_t, z_t), batch shape (...)."""
+        return Normal(self.expected_reward(memory), self.reward_scale)
 
     def expected_reward(self, memory: Memory) -> Tensor:
         """The mean of p(r_t | h_t, z_t), (...)."""
         if self.reward is None:
             raise ConfigError("the model was fitted to episodes without rewards")
-        return self.reward(torch.cat(memory, -1))[..., 0]
+        return self.reward_scale * self.reward(torch.cat(memory, -1))[..., 0]
 
     def continues(self, memory: Memory) -> Bernoulli:
         """p(c_t | h_t, z_t), batch shape (...)."""
