@@ -74,12 +74,11 @@ def test_episodes_come_back_bit_for_bit(tmp_path):
     assert names == ["000000.npz", "000001.npz", "000002.npz"]
 
 
-def test_padding_is_cut_off_and_controls_are_named(tmp_path):
-    replay = Replay(tmp_path, fps=10, control_names=["force"])
+def test_padding_is_cut_off(tmp_path):
+    replay = Replay(tmp_path, fps=10)
     replay.add(episode(0, 9).assign_coords(length=("trajectory", [4])).drop_vars("terminal"))
     found = replay.read(0)
     assert found.sizes["time"] == replay.frames == 4
-    assert found["control"].to_numpy().tolist() == ["force"]
     assert "terminal" not in found
 
 
@@ -160,23 +159,6 @@ def test_each_window_is_as_likely(tmp_path):
     assert stats.chisquare(expected).pvalue < 1e-9
 
 
-def test_a_share_of_windows_at_the_end(tmp_path):
-    lengths, frames, size = [5, 9, 3, 14], 4, 8000
-    replay = filled(tmp_path, lengths, ended=True)
-    count = np.array([2, 6, 1, 11])
-
-    def ends(to_end):
-        batch = replay.sample(size, frames, seeded(2), to_end=to_end)
-        shown = batch.observation[0, :, 0].long().bincount(minlength=4).numpy()
-        assert stats.chisquare(shown, size * count / count.sum()).pvalue > 0.01
-        return 1 - float(batch.continuation.min(0).values.mean())
-
-    assert ends(1.0) == 1
-    for share in (0.0, 0.3):
-        expected = share + (1 - share) * 4 / 20
-        assert abs(ends(share) - expected) < 4 * np.sqrt(expected * (1 - expected) / size)
-
-
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -195,7 +177,7 @@ def test_bounded_memory_changes_no_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bounded, "read", counted)
     for seed in range(20):
-        for options in ({}, {"to_end": 0.5, "bits": 5}):
+        for options in ({}, {"bits": 5}):
             one, other = (r.sample(8, 5, seeded(seed), **options) for r in (whole, bounded))
             assert equal(one, other)
             held.append(bounded.held)
@@ -376,15 +358,15 @@ def test_every_altered_byte_is_found_or_changes_nothing(tmp_path):
         (lambda: episode(1, 4).drop_vars("reward"), "another environment"),
         (lambda: episode(1, 4).assign(state=("time", np.zeros(4))), "has state, which is not kept"),
         (lambda: episode(1, 4).assign_attrs(seed=1), "has seed, which is not kept"),
-        (lambda: episode(1, 4, action=np.zeros((1, 4, 2))), "has 2 controls, the replay names 1"),
+        (lambda: episode(1, 4, action=np.zeros((1, 4, 2))), "another environment"),
         (lambda: xr.concat([episode(1, 4), episode(2, 4)], "trajectory"), "2 trajectories"),
         (lambda: episode(1, 4).assign(reward=np.nan * episode(1, 4)["reward"]), "not finite"),
     ],
 )  # fmt: skip
 def test_episodes_that_do_not_belong(tmp_path, wrong, said):
-    replay = Replay(tmp_path, fps=10, control_names=["force"])
+    replay = Replay(tmp_path, fps=10)
     replay.add(episode(0, 4))
-    for known in (replay, Replay(tmp_path, fps=10, control_names=["force"])):
+    for known in (replay, Replay(tmp_path, fps=10)):
         with pytest.raises(DataError, match=said):
             known.add(wrong())
         assert len(known) == 1
@@ -415,10 +397,8 @@ def test_values_that_cannot_be_used(tmp_path):
             ask()
     assert list(replay.episodes()) == []
     replay.add(episode(0, 4))
-    for size, frames, to_end, said in (
-        (0, 1, 0, "batch_size is 0"), (1, 0, 0, "frames is 0"), (1, 1, 1.1, "to_end is 1.1"),
-    ):  # fmt: skip
+    for size, frames, said in ((0, 1, "batch_size is 0"), (1, 0, "frames is 0")):
         with pytest.raises(ConfigError, match=said):
-            replay.sample(size, frames, seeded(0), to_end=to_end)
+            replay.sample(size, frames, seeded(0))
     with pytest.raises(RunError, match=r"000000.npz: has 10 frames a second, and this run 20"):
         Replay(tmp_path, fps=20)

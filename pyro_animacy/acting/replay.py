@@ -11,10 +11,6 @@ shorter than T has a single one, padded. Of all windows of all episodes each is 
 
     P(episode n) = W_n / sum_m W_m,    P(first frame s | n) = 1 / W_n,  s = 0 ... W_n - 1
 
-Only the last window of an episode shows its last frame, and whether it ended by itself there:
-``to_end`` puts that share of the windows at the end of their episode, for the reason for which the
-code of DreamerV2 (Hafner et al. 2021, Mastering Atari with Discrete World Models) prefers ends.
-
 Images of b bits are PlaNet's (Hafner et al. 2019, Learning Latent Dynamics for Planning from
 Pixels, appendix A), but for the 1/2 that the models of this package subtract themselves:
 
@@ -25,7 +21,7 @@ without bound about 2^b points.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,27 +47,18 @@ class Replay:
         fps: Frames per second of all episodes.
         memory: Bytes of episodes that are kept between batches. The least recently used are let go
             and read again when they are asked for; batches are the same.
-        control_names: Names of the controls, written with every episode.
 
     Raises:
         ConfigError: If ``memory`` is negative or ``fps`` not above 0.
         RunError: If a file is missing before others, cannot be read, or is of another rate.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        fps: float,
-        memory: int = 2 * 1024**3,
-        control_names: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, folder: str | Path, *, fps: float, memory: int = 2 * 1024**3) -> None:
         if not fps > 0:
             raise ConfigError(f"fps is {fps}; expected frames per second above 0")
         if not memory >= 0:
             raise ConfigError(f"memory is {memory} bytes; expected 0 or more")
         self.folder, self.fps, self.memory = Path(folder), float(fps), memory
-        self.control_names = None if control_names is None else list(control_names)
         self._kind: dict[str, tuple[int, ...]] | None = None  # known once an episode was seen
         self._held: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
         names = (path.stem for path in self.folder.glob("*.npz"))
@@ -179,7 +166,6 @@ class Replay:
         frames: int,
         generator: torch.Generator,
         *,
-        to_end: float = 0.0,
         bits: int = 8,
     ) -> EpisodeBatch:
         """Draw windows, with replacement; the same of the same generator and episodes.
@@ -188,7 +174,6 @@ class Replay:
             batch_size: Windows B.
             frames: Frames T of each.
             generator: Where chance comes from, on the CPU: windows, then noise of images.
-            to_end: Share of the windows, from 0 to 1, that are moved to the end of their episode.
             bits: Bits of an image's values, see `quantised`.
 
         Returns:
@@ -198,7 +183,7 @@ class Replay:
             ConfigError: If a value cannot be used.
             RunError: If there are no episodes, or a file is damaged.
         """
-        episode, start = self._draw(batch_size, frames, generator, to_end)
+        episode, start = self._draw(batch_size, frames, generator)
         frame = start + torch.arange(frames)[:, None]
         length = torch.tensor(self._lengths)[episode]
         here, before = rows(frame, length)
@@ -217,24 +202,18 @@ class Replay:
         return aligned(read, frame, length)
 
     def _draw(
-        self, batch_size: int, frames: int, generator: torch.Generator, to_end: float
+        self, batch_size: int, frames: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Episode (B,) and first frame (B,) of windows."""
         for name, value in (("batch_size", batch_size), ("frames", frames)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; expected at least 1")
-        if not 0 <= to_end <= 1:
-            raise ConfigError(f"to_end is {to_end}; expected a share from 0 to 1")
         self._some()
         count = (torch.tensor(self._lengths) - frames).clamp(min=0) + 1
         after = count.cumsum(0)  # windows of the episodes so far
         which = torch.randint(int(after[-1]), (batch_size,), generator=generator)
         episode = torch.searchsorted(after, which, right=True)
-        start = which - (after - count)[episode]
-        if to_end:
-            moved = torch.rand(batch_size, generator=generator) < to_end
-            start = torch.where(moved, count[episode] - 1, start)
-        return episode, start
+        return episode, which - (after - count)[episode]
 
     def _arrays(self, n: int) -> dict[str, Tensor]:
         """The tensors (L, ...) of episode ``n``, from memory or the disk."""
@@ -268,14 +247,6 @@ class Replay:
                 "of episodes; leave it out"
             )
         episode = episode.isel(time=slice(int(episode["length"][0])))
-        names = self.control_names
-        if names is not None and "action" in episode:
-            if len(names) != episode.sizes["control"]:
-                raise DataError(
-                    f"{where} has {episode.sizes['control']} controls, the replay names "
-                    f"{len(names)}: {', '.join(names)}"
-                )
-            episode = episode.assign_coords(control=np.array(names, object))
         if self._kind is None and len(self):
             self._kind = _kind(self.read(0))
         has = _kind(episode)
