@@ -20,6 +20,7 @@ inputs, and a decoder begins with nearly the same picture for every latent.
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from pyro_animacy.errors import ConfigError
@@ -72,6 +73,7 @@ class ImageEncoder(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 _start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
+        self.layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
         for _ in range(4):
             height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
         self.features = 8 * n * height * width
@@ -130,6 +132,7 @@ class ImageDecoder(nn.Module):
                 cells = math.prod(map(min, sides, reach))
                 _start(layer, layer.in_channels * cells, gain=1 if layer is self.layers[-2] else 2)
                 sides = (math.inf, math.inf)  # from here on there are more cells than reach
+        self.layers.to(memory_format=torch.channels_last)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the mean image (..., channels, H, W)."""

@@ -100,7 +100,7 @@ def _small(agent: Kind) -> ActConfig:
     net = StackConfig(hidden=64, layers=2)
     two = agent == "dreamerv2"
     return ActConfig(
-        agent=agent, episodes=70 if agent == "planet" else 50, evaluation_episodes=5,
+        agent=agent, episodes=50, evaluation_episodes=5,
         model=WorldModelConfig(
             memory_size=64, latent_size=8, classes=8 if two else None, observation_scale=0.1,
             reward_scale=None, reward_weight=10.0, prior=StackConfig(64, 1),
@@ -111,7 +111,9 @@ def _small(agent: Kind) -> ActConfig:
             batch_size=32, window=24, learning_rate=1e-3, clip_norm=100.0, weight_decay=0.0,
             free_nats=1.0, free_nats_of="mean", kl_balance=0.8 if two else None,
         ),
-        planner=PlannerConfig(iterations=5, candidates=200, elites=20, warm_start=True),
+        planner=PlannerConfig(
+            horizon=8, iterations=5, candidates=200, elites=20, warm_start=True
+        ),
         behaviour=BehaviourConfig(
             starts=256, discount=0.95, actor_rate=1e-3, critic_rate=1e-3, actor=net, critic=net,
             reinforce=None if two else 0.0, entropy=0.02, target_every=20 if two else 1,
