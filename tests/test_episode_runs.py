@@ -76,6 +76,17 @@ def film(episodes=6, frames=8, seed=0):
     return make_episodes(image=image, fps=5, source="film")
 
 
+def test_colours_are_those_seen():
+    """Mean and standard deviation of each channel, padding left out."""
+    data = film()
+    data["length"][0] = 3
+    seen = [data["image"][n, : int(data["length"][n])].values.reshape(-1, 3) for n in range(6)]
+    pixels = np.concatenate(seen) / 255 - 0.5
+    np.testing.assert_allclose(see(data).mean, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(see(data).spread, pixels.std(0), rtol=1e-9)
+    assert see(data.assign(image=0 * data["image"] + 7)).spread == (1.0,) * 3
+
+
 DATA = {"image_vae": film, "world_model": agent}
 
 

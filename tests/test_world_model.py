@@ -376,6 +376,21 @@ def test_images():
         last.weight.zero_()
         last.bias.zero_()
     assert (model.observation(memory).base_dist.loc == 0.5).all()
+    # or, where it was measured, each channel's mean; what the encoder sees has mean 0, spread 1
+    measured = Sight((3, 64, 64), (-0.25, 0.0, 0.25), (0.125, 0.25, 0.5), A, reward=True)
+    model = WorldModel(model.config, measured).double()
+    with torch.no_grad():
+        last = model.decoder.layers[-2]
+        last.weight.zero_()
+        last.bias.fill_(2.0)
+    expected = torch.tensor([0.25 + 2 * 0.125, 0.5 + 2 * 0.25, 0.75 + 2 * 0.5])
+    found = model.observation(memory).base_dist
+    torch.testing.assert_close(found.loc[0, 0, :, 7, 9], expected.double())
+    assert (found.scale == model.scale).all()  # sigma stays in ranges of a pixel
+    guide = WorldModelGuide(model).double()
+    mean, spread = (torch.tensor(x)[:, None, None] for x in ((0.25, 0.5, 0.75), measured.spread))
+    by_hand = (image - mean) / spread
+    torch.testing.assert_close(guide.encode(image), guide.encoder(by_hand))
 
 
 def test_what_the_data_lack_cannot_be_asked():

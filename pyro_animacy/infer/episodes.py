@@ -117,20 +117,22 @@ class EpisodeSource:
 
 
 def see(dataset: xr.Dataset) -> Sight:
-    """What there is to see in episodes; features of a vector and rewards are measured."""
+    """What there is to see in episodes; colours, features of a vector and rewards are measured."""
     seen = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None]
-    mean: tuple[float, ...] = ()
-    spread: tuple[float, ...] = ()
     if "image" in dataset:
         size = dataset["image"].sizes
         shape: tuple[int, ...] = size["channel"], size["height"], size["width"]
+        x = dataset["image"].to_numpy()[seen].reshape(-1, shape[0])
+        count = np.stack([np.bincount(channel, minlength=256) for channel in x.T])
+        level, share = np.arange(256) / 255 - 0.5, count / len(x)
+        mean = share @ level
+        std = np.sqrt((share * (level - mean[:, None]) ** 2).sum(1))
     else:
         x = dataset["observation"].to_numpy()[seen]
         shape = (x.shape[1],)
-        mean, std = tuple(x.mean(0).tolist()), x.std(0)
-        spread = tuple(np.where(std > 0, std, 1.0).tolist())
+        mean, std = x.mean(0), x.std(0)
     return Sight(
-        shape, mean, spread,
+        shape, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()),
         actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
         reward="reward" in dataset, continuation="terminal" in dataset,
         reward_spread=_reward_spread(dataset, seen),

@@ -106,8 +106,9 @@ class Sight(NamedTuple):
 
     Attributes:
         shape: Of an observation: (channel, height, width), or (feature,).
-        mean: Mean of each feature of a vector; empty for images.
-        spread: Standard deviation of each, positive.
+        mean: Mean of each feature of a vector, or of each channel of images from -1/2 to 1/2; empty
+            for 0.
+        spread: Standard deviation of each, positive; empty for 1.
         actions: Number of controls; 0 where nothing is done.
         reward: Whether there are rewards.
         continuation: Whether episodes say that they ended.
@@ -145,8 +146,9 @@ class WorldModel(nn.Module):
         self.dynamics = Dynamics(config, sight.actions, direct=False)
         self.memory_size, self.latent_size = self.dynamics.memory_size, self.dynamics.latent_size
         features = self.memory_size + self.latent_size
-        self.register_buffer("mean", torch.tensor(sight.mean or (0.0,)))
-        self.register_buffer("spread", torch.tensor(sight.spread or (1.0,)))
+        each = (-1, 1, 1) if sight.image and sight.mean else (-1,)  # channel, or feature
+        self.register_buffer("mean", torch.tensor(sight.mean or (0.0,)).view(each))
+        self.register_buffer("spread", torch.tensor(sight.spread or (1.0,)).view(each))
         self.decoder: nn.Module
         if sight.image:
             channels, height, width = sight.shape
@@ -172,10 +174,10 @@ class WorldModel(nn.Module):
 
     def observation(self, memory: Memory) -> Independent:
         """p(o_t | h_t, z_t), batch shape (...), event shape that of an observation."""
-        mean = self.decoder(torch.cat(memory, -1))
-        if self.sight.image:  # pixels from 0 to 1, so 0 is in the middle
+        mean = self.mean + self.spread * self.decoder(torch.cat(memory, -1))
+        if self.sight.image:  # pixels from 0 to 1
             return Normal(mean + 0.5, self.scale).to_event(3)
-        return Normal(self.mean + self.spread * mean, self.spread * self.scale).to_event(1)
+        return Normal(mean, self.spread * self.scale).to_event(1)
 
     def rewarded(self, memory: Memory) -> Normal:
         """p(r_t | h_t, z_t), batch shape (...)."""
@@ -321,5 +323,5 @@ class WorldModelGuide(DynamicsGuide):
         """Features (..., E) of observations (..., *shape)."""
         model: WorldModel = self.model  # type: ignore[assignment]
         if model.sight.image:
-            return self.encoder(observation - 0.5)
+            return self.encoder((observation - (model.mean + 0.5)) / model.spread)
         return F.elu(self.encoder((observation - model.mean) / model.spread), inplace=True)
