@@ -9,6 +9,8 @@ World Models' (Ha & Schmidhuber 2018, appendix A.1), which PlaNet and Dreamer to
 
 These are of 32 filters; a network of fewer has all channels in proportion, but those of colour.
 
+The convolutions keep channels last in memory, which takes a third less time on a CPU.
+
 From a grid of g cells in place of the one, the decoder gives 16 g + 48 pixels. For another size it
 takes the smallest grid that reaches it, and what is over is cut off evenly on both sides: 60 x 80
 is 64 x 80, from a grid of 1 x 2, less two rows at the top and two at the bottom.
@@ -73,7 +75,7 @@ class ImageEncoder(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
                 _start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
-        self.layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for _ in range(4):
             height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
         self.features = 8 * n * height * width
@@ -132,7 +134,7 @@ class ImageDecoder(nn.Module):
                 cells = math.prod(map(min, sides, reach))
                 _start(layer, layer.in_channels * cells, gain=1 if layer is self.layers[-2] else 2)
                 sides = (math.inf, math.inf)  # from here on there are more cells than reach
-        self.layers.to(memory_format=torch.channels_last)
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, latent: Tensor) -> Tensor:
         """Return the mean image (..., channels, H, W)."""

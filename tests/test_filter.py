@@ -252,7 +252,7 @@ def test_windows_have_the_steps_of_whole_trajectories(name, asked):
     which = torch.cat([inside[2:-1:3], inside[-1:]])
     last = windows.index[which][:, 1].max().item() + windows.frames
     assert last == 25
-    x = windows.position[rows].transpose(0, 1).double()
+    x = windows.stretches(np.array(rows), np.zeros(2, int), clips().sizes["time"]).double()
     torch.manual_seed(0)
     whole = of_step(draw_steps(guide, Batch(x.nan_to_num(0.0), ~x.isnan()), 3, asked))
     torch.manual_seed(0)
@@ -285,7 +285,8 @@ def test_a_step_is_shown_half_to_all_of_its_memory(name, memory_steps):
         t = start + windows.context - history
         first = max(0, t // new * new - (memory_steps - new))
         assert t < memory_steps or memory_steps - new <= t - first < memory_steps
-        x = windows.position[b : b + 1, first : t + history + 1].transpose(0, 1).double()
+        x = windows.stretches(np.array([b]), np.array([first]), t + history + 1 - first)
+        x = x.double()
         alone = draw_steps(guide, Batch(x.nan_to_num(0.0), ~x.isnan()), 1)
         torch.testing.assert_close(found[i], known(alone)[-1, 0])
 

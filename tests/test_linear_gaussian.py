@@ -6,6 +6,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from pyro_animacy import LinearAutoregression, Scale, Windows, make_trajectories
+from pyro_animacy.models import linear_gaussian
 
 
 def walk(frames=400, trajectories=3, seed=0, A=None):
@@ -33,6 +34,17 @@ def rows(dataset, scale, order, context=6):
             X.append(np.concatenate([[1.0], *(a[t - j] for j in range(1, order + 1))]))
             Y.append(a[t])
     return np.array(X), np.array(Y)
+
+
+def test_of_many_windows_some_are_taken_evenly(monkeypatch):
+    dataset = walk()
+    w, scale = windows(dataset)
+    monkeypatch.setattr(linear_gaussian, "MOST", 500)
+    model = LinearAutoregression.fit(2, w, chunk=100)
+    X, Y = rows(dataset, scale, 2)
+    some = np.linspace(0, len(X) - 1, 500).round().astype(int)
+    B = np.linalg.lstsq(X[some], Y[some], rcond=None)[0]
+    np.testing.assert_allclose(model.coefficients.numpy(), B, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [1, 3, 5])

@@ -347,7 +347,7 @@ def nats_per_step(run: Run, trajectories: xr.Dataset, draws: int = 64) -> Floats
         torch.manual_seed(0)
         steps = window_steps(run.guide, windows, torch.arange(len(windows)), draws)
         found = torch.cat([bounds(of)[0][-1] for _, of in steps]).double().cpu()
-    found = found - windows.position.shape[-1] * math.log(scale.unit)
+    found = found - windows.coordinates * math.log(scale.unit)
     row, N = windows.index[:, 0], trajectories.sizes["trajectory"]
     total, count = (torch.bincount(row, w, minlength=N) for w in (found, torch.ones_like(found)))
     return (total / count).numpy()

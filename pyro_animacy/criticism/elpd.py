@@ -139,7 +139,7 @@ def _by_unit(
 ) -> ELPDData:
     """Sum log densities (step,) in model units over units, and turn them into data units."""
     log_density = log_density - run.model.state_size * np.log(run.card.scale.unit)
-    index = windows.index[which].numpy()
+    index = np.stack(windows.places(which), 1)
     member = independent_groups(dataset, index)
     steps = np.bincount(member)
     predicted = index + np.array([0, windows.context])

@@ -10,6 +10,7 @@ import xarray as xr
 
 from pyro_animacy.data.dense import agreed_fps
 from pyro_animacy.data.schema import DIMS, make_trajectories
+from pyro_animacy.data.stored import HELD
 from pyro_animacy.errors import DataError
 
 OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
@@ -50,8 +51,11 @@ def read_npz(path: Path, fps: float | None) -> xr.Dataset:
     """
     where = path.name
     try:
+        large = path.suffix.lower() == ".npy" and path.stat().st_size > HELD
         with path.open("rb") as file:  # numpy leaves a damaged file open
-            loaded = np.load(file, allow_pickle=False)
+            loaded = np.load(
+                path if large else file, mmap_mode="r" if large else None, allow_pickle=False
+            )
             if isinstance(loaded, np.ndarray):
                 parts = {"position": loaded}
             else:
@@ -95,7 +99,7 @@ def from_array(position: npt.ArrayLike, *, source: str = "array", **parts: Any) 
     Raises:
         DataError: where the array does not fit.
     """
-    if np.ndim(position) < 4 and "trajectory" not in parts:
+    if len(np.shape(position)) < 4 and "trajectory" not in parts:
         parts["trajectory"] = [source.split(".")[0]]
     return make_trajectories(position, source=source, **parts)
 

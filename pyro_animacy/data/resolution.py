@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pyro_animacy.data.stored import Stored
+
 DECIMALS = 9  # finer decimal grids than 10^-9 are taken for full floating-point precision
 SHARE, COUNT = 0.02, 20  # a step is common if this share of those counted, and as many, are it
 SAME = 1e-3  # steps that differ by less than this share are one velocity with rounded decimals
@@ -20,7 +22,7 @@ SAMPLE = 4_000_000  # coordinates looked at; enough to count shares of 2 %, and 
 
 
 def estimate_resolution(
-    position: npt.NDArray[np.float64], recording: Sequence[str] | None = None
+    position: npt.NDArray[np.float64] | Stored, recording: Sequence[str] | None = None
 ) -> npt.NDArray[np.float64]:
     """Estimate the resolution of each trajectory: the smallest common step of its recording.
 
@@ -50,8 +52,8 @@ def estimate_resolution(
     """
     names = np.arange(len(position)) if recording is None else np.asarray(recording, str)
     code = np.unique(names, return_inverse=True)[1]
-    frames = max(2, SAMPLE * position.shape[1] // max(position.size, 1))
-    values = position[:, :frames]
+    frames = max(2, SAMPLE * position.shape[1] // max(int(np.prod(position.shape)), 1))
+    values = np.asarray(position[:, :frames])
     grid = decimal_grid(values[~np.isnan(values)])
     unit = grid or 10.0**-DECIMALS
     owners = int(code.max(initial=0)) + 1

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.resolution import estimate_resolution
+from pyro_animacy.data.stored import Stored, extremes, mapping, observed, positions
 from pyro_animacy.errors import DataError
 
 DIMS = ("trajectory", "time", "body", "space")
@@ -62,7 +63,8 @@ def make_trajectories(
         source: where the data come from, for reports and messages.
 
     Returns:
-        The Dataset. An array that is already float64 is not copied.
+        The Dataset. An array that is already float64 is not copied, and one that lies in a file
+        mapped for reading stays there (`stored.Stored`).
 
     Raises:
         DataError: where the positions are not usable, see `check_trajectories`.
@@ -148,10 +150,12 @@ def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
 
 def _check_values(ds: xr.Dataset, where: str) -> None:
     """Raise DataError unless the values are finite or NaN, long enough, and something moves."""
-    values, names = ds["position"].values, ds["trajectory"].values
-    infinite = np.isinf(values)
+    values, names = positions(ds), ds["trajectory"].values
+    low, high = extremes(values)
+    infinite = (np.isinf(low) | np.isinf(high)).any((1, 2))
     if infinite.any():
-        i, t, b, _ = np.argwhere(infinite)[0]
+        i = int(infinite.argmax())
+        t, b, _ = np.argwhere(np.isinf(values[i : i + 1]))[0, 1:]
         raise DataError(
             f"{where}: infinite value in trajectory {names[i]!r}, frame {t}, "
             f"body {ds['body'].values[b]!r}; leave the cell empty where a body was not observed"
@@ -167,8 +171,6 @@ def _check_values(ds: xr.Dataset, where: str) -> None:
         raise DataError(
             f"{where}: trajectory {names[short][0]!r} has fewer than 2 frames; motion needs two"
         )
-    # fmin/fmax pass over NaN without the warnings of nanmin on an empty slice
-    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
     unseen = np.isnan(low).any(-1).all(0)
     if unseen.any():
         raise DataError(
@@ -185,13 +187,15 @@ def shortened(names: Names, most: int = 12) -> str:
     return text + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats:
-    """`position` as float64 (trajectory, time, body, 2)."""
+def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats | Stored:
+    """`position` as float64 (trajectory, time, body, 2); what is mapped stays in its file."""
+    values: npt.NDArray[Any] = np.asarray(position)
+    kept = values.dtype in (np.float32, np.float64) and values.flags.c_contiguous
+    kept = kept and mapping(values) is not None
     try:
-        values = np.asarray(position).astype(np.float64, casting="same_kind", copy=False)
+        values = values if kept else values.astype(np.float64, casting="same_kind", copy=False)
     except (TypeError, ValueError):
-        kind = np.asarray(position).dtype
-        raise DataError(f"{where}: positions are not real numbers but {kind}") from None
+        raise DataError(f"{where}: positions are not real numbers but {values.dtype}") from None
     if values.ndim == 2 and values.shape[1] % 2 == 0 and values.size:
         values = values.reshape(len(values), -1, 2)
     if values.ndim == 3:
@@ -201,7 +205,7 @@ def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats:
             f"{where}: expected an array (time, 2 x bodies), (time, bodies, 2) or (trajectory, "
             f"time, bodies, 2), got shape {np.shape(position)}"
         )
-    return values
+    return Stored.of(values) if kept else values
 
 
 def _usable_fps(fps: float | None, where: str) -> float:
@@ -220,14 +224,14 @@ def no_duplicates(names: npt.NDArray, dim: str, where: str) -> None:
         raise DataError(f"{where}: two {dim} entries are named {str(unique[count > 1][0])!r}")
 
 
-def last_observed(position: Floats) -> Integers:
+def last_observed(position: Floats | Stored) -> Integers:
     """(trajectory,) number of frames up to the last in which any body is observed."""
-    seen: npt.NDArray[np.bool_] = np.any(~np.isnan(position), axis=(2, 3))
+    seen = observed(position)[1]
     return np.where(seen.any(1), position.shape[1] - seen[:, ::-1].argmax(1), 0)
 
 
 def assemble(
-    position: Floats,
+    position: Floats | Stored,
     *,
     fps: float,
     body: Names,
@@ -270,7 +274,7 @@ def agents(ds: xr.Dataset) -> npt.NDArray[np.bool_]:
 def like(
     ds: xr.Dataset,
     rows: Integers,
-    position: Floats,
+    position: Floats | Stored,
     trajectory: Names,
     body: Names | None = None,
 ) -> xr.Dataset:
@@ -317,10 +321,13 @@ def pieces(ds: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr
         A Dataset of the pieces, padded to the longest; `start` and `length` follow. Where a
         trajectory gives several pieces they are named `name@frame`, with their `start`.
     """
-    values, whole = ds["position"].values, ds["trajectory"].values[rows]
-    position = np.full((len(rows), int((end - begin).max()), *values.shape[2:]), np.nan)
-    for out, i, b, e in zip(position, rows, begin, end, strict=True):
-        out[: e - b] = values[i, b:e]
+    values, whole = positions(ds), ds["trajectory"].values[rows]
+    if isinstance(values, Stored):
+        position: Floats | Stored = values.pieces(rows, begin, end)
+    else:
+        position = np.full((len(rows), int((end - begin).max()), *values.shape[2:]), np.nan)
+        for out, i, b, e in zip(position, rows, begin, end, strict=True):
+            out[: e - b] = values[i, b:e]
     start = ds["start"].values[rows] + begin
     several = np.bincount(rows)[rows] > 1
     names = [f"{n}@{s}" if many else n for n, s, many in zip(whole, start, several, strict=True)]

@@ -22,6 +22,7 @@ from pyro_animacy.data.schema import (
     pieces,
     shortened,
 )
+from pyro_animacy.data.stored import observed, positions, runs
 from pyro_animacy.errors import ConfigError, DataError
 
 __all__ = [
@@ -52,10 +53,9 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2) -> xr.Dataset:
     Raises:
         DataError: where no run is long enough.
     """
-    observed = ~np.isnan(ds["position"].values).any((2, 3))
-    observed &= np.arange(ds.sizes["time"]) < ds["length"].values[:, None]
-    edge = np.diff(np.pad(observed, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    (rows, begin), (_, end) = np.nonzero(edge == 1), np.nonzero(edge == -1)
+    complete, _ = observed(positions(ds))
+    complete &= np.arange(ds.sizes["time"]) < ds["length"].values[:, None]
+    rows, begin, end = runs(complete)
     keep = end - begin >= max(minimum_frames, 2)
     if not keep.any():
         longest = int((end - begin).max(initial=0))

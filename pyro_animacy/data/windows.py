@@ -1,6 +1,7 @@
 """From a Dataset of trajectories to batches of tensors: scale, windows by index, dequantisation."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_animacy.data import stored
+from pyro_animacy.data.stored import Floats, Integers, Stored, blocks, positions
 from pyro_animacy.errors import DataError
 
 Symmetry = Literal["none", "reflect", "rotate"]
@@ -45,32 +48,47 @@ class Scale:
         Raises:
             DataError: If nothing moves, or a body is never observed.
         """
-        x = dataset["position"].to_numpy()
-        for index, body in enumerate(dataset["body"].to_numpy()):
-            if not np.isfinite(x[:, :, index]).all(-1).any():
-                raise DataError(
-                    f"body {body} is not observed in the part of the recordings that is fitted; "
-                    "leave it out by --bodies, or give longer recordings"
-                )
-        with np.errstate(invalid="ignore"):
-            unit = float(np.sqrt(np.nanmean(np.diff(x, axis=1) ** 2)))
+        position = positions(dataset)
+        low, high = stored.extremes(position)
+        unseen = np.isnan(low).any(-1).all(0)
+        if unseen.any():
+            raise DataError(
+                f"body {dataset['body'].to_numpy()[unseen][0]} is not observed in the part of the "
+                "recordings that is fitted; leave it out by --bodies, or give longer recordings"
+            )
+        unit = float(np.sqrt(_mean(position, lambda x: [np.diff(x, axis=1) ** 2])))
         if not unit > 0:
             raise DataError("no body moves in these recordings; a model of motion needs some")
-        center = np.nanmean(x, axis=(0, 1, 2))
-        from_center = (x - center) / unit
-        extent = float(np.sqrt(np.nanmean(from_center**2)))
-        apart = [np.square(x[:, :, i] - x[:, :, j]) for i, j in body_pairs(x.shape[2])]
-        together = sum(np.isfinite(a).sum() for a in apart)
-        separation = float(np.sqrt(sum(np.nansum(a) for a in apart) / max(together, 1)))
+        center = _mean(position, lambda x: [x], (0, 1, 2))
+        bodies = position.shape[2]
+        pairs = body_pairs(bodies)
+        apart = _mean(position, lambda x: (np.square(x[:, :, i] - x[:, :, j]) for i, j in pairs))
         return cls(
             center=tuple(float(c) for c in center),
             unit=unit,
-            extent=extent or 1.0,
-            separation=separation / unit or 1.0,
+            extent=float(np.sqrt(_mean(position, lambda x: [((x - center) / unit) ** 2]))) or 1.0,
+            separation=float(np.sqrt(apart)) / unit or 1.0,
             resolution=float(dataset["resolution"].min()) / unit,
-            low=tuple(np.nanmin(from_center, axis=(0, 1, 2)).tolist()) * x.shape[2],
-            high=tuple(np.nanmax(from_center, axis=(0, 1, 2)).tolist()) * x.shape[2],
+            low=tuple(((np.fmin.reduce(low, (0, 1)) - center) / unit).tolist()) * bodies,
+            high=tuple(((np.fmax.reduce(high, (0, 1)) - center) / unit).tolist()) * bodies,
         )
+
+
+def _mean(
+    position: Floats | Stored,
+    parts: Callable[[Floats], Iterable[Floats]],
+    axis: tuple[int, ...] | None = None,
+) -> Floats:
+    """The mean of what is observed of functions of the positions, block by block.
+
+    The displacements from one block of a long trajectory to the next are left out.
+    """
+    total, count = np.zeros(()), np.zeros((), int)
+    for _, _, x in blocks(position):
+        for part in parts(x):
+            total = total + np.nansum(part, axis=axis)
+            count = count + np.count_nonzero(~np.isnan(part), axis=axis)
+    return total / np.maximum(count, 1)
 
 
 def body_pairs(bodies: int) -> list[tuple[int, int]]:
@@ -124,18 +142,19 @@ class Windows:
         symmetry: Symmetry = "none",
         complete: bool = False,
     ) -> None:
-        x = (dataset["position"].to_numpy() - np.asarray(scale.center)) / scale.unit
-        self.bodies, self.axes = x.shape[2:]
+        x = positions(dataset)
+        self.stored = x if isinstance(x, Stored) else Stored.of(x)
+        self.bodies, self.axes = map(int, x.shape[2:])
+        self.coordinates = self.bodies * self.axes
         self.frames, self.context, self.symmetry = frames, context, symmetry
-        self.complete = complete
-        x = x.reshape(*x.shape[:2], -1).astype(np.float32)
-        if x.shape[1] < frames:
-            x = np.pad(x, ((0, 0), (0, frames - x.shape[1]), (0, 0)), constant_values=np.nan)
-        self.position = torch.from_numpy(x)
-        resolution = dataset["resolution"].to_numpy() / scale.unit
-        self.resolution = torch.from_numpy(resolution.astype(np.float32))
-        self.index = self._starts(torch.as_tensor(dataset["length"].to_numpy()))
-        if not len(self.index):
+        self.complete, self.scale = complete, scale
+        self.resolution = (dataset["resolution"].to_numpy() / scale.unit).astype(np.float32)
+        # Runs of windows that start one frame after another: their trajectories, how many windows
+        # there are up to the last of each, and what of a window's number makes its first frame.
+        self._row, begin, end = stored.runs(self._valid(x, dataset["length"].to_numpy()))
+        self._end = (end - begin).cumsum()
+        self._shift = end - self._end
+        if not len(self):
             longest = int(dataset["length"].max())
             raise DataError(
                 f"no trajectory has {context + 1} frames observed in a row (the longest has "
@@ -143,19 +162,45 @@ class Windows:
                 "--model.history"
             )
 
-    def _starts(self, length: Tensor) -> Tensor:
-        """The (trajectory, frame) at which each window begins, (W, 2)."""
-        seen = ~self.position.isnan()
+    def _valid(self, position: Floats | Stored, length: Integers) -> np.ndarray:
+        """Where windows begin, (trajectory, time)."""
+        complete, some = map(torch.from_numpy, stored.observed(position))
+        need = self.frames if self.complete else self.context
+        if complete.shape[1] < need:
+            return np.zeros((len(position), 0), bool)
+        complete = complete.unfold(1, need, 1).all(-1)
         if self.complete:
-            return seen.all(-1).unfold(1, self.frames, 1).all(-1).nonzero()
-        complete = seen.all(-1).unfold(1, self.context, 1).all(-1)[:, :-1]
-        valid = complete & seen.any(-1)[:, self.context :]
-        start = torch.arange(valid.shape[1])
-        valid &= start <= (length - self.frames).clamp(min=0)[:, None]
-        return valid.nonzero()
+            return complete.numpy()
+        valid = complete[:, :-1] & some[:, self.context :]
+        last = torch.from_numpy(length - self.frames).clamp(min=0)
+        valid &= torch.arange(valid.shape[1]) <= last[:, None]
+        return valid.numpy()
 
     def __len__(self) -> int:
-        return len(self.index)
+        return int(self._end[-1]) if len(self._end) else 0
+
+    def places(self, which: Tensor) -> tuple[Integers, Integers]:
+        """The trajectory and the frame at which the windows ``which`` (B,) begin, each (B,)."""
+        number = which.numpy()
+        run = self._end.searchsorted(number, side="right")
+        return self._row[run], self._shift[run] + number
+
+    @property
+    def index(self) -> Tensor:
+        """The (trajectory, frame) at which each window begins, (W, 2)."""
+        return torch.from_numpy(np.stack(self.places(torch.arange(len(self))), 1))
+
+    def stretches(self, trajectory: Integers, start: Integers, frames: int) -> Tensor:
+        """``frames`` of trajectories (B,), from ``start`` (B,) on: (frames, B, D) in model units.
+
+        NaN where not observed, and beyond the ends.
+        """
+        x = self.stored.read(trajectory, start, frames)
+        for axis, center in enumerate(self.scale.center):  # NumPy is slow over a last axis of two
+            x[..., axis] -= center
+        x /= self.scale.unit
+        x = x.reshape(-1, frames, self.coordinates).swapaxes(0, 1)
+        return torch.from_numpy(x.astype(np.float32, order="C"))
 
     def batch(self, which: Tensor, generator: torch.Generator | None = None) -> Batch:
         """Return the windows ``which`` (B,).
@@ -163,15 +208,14 @@ class Windows:
         With a ``generator``, positions are dequantised by uniform noise of their recording's
         resolution, and drawn under the symmetry; without, they are as recorded.
         """
-        trajectory, start = self.index[which].unbind(1)
-        frame = start + torch.arange(self.frames)[:, None]
-        x = self.position[trajectory, frame]
+        trajectory, start = self.places(which)
+        x = self.stretches(trajectory, start, self.frames)
         if generator is not None:
-            noise = torch.rand(x.shape, generator=generator) - 0.5
-            x = x + noise * self.resolution[trajectory][:, None]
+            noise = torch.rand(x.shape, generator=generator).sub_(0.5)
+            x += noise.mul_(torch.from_numpy(self.resolution[trajectory, None]))
             x = self._moved(x, generator)
-        observed = ~x.isnan()
-        return Batch(x.nan_to_num(0.0), observed)
+        seen = x == x  # NaN is not
+        return Batch(x.nan_to_num_(0.0), seen)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Return ``size`` windows drawn at random, with replacement."""
@@ -204,7 +248,12 @@ def dequantised(dataset: xr.Dataset, seed: int) -> xr.Dataset:
     resolution of a recording a density means nothing, and a body at rest would reward a model
     without end for shrinking its scale.
     """
-    x = dataset["position"]
-    width = dataset["resolution"].to_numpy()[:, None, None, None]
-    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, x.shape)
-    return dataset.assign(position=x.copy(data=x.to_numpy() + width * noise))
+    x, width = positions(dataset), dataset["resolution"].to_numpy()
+    noisy: Floats | Stored
+    if isinstance(x, Stored) and x.noise is None:  # the same noise, drawn where it is read
+        place = np.arange(len(x)) * int(np.prod(x.shape[1:]))
+        noisy = replace(x, noise=stored.Noise(seed, width, place))
+    else:
+        noise = np.random.default_rng(seed).uniform(-0.5, 0.5, x.shape)
+        noisy = x + width[:, None, None, None] * noise
+    return dataset.assign(position=dataset["position"].copy(data=noisy))

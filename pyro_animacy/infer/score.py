@@ -131,11 +131,11 @@ def score(
         for name, baseline in baselines.items():
             others[name].append(baseline(batch))
     # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
-    to_data = -windows.position.shape[-1] * math.log(scale.unit)
+    to_data = -windows.coordinates * math.log(scale.unit)
     both = torch.cat(found) + to_data
     rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
-    index = windows.index[which].numpy()
+    index = np.stack(windows.places(which), 1)
     model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)
     return Score(
         model=model,

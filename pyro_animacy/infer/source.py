@@ -5,12 +5,14 @@ The training loop knows recordings only through a `Source`, one for each kind of
 
 import dataclasses
 import math
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xarray as xr
 
+from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.data.windows import Scale, Windows, dequantised
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
@@ -101,15 +103,20 @@ class SceneSource:
         which = torch.from_numpy(evenly(len(self.validation), VALIDATION_STEPS))
         steps = window_steps(guide, self.validation, which, VALIDATION_DRAWS)
         found = torch.cat([bounds(of)[0][-1] for _, of in steps])
-        to_data = -self.windows.position.shape[-1] * math.log(self.card.scale.unit)
+        to_data = -self.windows.coordinates * math.log(self.card.scale.unit)
         return found.double().mean().item() + to_data
 
     def fingerprint(self) -> list[float]:
         """Windows, and the scale they were measured to have."""
         scale = self.card.scale
+        return [len(self.windows), scale.unit, scale.extent, scale.separation, *self._sizes]
+
+    @cached_property
+    def _sizes(self) -> list[float]:
+        """Sums over the parts; every checkpoint asks for them, and reads the recordings once."""
         parts = (self.fit_part, self.validation_part, self.heldout_part)
-        sizes = [float(np.nansum(np.abs(part["position"].to_numpy()))) for part in parts]
-        return [len(self.windows), scale.unit, scale.extent, scale.separation, *sizes]
+        each = (blocks(positions(part)) for part in parts)
+        return [float(sum(np.nansum(np.abs(x)) for _, _, x in of)) for of in each]
 
     def describe(self) -> str:
         """What was read, in one line: a wrong rate or wrong units show in the speed."""

@@ -273,27 +273,19 @@ def window_steps(
     # Trajectories are cut into stretches of half the memory, each after as much burn-in.
     memory = model.memory_steps
     new = max(1, memory // 2)
-    trajectory, start = windows.index[which].unbind(1)
+    trajectory, start = map(torch.from_numpy, windows.places(which))
     step = start + windows.context - history
     first = (step // new * new - (memory - new)).clamp(min=0)
     stretches, at = torch.stack([trajectory, first], 1).unique(dim=0, return_inverse=True)
     for some in torch.arange(len(stretches)).split(max(1, PARTICLES_HELD // (draws * memory))):
         inside = (at >= some[0]) & (at <= some[-1])
         row, begin = stretches[some].unbind(1)
-        batch = _stretch(windows.position, row, begin, history + memory)
+        x = windows.stretches(row.numpy(), begin.numpy(), history + memory)
+        batch = Batch(x.nan_to_num(0.0), ~x.isnan())
         steps = draw_steps(
             guide, batch.to(parameter.device, parameter.dtype), draws, proposal, windows.axes
         )
         yield which[inside], _picked(steps, (step - first)[inside], at[inside] - some[0])
-
-
-def _stretch(position: Tensor, row: Tensor, begin: Tensor, frames: int) -> Batch:
-    """So many frames of some rows of (trajectory, frame, D), from ``begin`` on."""
-    frame = begin + torch.arange(frames)[:, None]
-    last = position.shape[1] - 1
-    x = position[row, frame.clamp(max=last)]
-    observed = ~x.isnan() & (frame <= last)[..., None]
-    return Batch(x.where(observed, 0.0), observed)
 
 
 def _picked(steps: Steps, t: Tensor, b: Tensor) -> Steps:

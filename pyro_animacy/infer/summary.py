@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run
@@ -86,7 +87,7 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
 
 def describe_text(dataset: xr.Dataset) -> str:
     """What was read, in one line: a wrong rate or wrong units show in the speed."""
-    told, x = describe(dataset), dataset["position"].to_numpy()
+    told, (_, _, x) = describe(dataset), next(blocks(positions(dataset)))
     speed = np.linalg.norm(np.diff(x, axis=1), axis=-1) * told["fps"]
     moving = speed[np.isfinite(speed) & (speed > 0)]
     median = f"{np.median(moving):.3g}" if len(moving) else "0"

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Windows
 
+MOST = 2**20  # windows that are fitted to
+
 
 class LinearAutoregression(nn.Module):
     """AR(k) of the joint displacement, a Pyro program like the others.
@@ -40,11 +42,11 @@ class LinearAutoregression(nn.Module):
 
         Sums are accumulated over chunks, in float64, so that memory does not grow with the data.
         """
-        D = windows.position.shape[-1]
+        D = windows.coordinates
         size = 1 + order * D
         gram, cross = torch.zeros(size, size).double(), torch.zeros(size, D).double()
         total, count = torch.zeros(D, D).double(), 0
-        for which in torch.arange(len(windows)).split(chunk):
+        for which in _chosen(windows).split(chunk):
             X, a = _design(windows.batch(which), order)
             gram, cross, total = gram + X.T @ X, cross + X.T @ a, total + a.T @ a
             count += len(X)
@@ -56,10 +58,10 @@ class LinearAutoregression(nn.Module):
     @classmethod
     def constant_velocity(cls, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
         """Fit Sigma of a_t ~ N(a_{t-1}, Sigma)."""
-        D = windows.position.shape[-1]
+        D = windows.coordinates
         coefficients = torch.cat([torch.zeros(1, D), torch.eye(D)]).double()
         total, count = torch.zeros(D, D).double(), 0
-        for which in torch.arange(len(windows)).split(chunk):
+        for which in _chosen(windows).split(chunk):
             X, a = _design(windows.batch(which), 1)
             e = a - X @ coefficients
             total, count = total + e.T @ e, count + len(e)
@@ -106,6 +108,12 @@ class LinearAutoregression(nn.Module):
             past = torch.cat([a, past], -1)[..., : len(A)]  # newest first, k of them
             rolled[:, t] = s
         return rolled
+
+
+def _chosen(windows: Windows) -> Tensor:
+    """Numbers of the windows to fit to: all, or of more than ``MOST`` so many, evenly spaced."""
+    N = len(windows)
+    return torch.linspace(0, N - 1, min(N, MOST), dtype=torch.float64).round().long()
 
 
 def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,221 @@
+"""Positions that stay in a file: which of its frames a trajectory is, read where asked for.
+
+    file         frame 0 . . . . . . . . . . . . . . . . . . . . N - 1     (N, bodies, 2), mapped
+                           |--------------|     |--------|
+    trajectory             0: first 3           1: first 14
+                              length 8             length 5, and NaN up to the longest
+
+To cut, split or choose trajectories is to choose other numbers: nothing is read. A `Stored` stands
+in a Dataset in place of an array (xarray's duck arrays); to compute with it loads it.
+
+What a process has read of a mapped file counts as its memory until it lets go of it, although the
+kernel keeps the same pages for the next who asks; so every read ends with letting go.
+"""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+HELD = 2**28  # bytes of a file from which on its positions stay in it
+BLOCK = 2**23  # coordinates that are looked at together: 64 MB, and what is computed of them
+ROWS = 128  # stretches that are read before pages are let go: each maps up to 2 MB
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Noise(NamedTuple):
+    """Uniform noise: every coordinate has its place in the stream of one random generator."""
+
+    seed: int
+    width: Floats  # (trajectory,)
+    place: Integers  # (trajectory,) of the first coordinate of the first frame
+
+    def drawn(self, rows: Integers, begin: Integers, shape: tuple[int, ...]) -> Floats:
+        """Of ``shape`` (rows, frames, body, 2), what `numpy.random.default_rng` draws there."""
+        bits, now, out = np.random.PCG64(self.seed), 0, np.empty(shape)
+        draw, each = np.random.Generator(bits), shape[2] * shape[3]
+        for row, place in zip(out, (self.place[rows] + begin * each).tolist(), strict=True):
+            bits.advance(place - now)
+            draw.random(out=row)
+            now = place + row.size
+        return self.width[rows, None, None, None] * (out - 0.5)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stored:
+    """Positions (trajectory, time, body, 2) in float64, read out of an array of frames.
+
+    Args:
+        frames: (N, bodies, 2) in float32 or float64; mapped, or in memory.
+        first: (trajectory,) the first of its frames.
+        length: (trajectory,) how many are its own.
+        time: Size of the dimension of that name.
+        body: Which bodies of the array; all by default.
+        noise: To be added.
+    """
+
+    frames: npt.NDArray[Any]
+    first: Integers
+    length: Integers
+    time: int
+    body: Integers | None = None
+    noise: Noise | None = None
+
+    ndim, dtype = 4, np.dtype(np.float64)
+
+    @classmethod
+    def of(cls, values: npt.NDArray) -> "Stored":
+        """All of an array (trajectory, time, body, 2)."""
+        n, time = values.shape[:2]
+        first, length = np.arange(n) * time, np.full(n, time)
+        return cls(values.reshape(n * time, *values.shape[2:]), first, length, time)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(trajectory, time, body, 2)."""
+        bodies = self.frames.shape[1] if self.body is None else len(self.body)
+        return len(self.first), self.time, bodies, 2
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def read(self, rows: Integers, begin: Integers, frames: int) -> Floats:
+        """So many frames of trajectories ``rows`` (k,), from ``begin`` (k,) on; NaN beyond the end.
+
+        Returns:
+            (k, frames, body, 2), a new array.
+        """
+        mapped = mapping(self.frames)
+        if mapped is not None and len(rows) > ROWS:
+            parts = (slice(i, i + ROWS) for i in range(0, len(rows), ROWS))
+            return np.concatenate([self.read(rows[some], begin[some], frames) for some in parts])
+        frame = (self.first[rows] + begin)[:, None] + np.arange(frames)
+        left = self.length[rows] - begin
+        ended = left.min(initial=frames) < frames
+        if ended:
+            beyond = left[:, None] <= np.arange(frames)
+            frame[beyond] = 0
+        if self.body is None:
+            x = self.frames.take(frame, axis=0)
+        else:
+            x = self.frames[frame[..., None], self.body]
+        if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
+            mapped.madvise(mmap.MADV_DONTNEED)
+        x = x.astype(np.float64, copy=False)
+        if ended:
+            x[beyond] = np.nan
+        return x if self.noise is None else x + self.noise.drawn(rows, begin, x.shape)
+
+    def pieces(self, rows: Integers, begin: Integers, end: Integers) -> "Stored":
+        """Pieces of trajectories, as `schema.pieces`; nothing is read."""
+        noise, each = self.noise, 2 * self.shape[2]
+        return replace(
+            self,
+            first=self.first[rows] + begin,
+            length=np.minimum(end, self.length[rows]) - begin,
+            time=int((end - begin).max(initial=0)),
+            noise=noise and Noise(noise.seed, noise.width[rows], noise.place[rows] + begin * each),
+        )
+
+    def __getitem__(self, key: Any) -> Any:
+        """Index as an array: trajectories, a stretch of time, or bodies are chosen unread."""
+        key = key if isinstance(key, tuple) else (key,)
+        key = key[:-1] if key[-1] is Ellipsis else key  # as xarray asks
+        rows, times, body, space = key + (slice(None),) * (4 - len(key))
+        if isinstance(rows, int | np.integer):
+            return np.asarray(self[np.array([rows])])[(0, *key[1:])]
+        lists = [k for k in (rows, times, body, space) if not isinstance(k, slice)]
+        begin, end, step = times.indices(self.time) if isinstance(times, slice) else (0, 0, 0)
+        if step != 1 or len(lists) > 1 or any(np.ndim(k) != 1 or k is space for k in lists):
+            return np.asarray(self)[key]
+        picked, every = np.arange(len(self))[rows], np.arange(self.shape[2])
+        of = self.pieces(picked, np.full(len(picked), begin), np.full(len(picked), max(begin, end)))
+        if not np.array_equal(every[body], every):
+            if self.noise:  # its places are those of all bodies
+                return np.asarray(of)[:, :, body]
+            of = replace(of, body=(every if self.body is None else self.body)[body])
+        return of if space == slice(None) else np.asarray(of)[..., space]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray:
+        """Load all."""
+        every = np.arange(len(self))
+        return self.read(every, np.zeros_like(every), self.time).astype(dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Compute with what is loaded."""
+        return getattr(ufunc, method)(*_loaded(inputs), **options)
+
+    def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
+        """Compute with what is loaded."""
+        return function(*_loaded(inputs), **options)
+
+
+def _loaded(given: Any) -> Any:
+    """Arguments of a function, arrays in place of what is stored."""
+    if isinstance(given, tuple | list):
+        return type(given)(_loaded(one) for one in given)
+    return np.asarray(given) if isinstance(given, Stored) else given
+
+
+def mapping(values: Any) -> mmap.mmap | None:
+    """The file that an array is mapped from, if it is and cannot be written to."""
+    fixed = not values.flags.writeable
+    while isinstance(values, np.ndarray):
+        values = values.base
+    return values if fixed and isinstance(values, mmap.mmap) else None
+
+
+def positions(dataset: xr.Dataset) -> Floats | Stored:
+    """The positions of a Dataset: an array, or where they are stored."""
+    data = dataset["position"].data
+    return data if isinstance(data, Stored) else dataset["position"].to_numpy()
+
+
+def blocks(position: Floats | Stored) -> Iterator[tuple[slice, slice, Floats]]:
+    """Look at all positions (trajectory, time, body, 2), of a small recording at once.
+
+    Yields:
+        Some trajectories, some frames, and their positions.
+    """
+    n, time = position.shape[:2]
+    frame = position.frames if isinstance(position, Stored) else position[0]
+    each = max(1, int(np.prod(frame.shape[1:])))
+    several, frames = max(1, BLOCK // max(1, each * time)), max(1, BLOCK // each)
+    for i in range(0, n, several):
+        for t in range(0, time, frames):
+            rows, times = slice(i, min(i + several, n)), slice(t, min(t + frames, time))
+            yield rows, times, np.asarray(position[rows, times])
+
+
+def extremes(position: Floats | Stored) -> tuple[Floats, Floats]:
+    """The least and the greatest of each coordinate, each (trajectory, body, 2)."""
+    low, high = np.full((2, len(position), *position.shape[2:]), np.nan)
+    for rows, _, x in blocks(position):
+        # fmin/fmax pass over NaN without the warnings of nanmin on an empty slice
+        low[rows] = np.fmin(low[rows], np.fmin.reduce(x, axis=1))
+        high[rows] = np.fmax(high[rows], np.fmax.reduce(x, axis=1))
+    return low, high
+
+
+def observed(position: Floats | Stored) -> tuple[Bools, Bools]:
+    """Whether every and whether any coordinate of a frame is recorded, each (trajectory, time)."""
+    complete, some = (np.empty(position.shape[:2], bool) for _ in range(2))
+    for rows, times, x in blocks(position):
+        missing = np.isnan(x)
+        complete[rows, times] = ~missing.any((2, 3))
+        some[rows, times] = ~missing.all((2, 3))
+    return complete, some
+
+
+def runs(mask: Bools) -> tuple[Integers, Integers, Integers]:
+    """(run,) trajectory, first frame, and the frame after the last, of each run of true entries."""
+    padded = np.pad(mask, ((0, 0), (1, 1)))
+    row, edge = np.nonzero(padded[:, 1:] ^ padded[:, :-1])  # begins and ends in turn
+    return row[::2], edge[::2], edge[1::2]
