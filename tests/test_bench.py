@@ -16,7 +16,7 @@ import bench  # noqa: E402
 from benchmarks import data, timing  # noqa: E402
 from benchmarks.cases import CASES, tiny  # noqa: E402
 from benchmarks.plain import PlainControlVAE  # noqa: E402
-from benchmarks.training import compiler_found, contenders, verify  # noqa: E402
+from benchmarks.training import compiler_found, contenders, verify, verify_exactly  # noqa: E402
 
 CLOSED, TEACHER_FORCED = [
     [case for case in CASES if case.name.startswith(kind)] for kind in ("closed", "teacher")
@@ -38,6 +38,7 @@ def named(cases):
 @named(LIKE_NO_OTHER)
 def test_every_contender_computes_the_same(case):
     case = tiny(case)
+    verify_exactly(case)
     ways = contenders(case, lambda name: not name.startswith("NumPyro") and "compiled" not in name)
     found = verify(case, ways)
     assert found.keys() >= {"ours", "by hand"}

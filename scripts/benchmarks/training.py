@@ -23,6 +23,10 @@ import plain_pytorch
 # so that what torch computes is compared in float64 first, where rounding hides nothing.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3
 EXACT_TOLERANCE = 1e-9
+FIRST = (
+    "Pyro, first written"  # sums in another order: 8e-4 off in float32 with the paper's experts,
+)
+FIRST_TOLERANCE = 1e-2  # and held to `EXACT_TOLERANCE` in float64 all the same
 ROUNDED = "by hand, bf16"  # computes something else, and is only to be near
 ROUNDED_TOLERANCE = 0.05
 Gradients = Mapping[str, Tensor | None]
@@ -72,7 +76,7 @@ def contenders(case: Case, wanted: Callable[[str], bool] = lambda _: True) -> li
     makers: dict[str, Callable[[], Contender]] = {
         "by hand": lambda: _by_hand("by hand", plain, case, x),
         ROUNDED: lambda: _by_hand(ROUNDED, plain, case, x),
-        "Pyro, first written": lambda: _first_pyro(plain, case, x),
+        FIRST: lambda: _first_pyro(plain, case, x),
     }
     if wanted("by hand, compiled") and compiler_found():
         makers["by hand, compiled"] = lambda: _by_hand("by hand, compiled", plain, case, x)
@@ -104,7 +108,7 @@ def verify_exactly(case: Case) -> None:
     """
     torch.set_default_dtype(torch.float64)
     try:
-        ways = contenders(case, {"by hand", "Pyro, first written"}.__contains__)
+        ways = contenders(case, {"by hand", FIRST}.__contains__)
         _compare(case, ways, EXACT_TOLERANCE, EXACT_TOLERANCE)
     finally:
         torch.set_default_dtype(torch.float32)
@@ -125,6 +129,8 @@ def _compare(
         most = (most_off, most_turned)
         if way.name == ROUNDED:
             most = (ROUNDED_TOLERANCE, float("inf"))
+        elif way.name == FIRST and most_off > EXACT_TOLERANCE:
+            most = (FIRST_TOLERANCE, float("inf"))
         if not (off <= most[0] and turned <= most[1]):
             raise SystemExit(
                 f"{case.name}: {way.name} does not compute the loss of {reference.name}: off by "
@@ -224,7 +230,7 @@ def _first_pyro(plain: PlainControlVAE, case: Case, x: Tensor) -> Contender:
         with given(noise):
             return *program.gradients(x), noise
 
-    return Contender("Pyro, first written", lambda: program.svi.step(x), evaluate)
+    return Contender(FIRST, lambda: program.svi.step(x), evaluate)
 
 
 def _numpyro(name: str, plain: PlainControlVAE, case: Case, x: Tensor) -> Contender:
