@@ -388,10 +388,17 @@ def test_overwrite(tiny_data, tiny_run, tmp_path):
     path = tmp_path / "run"
     fit(tiny_data, debug(steps=20), out=path, progress=False)
     (path / "report.html").write_text("of the run before")
-    before = {f.name: f.read_bytes() for f in path.iterdir()}
+    (path / "tensorboard").mkdir()
+    events = path / "tensorboard" / "events.out.tfevents.1"
+    events.write_text("of the run before")
+
+    def files():
+        return {f.name: f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+    before = files()
     with pytest.raises(RunError, match="exists"):
         fit(tiny_data, debug(), out=path, progress=False)
-    assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+    assert files() == before
     # Data or options that cannot be used are found before anything is deleted.
     for data, config in (
         (recordings(frames=8), debug()),
@@ -399,10 +406,11 @@ def test_overwrite(tiny_data, tiny_run, tmp_path):
     ):
         with pytest.raises(Exception, match=r"frames|device"):
             fit(data, config, out=path, overwrite=True, progress=False)
-        assert {f.name: f.read_bytes() for f in path.iterdir()} == before
+        assert files() == before
     fit(tiny_data, debug(), out=path, overwrite=True, progress=False)
     assert_same_run(tiny_run.path, path)
     assert (path / "report.html").read_text() == "of the run before"  # what is not ours stays
+    assert not events.exists()  # which TensorBoard would draw with those of the new run
 
 
 def test_folders_that_are_no_runs_are_not_overwritten(tiny_data, tmp_path):

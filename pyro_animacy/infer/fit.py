@@ -17,6 +17,7 @@ from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
+from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
 from pyro_animacy.infer.trainer import Interrupted, Trainer
@@ -135,6 +136,8 @@ def make_folder(path: Path, overwrite: bool) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for name in (*checkpoint.FILES, CONFIG, METRICS, SUMMARY):  # what else is there stays
             (path / name).unlink(missing_ok=True)
+        for events in (path / BOARD).glob("events.out.tfevents.*"):
+            events.unlink()  # or TensorBoard draws both runs as one
     except OSError as error:
         raise RunError(f"{path}: cannot be made ({error.strerror}); choose another --out") from None
 

@@ -14,6 +14,8 @@ from torch import nn
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer.config import UpdateConfig
 
+BOARD = "tensorboard"  # folder of a run
+
 
 class Interrupted(AnimacyError):  # noqa: N818
     """The fit was stopped by a signal after saving; ``signal`` is its number."""
@@ -71,7 +73,7 @@ def tensorboard(path: Path, wanted: bool) -> Iterator[Any]:
     if not wanted:
         yield None
         return
-    with summary_writer()(path / "tensorboard") as board:
+    with summary_writer()(path / BOARD) as board:
         yield board
 
 
