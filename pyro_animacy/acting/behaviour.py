@@ -356,7 +356,7 @@ class Behaviour(nn.Module):
             "critic_loss": losses[1].item(),
             "actor_gradient": norms[0].item(),
             "critic_gradient": norms[1].item(),
-            "imagined_return": worth.value[0].mean().item(),
+            "imagined_return": worth.value[0].mean().item() * model.reward_scale,
             "policy_entropy": dreamt.entropy.mean().item(),
         }
 
