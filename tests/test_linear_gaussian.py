@@ -39,7 +39,7 @@ def rows(dataset, scale, order, context=6):
 def test_of_many_windows_some_are_taken_evenly(monkeypatch):
     dataset = walk()
     w, scale = windows(dataset)
-    monkeypatch.setattr(linear_gaussian, "MOST", 500)
+    monkeypatch.setattr(linear_gaussian, "MOST_WINDOWS", 500)
     model = LinearAutoregression.fit(2, w, chunk=100)
     X, Y = rows(dataset, scale, 2)
     some = np.linspace(0, len(X) - 1, 500).round().astype(int)

@@ -78,9 +78,17 @@ def test_computing_with_it_loads_it(tmp_path):
     assert isinstance(file.data, Stored)
     assert not isinstance(memory.data, Stored)
     assert file.dtype == memory.dtype
-    assert file.equals(memory)
+    other = make_trajectories(in_file(x, tmp_path), fps=10)["position"]
+    for like in (memory, other):
+        assert file.equals(like)
+    assert not file.equals(other + 1)
     same(file - file.isel(time=0), memory - memory.isel(time=0))
     same(file.mean("time"), memory.mean("time"))
+    same(-file / 2.0, -memory / 2.0)
+    same(2.0 * file, 2.0 * memory)
+    same(file.diff("time"), memory.diff("time"))
+    same(file.transpose("time", ...), memory.transpose("time", ...))
+    same(np.nanmax(a=file.data, axis=1), np.nanmax(memory.data, axis=1))
     same(np.concatenate([file.data, file.data]), np.concatenate([x, x]).astype(float))
 
 
@@ -89,6 +97,8 @@ def test_what_can_be_written_to_is_taken_into_memory(tmp_path):
     in_file(walks(), tmp_path)
     for mode in ("c", "r+"):
         x = np.load(tmp_path / "walks.npy", mmap_mode=mode)
+        assert not isinstance(make_trajectories(x, fps=10)["position"].data, Stored)
+        x.setflags(write=False)  # what was written before is there all the same
         assert not isinstance(make_trajectories(x, fps=10)["position"].data, Stored)
 
 

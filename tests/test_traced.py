@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pyro_animacy import ScaledELBO
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.infer import traced
 from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
 from pyro_animacy.nets import StackConfig
 
@@ -115,6 +117,37 @@ def test_batches_of_episodes(rewards):
     )  # fmt: skip
     for seed in (0, 1):
         assert_same(record, program, batch, seed)
+
+
+@pytest.mark.parametrize("family", ["world_model", "image_vae"])
+def test_a_fused_optimiser_moves_convolutions_as_the_program_does(family):
+    """Kernels have channels last; a fused optimiser reads numbers in their order in memory."""
+    T, B = 3, 2
+    moved = []
+    for way in (False, True):
+        torch.manual_seed(0)
+        if family == "image_vae":
+            model: Any = ImageVAE(ImageVAEConfig(latent_size=2, height=46, width=46))
+            guide: Any = ImageVAEGuide(model)
+        else:
+            nets = dict.fromkeys(("prior", "posterior", "reward"), SMALL_NET)
+            config = WorldModelConfig(memory_size=4, latent_size=2, filters=2, **nets)
+            model = WorldModel(config, Sight((3, 46, 46), actions=1))
+            guide = WorldModelGuide(model)
+        modules = torch.nn.ModuleList([model, guide])
+        gradient = Gradient(ScaledELBO(scale=1e-3), model, guide, traced=way)
+        optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-3, fused=True)
+        for step in range(2):
+            image = torch.rand(T, B, 46, 46, 3, generator=torch.Generator().manual_seed(step))
+            seen = torch.ones(T, B, dtype=torch.bool)
+            batch = EpisodeBatch(image.movedim(-1, 2), torch.zeros(T, B, 1), None, None, seen)
+            torch.manual_seed(step)
+            gradient(batch)
+            optimizer.step()
+        moved.append([p.detach().clone() for p in modules.parameters()])
+    kernels = [p for p in moved[0] if p.dim() == 4 and p.shape[1] > 1]
+    assert any(not p.is_contiguous() for p in kernels)
+    torch.testing.assert_close(moved[1], moved[0], rtol=0, atol=2e-5)
 
 
 @pytest.mark.gpu

@@ -229,7 +229,7 @@ class Replay:
         return arrays
 
     def _suited(self, episode: xr.Dataset) -> xr.Dataset:
-        """The episode without padding, with names of controls; DataError if it does not belong."""
+        """The episode without padding; DataError if it does not belong."""
         check_episodes(episode)
         where = f"{self.folder}: the new episode"
         if episode.sizes["trajectory"] != 1:

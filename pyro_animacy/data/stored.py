@@ -49,7 +49,7 @@ class Noise(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Stored:
+class Stored(np.lib.mixins.NDArrayOperatorsMixin):
     """Positions (trajectory, time, body, 2) in float64, read out of an array of frames.
 
     Args:
@@ -154,22 +154,30 @@ class Stored:
 
     def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
         """Compute with what is loaded."""
-        return function(*_loaded(inputs), **options)
+        return function(*_loaded(inputs), **_loaded(options))
+
+    def transpose(self, *axes: Any) -> npt.NDArray:
+        """Load all, its axes in another order."""
+        return np.asarray(self).transpose(*axes)
 
 
 def _loaded(given: Any) -> Any:
     """Arguments of a function, arrays in place of what is stored."""
     if isinstance(given, tuple | list):
         return type(given)(_loaded(one) for one in given)
+    if isinstance(given, dict):
+        return {name: _loaded(one) for name, one in given.items()}
     return np.asarray(given) if isinstance(given, Stored) else given
 
 
 def mapping(values: Any) -> mmap.mmap | None:
-    """The file that an array is mapped from, if it is and cannot be written to."""
-    fixed = not values.flags.writeable
+    """The file that an array is mapped from, if it is, for reading alone.
+
+    What was written to a private copy would be lost when its pages are let go.
+    """
     while isinstance(values, np.ndarray):
         values = values.base
-    return values if fixed and isinstance(values, mmap.mmap) else None
+    return values if isinstance(values, mmap.mmap) and memoryview(values).readonly else None
 
 
 def positions(dataset: xr.Dataset) -> Floats | Stored:

@@ -122,11 +122,14 @@ def see(dataset: xr.Dataset) -> Sight:
     if "image" in dataset:
         size = dataset["image"].sizes
         shape: tuple[int, ...] = size["channel"], size["height"], size["width"]
-        x = dataset["image"].to_numpy()[seen].reshape(-1, shape[0])
-        count = np.stack([np.bincount(channel, minlength=256) for channel in x.T])
-        level, share = np.arange(256) / 255 - 0.5, count / len(x)
+        count = np.zeros((shape[0], 256))
+        for image, there in zip(dataset["image"].to_numpy(), seen, strict=True):
+            for channel, of in enumerate(np.moveaxis(image[there], -1, 0)):
+                count[channel] += np.bincount(of.ravel(), minlength=256)
+        level, share = np.arange(256) / 255 - 0.5, count / count.sum(1, keepdims=True)
         mean = share @ level
         std = np.sqrt((share * (level - mean[:, None]) ** 2).sum(1))
+        std = np.where(std > 0, std.clip(min=1 / 255), 0.0)  # below, there is only noise
     else:
         x = dataset["observation"].to_numpy()[seen]
         shape = (x.shape[1],)
@@ -144,7 +147,8 @@ def _reward_spread(dataset: xr.Dataset, seen: npt.NDArray[np.bool_]) -> float:
     if "reward" not in dataset:
         return 1.0
     met = dataset["reward"].to_numpy()[:, 1:][seen[:, 1:]].astype(np.float64)
-    return float(met.std()) if met.size and np.ptp(met) > 0 else 1.0
+    differ = met.size and np.ptp(met) > 1e-6 * np.abs(met).max()  # by more than rounding
+    return float(met.std()) if differ else 1.0
 
 
 def given_frames(model: Any) -> int:

@@ -86,7 +86,10 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def describe_text(dataset: xr.Dataset) -> str:
-    """What was read, in one line: a wrong rate or wrong units show in the speed."""
+    """What was read, in one line: a wrong rate or wrong units show in the speed.
+
+    Of large recordings the speed is that of the first eight million coordinates.
+    """
     told, (_, _, x) = describe(dataset), next(blocks(positions(dataset)))
     speed = np.linalg.norm(np.diff(x, axis=1), axis=-1) * told["fps"]
     moving = speed[np.isfinite(speed) & (speed > 0)]

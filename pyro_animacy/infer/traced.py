@@ -75,8 +75,7 @@ class Gradient:
         with torch.no_grad():
             loss, terms, gradients = record(self.parameters, weights, tensors)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # what follows works in place, and fused optimisers read numbers in their order
-            parameter.grad = None if gradient is None else gradient.contiguous()
+            parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
         self.elbo.terms = dict(zip(names, terms, strict=True))
         return loss
 
@@ -116,6 +115,13 @@ class Gradient:
         record.graph.eliminate_dead_code()
         record.recompile()
         return record, names
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in its parameter's order in memory, in which fused optimisers read both."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 class _Captured:

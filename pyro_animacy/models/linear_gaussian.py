@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Windows
 
-MOST = 2**20  # windows that are fitted to
+MOST_WINDOWS = 2**20  # that are fitted to
 
 
 class LinearAutoregression(nn.Module):
@@ -40,7 +40,8 @@ class LinearAutoregression(nn.Module):
     def fit(cls, order: int, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
         """Fit AR(``order``) to windows of one step whose context is ``order + 1`` frames or more.
 
-        Sums are accumulated over chunks, in float64, so that memory does not grow with the data.
+        Sums are accumulated over chunks, in float64, so that memory does not grow with the data. Of
+        more than 2^20 windows so many are taken, evenly spaced.
         """
         D = windows.coordinates
         size = 1 + order * D
@@ -57,7 +58,7 @@ class LinearAutoregression(nn.Module):
 
     @classmethod
     def constant_velocity(cls, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
-        """Fit Sigma of a_t ~ N(a_{t-1}, Sigma)."""
+        """Fit Sigma of a_t ~ N(a_{t-1}, Sigma), to as many windows as `fit`."""
         D = windows.coordinates
         coefficients = torch.cat([torch.zeros(1, D), torch.eye(D)]).double()
         total, count = torch.zeros(D, D).double(), 0
@@ -111,9 +112,9 @@ class LinearAutoregression(nn.Module):
 
 
 def _chosen(windows: Windows) -> Tensor:
-    """Numbers of the windows to fit to: all, or of more than ``MOST`` so many, evenly spaced."""
+    """Numbers of the windows to fit to: all, or so many of more, evenly spaced."""
     N = len(windows)
-    return torch.linspace(0, N - 1, min(N, MOST), dtype=torch.float64).round().long()
+    return torch.linspace(0, N - 1, min(N, MOST_WINDOWS), dtype=torch.float64).round().long()
 
 
 def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:

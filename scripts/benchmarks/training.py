@@ -26,7 +26,7 @@ EXACT_TOLERANCE = 1e-9
 FIRST = (
     "Pyro, first written"  # sums in another order: 8e-4 off in float32 with the paper's experts,
 )
-FIRST_TOLERANCE = 1e-2  # and held to `EXACT_TOLERANCE` in float64 all the same
+FIRST_TOLERANCE = 2e-3  # and held to `EXACT_TOLERANCE` in float64 all the same
 ROUNDED = "by hand, bf16"  # computes something else, and is only to be near
 ROUNDED_TOLERANCE = 0.05
 Gradients = Mapping[str, Tensor | None]
@@ -130,7 +130,7 @@ def _compare(
         if way.name == ROUNDED:
             most = (ROUNDED_TOLERANCE, float("inf"))
         elif way.name == FIRST and most_off > EXACT_TOLERANCE:
-            most = (FIRST_TOLERANCE, float("inf"))
+            most = (FIRST_TOLERANCE, 10 * FIRST_TOLERANCE)
         if not (off <= most[0] and turned <= most[1]):
             raise SystemExit(
                 f"{case.name}: {way.name} does not compute the loss of {reference.name}: off by "
