@@ -66,8 +66,8 @@ PENDULUM = Task(  # to swing up takes some two seconds, 20 actions of 0.1 s
 )  # fmt: skip
 PIXELS = Task(
     "chase pixels", "Chase-v0",
-    {"pixels": True, "episodes": 50, "replay_memory": 2**28,
-     "model": {"filters": 8, "memory_size": 100, "latent_size": 16},
+    {"pixels": True, "episodes": 70, "seed_episodes": 10, "replay_memory": 2**28,
+     "model": {"filters": 8, "memory_size": 100, "latent_size": 16, "observation_scale": 0.3},
      "train": {"batch_size": 16, "window": 16}},
     SIMULATED,
 )  # fmt: skip
@@ -303,7 +303,7 @@ PAGE = f"""
 # What agents learn in minutes, and what their parts are worth
 
 Made by `scripts/acting_table.py`, which goes on where it was stopped: what is not here was not run
-yet. Every run has one thread of a machine of two cores, which does other work besides (the seeds
+yet. (It does not see that options have changed since: then begin with another `--runs`.) Every run has one thread of a machine of two cores, which does other work besides (the seeds
 are not equally slow); minutes are wall time, with seed episodes, learning, collecting, and the
 evaluations on the way. Returns are means of {EPISODES} episodes without exploration, on seeds that
 no run has seen; ± is the standard error over seeds of the run.
