@@ -303,10 +303,11 @@ PAGE = f"""
 # What agents learn in minutes, and what their parts are worth
 
 Made by `scripts/acting_table.py`, which goes on where it was stopped: what is not here was not run
-yet. (It does not see that options have changed since: then begin with another `--runs`.) Every run has one thread of a machine of two cores, which does other work besides (the seeds
-are not equally slow); minutes are wall time, with seed episodes, learning, collecting, and the
-evaluations on the way. Returns are means of {EPISODES} episodes without exploration, on seeds that
-no run has seen; ± is the standard error over seeds of the run.
+yet. (It does not see that options have changed since: then begin with another `--runs`.) Every run
+has one thread of a machine of two cores, which does other work besides (the seeds are not equally
+slow); minutes are wall time, with seed episodes, learning, collecting, and the evaluations on the
+way. Returns are means of {EPISODES} episodes without exploration, on seeds that no run has seen; ±
+is the standard error over seeds of the run.
 
     score = (return - random) / (true simulator - random)
 
