@@ -10,8 +10,8 @@ from scipy import stats
 from torch.distributions import MultivariateNormal
 from variants import build, recording
 
-from pyro_animacy.data.windows import Scale
-from pyro_animacy.infer.steps import draw_steps, evenly, log_mean_exp, trajectory_batches
+from pyro_animacy.data.windows import Scale, evenly
+from pyro_animacy.infer.steps import draw_steps, log_mean_exp, trajectory_batches
 from pyro_animacy.nets import StackConfig
 
 LINEAR = StackConfig(hidden=1, layers=0)

@@ -45,7 +45,7 @@ from pyro_animacy.criticism.forecasts import (
 )
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
 from pyro_animacy.criticism.wording import number, percent, seconds
-from pyro_animacy.data.windows import Windows, dequantised
+from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
@@ -53,7 +53,7 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import evenly, window_steps
+from pyro_animacy.infer.steps import window_steps
 
 SECONDS = 4.0  # forecast by default
 STEPS = 4_000  # looked at one step ahead, at most

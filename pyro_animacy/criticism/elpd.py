@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
-from pyro_animacy.data.windows import Windows, dequantised
+from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
@@ -38,7 +38,7 @@ from pyro_animacy.infer.score import (
     independent_groups,
     scoring_windows,
 )
-from pyro_animacy.infer.steps import evenly, window_steps
+from pyro_animacy.infer.steps import window_steps
 
 Floats = npt.NDArray[np.float64]
 MOST_STEPS = 5_000  # scored; of more, this many are taken evenly spaced

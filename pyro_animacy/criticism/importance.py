@@ -25,17 +25,11 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.data.windows import Batch, dequantised
+from pyro_animacy.data.windows import Batch, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import (
-    draw_steps,
-    evenly,
-    follow,
-    needs_gaussian_latent,
-    trajectory_batches,
-)
+from pyro_animacy.infer.steps import draw_steps, follow, needs_gaussian_latent, trajectory_batches
 from pyro_animacy.models.program import Evidence, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
 

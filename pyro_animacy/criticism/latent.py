@@ -21,11 +21,11 @@ from scipy.special import logsumexp
 from tqdm import tqdm
 
 from pyro_animacy.criticism.comparison import data_units
-from pyro_animacy.data.windows import Windows, dequantised
+from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
-from pyro_animacy.infer.steps import evenly, needs_gaussian_latent, window_steps
+from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
 
 ACTIVE = 0.01  # variance of a posterior mean above which a dimension is active
 NEIGHBOURS = 10  # steps sharing a draw, below which the aggregate posterior is known too coarsely

@@ -234,6 +234,11 @@ class Windows:
         return (points @ turn).flatten(-2)
 
 
+def evenly(count: int, most: int) -> Integers:
+    """Numbers of ``most`` of ``count`` things, evenly spaced from the first to the last; or all."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 def whole(dataset: xr.Dataset, scale: Scale) -> Batch:
     """Every trajectory from its first frame, in model units: one batch of (time, trajectory, D)."""
     x = (dataset["position"].to_numpy() - np.asarray(scale.center)) / scale.unit

@@ -21,8 +21,8 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised
-from pyro_animacy.infer.steps import Steps, draw_steps, evenly, log_mean_exp, window_steps
+from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
+from pyro_animacy.infer.steps import Steps, draw_steps, log_mean_exp, window_steps
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
 

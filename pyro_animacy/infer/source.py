@@ -13,14 +13,14 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
-from pyro_animacy.data.windows import Scale, Windows, dequantised
+from pyro_animacy.data.windows import Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, scoring_windows
-from pyro_animacy.infer.steps import evenly, window_steps
+from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.program import MessengerGuide
 

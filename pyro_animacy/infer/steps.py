@@ -18,8 +18,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import xarray as xr
 from pyro.distributions import Independent, Normal
@@ -317,11 +315,6 @@ def _mapped(change: Callable[..., Tensor], *distributions: Any) -> Any:
 def log_mean_exp(log_weight: Tensor) -> Tensor:
     """Log of the mean, (1/K) sum_k w_k over the first dimension."""
     return log_weight.logsumexp(0) - math.log(len(log_weight))
-
-
-def evenly(count: int, most: int) -> npt.NDArray[np.int64]:
-    """Numbers of ``most`` of ``count`` things, evenly spaced from the first to the last; or all."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def trajectory_batches(

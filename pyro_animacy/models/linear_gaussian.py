@@ -14,7 +14,7 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 
-from pyro_animacy.data.windows import Batch, Windows
+from pyro_animacy.data.windows import Batch, Windows, evenly
 
 MOST_WINDOWS = 2**20  # that are fitted to
 
@@ -112,9 +112,8 @@ class LinearAutoregression(nn.Module):
 
 
 def _chosen(windows: Windows) -> Tensor:
-    """Numbers of the windows to fit to: all, or so many of more, evenly spaced."""
-    N = len(windows)
-    return torch.linspace(0, N - 1, min(N, MOST_WINDOWS), dtype=torch.float64).round().long()
+    """Numbers of the windows to fit to."""
+    return torch.from_numpy(evenly(len(windows), MOST_WINDOWS))
 
 
 def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:
