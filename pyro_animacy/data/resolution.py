@@ -18,7 +18,7 @@ REST = 0.01  # share of steps that are exactly zero from which on a body is take
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
 BLOCK = 2**17  # coordinates whose steps are taken at once, so that these stay in cache
 HEAD = 1000  # values that are tried on a decimal grid before all are
-SAMPLE = 4_000_000  # coordinates looked at; enough to count shares of 2 %, and cheap
+SAMPLE = 2**20  # coordinates looked at; enough to count shares of 2 %, and cheap
 
 
 def estimate_resolution(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xarray as xr
 
 HELD = 2**28  # bytes of a file from which on its positions stay in it
-BLOCK = 2**23  # coordinates that are looked at together: 64 MB, and what is computed of them
+BLOCK = 2**18  # coordinates that are looked at together, with what is computed of them in cache
 ROWS = 128  # stretches that are read before pages are let go: each maps up to 2 MB
 
 Floats = npt.NDArray[np.float64]
@@ -207,18 +207,19 @@ def extremes(position: Floats | Stored) -> tuple[Floats, Floats]:
     low, high = np.full((2, len(position), *position.shape[2:]), np.nan)
     for rows, _, x in blocks(position):
         # fmin/fmax pass over NaN without the warnings of nanmin on an empty slice
-        low[rows] = np.fmin(low[rows], np.fmin.reduce(x, axis=1))
-        high[rows] = np.fmax(high[rows], np.fmax.reduce(x, axis=1))
+        along = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # ten times as fast, copied or not
+        low[rows] = np.fmin(low[rows], np.fmin.reduce(along, axis=-1))
+        high[rows] = np.fmax(high[rows], np.fmax.reduce(along, axis=-1))
     return low, high
 
 
 def observed(position: Floats | Stored) -> tuple[Bools, Bools]:
     """Whether every and whether any coordinate of a frame is recorded, each (trajectory, time)."""
-    complete, some = (np.empty(position.shape[:2], bool) for _ in range(2))
+    complete, some = (np.ones(position.shape[:2], bool) for _ in range(2))
     for rows, times, x in blocks(position):
-        missing = np.isnan(x)
-        complete[rows, times] = ~missing.any((2, 3))
-        some[rows, times] = ~missing.all((2, 3))
+        if (missing := np.isnan(x)).any():
+            complete[rows, times] = ~missing.any((2, 3))
+            some[rows, times] = ~missing.all((2, 3))
     return complete, some
 
 

@@ -234,7 +234,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     if isinstance(values.dtype, pd.CategoricalDtype):
         codes, entries = values.cat.codes.to_numpy(), values.cat.categories
     else:
-        codes, entries = pd.factorize(values)
+        codes, entries = _factorize(values)
     texts = [str(c) for c in entries]
     if all(re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", t) for t in texts):
         texts = [str(int(float(t))) for t in texts]
@@ -243,6 +243,17 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     lookup = np.array([place[t] for t in texts] + [-1], codes.dtype)  # -1 picks the last
     ordered = len(names) == len(texts) and (np.diff(lookup[:-1]) == 1).all()
     return (codes if ordered else lookup[codes]), names
+
+
+def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], npt.ArrayLike]:
+    """`pandas.factorize`; of numbers that come in long runs, as of clips, by the runs."""
+    x = values.to_numpy()
+    if x.dtype.kind == "i" and len(x):
+        first = np.append(0, np.flatnonzero(x[1:] != x[:-1]) + 1)
+        if len(first) < len(x) // 8:
+            codes, entries = pd.factorize(x[first])
+            return codes.repeat(np.diff(first, append=len(x))), entries
+    return pd.factorize(values)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
