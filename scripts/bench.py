@@ -239,9 +239,9 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def write_markdown(path: Path, text: str) -> None:
-    """Put the table between the markers of a page that has them, else make the page of it."""
-    begin, end = MARKERS
+def write_between(markers: tuple[str, str], path: Path, text: str) -> None:
+    """Put a table between the markers of a page that has them, else make the page of it."""
+    begin, end = markers
     page = path.read_text(encoding="utf-8") if path.is_file() else ""
     if begin in page and end in page:
         head, tail = page.split(begin)[0], page.split(end)[1]
@@ -282,7 +282,7 @@ def main() -> None:
         options.out.write_text(text + "\n", encoding="utf-8")
     if options.markdown:
         table = "\n".join([HEADER, *map(line, rows), "", words + ".", *missing])
-        write_markdown(options.markdown, table + "\n")
+        write_between(MARKERS, options.markdown, table + "\n")
     return None
 
 

@@ -140,7 +140,7 @@ def test_the_table_goes_between_the_markers(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n")
     for _ in range(2):
-        bench.write_markdown(page, "new\n")
+        bench.write_between(bench.MARKERS, page, "new\n")
         text = "before\n<!-- bench -->\nnew\n<!-- /bench -->\nafter\n"
         assert page.read_text() == text
 

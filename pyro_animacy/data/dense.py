@@ -349,9 +349,9 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
     position = np.empty((len(seen), len(table.pairs), 2))
     for begin in range(0, rows, BLOCK):
         some = slice(begin, begin + BLOCK)
-        cell: Codes | slice = place(some)
-        if (np.diff(cell) == 1).all():  # rows in order, as most files have them
-            cell = slice(cell[0], cell[-1] + 1)
+        taken = place(some)
+        in_order = bool((np.diff(taken) == 1).all())  # as the rows of most files are
+        cell = slice(taken[0], taken[-1] + 1) if in_order else taken
         seen[cell] = True
         for b, (x, y) in enumerate(table.pairs):
             position[cell, b, 0] = x[some]

@@ -232,7 +232,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
         (rows,) codes, of any type of integer, -1 where the entry is missing, and the names.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, entries = values.cat.codes.to_numpy(), values.cat.categories
+        codes, entries = values.cat.codes.to_numpy(), values.cat.categories.to_numpy()
     else:
         codes, entries = _factorize(values)
     texts = [str(c) for c in entries]
@@ -245,7 +245,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     return (codes if ordered else lookup[codes]), names
 
 
-def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], npt.ArrayLike]:
+def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """`pandas.factorize`; of numbers that come in long runs, as of clips, by the runs."""
     x = values.to_numpy()
     if x.dtype.kind == "i" and len(x):
@@ -253,7 +253,8 @@ def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], npt.ArrayLike]:
         if len(first) < len(x) // 8:
             codes, entries = pd.factorize(x[first])
             return codes.repeat(np.diff(first, append=len(x))), entries
-    return pd.factorize(values)
+    codes, index = pd.factorize(values)
+    return codes, index.to_numpy()
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -25,8 +25,6 @@ from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.nets import StackConfig
 
-SCALE = Scale((0.0, 0.0), 1.0, 10.0, 3.0, 0.01, (-40.0,) * 6, (40.0,) * 6)
-
 
 class Noise(NamedTuple):
     """Standard normals of every step: ``latent`` (T, B, Z) and ``action`` (T, B, D)."""
@@ -45,6 +43,7 @@ class Case:
         batch: Trajectories B.
         steps: T.
         share: Of the rounds asked for, so that large steps do not take all the time.
+        bodies: How many move in the plane.
     """
 
     name: str
@@ -52,6 +51,7 @@ class Case:
     batch: int
     steps: int
     share: float = 1.0
+    bodies: int = 3
 
     @property
     def kl_weight(self) -> float:
@@ -59,25 +59,27 @@ class Case:
         return 1.0 if self.config.likelihood == "policy" else 0.1
 
     def build(self) -> tuple[SceneModel, MessengerGuide]:
-        """The model of three bodies in a plane, and its guide; always the same parameters."""
+        """The model of the bodies in a plane, and its guide; always the same parameters."""
+        D, bodies = 2 * self.bodies, self.bodies
+        scale = Scale((0.0, 0.0), 1.0, 10.0, 3.0, 0.01, (-40.0,) * D, (40.0,) * D)
         torch.manual_seed(0)
         if isinstance(self.config, ControlVAEConfig):
-            model = ControlVAE(self.config, scale=SCALE, bodies=3)
+            model = ControlVAE(self.config, scale=scale, bodies=bodies)
             return model, ControlVAEGuide(model)
-        state_space = StateSpaceModel(self.config, scale=SCALE, bodies=3)
+        state_space = StateSpaceModel(self.config, scale=scale, bodies=bodies)
         return state_space, StateSpaceGuide(state_space)
 
     def recording(self) -> Batch:
-        """Random walks of three bodies, all observed: (history + T, B, 6)."""
+        """Random walks of the bodies, all observed: (history + T, B, D)."""
         generator = torch.Generator().manual_seed(1)
         frames = self.config.history + self.steps
-        x = torch.randn(frames, self.batch, 6, generator=generator).cumsum(0)
+        x = torch.randn(frames, self.batch, 2 * self.bodies, generator=generator).cumsum(0)
         return Batch(x, torch.ones_like(x, dtype=torch.bool))
 
     def noise(self) -> Noise:
         """A draw of the noise of a step, by torch's own generator."""
         T, B, Z = self.steps, self.batch, self.config.latent_size
-        return Noise(torch.randn(T, B, Z), torch.randn(T, B, 6))
+        return Noise(torch.randn(T, B, Z), torch.randn(T, B, 2 * self.bodies))
 
 
 def closed_loop(hidden: int, latent: int, layers: int) -> ControlVAEConfig:
