@@ -37,6 +37,7 @@ from benchmarks.timing import (
     square_product,
 )
 from benchmarks.training import (
+    OURS_ROUNDED,
     compiler_found,
     contenders,
     first_seconds,
@@ -61,6 +62,7 @@ TARGETS = {
     **{(case.name, "by hand"): 1.1 for case in CASES if "teacher forced" in case.name},
     **{(case.name, "NumPyro"): 1.5 for case in CASES if "teacher forced" in case.name},
     ("closed loop, paper, plain network", RATE): 1.25,
+    ("closed loop, paper, plain network, bf16", "by hand"): 0.4,
     ("forecasts", "by hand"): 1.05,
     ("forecasts", "Predictive"): 0.2,
     ("CSV", "pandas.read_csv alone"): 1.3,
@@ -91,7 +93,7 @@ def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator
     timed: dict[str, Callable[[], object]] = {way.name: way.step for way in ways}
     timed |= {PRODUCTS: alone, RATE: square_product()}
     times = interleaved(timed, max(5, int(rounds * case.share)))
-    ours = times.pop("ours")
+    ours, rounded = times.pop("ours"), times.pop(OURS_ROUNDED, None)
     per_second = 2 * SQUARE**3 / statistics.median(times[RATE])
     times[RATE] = [seconds * operations / (2 * SQUARE**3) for seconds in times[RATE]]
     for name, theirs in times.items():
@@ -104,6 +106,12 @@ def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator
             if name in compiling:
                 note += f"; compiled in {compiling[name]:.0f} s"
         yield Row(case.name, name, ratio, statistics.median(ours), note)
+    if rounded is None:
+        return
+    note = "ours, loss {:.0e}, gradient {:.0e}".format(*differences[OURS_ROUNDED])
+    for name in (name for name in times if name not in (PRODUCTS, RATE)):
+        ratio = compared(rounded, times[name])
+        yield Row(f"{case.name}, bf16", name, ratio, statistics.median(rounded), note)
 
 
 def forecasts(rounds: int) -> Iterator[Row]:

@@ -4,8 +4,10 @@
 
 CLIPS is `charades_two_body_20hz.csv.gz`. Fits `control_vae` to the clips labelled chase and to
 simulated soccer, makes displays of every subtlety, prints a table and draws the figure of the
-docs. Displays begin on held-out recordings, and are compared with these. Fits are kept in `--runs`
-and used again.
+docs. Displays begin on held-out recordings. Their log density is compared with that of these, since
+a fit gives more to what it was fitted to; their evidence, which is of one model beside another,
+with that of all recordings, held-out or not: six clips alone have hardly a range. Fits are kept in
+`--runs` and used again.
 """
 
 import argparse
@@ -41,7 +43,7 @@ class Outcome:
         evidence: Mean evidence that its chaser is an agent, nats per step.
         nats: Mean log density of its steps under the run.
         kl: Mean KL to the run's prior, nats per step.
-        recorded: The first three of the recordings: each (clip,).
+        recorded: The first three of the recordings: each (clip,), evidence of all of them.
         seconds: Of making the displays.
     """
 
@@ -138,7 +140,7 @@ def outcome(
         kl=np.concatenate([x["kl"].mean("time").values for x in made]),
         recorded={
             "error": np.nanmean(heading_error(heldout["position"] / scale.unit, goal), -1),
-            "evidence": evidence(run, heldout, mover),
+            "evidence": evidence(run, recordings, mover),
             "nats": nats_per_step(run, heldout),
         },
         seconds=seconds,

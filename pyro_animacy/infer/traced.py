@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -34,6 +34,7 @@ from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
 
+Precision = Literal["float32", "bfloat16"]
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
 
@@ -46,17 +47,27 @@ class Gradient:
         model: The model.
         guide: Its guide.
         traced: Record the operations at the first batch of each shape, and run the record.
+        precision: Of products of matrices; parameters, sums and densities keep their own.
     """
 
-    def __init__(self, elbo: ScaledELBO, model: Module, guide: Module, *, traced: bool) -> None:
+    def __init__(
+        self,
+        elbo: ScaledELBO,
+        model: Module,
+        guide: Module,
+        *,
+        traced: bool,
+        precision: Precision = "float32",
+    ) -> None:
         self.elbo, self.bound, self.traced = elbo, elbo(model, guide), traced
+        self.rounded = precision == "bfloat16"
         self.parameters = [p for p in self.bound.parameters() if p.requires_grad]
         self.records: dict[Any, tuple[Any, list[str]]] = {}
 
     def __call__(self, batch: Any) -> Tensor:
         """Return the loss; ``.grad`` of parameters and ``elbo.terms`` are those of the batch."""
         if not self.traced:
-            loss = self.bound(batch)
+            loss = self.loss(batch)
             for parameter in self.parameters:
                 parameter.grad = None
             loss.backward()
@@ -79,6 +90,11 @@ class Gradient:
         self.elbo.terms = dict(zip(names, terms, strict=True))
         return loss
 
+    def loss(self, batch: Any) -> Tensor:
+        """Run the program: the loss of a batch, with its graph."""
+        with torch.autocast(batch.observed.device.type, torch.bfloat16, enabled=self.rounded):
+            return self.bound(batch)
+
     def _record(
         self, batch: Any, weights: list[Tensor], tensors: list[Tensor]
     ) -> tuple[GraphModule, list[str]]:
@@ -90,7 +106,7 @@ class Gradient:
             self.elbo.kl_weight, self.elbo.scale = weights  # type: ignore[assignment]
             with torch.enable_grad():
                 given = iter(tensors)
-                loss = self.bound(kind(*(None if x is None else next(given) for x in batch)))
+                loss = self.loss(kind(*(None if x is None else next(given) for x in batch)))
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             names.extend(self.elbo.terms)
             # two parameters may have one gradient, which is then to be two tensors

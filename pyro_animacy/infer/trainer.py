@@ -116,7 +116,7 @@ class Trainer:
         )  # fmt: skip
         # by the options alone: a run that is resumed takes the same steps, to the last digit
         traced = o.steps >= TRACED_FROM and o.window <= TRACED_TO
-        gradient = Gradient(elbo, self.model, self.guide, traced=traced)
+        gradient = Gradient(elbo, self.model, self.guide, traced=traced, precision=o.precision)
         gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
