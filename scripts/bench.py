@@ -37,7 +37,7 @@ from benchmarks.timing import (
     square_product,
 )
 from benchmarks.training import (
-    OURS_ROUNDED,
+    OURS_MIXED,
     compiler_found,
     contenders,
     first_seconds,
@@ -93,7 +93,7 @@ def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator
     timed: dict[str, Callable[[], object]] = {way.name: way.step for way in ways}
     timed |= {PRODUCTS: alone, RATE: square_product()}
     times = interleaved(timed, max(5, int(rounds * case.share)))
-    ours, rounded = times.pop("ours"), times.pop(OURS_ROUNDED, None)
+    ours, mixed = times.pop("ours"), times.pop(OURS_MIXED, None)
     per_second = 2 * SQUARE**3 / statistics.median(times[RATE])
     times[RATE] = [seconds * operations / (2 * SQUARE**3) for seconds in times[RATE]]
     for name, theirs in times.items():
@@ -106,12 +106,12 @@ def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator
             if name in compiling:
                 note += f"; compiled in {compiling[name]:.0f} s"
         yield Row(case.name, name, ratio, statistics.median(ours), note)
-    if rounded is None:
+    if mixed is None:
         return
-    note = "ours, loss {:.0e}, gradient {:.0e}".format(*differences[OURS_ROUNDED])
+    note = "ours, loss {:.0e}, gradient {:.0e}".format(*differences[OURS_MIXED])
     for name in (name for name in times if name not in (PRODUCTS, RATE)):
-        ratio = compared(rounded, times[name])
-        yield Row(f"{case.name}, bf16", name, ratio, statistics.median(rounded), note)
+        ratio = compared(mixed, times[name])
+        yield Row(f"{case.name}, bf16", name, ratio, statistics.median(mixed), note)
 
 
 def forecasts(rounds: int) -> Iterator[Row]:
@@ -248,10 +248,12 @@ def limit_threads(threads: int) -> None:
 
 
 def write_between(markers: tuple[str, str], path: Path, text: str) -> None:
-    """Put a table between the markers of a page that has them, else make the page of it."""
+    """Put a table between the markers of a page, or make a new page of it."""
     begin, end = markers
-    page = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if begin in page and end in page:
+    if path.is_file():
+        page = path.read_text(encoding="utf-8")
+        if begin not in page or end not in page:
+            sys.exit(f"{path} has no lines {begin} and {end} to put the table between")
         head, tail = page.split(begin)[0], page.split(end)[1]
         text = f"{head}{begin}\n{text}{end}{tail}"
     path.write_text(text, encoding="utf-8")

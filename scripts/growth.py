@@ -1,12 +1,13 @@
 """How the cost of a training step, of data and of memory grows: docs/images/growth.png and a table.
 
-    .venv/bin/python scripts/growth.py [--only steps] [--markdown docs/performance.md]
+    .venv/bin/python scripts/growth.py --markdown docs/performance.md --figure docs/images/growth.png
+    .venv/bin/python scripts/growth.py --only steps
 
-One number at a time is doubled from a step of 64 units, 64 windows, 24 steps, three bodies and a
+One number at a time is changed in a step of 64 units, 64 windows, 24 steps, three bodies and a
 latent of 8, taken as the trainer takes it: recorded up to windows of 64 steps, as a program beyond.
-Every point is a process of its own, on `--threads` threads (2 by default): the median of at least
-five repetitions, and the most memory that was resident, less what it was before anything was built.
-`grows` is the exponent k of cost ~ size^k over the last doubling: 1 is linear.
+Every point is a process of its own, on `--threads` threads (2 by default): the median time of at
+least five repetitions; of memory, the most that was resident in one, less what it was before
+anything was built. `exponent` is k of cost ~ size^k between the last two points: 1 is linear.
 """
 
 import argparse
@@ -40,10 +41,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73")
 
 
 class Curve(NamedTuple):
-    """What is doubled, from where to where, and which lines there are."""
+    """What is changed, from where to where, and which lines there are."""
 
     name: str
-    unit: str  # of the number that is doubled
+    unit: str  # what the number counts
     sizes: tuple[int, ...]
     lines: tuple[str, ...]
     measure: str  # "ms" or "MB"
@@ -138,28 +139,27 @@ def measured(curve: Curve, line: str, threads: int) -> list[float]:
     return found
 
 
-def grows(sizes: tuple[int, ...], costs: list[float]) -> float:
+def exponent(sizes: tuple[int, ...], costs: list[float]) -> float:
     """Return k of cost ~ size^k between the last two."""
     return math.log(costs[-1] / costs[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
     """All lines in Markdown."""
-    rows = ["| doubled | cost of | from | to | grows |", "|---|---|---|---|---|"]
+    rows = ["| of | cost of | from | to | exponent |", "|---|---|---|---|---|"]
     for curve in CURVES:
         for line, costs in found.get(curve.name, {}).items():
             ends = (
                 f"{size:,}: {cost:.3g} {curve.measure}"
                 for size, cost in ((curve.sizes[i], costs[i]) for i in (0, -1))
             )
-            rows.append(
-                f"| {curve.unit} | {line} | {' | '.join(ends)} | {grows(curve.sizes, costs):.2f} |"
-            )
+            grows = exponent(curve.sizes, costs)
+            rows.append(f"| {curve.unit} | {line} | {' | '.join(ends)} | {grows:.2f} |")
     return "\n".join(rows) + "\n"
 
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
-    """One panel for each number that is doubled, both axes logarithmic, beside a linear growth."""
+    """One panel for each number that is changed, both axes logarithmic, beside a linear growth."""
     curves = [curve for curve in CURVES if curve.name in found]
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
@@ -188,10 +188,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=[curve.name for curve in CURVES], help="one curve")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--figure", type=Path, default=Path("docs/images/growth.png"))
+    parser.add_argument("--figure", type=Path, help="write the curves")
     parser.add_argument("--markdown", type=Path, help=f"write the table, between {MARKERS[0]}")
     parser.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
     options: Any = parser.parse_args()
+    if options.only and options.markdown:
+        parser.error("--markdown takes the whole table: leave --only out")
     torch.set_num_threads(options.threads)
     if options.point:
         curve, line, size = options.point
@@ -204,7 +206,8 @@ def main() -> None:
     }
     text = table(found)
     print("\n" + text)
-    draw(found, options.figure)
+    if options.figure:
+        draw(found, options.figure)
     if options.markdown:
         write_between(MARKERS, options.markdown, text)
 

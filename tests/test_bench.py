@@ -143,6 +143,9 @@ def test_the_table_goes_between_the_markers(tmp_path):
         bench.write_between(bench.MARKERS, page, "new\n")
         text = "before\n<!-- bench -->\nnew\n<!-- /bench -->\nafter\n"
         assert page.read_text() == text
+    with pytest.raises(SystemExit, match="no lines <!-- growth --> and"):
+        bench.write_between(("<!-- growth -->", "<!-- /growth -->"), page, "new\n")
+    assert page.read_text() == text
 
 
 def script(*arguments):

@@ -58,6 +58,30 @@ def write(tmp_path):
 # --- tables ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("block", [7, 2**17])
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in_order", "shuffled"])
+@pytest.mark.parametrize("names", [[2, 10, 7], ["b", "a", "c"]], ids=["numbers", "words"])
+def test_rows_in_any_order_and_any_blocks(names, shuffled, block, monkeypatch):
+    """Rows in order are put in their cells as a whole, and clips numbered by their runs."""
+    monkeypatch.setattr("pyro_animacy.data.dense.BLOCK", block)
+    position = walk(3, 40, 2)
+    table = long_table(position, ["p", "q"], names)
+    table = table.sample(frac=1, random_state=0) if shuffled else table
+    read = read_trajectories(table, fps=10)
+    found = read.sel(trajectory=[str(n) for n in names], body=["p", "q"])["position"]
+    np.testing.assert_array_equal(found, position)
+    twice = pd.concat([table, table.iloc[[-1]]])
+    with pytest.raises(DataError, match="row 240: a second row for body"):
+        read_trajectories(twice, fps=10)
+
+
+def test_dates_are_names_as_they_are_written():
+    position = walk(2, 5, 1)
+    table = long_table(position, ["p"], [pd.Timestamp("2020-01-02"), pd.Timestamp("2020-01-01")])
+    found = read_trajectories(table, fps=10)["trajectory"].to_numpy().tolist()
+    assert found == ["2020-01-01 00:00:00", "2020-01-02 00:00:00"]
+
+
 def test_long_table(tmp_path):
     position = walk(2, 9, 3)
     position[1, 6:] = np.nan

@@ -167,7 +167,7 @@ from pathlib import Path
 from pyro_animacy.cli import main
 from pyro_animacy.data import arrays, resolution, stored
 folder, read, sizes = Path(sys.argv[1]), stored.Stored.read, []
-stored.BLOCK = resolution.SAMPLE = 2**13
+stored.BLOCK = resolution.SAMPLE = resolution.MOST = 2**13
 def watched(self, rows, begin, frames):
     found = read(self, rows, begin, frames)
     if len(rows) <= stored.ROWS and stored.mapping(self.frames) is not None:

@@ -81,30 +81,6 @@ def test_options_of_the_loss(options):
     assert_same(record, program, batch)
 
 
-@pytest.mark.parametrize("name", ["small", "closed_loop", "rssm", "set"])
-def test_products_in_bfloat16(name):
-    """Recorded or not; near what float32 computes, whose digits are not to be seen."""
-    ways, batch = {}, recording(9, 16, missing=0.1)
-    batch = type(batch)(batch.position.float(), batch.observed)
-    for precision in ("float32", "bfloat16"):
-        for program in both(name):
-            model, guide = program.bound.model.float(), program.bound.guide.float()
-            gradient = Gradient(
-                ScaledELBO(), model, guide, traced=program.traced, precision=precision
-            )
-            loss, _, gradients = of(gradient, batch, 0)
-            assert all(g is None or g.dtype == torch.float32 for g in gradients)
-            flat = torch.cat([g.flatten() for g in gradients if g is not None])
-            ways[precision, program.traced] = loss, flat
-    for precision, near in (("float32", 1e-5), ("bfloat16", 0.02)):
-        (loss, flat), (recorded, gradient) = ways[precision, False], ways[precision, True]
-        torch.testing.assert_close(recorded, loss, rtol=1e-5, atol=0)
-        assert (gradient - flat).norm() < near * flat.norm()
-    (exact, right), (loss, flat) = ways["float32", True], ways["bfloat16", True]
-    assert 0 < abs(loss - exact) < 0.01 * abs(exact)
-    assert 0 < (flat - right).norm() < 0.1 * right.norm()
-
-
 def test_sums_over_time_become_single_products(monkeypatch):
     """The gradients of weights are no longer made of a product for every step of time."""
     T, recorded = 20, []

@@ -262,6 +262,14 @@ def test_a_recording_without_a_common_step_takes_the_pooled_one():
     np.testing.assert_allclose(estimate_resolution(position), 3.0)
 
 
+def test_resolution_of_many_short_recordings():
+    """So many that only some frames of each are looked at, and still enough."""
+    steps = np.random.default_rng(0).normal(0, 8, (2000, 100, 3, 2)).round()
+    grid = np.where(np.arange(2000) % 2, 0.2, 0.05)
+    position = steps.cumsum(1) * grid[:, None, None, None]
+    np.testing.assert_allclose(estimate_resolution(position), grid)
+
+
 @pytest.mark.parametrize("decimals", [0, 2, 5, 9])
 def test_the_decimals_are_the_last_resort(decimals):
     position = np.round(walk(1, 500, 1) * 1e3, decimals)

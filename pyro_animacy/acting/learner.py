@@ -57,7 +57,7 @@ class Learner:
             overshooting=o.overshooting if o.overshooting.distance > 1 else None,
         )  # fmt: skip
         traced = config.updates * (config.episodes - config.seed_episodes) >= TRACED_FROM
-        self.gradient = Gradient(elbo, self.model, self.guide, traced=traced, precision=o.precision)
+        self.gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         choose = (
             Acted(self.behaviour.actor)
             if self.behaviour is not None

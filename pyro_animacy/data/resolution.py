@@ -18,7 +18,8 @@ REST = 0.01  # share of steps that are exactly zero from which on a body is take
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
 BLOCK = 2**17  # coordinates whose steps are taken at once, so that these stay in cache
 HEAD = 1000  # values that are tried on a decimal grid before all are
-SAMPLE = 2**20  # coordinates looked at; enough to count shares of 2 %, and cheap
+SAMPLE = 2**20  # coordinates looked at of all trajectories together, which is cheap;
+LEAST, MOST = 2**12, 2**22  # or so many of each, enough to count shares of 2 %, up to so many
 
 
 def estimate_resolution(
@@ -52,7 +53,9 @@ def estimate_resolution(
     """
     names = np.arange(len(position)) if recording is None else np.asarray(recording, str)
     code = np.unique(names, return_inverse=True)[1]
-    frames = max(2, SAMPLE * position.shape[1] // max(int(np.prod(position.shape)), 1))
+    trajectories = max(len(position), 1)
+    each = max(SAMPLE // trajectories, min(LEAST, MOST // trajectories))
+    frames = max(2, each // max(int(np.prod(position.shape[2:])), 1))
     values = np.asarray(position[:, :frames])
     grid = decimal_grid(values[~np.isnan(values)])
     unit = grid or 10.0**-DECIMALS

@@ -232,7 +232,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
         (rows,) codes, of any type of integer, -1 where the entry is missing, and the names.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
-        codes, entries = values.cat.codes.to_numpy(), values.cat.categories.to_numpy()
+        codes, entries = values.cat.codes.to_numpy(), list(values.cat.categories)
     else:
         codes, entries = _factorize(values)
     texts = [str(c) for c in entries]
@@ -245,16 +245,16 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     return (codes if ordered else lookup[codes]), names
 
 
-def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """`pandas.factorize`; of numbers that come in long runs, as of clips, by the runs."""
-    x = values.to_numpy()
-    if x.dtype.kind == "i" and len(x):
+def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], list[Any]]:
+    """`pandas.factorize`; of whole numbers that come in long runs, as of clips, by the runs."""
+    if values.dtype == np.int64 and len(values):
+        x = values.to_numpy()
         first = np.append(0, np.flatnonzero(x[1:] != x[:-1]) + 1)
         if len(first) < len(x) // 8:
             codes, entries = pd.factorize(x[first])
-            return codes.repeat(np.diff(first, append=len(x))), entries
+            return codes.repeat(np.diff(first, append=len(x))), list(entries)
     codes, index = pd.factorize(values)
-    return codes, index.to_numpy()
+    return codes, list(index)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:

@@ -11,7 +11,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.schedules import KLWeightConfig
-from pyro_animacy.infer.traced import Precision
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
@@ -41,9 +40,6 @@ class UpdateConfig:
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
         seed: Seeds the split, the initial parameters, the batches and all noise.
         device: Where to train, as torch names it.
-        precision: Of the products of matrices in loss and gradient: ``float32``, or ``bfloat16``
-            where it wins, for networks of some 512 units on a processor that multiplies in it. All
-            else stays in float32, validation and scores wholly.
         tensorboard: Also write the metrics for TensorBoard (extra ``tensorboard``).
     """
 
@@ -62,7 +58,6 @@ class UpdateConfig:
     steps_per_epoch: int = 1
     seed: int = 0
     device: str = "cpu"
-    precision: Precision = "float32"
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -108,6 +103,10 @@ class TrainConfig(UpdateConfig):
         score_draws: K of the importance-weighted held-out score.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
+        precision: ``bf16-mixed`` takes products of matrices within feedforward networks, and their
+            gradients, in bfloat16: faster for networks of some 512 units on a processor that
+            multiplies in it, slower for small ones. States, densities, sums and parameters stay in
+            float32, and scores are of float32 wholly.
     """
 
     steps: int = 4000
@@ -119,6 +118,7 @@ class TrainConfig(UpdateConfig):
     patience: int | None = 6
     score_draws: int = 64
     checkpoint_activations: bool = False
+    precision: Literal["float32", "bf16-mixed"] = "float32"
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -1,5 +1,6 @@
 """The figures of a run: its held-out score beside the baselines, and what it was fitted to."""
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,9 @@ def describe_text(dataset: xr.Dataset) -> str:
 
     Of large recordings the speed is that of the first eight million coordinates.
     """
-    told, (_, _, x) = describe(dataset), next(blocks(positions(dataset)))
-    speed = np.linalg.norm(np.diff(x, axis=1), axis=-1) * told["fps"]
+    told, some = describe(dataset), islice(blocks(positions(dataset)), 32)
+    steps = [np.linalg.norm(np.diff(x, axis=1), axis=-1).ravel() for _, _, x in some]
+    speed = np.concatenate(steps) * told["fps"]
     moving = speed[np.isfinite(speed) & (speed > 0)]
     median = f"{np.median(moving):.3g}" if len(moving) else "0"
     units = "data units" if told["units"] == "unknown" else told["units"]

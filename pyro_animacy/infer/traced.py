@@ -7,7 +7,7 @@ updates run the record. Nothing is defined twice: the record is made of the prog
 of batch. Random numbers are drawn by the same operations in the same order, so that the loss is
 that of the program to the bit; its gradient to rounding, since the record is then shortened by
 
-    t(W) at every step of time              ->  once
+    t(W), and W in bfloat16, at every step  ->  once
     sum_t A_t^T B_t, a weight's gradient    ->  [A_1; ...; A_T]^T [B_1; ...; B_T], one product
     likewise sum_t 1^T B_t, a bias's        ->  1^T [B_1; ...; B_T]
 
@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -34,7 +34,6 @@ from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
 
-Precision = Literal["float32", "bfloat16"]
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
 
@@ -47,27 +46,17 @@ class Gradient:
         model: The model.
         guide: Its guide.
         traced: Record the operations at the first batch of each shape, and run the record.
-        precision: Of products of matrices; parameters, sums and densities keep their own.
     """
 
-    def __init__(
-        self,
-        elbo: ScaledELBO,
-        model: Module,
-        guide: Module,
-        *,
-        traced: bool,
-        precision: Precision = "float32",
-    ) -> None:
+    def __init__(self, elbo: ScaledELBO, model: Module, guide: Module, *, traced: bool) -> None:
         self.elbo, self.bound, self.traced = elbo, elbo(model, guide), traced
-        self.rounded = precision == "bfloat16"
         self.parameters = [p for p in self.bound.parameters() if p.requires_grad]
         self.records: dict[Any, tuple[Any, list[str]]] = {}
 
     def __call__(self, batch: Any) -> Tensor:
         """Return the loss; ``.grad`` of parameters and ``elbo.terms`` are those of the batch."""
         if not self.traced:
-            loss = self.loss(batch)
+            loss = self.bound(batch)
             for parameter in self.parameters:
                 parameter.grad = None
             loss.backward()
@@ -90,11 +79,6 @@ class Gradient:
         self.elbo.terms = dict(zip(names, terms, strict=True))
         return loss
 
-    def loss(self, batch: Any) -> Tensor:
-        """Run the program: the loss of a batch, with its graph."""
-        with torch.autocast(batch.observed.device.type, torch.bfloat16, enabled=self.rounded):
-            return self.bound(batch)
-
     def _record(
         self, batch: Any, weights: list[Tensor], tensors: list[Tensor]
     ) -> tuple[GraphModule, list[str]]:
@@ -106,7 +90,7 @@ class Gradient:
             self.elbo.kl_weight, self.elbo.scale = weights  # type: ignore[assignment]
             with torch.enable_grad():
                 given = iter(tensors)
-                loss = self.loss(kind(*(None if x is None else next(given) for x in batch)))
+                loss = self.bound(kind(*(None if x is None else next(given) for x in batch)))
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             names.extend(self.elbo.terms)
             # two parameters may have one gradient, which is then to be two tensors
@@ -194,6 +178,11 @@ def _is(node: Any, operation: Any) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and node.target == operation
 
 
+def _is_cast_weight(node: Node) -> bool:
+    """Whether it is a parameter in another precision, as autocast asks for at every call."""
+    return _is(node, aten._to_copy.default) and node.args[0].op == "placeholder"  # type: ignore[union-attr]
+
+
 def _small(node: Any) -> bool:
     return node.meta["val"].numel() <= SMALL
 
@@ -210,8 +199,8 @@ def _once(graph: Graph) -> None:
             same = node.args[0]
         elif _is(node, aten.t.default) and _is(node.args[0], aten.t.default):
             same = node.args[0].args[0]
-        elif _is(node, aten.t.default) or node.op == "get_attr":
-            same = found.setdefault((node.target, *node.args), node)
+        elif _is(node, aten.t.default) or node.op == "get_attr" or _is_cast_weight(node):
+            same = found.setdefault((node.target, *node.args, str(node.kwargs)), node)
         else:
             continue
         if same is not node:
