@@ -1,6 +1,7 @@
-"""How the cost of a training step, of data and of memory grows: docs/images/growth.png and a table.
+"""How the cost of a training step, of data and of memory grows: a figure and a table.
 
-    .venv/bin/python scripts/growth.py --markdown docs/performance.md --figure docs/images/growth.png
+    .venv/bin/python scripts/growth.py --figure docs/images/growth.png \\
+        --markdown docs/performance.md
     .venv/bin/python scripts/growth.py --only steps
 
 One number at a time is changed in a step of 64 units, 64 windows, 24 steps, three bodies and a
