@@ -1,6 +1,6 @@
 """How the cost of a training step, of data and of memory grows: a figure and a table.
 
-    .venv/bin/python scripts/growth.py [--only steps] [--figure PNG] [--markdown docs/performance.md]
+    .venv/bin/python scripts/growth.py [--only steps] [--figure PNG] [--markdown PAGE]
 
 One number at a time is changed in a step of 64 units, 64 windows, 24 steps, three bodies and a
 latent of 8, taken as the trainer takes it: recorded up to windows of 64 steps, as a program beyond.
