@@ -66,9 +66,10 @@ PENDULUM = Task(  # to swing up takes some two seconds, 20 actions of 0.1 s
 )  # fmt: skip
 PIXELS = Task(
     "chase pixels", "Chase-v0",
-    {"pixels": True, "episodes": 70, "seed_episodes": 10, "replay_memory": 2**28,
-     "model": {"filters": 8, "memory_size": 100, "latent_size": 16, "observation_scale": 0.3},
-     "train": {"batch_size": 16, "window": 16}},
+    {"pixels": True, "episodes": 90, "seed_episodes": 20, "replay_memory": 2**28,
+     "model": {"filters": 8, "memory_size": 100, "latent_size": 16, "observation_scale": 0.3,
+               "reward_weight": 1.0},
+     "train": {"batch_size": 16, "window": 16, "learning_rate": 0.003}},
     SIMULATED,
 )  # fmt: skip
 

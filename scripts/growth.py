@@ -28,6 +28,7 @@ from bench import write_between
 from benchmarks.cases import Case, closed_loop, teacher_forced
 from benchmarks.data import walks
 from benchmarks.first_pyro import LEAST_RATE
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import nn
 
 from pyro_animacy import Scale, ScaledELBO, Windows
@@ -51,16 +52,16 @@ class Curve(NamedTuple):
 
 LOOPS = "closed loop", "teacher forced"
 CURVES = (
-    Curve("steps", "steps of a window, T", (8, 16, 32, 64, 128, 256), LOOPS, "ms"),
-    Curve("windows", "windows of a batch, B", (16, 64, 256, 1024, 2048), LOOPS, "ms"),
-    Curve("bodies", "bodies", (1, 2, 4, 8, 16, 32), LOOPS, "ms"),
-    Curve("latent", "size of the latent", (4, 16, 64, 256, 512), LOOPS, "ms"),
+    Curve("steps", "steps of a window, T", (8, 16, 32, 64, 128), LOOPS, "ms"),
+    Curve("windows", "windows of a batch, B", (16, 64, 256, 1024), LOOPS, "ms"),
+    Curve("bodies", "bodies", (1, 2, 4, 8, 16), LOOPS, "ms"),
+    Curve("latent", "size of the latent", (4, 16, 64, 256), LOOPS, "ms"),
     Curve(
         "data", "frames of three bodies", (10**4, 10**5, 10**6, 4 * 10**6),
         ("to find scale and windows", "a batch of 64"), "ms",
     ),
     Curve(
-        "memory", "steps of a window, T (256 windows, 128 units)", (125, 250, 500, 1000),
+        "memory", "steps, T (256 windows, 128 units)", (125, 250, 500, 1000),
         ("closed loop", "activations checkpointed"), "MB",
     ),
 )  # fmt: skip
@@ -157,6 +158,11 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def short(size: int) -> str:
+    """A size on an axis."""
+    return f"{size:,}" if size < 10**5 else f"{size / 10**6:g} M"
+
+
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     """One panel for each number that is changed, both axes logarithmic, beside a linear growth."""
     curves = [curve for curve in CURVES if curve.name in found]
@@ -174,8 +180,13 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
         linear = [last * size / curve.sizes[-1] for size in curve.sizes]
         ax.loglog(curve.sizes, linear, ":", color="0.5", label="linear", zorder=0)
         ax.set_xlabel(curve.unit)
-        what = "a step or batch, ms" if curve.name == "data" else "a training step, ms"
+        what = "time, ms" if curve.name == "data" else "a training step, ms"
         ax.set_ylabel("memory of a step, MB" if curve.measure == "MB" else what)
+        ax.set_xticks(curve.sizes, [short(size) for size in curve.sizes])
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_formatter(NullFormatter())
         ax.legend(fontsize=8, frameon=False)
         ax.grid(which="both", alpha=0.2)
     figure.savefig(path, dpi=130)

@@ -225,13 +225,14 @@ class Windows:
         if self.symmetry == "none" or self.axes != 2:
             return x
         size = x.shape[1]
-        turn = torch.diag_embed(torch.randint(2, (size, 2), generator=generator) * 2.0 - 1)
-        if self.symmetry == "rotate":
-            angle = torch.rand(size, generator=generator) * (2 * torch.pi)
-            c, s = angle.cos(), angle.sin()
-            turn = turn @ torch.stack([c, -s, s, c], -1).view(size, 2, 2)
+        mirror = (torch.randint(2, (size, 2), generator=generator) * 2.0 - 1).unsqueeze(-1)
         points = x.unflatten(-1, (self.bodies, self.axes))
-        return (points @ turn).flatten(-2)
+        u, v = (m * p for m, p in zip(mirror.unbind(1), points.unbind(-1), strict=True))
+        if self.symmetry == "rotate":
+            angle = torch.rand(size, 1, generator=generator) * (2 * torch.pi)
+            c, s = angle.cos(), angle.sin()
+            u, v = c * u + s * v, c * v - s * u
+        return torch.stack([u, v], -1).flatten(-2)
 
 
 def evenly(count: int, most: int) -> Integers:

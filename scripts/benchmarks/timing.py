@@ -76,6 +76,12 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _drawn(size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """A tensor of this layout, which may be expanded."""
+    reach = 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    return torch.randn(reach).as_strided(size, stride)
+
+
 def products_alone(step: Callable[[], object]) -> tuple[Callable[[], None], int]:
     """The matrix products of a step without the rest of it, and their floating-point operations.
 
@@ -85,7 +91,7 @@ def products_alone(step: Callable[[], object]) -> tuple[Callable[[], None], int]
         step()
     made = []
     for (operator, layout), count in products.found.items():
-        operands = [torch.empty_strided(size, stride).normal_() for size, stride in layout]
+        operands = [_drawn(size, stride) for size, stride in layout]
         made.append((operator, operands, count))
 
     def run() -> None:
