@@ -118,7 +118,7 @@ def outcome(
     frames: int,
     config: DirectConfig | None = None,
 ) -> Outcome:
-    """Make displays of every subtlety, and measure them and the held-out recordings."""
+    """Make displays of every subtlety, and measure them and the recordings."""
     heldout, began = run.heldout(recordings), time.monotonic()
     made = [
         direct(
@@ -190,7 +190,9 @@ def figure(outcomes: list[Outcome]) -> Figure:
                 (axes[1], "evidence", "evidence for an agent\n(nats per step)"),
                 (axes[2], "nats", "log density\n(nats per step)"),
             ):
-                axis.axhspan(*o.limits(measure), color="#e6e6e6", label="recorded, 5 to 95 %")
+                axis.axhspan(
+                    *o.limits(measure), fc="#e6e6e6", ec=QUIET, lw=0.5, label="recorded, 5 to 95 %"
+                )
                 _points(axis, o.subtlety, getattr(o, measure))
                 axis.set_ylabel(label)
         for axis in rows[-1]:
