@@ -109,9 +109,10 @@ def training(case: Case, rounds: int, wanted: Callable[[str], bool]) -> Iterator
     if mixed is None:
         return
     note = "ours, loss {:.0e}, gradient {:.0e}".format(*differences[OURS_MIXED])
-    for name in (name for name in times if name not in (PRODUCTS, RATE)):
-        ratio = compared(mixed, times[name])
-        yield Row(f"{case.name}, bf16", name, ratio, statistics.median(mixed), note)
+    for name, theirs in times.items():
+        if name not in (PRODUCTS, RATE):
+            ratio = compared(mixed, theirs)
+            yield Row(f"{case.name}, bf16", name, ratio, statistics.median(mixed), note)
 
 
 def forecasts(rounds: int) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from variants import CONFIGS, build, recording
+from variants import CONFIGS, SET, build, recording
 
 from pyro_animacy import ScaledELBO
 from pyro_animacy.infer.trainer import checkpoint_activations
@@ -27,12 +27,9 @@ def loss_and_gradients(model, guide, batch):
     return loss, torch.autograd.grad(loss, parameters, allow_unused=True), kept
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "set"])
+@pytest.mark.parametrize("name", [*CONFIGS, *SET])
 def test_the_same_gradient_from_less(name):
-    structure = {"structure": "set"} if name == "set" else {}
-    model, guide = build(
-        "small" if name == "set" else name, prior=WIDE, posterior=WIDE, policy=WIDE, **structure
-    )
+    model, guide = build(name, prior=WIDE, posterior=WIDE, policy=WIDE)
     batch = recording(12, 3, missing=0.1)
     loss, gradients, kept = loss_and_gradients(model, guide, batch)
     for module in (model, guide):

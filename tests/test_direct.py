@@ -92,8 +92,7 @@ class Means(poutine.messenger.Messenger):
 def test_imagined_is_the_models_own_roll_out(name, arena, means):
     """What `SceneModel.roll_out` drew, standardised, gives the same motion as controls."""
     H, J, E = 6, 4, 3
-    kind, options = {"set": ("small", {"structure": "set"})}.get(name, (name, {}))
-    model, _ = build(kind, BODIES, arena=arena, **options)
+    model, _ = build(name, BODIES, arena=arena)
     frames = recording(model.config.history, E, BODIES).position
     frames[-1, 0, 0], frames[-1, 1, 1] = 39.9, 60.0  # at a wall, and beyond one
     s, moves = frames[-1].expand(J, E, -1), frames.diff(dim=0).unsqueeze(1).expand(-1, J, -1, -1)

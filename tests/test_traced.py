@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from variants import CONFIGS, build, recording
+from variants import CONFIGS, SET, build, recording
 
 from pyro_animacy import ScaledELBO
 from pyro_animacy.data.episode_windows import EpisodeBatch
@@ -32,9 +32,7 @@ def of(gradient, batch, seed):
 
 
 def both(name, **options):
-    model, guide = build(
-        "small" if name == "set" else name, **({"structure": "set"} if name == "set" else {})
-    )
+    model, guide = build(name)
     return [Gradient(ScaledELBO(**options), model, guide, traced=way) for way in (False, True)]
 
 
@@ -43,7 +41,7 @@ def assert_same(one, other, batch, seed=0):
 
 
 @pytest.mark.parametrize("small", [0, 2**14], ids=["added_where_they_stand", "put_together"])
-@pytest.mark.parametrize("name", [*CONFIGS, "set"])
+@pytest.mark.parametrize("name", [*CONFIGS, *SET])
 def test_the_record_is_the_program(name, small, monkeypatch):
     """Other noise, other data, other masks and another weight than when it was recorded."""
     monkeypatch.setattr(traced, "SMALL", small)

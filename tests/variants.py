@@ -49,6 +49,7 @@ STATE_SPACE = {
     },
 }  # fmt: skip
 CONFIGS = {**CONTROL_VAE, **STATE_SPACE}
+SET = {"set": {"structure": "set"}}  # a latent for every body, whose sites have other shapes
 
 
 def scale_of(bodies: int) -> Scale:
@@ -65,7 +66,7 @@ def config(name: str, **changes) -> ControlVAEConfig | StateSpaceConfig:
     options = {"latent_size": 5, "prior": NET, "posterior": NET, "policy": NET}
     if name in STATE_SPACE:
         options["memory_size"] = 4
-    return FAMILIES[family_of(name)].config(**{**options, **CONFIGS[name], **changes})
+    return FAMILIES[family_of(name)].config(**{**options, **(CONFIGS | SET)[name], **changes})
 
 
 def build(name: str, bodies: int = 3, seed: int = 0, **changes):

@@ -296,13 +296,7 @@ def checkpoint_activations(model: nn.Module) -> None:
     Hidden activations, most of what a loop over time keeps, are computed again in the backward
     pass. What was drawn is not drawn again: networks draw nothing.
     """
-    for part in model.children():
-        if isinstance(part, NETWORKS):
-            part.forward = partial(  # type: ignore[method-assign]
-                recomputed, part.forward, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            checkpoint_activations(part)
+    _call_by(partial(recomputed, use_reentrant=False, preserve_rng_state=False), model, NETWORKS)
 
 
 def mixed_precision(model: nn.Module) -> None:
@@ -312,11 +306,16 @@ def mixed_precision(model: nn.Module) -> None:
     small KL would be none, and a weight's gradient would lose what each step of time adds to it
     (so that weights are cast at every call, each cast's gradient added in float32).
     """
+    _call_by(_in_bfloat16, model, FEEDFORWARD)
+
+
+def _call_by(way: Callable[..., Any], model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Let ``way(forward, ...)`` call the forward of every network of these kinds in a model."""
     for part in model.children():
-        if isinstance(part, FEEDFORWARD):
-            part.forward = partial(_in_bfloat16, part.forward)  # type: ignore[method-assign]
+        if isinstance(part, kinds):
+            part.forward = partial(way, part.forward)
         else:
-            mixed_precision(part)
+            _call_by(way, part, kinds)
 
 
 def _in_bfloat16(forward: Callable[..., Tensor], x: Tensor, *more: Any, **named: Any) -> Tensor:

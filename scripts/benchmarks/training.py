@@ -193,10 +193,8 @@ def _ours(
     name: str, case: Case, model: nn.Module, guide: nn.Module, names: Iterable[str]
 ) -> Contender:
     """As the trainer takes it: recorded at the first step. Given noise, the program itself runs."""
-    recording, parameters = (
-        case.recording(),
-        dict(zip(names, _named(model, guide).values(), strict=True)),
-    )
+    recording = case.recording()
+    parameters = dict(zip(names, _named(model, guide).values(), strict=True))
     gradient = Gradient(ScaledELBO(kl_weight=case.kl_weight), model, guide, traced=True)
     optimizer = torch.optim.AdamW(parameters.values(), lr=LEAST_RATE, fused=True)
 
