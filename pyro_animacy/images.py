@@ -74,7 +74,7 @@ class ImageEncoder(nn.Module):
         )  # fmt: skip
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
-                _start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
+                he_start(layer, layer.in_channels * math.prod(layer.kernel_size), gain=2)
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for _ in range(4):
             height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
@@ -126,13 +126,15 @@ class ImageDecoder(nn.Module):
             nn.ConvTranspose2d(n, channels, 6, stride=2),
             nn.Sigmoid() if squash else nn.Identity(),
         )  # fmt: skip
-        _start(self.dense, inputs, gain=1)
+        he_start(self.dense, inputs, gain=1)
         sides: tuple[float, ...] = self.grid
         for layer in self.layers:
             if isinstance(layer, nn.ConvTranspose2d):
                 reach = [k / 2 for k in layer.kernel_size]  # cells a side that reach one output
                 cells = math.prod(map(min, sides, reach))
-                _start(layer, layer.in_channels * cells, gain=1 if layer is self.layers[-2] else 2)
+                he_start(
+                    layer, layer.in_channels * cells, gain=1 if layer is self.layers[-2] else 2
+                )
                 sides = (math.inf, math.inf)  # from here on there are more cells than reach
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -146,7 +148,7 @@ class ImageDecoder(nn.Module):
         return image.reshape(*batch, *image.shape[1:])
 
 
-def _start(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: float) -> None:
+def he_start(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, inputs: float, gain: float) -> None:
     """Weights of variance ``gain / inputs``: 2 before a ReLU, which halves the square. No bias."""
     nn.init.normal_(layer.weight, 0.0, math.sqrt(gain / inputs))
     if layer.bias is not None:

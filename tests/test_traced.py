@@ -117,7 +117,7 @@ def test_batches_of_episodes(rewards):
         assert_same(record, program, batch, seed)
 
 
-@pytest.mark.parametrize("family", ["world_model", "image_vae"])
+@pytest.mark.parametrize("family", ["world_model", "keypoints", "image_vae"])
 def test_a_fused_optimiser_moves_convolutions_as_the_program_does(family):
     """Kernels have channels last; a fused optimiser reads numbers in their order in memory."""
     T, B = 3, 2
@@ -129,7 +129,10 @@ def test_a_fused_optimiser_moves_convolutions_as_the_program_does(family):
             guide: Any = ImageVAEGuide(model)
         else:
             nets = dict.fromkeys(("prior", "posterior", "reward"), SMALL_NET)
-            config = WorldModelConfig(memory_size=4, latent_size=2, filters=2, **nets)
+            points = 3 if family == "keypoints" else None
+            config = WorldModelConfig(
+                memory_size=4, latent_size=2, filters=2, keypoints=points, **nets
+            )
             model = WorldModel(config, Sight((3, 46, 46), actions=1))
             guide = WorldModelGuide(model)
         modules = torch.nn.ModuleList([model, guide])

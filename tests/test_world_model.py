@@ -403,7 +403,7 @@ def test_what_the_data_lack_cannot_be_asked():
 
 @pytest.mark.parametrize(("option", "value"), [
     ("observation_scale", 0.0), ("reward_scale", -1.0), ("reward_weight", -1.0),
-    ("memory_size", -1),
+    ("memory_size", -1), ("keypoints", 0),
 ])  # fmt: skip
 def test_options_are_checked(option, value):
     with pytest.raises(ConfigError, match=rf"model\.{option} is {value}"):

@@ -43,6 +43,7 @@ from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import SceneSource, Source
 from pyro_animacy.infer.traced import Gradient, no_validation
+from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
 from pyro_animacy.sets import SetNetwork
@@ -51,7 +52,9 @@ LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
 # Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
 TRACED_FROM, TRACED_TO = 1000, 64
-FEEDFORWARD = (Stack, SetNetwork, ImageEncoder, ImageDecoder)
+FEEDFORWARD = (
+    Stack, SetNetwork, ImageEncoder, ImageDecoder, KeypointEncoder, KeypointDecoder,
+)  # fmt: skip
 NETWORKS = (*FEEDFORWARD, nn.GRUCell, nn.GRU)
 
 

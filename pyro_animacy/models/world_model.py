@@ -40,6 +40,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
+from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models.program import (
     Evidence,
     Memory,
@@ -70,6 +71,8 @@ class WorldModelConfig(DynamicsConfig):
         reward_weight: w_r, weight of the log density of the reward.
         filters: Channels of the image networks' widest pictures, see `pyro_animacy.images`; 32 in
             the papers. Work goes with its square.
+        keypoints: Number of keypoints that images are seen and drawn by, see
+            `pyro_animacy.keypoints`, for bodies of a few pixels; null for the papers' convolutions.
         encoder: Sizes of the network that a vector goes through before the guide sees it.
         decoder: Sizes of the network of a vector's mean.
         reward: Sizes of the network of the reward's mean.
@@ -80,6 +83,7 @@ class WorldModelConfig(DynamicsConfig):
     reward_scale: float | None = 1.0
     reward_weight: float = 1.0
     filters: int = 32
+    keypoints: int | None = None
     encoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
     decoder: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
     reward: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=2))
@@ -97,6 +101,10 @@ class WorldModelConfig(DynamicsConfig):
                 raise ConfigError(f"model.{name} is {value}; expected it positive or null")
         if not self.filters >= 1:
             raise ConfigError(f"model.filters is {self.filters}; expected at least 1")
+        if self.keypoints is not None and not self.keypoints >= 1:
+            raise ConfigError(
+                f"model.keypoints is {self.keypoints}; expected at least 1, or null for none"
+            )
         if not self.reward_weight >= 0:
             raise ConfigError(f"model.reward_weight is {self.reward_weight}; expected 0 or more")
 
@@ -153,8 +161,11 @@ class WorldModel(nn.Module):
         if sight.image:
             channels, height, width = sight.shape
             check_size(height, width)
-            self.decoder = ImageDecoder(
-                features, height, width, channels, squash=False, filters=config.filters
+            points, n = config.keypoints, config.filters
+            self.decoder = (
+                KeypointDecoder(features, height, width, channels, points, n)
+                if points
+                else ImageDecoder(features, height, width, channels, filters=n)
             )
         else:
             self.decoder = Stack(features, sight.shape[0], config.decoder)
@@ -306,7 +317,11 @@ class WorldModelGuide(DynamicsGuide):
         shape, config = model.sight.shape, model.config
         if model.sight.image:
             channels, height, width = shape
-            encoder: nn.Module = ImageEncoder(height, width, channels, config.filters)
+            encoder: nn.Module = (
+                KeypointEncoder(height, width, channels, config.keypoints, config.filters)
+                if config.keypoints
+                else ImageEncoder(height, width, channels, config.filters)
+            )
             super().__init__(model, encoder.features)  # type: ignore[arg-type]
         else:
             encoder = Stack(shape[0], config.encoder.hidden, config.encoder)
