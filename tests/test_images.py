@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from pyro.distributions import Normal
 from torch import nn
 
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.images import ImageDecoder, ImageEncoder
+from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal
 
 SIZES = [
     (64, 64, 1024, (1, 1)),
@@ -86,3 +87,26 @@ def test_signals_keep_their_size_at_the_start():
         h = layer(h)
         if isinstance(layer, nn.ReLU):
             assert 0.35 < h.square().mean().item() < 1.2
+
+
+@pytest.mark.parametrize("draws", [(), (4,)], ids=["as_many", "draws_of_each"])
+def test_pixels_have_the_density_of_normals(draws):
+    """Value, and gradient of mean and sigma, with draws of a mean in front of the images too."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    image, found = random(2, 3, 5, 4), []
+    start = random(*draws, 2, 3, 5, 4), random(()) + 0.1
+    for build in (PixelNormal, lambda mean, scale: Normal(mean, scale).to_event(3)):
+        parameters = [p.clone().requires_grad_() for p in start]
+        density = build(*parameters).log_prob(image)
+        assert density.shape == (*draws, 2)
+        weighted = (density * random(2).new_tensor([1.0, -2.0])).sum()
+        found.append((density, torch.autograd.grad(weighted, parameters)))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    once = PixelNormal(start[0].flatten(0, -4)[0], start[1])
+    torch.testing.assert_close(
+        once.expand((7, 2)).log_prob(image), once.log_prob(image).expand(7, 2)
+    )

@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent
 from torch import Tensor, nn
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
+from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
 from pyro_animacy.models.program import MessengerGuide, declare_parameters
 from pyro_animacy.nets import normal
 
@@ -118,8 +118,7 @@ class ImageVAE(nn.Module):
             )
         with pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1):
             z = pyro.sample("latent", self.prior(T, B), infer={"evidence": Evidence(image, seen)})
-            pixel = self.image(z).base_dist.mask(seen[..., None, None, None])
-            pyro.sample("reconstruction", pixel.to_event(3), obs=image)
+            pyro.sample("reconstruction", self.image(z).mask(seen), obs=image)
 
     def prior(self, *batch: int) -> Independent:
         """p(z) = N(0, I) of ``batch`` and event shape (Z,)."""
@@ -127,7 +126,7 @@ class ImageVAE(nn.Module):
 
     def image(self, latent: Tensor) -> Independent:
         """p(x | z) of (..., channels, H, W), given z (..., Z)."""
-        return Normal(self.decoder(latent), self.scale).to_event(3)
+        return PixelNormal(self.decoder(latent), self.scale)
 
     @property
     def scale(self) -> Tensor:

@@ -39,7 +39,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.images import ImageDecoder, ImageEncoder, check_size
+from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models.program import (
     Evidence,
@@ -185,10 +185,10 @@ class WorldModel(nn.Module):
 
     def observation(self, memory: Memory) -> Independent:
         """p(o_t | h_t, z_t), batch shape (...), event shape that of an observation."""
-        mean = self.mean + self.spread * self.decoder(torch.cat(memory, -1))
+        made = self.decoder(torch.cat(memory, -1))
         if self.sight.image:  # pixels from 0 to 1
-            return Normal(mean + 0.5, self.scale).to_event(3)
-        return Normal(mean, self.spread * self.scale).to_event(1)
+            return PixelNormal(torch.addcmul(self.mean + 0.5, self.spread, made), self.scale)
+        return Normal(self.mean + self.spread * made, self.spread * self.scale).to_event(1)
 
     def rewarded(self, memory: Memory) -> Normal:
         """p(r_t | h_t, z_t), batch shape (...)."""
