@@ -1,5 +1,6 @@
 """From the rows of a table to a dense array: frames, scenes, and where each row goes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,11 +9,12 @@ import xarray as xr
 
 from pyro_animacy.data.bodies import body_groups, select_bodies
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.data.tables import Codes, Table, first_of_runs
 from pyro_animacy.errors import DataError
 
-LOOK = 2**20  # rows that are looked at to find the frame stride; enough to tell
-BLOCK = 2**17  # rows put in their cells at once, so that what is computed of them stays in cache
+LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
+SOME = 97  # one row in so many is looked at before all are
+BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache
 SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
 
@@ -21,10 +23,16 @@ SPARSE = 200  # cells of the dense array for each row beyond which something mus
 class Frames:
     """Where on the frame axis the rows are."""
 
-    index: Codes  # (rows,) frame within the trajectory, from 0
-    first: Codes  # (trajectory,) first frame on the file's axis
-    count: Codes  # (trajectory,) number of frames
+    number: Codes  # (rows,) as in the file, or counted from the times
+    begin: Codes  # (trajectory,) number of its first frame
+    stride: int  # from the number of one frame to that of the next
+    count: Codes  # (trajectory,) how many frames
     fps: float | None  # from the times, if there are any
+
+    def index(self, owner: Codes, some: slice) -> Codes:
+        """Of some rows and the trajectories that they are of, the frame, from 0 on in each."""
+        index = self.number[some] - self.begin[owner]
+        return index if self.stride == 1 else index // self.stride
 
 
 def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dataset:
@@ -78,7 +86,8 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
 def _starts(table: Table, frames: Frames) -> Codes:
     """(trajectory,) first frame of each, counted from the first frame of its recording."""
     code = np.unique(table.recordings or table.trajectories, return_inverse=True)[1]
-    return frames.first - _extreme(np.minimum, frames.first, code, int(code.max()) + 1)[code]
+    first = frames.begin // frames.stride
+    return first - _extreme(np.minimum, first, code, int(code.max()) + 1)[code]
 
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
@@ -147,7 +156,7 @@ def _keep_trajectories(table: Table) -> Table:
 def _body_by_body(table: Table) -> Table:
     """Every (trajectory, id) as a trajectory with one body, of the recording it comes from."""
     assert table.body is not None
-    pair = table.trajectory * len(table.bodies) + table.body
+    pair = table.trajectory.astype(np.int64) * len(table.bodies) + table.body
     kept, code = np.unique(pair, return_inverse=True)
     scene, body = np.divmod(kept, len(table.bodies))
     alone = len(table.trajectories) == 1
@@ -170,9 +179,10 @@ def _same_bodies(table: Table) -> None:
     if table.body is None or len(table.trajectories) == 1:
         return
     seen = np.zeros((len(table.trajectories), len(table.bodies)), bool)
-    seen[table.trajectory, table.body] = True
-    if seen.all():
-        return
+    for step in (SOME, 1):  # some rows most often show all
+        seen[table.trajectory[::step], table.body[::step]] = True
+        if seen.all():
+            return
     worst = int(seen.sum(1).argmin())
     lacking = int(seen[worst].argmin())
     raise DataError(
@@ -201,25 +211,24 @@ def frame_axis(table: Table) -> Frames:
     owner, owners = table.trajectory, len(table.trajectories)
     if table.frame is None:
         return _frames_from_time(table)
-    first = _extreme(np.minimum, table.frame, owner, owners)
     stride = _stride(table)
-    index = first[owner]
-    np.subtract(table.frame, index, out=index)
+    begin, end = (_extreme(f, table.frame, owner, owners) for f in (np.minimum, np.maximum))
     if stride > 1:
-        off = index % stride != 0
+        off = (table.frame - begin[owner]) % stride != 0
         if off.any():
             i = int(off.argmax())
             raise DataError(
                 f"{table.where}: row {table.row[i]}: frame {table.frame[i]} lies between others; "
                 f"frames go in steps of {stride}. Remove such rows, or try --bodies each"
             )
-        index //= stride
-    count = _extreme(np.maximum, index, owner, owners) + 1
-    return Frames(index, first // stride, count, _rate(table, index))
+    return Frames(table.frame, begin, stride, (end - begin) // stride + 1, _rate(table, stride))
 
 
 def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int) -> npt.NDArray:
     """(owners,) smallest or largest value of each owner."""
+    first = first_of_runs(owner)
+    if len(first) < len(owner) // 8:
+        values, owner = function.reduceat(values, first), owner[first]
     out = np.empty(owners, values.dtype)
     out[owner] = values  # any value of its own to begin with
     function.at(out, owner, values)
@@ -229,31 +238,35 @@ def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int)
 def _stride(table: Table) -> int:
     """The commonest positive difference between successive frame numbers of a body."""
     assert table.frame is not None
-    frame, key = table.frame[:LOOK], table.trajectory[:LOOK]
+    frame, key = table.frame[:LOOK], table.trajectory[:LOOK].astype(np.int64)
     if table.body is not None:
         key = key * len(table.bodies) + table.body[:LOOK]
-    order = np.lexsort((frame, key))
-    step = np.diff(frame[order])
-    step = step[(np.diff(key[order]) == 0) & (step > 0)]
+    key = key.astype(np.min_scalar_type(-int(key.max()) - 1))  # the smaller, the sooner in order
+    order = np.argsort(key, kind="stable")
+    same, step = np.diff(key[order]) == 0, np.diff(frame[order])
+    if (step[same] < 0).any():  # the rows of a body are not in the order of its frames
+        order = np.lexsort((frame, key))
+        step = np.diff(frame[order])
+    step = step[same & (step > 0)]
     if not len(step):
         return 1
     value, count = np.unique(step, return_counts=True)
     return int(value[count.argmax()])
 
 
-def _rate(table: Table, index: Codes) -> float | None:
+def _rate(table: Table, stride: int) -> float | None:
     """Frames per second from frames and times: the median over trajectories, first to last."""
-    if table.time is None:
+    if table.time is None or table.frame is None:
         return None
     known = ~np.isnan(table.time)
     if not known.any():
         return None
     owner = np.unique(table.trajectory[known], return_inverse=True)[1]
     owners = int(owner.max()) + 1
-    time, index = table.time[known].astype(np.float64), index[known]
+    time, number = table.time[known].astype(np.float64), table.frame[known]
     ends = (np.maximum, np.minimum)
     seconds = np.subtract(*(_extreme(end, time, owner, owners) for end in ends))
-    frames = np.subtract(*(_extreme(end, index, owner, owners) for end in ends))
+    frames = np.subtract(*(_extreme(end, number, owner, owners) for end in ends)) // stride
     usable = (seconds > 0) & (frames > 0)
     if not usable.any():
         return None
@@ -298,11 +311,11 @@ def _frames_from_time(table: Table) -> Frames:
     index = np.empty(len(time), np.int64)
     total = np.cumsum(np.minimum(whole, 2**40).astype(np.int64))
     index[order] = total
-    index -= _extreme(np.minimum, index, owner, owners)[owner]
-    count = _extreme(np.maximum, index, owner, owners) + 1
+    begin, end = (_extreme(f, index, owner, owners) for f in (np.minimum, np.maximum))
     start = _extreme(np.minimum, time, owner, owners)
     first = np.rint(np.minimum((start - start.min()) / usual, 2**50)).astype(np.int64)
-    return Frames(index, first, count, _tidy(1 / usual, table.where))
+    index += (first - begin)[owner]
+    return Frames(index, first, 1, end - begin + 1, _tidy(1 / usual, table.where))
 
 
 def _drop_short(table: Table, frames: Frames) -> tuple[Table, Frames]:
@@ -314,7 +327,9 @@ def _drop_short(table: Table, frames: Frames) -> tuple[Table, Frames]:
         raise DataError(f"{table.where}: there is only one frame; motion needs two")
     rows = long[table.trajectory]
     kept = _keep_trajectories(_keep(table, rows))
-    return kept, Frames(frames.index[rows], frames.first[long], frames.count[long], frames.fps)
+    return kept, replace(
+        frames, number=frames.number[rows], begin=frames.begin[long], count=frames.count[long]
+    )
 
 
 def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
@@ -340,27 +355,56 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
             "--bodies each"
         )
     each = bodies if table.body is not None else 1
-
-    def place(some: slice) -> Codes:
-        cell = (table.trajectory[some] * time + frames.index[some]) * each
-        return cell if table.body is None else cell + table.body[some]
-
     seen = np.zeros(count * time * each, bool)
     position = np.empty((len(seen), len(table.pairs), 2))
-    for begin in range(0, rows, BLOCK):
-        some = slice(begin, begin + BLOCK)
-        taken = place(some)
-        in_order = bool((np.diff(taken) == 1).all())  # as the rows of most files are
-        cell = slice(taken[0], taken[-1] + 1) if in_order else taken
+    for some, cell in _places(table, frames, time, each):
         seen[cell] = True
         for b, (x, y) in enumerate(table.pairs):
             position[cell, b, 0] = x[some]
             position[cell, b, 1] = y[some]
     if np.count_nonzero(seen) != rows:
-        _name_duplicate(table, frames, place(slice(None)))
+        _name_duplicate(table, frames, _cells(table, frames, time, each, slice(None)))
     if rows < len(seen):
         position[~seen] = np.nan
     return position.reshape(count, time, bodies, 2)
+
+
+def _cells(table: Table, frames: Frames, time: int, each: int, some: slice) -> Codes:
+    """Which cell some rows belong in, of (trajectory, time, each) in one row."""
+    owner = table.trajectory[some]
+    cell = owner.astype(np.int64) * time + frames.index(owner, some)
+    return cell if table.body is None else cell * each + table.body[some]
+
+
+def _places(
+    table: Table, frames: Frames, time: int, each: int
+) -> Iterator[tuple[slice, slice | Codes]]:
+    """All rows, some at a time, and their cells; the rows of one body where they are in order."""
+    rows, size = len(table.trajectory), max(1, BLOCK // each) * each
+    for begin in range(0, rows, size):
+        some = slice(begin, min(begin + size, rows))
+        if not _in_order(table, frames, each, some):
+            yield some, _cells(table, frames, time, each, some)
+            continue
+        first = _cells(table, frames, time, each, slice(begin, begin + each))
+        end = first.min() + some.stop - begin
+        for i, cell in enumerate(first.tolist()):
+            yield slice(begin + i, some.stop, each), slice(cell, end, each)
+
+
+def _in_order(table: Table, frames: Frames, each: int, some: slice) -> bool:
+    """Whether rows are frame after frame of a trajectory, all bodies in the same order in each.
+
+    Those of most files are; then the cells of each body are a slice, far faster than any.
+    """
+    owner, number = table.trajectory[some], frames.number[some]
+    if len(owner) % each or (owner != owner[0]).any() or (number[:each] != number[0]).any():
+        return False
+    if table.body is not None:
+        body = table.body[some]
+        if len(set(body[:each].tolist())) < each or (body[each:] != body[:-each]).any():
+            return False
+    return bool((number[each:] - number[:-each] == frames.stride).all())
 
 
 def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
@@ -369,7 +413,9 @@ def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
     earlier[np.unique(cell, return_index=True)[1]] = False
     i = int(earlier.argmax())
     what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
-    frame = frames.index[i] if table.frame is None else table.frame[i]
+    here = slice(i, i + 1)
+    index = frames.index(table.trajectory[here], here)
+    frame = index[0] if table.frame is None else table.frame[i]
     raise DataError(
         f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
         f"{table.trajectories[table.trajectory[i]]!r}; keep one"
