@@ -178,7 +178,10 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     row: Sequence[int] | Codes = range(first_row, first_row + len(frame))
     used = [frame[column] for column in columns.used()]
     if not any(values.dtype == np.int64 for values in used):  # where no cell is empty
-        blank = np.logical_and.reduce([values.isna().to_numpy() for values in used])
+        blank = np.ones(len(frame), bool)
+        for values in used:
+            if blank.any():
+                blank &= values.isna().to_numpy()
         if blank.any():
             frame, row = frame[~blank], np.asarray(row)[~blank]
     if not len(frame):
