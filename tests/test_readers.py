@@ -63,7 +63,7 @@ def write(tmp_path):
 @pytest.mark.parametrize("names", [[2, 10, 7], ["b", "a", "c"]], ids=["numbers", "words"])
 def test_rows_in_any_order_and_any_blocks(names, shuffled, block, monkeypatch):
     """Rows in order are put in their cells as a whole, and clips numbered by their runs."""
-    monkeypatch.setattr("pyro_animacy.data.dense.BLOCK", block)
+    monkeypatch.setattr("pyro_animacy.data.cells.BLOCK", block)
     position = walk(3, 40, 2)
     table = long_table(position, ["p", "q"], names)
     table = table.sample(frac=1, random_state=0) if shuffled else table
@@ -73,6 +73,25 @@ def test_rows_in_any_order_and_any_blocks(names, shuffled, block, monkeypatch):
     twice = pd.concat([table, table.iloc[[-1]]])
     with pytest.raises(DataError, match="row 240: a second row for body"):
         read_trajectories(twice, fps=10)
+
+
+@pytest.mark.parametrize("block", [5, 64, 2**17])
+@pytest.mark.parametrize("stride", [1, 6])
+@pytest.mark.parametrize("broken", [False, True])
+def test_rows_in_order_but_for_a_few(broken, stride, block, monkeypatch):
+    """Bodies in another order than their names; a row that is not there, and two that swapped."""
+    monkeypatch.setattr("pyro_animacy.data.cells.BLOCK", block)
+    position = walk(2, 50, 3)
+    bodies = ["q", "r", "p"]
+    table = long_table(position, bodies, ["v", "w"])
+    table["frame"] *= stride
+    if broken:
+        rows = np.delete(np.arange(300), 130)
+        rows[[20, 70]] = rows[[70, 20]]
+        position[0, 43, 1] = np.nan
+        table = table.iloc[rows]
+    found = read_trajectories(table, fps=10, split_gaps=False)["position"].sel(body=bodies)
+    np.testing.assert_array_equal(found, position)
 
 
 def test_dates_are_names_as_they_are_written():

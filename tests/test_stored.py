@@ -102,10 +102,12 @@ def test_what_can_be_written_to_is_taken_into_memory(tmp_path):
         assert not isinstance(make_trajectories(x, fps=10)["position"].data, Stored)
 
 
+@pytest.mark.parametrize("wide", [13, 1024])
 @pytest.mark.parametrize("block", [1, 100, 1300, 10**6])
-def test_blocks_make_up_the_whole(block, monkeypatch, tmp_path):
+def test_blocks_make_up_the_whole(block, wide, monkeypatch, tmp_path):
     """However small they are: every position comes once, and so do the figures of all of them."""
     monkeypatch.setattr(stored, "BLOCK", block)
+    monkeypatch.setattr(stored, "WIDE", wide)  # of two frames, or more than there are
     x = walks()
     for position in (x.astype(float), Stored.of(in_file(x, tmp_path))):
         found = np.zeros_like(x, float)

@@ -1,30 +1,20 @@
-"""From the rows of a table to a dense array: frames, scenes, and where each row goes."""
+"""From the rows of a table to a dense array: frames and scenes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.bodies import body_groups, select_bodies
+from pyro_animacy.data.cells import Frames, scatter
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.data.tables import Codes, Table, first_of_runs
 from pyro_animacy.errors import DataError
 
-LOOK = 2**20  # rows that are looked at to find the frame stride; enough to tell
-BLOCK = 2**17  # rows put in their cells at once, so that what is computed of them stays in cache
+LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
+SOME = 97  # one row in so many is looked at before all are
 SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
-SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Where on the frame axis the rows are."""
-
-    index: Codes  # (rows,) frame within the trajectory, from 0
-    first: Codes  # (trajectory,) first frame on the file's axis
-    count: Codes  # (trajectory,) number of frames
-    fps: float | None  # from the times, if there are any
 
 
 def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dataset:
@@ -78,7 +68,8 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
 def _starts(table: Table, frames: Frames) -> Codes:
     """(trajectory,) first frame of each, counted from the first frame of its recording."""
     code = np.unique(table.recordings or table.trajectories, return_inverse=True)[1]
-    return frames.first - _extreme(np.minimum, frames.first, code, int(code.max()) + 1)[code]
+    first = frames.begin // frames.stride
+    return first - _extreme(np.minimum, first, code, int(code.max()) + 1)[code]
 
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
@@ -147,7 +138,7 @@ def _keep_trajectories(table: Table) -> Table:
 def _body_by_body(table: Table) -> Table:
     """Every (trajectory, id) as a trajectory with one body, of the recording it comes from."""
     assert table.body is not None
-    pair = table.trajectory * len(table.bodies) + table.body
+    pair = table.trajectory.astype(np.int64) * len(table.bodies) + table.body
     kept, code = np.unique(pair, return_inverse=True)
     scene, body = np.divmod(kept, len(table.bodies))
     alone = len(table.trajectories) == 1
@@ -170,9 +161,10 @@ def _same_bodies(table: Table) -> None:
     if table.body is None or len(table.trajectories) == 1:
         return
     seen = np.zeros((len(table.trajectories), len(table.bodies)), bool)
-    seen[table.trajectory, table.body] = True
-    if seen.all():
-        return
+    for step in (SOME, 1):  # some rows most often show all
+        seen[table.trajectory[::step], table.body[::step]] = True
+        if seen.all():
+            return
     worst = int(seen.sum(1).argmin())
     lacking = int(seen[worst].argmin())
     raise DataError(
@@ -201,25 +193,24 @@ def frame_axis(table: Table) -> Frames:
     owner, owners = table.trajectory, len(table.trajectories)
     if table.frame is None:
         return _frames_from_time(table)
-    first = _extreme(np.minimum, table.frame, owner, owners)
     stride = _stride(table)
-    index = first[owner]
-    np.subtract(table.frame, index, out=index)
+    begin, end = (_extreme(f, table.frame, owner, owners) for f in (np.minimum, np.maximum))
     if stride > 1:
-        off = index % stride != 0
+        off = (table.frame - begin[owner]) % stride != 0
         if off.any():
             i = int(off.argmax())
             raise DataError(
                 f"{table.where}: row {table.row[i]}: frame {table.frame[i]} lies between others; "
                 f"frames go in steps of {stride}. Remove such rows, or try --bodies each"
             )
-        index //= stride
-    count = _extreme(np.maximum, index, owner, owners) + 1
-    return Frames(index, first // stride, count, _rate(table, index))
+    return Frames(table.frame, begin, stride, (end - begin) // stride + 1, _rate(table, stride))
 
 
 def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int) -> npt.NDArray:
     """(owners,) smallest or largest value of each owner."""
+    first = first_of_runs(owner)
+    if len(first) < len(owner) // 8:
+        values, owner = function.reduceat(values, first), owner[first]
     out = np.empty(owners, values.dtype)
     out[owner] = values  # any value of its own to begin with
     function.at(out, owner, values)
@@ -229,31 +220,35 @@ def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int)
 def _stride(table: Table) -> int:
     """The commonest positive difference between successive frame numbers of a body."""
     assert table.frame is not None
-    frame, key = table.frame[:LOOK], table.trajectory[:LOOK]
+    frame, key = table.frame[:LOOK], table.trajectory[:LOOK].astype(np.int64)
     if table.body is not None:
         key = key * len(table.bodies) + table.body[:LOOK]
-    order = np.lexsort((frame, key))
-    step = np.diff(frame[order])
-    step = step[(np.diff(key[order]) == 0) & (step > 0)]
+    key = key.astype(np.min_scalar_type(-int(key.max()) - 1))  # the smaller, the sooner in order
+    order = np.argsort(key, kind="stable")
+    same, step = np.diff(key[order]) == 0, np.diff(frame[order])
+    if (step[same] < 0).any():  # the rows of a body are not in the order of its frames
+        order = np.lexsort((frame, key))
+        step = np.diff(frame[order])
+    step = step[same & (step > 0)]
     if not len(step):
         return 1
     value, count = np.unique(step, return_counts=True)
     return int(value[count.argmax()])
 
 
-def _rate(table: Table, index: Codes) -> float | None:
+def _rate(table: Table, stride: int) -> float | None:
     """Frames per second from frames and times: the median over trajectories, first to last."""
-    if table.time is None:
+    if table.time is None or table.frame is None:
         return None
     known = ~np.isnan(table.time)
     if not known.any():
         return None
     owner = np.unique(table.trajectory[known], return_inverse=True)[1]
     owners = int(owner.max()) + 1
-    time, index = table.time[known].astype(np.float64), index[known]
+    time, number = table.time[known].astype(np.float64), table.frame[known]
     ends = (np.maximum, np.minimum)
     seconds = np.subtract(*(_extreme(end, time, owner, owners) for end in ends))
-    frames = np.subtract(*(_extreme(end, index, owner, owners) for end in ends))
+    frames = np.subtract(*(_extreme(end, number, owner, owners) for end in ends)) // stride
     usable = (seconds > 0) & (frames > 0)
     if not usable.any():
         return None
@@ -298,11 +293,11 @@ def _frames_from_time(table: Table) -> Frames:
     index = np.empty(len(time), np.int64)
     total = np.cumsum(np.minimum(whole, 2**40).astype(np.int64))
     index[order] = total
-    index -= _extreme(np.minimum, index, owner, owners)[owner]
-    count = _extreme(np.maximum, index, owner, owners) + 1
+    begin, end = (_extreme(f, index, owner, owners) for f in (np.minimum, np.maximum))
     start = _extreme(np.minimum, time, owner, owners)
     first = np.rint(np.minimum((start - start.min()) / usual, 2**50)).astype(np.int64)
-    return Frames(index, first, count, _tidy(1 / usual, table.where))
+    index += (first - begin)[owner]
+    return Frames(index, first, 1, end - begin + 1, _tidy(1 / usual, table.where))
 
 
 def _drop_short(table: Table, frames: Frames) -> tuple[Table, Frames]:
@@ -314,63 +309,6 @@ def _drop_short(table: Table, frames: Frames) -> tuple[Table, Frames]:
         raise DataError(f"{table.where}: there is only one frame; motion needs two")
     rows = long[table.trajectory]
     kept = _keep_trajectories(_keep(table, rows))
-    return kept, Frames(frames.index[rows], frames.first[long], frames.count[long], frames.fps)
-
-
-def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
-    """Put every row in its cell.
-
-    Args:
-        table: the rows.
-        frames: where they are on the frame axis.
-
-    Returns:
-        (trajectory, time, body, 2), NaN where there is no row.
-
-    Raises:
-        DataError: for two rows in one cell, naming the second; for frames so far apart that the
-            array would be nearly all empty.
-    """
-    count, time, bodies = len(table.trajectories), int(frames.count.max()), len(table.bodies)
-    rows, cells = len(table.trajectory), count * time * bodies
-    if cells > max(2**22, SPARSE * rows * len(table.pairs)):
-        raise DataError(
-            f"{table.where}: {rows} rows spread over {time} frames of {bodies} bodies in {count} "
-            f"trajectories would take {cells * 16 / 1e9:.1f} GB; check the frame column, or use "
-            "--bodies each"
-        )
-    each = bodies if table.body is not None else 1
-
-    def place(some: slice) -> Codes:
-        cell = (table.trajectory[some] * time + frames.index[some]) * each
-        return cell if table.body is None else cell + table.body[some]
-
-    seen = np.zeros(count * time * each, bool)
-    position = np.empty((len(seen), len(table.pairs), 2))
-    for begin in range(0, rows, BLOCK):
-        some = slice(begin, begin + BLOCK)
-        taken = place(some)
-        in_order = bool((np.diff(taken) == 1).all())  # as the rows of most files are
-        cell = slice(taken[0], taken[-1] + 1) if in_order else taken
-        seen[cell] = True
-        for b, (x, y) in enumerate(table.pairs):
-            position[cell, b, 0] = x[some]
-            position[cell, b, 1] = y[some]
-    if np.count_nonzero(seen) != rows:
-        _name_duplicate(table, frames, place(slice(None)))
-    if rows < len(seen):
-        position[~seen] = np.nan
-    return position.reshape(count, time, bodies, 2)
-
-
-def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
-    """Raise the DataError for the first row whose cell is taken."""
-    earlier = np.ones(len(cell), bool)
-    earlier[np.unique(cell, return_index=True)[1]] = False
-    i = int(earlier.argmax())
-    what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
-    frame = frames.index[i] if table.frame is None else table.frame[i]
-    raise DataError(
-        f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
-        f"{table.trajectories[table.trajectory[i]]!r}; keep one"
+    return kept, replace(
+        frames, number=frames.number[rows], begin=frames.begin[long], count=frames.count[long]
     )

@@ -101,7 +101,7 @@ def read_trajectories(
         raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
     items = _items(source)
-    parts = [_read_one(item, options) for item in items]
+    parts, checked = map(list, zip(*(_read_one(item, options) for item in items), strict=True))
     if len(parts) > 1:
         names = _distinct_names(items)
         parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
@@ -114,7 +114,7 @@ def read_trajectories(
         ds = ds.assign_coords(
             resolution=("trajectory", np.full(ds.sizes["trajectory"], float(resolution)))
         )
-    return check_trajectories(ds)
+    return ds if checked == [True] and labels is None else check_trajectories(ds)
 
 
 def _labelled(ds: xr.Dataset, labels: str) -> xr.Dataset:
@@ -213,8 +213,12 @@ def _prefixed(part: xr.Dataset, name: str) -> xr.Dataset:
     )
 
 
-def _read_one(item: Any, options: _Options) -> xr.Dataset:
-    """One recording, with the bodies, the rate and the runs of frames asked for."""
+def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
+    """One recording, with the bodies, the rate and the runs of frames asked for.
+
+    Returns:
+        Its trajectories, and whether they are all that was read, and so have been checked.
+    """
     table = _table(item, options)
     if table is not None:
         if options.labels is not None and table.unlabelled is not None:
@@ -222,14 +226,16 @@ def _read_one(item: Any, options: _Options) -> xr.Dataset:
                 f"{table.where}: the label of trajectory {table.unlabelled!r} changes or is missing"
                 " in some rows; --labels needs one label for each trajectory"
             )
-        ds = table_dataset(table, options.bodies, options.fps)
+        ds, own = table_dataset(table, options.bodies, options.fps), options.bodies is None
         del table  # its rows would otherwise stay in memory beside the array
     else:
-        ds = _dataset(item, options.fps)
+        ds, own = _dataset(item, options.fps), False  # it may be the user's array
         if options.bodies is not None:
             ds = select_bodies(ds, options.bodies)
-    ds = every_nth(ds, options.downsample)
-    return split_at_gaps(ds, options.minimum_frames) if options.split_gaps else ds
+    cut = every_nth(ds, options.downsample)
+    if options.split_gaps:
+        cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
+    return cut, cut is ds and options.bodies is None
 
 
 def _table(item: Any, options: _Options) -> tables.Table | None:

@@ -18,7 +18,7 @@ REST = 0.01  # share of steps that are exactly zero from which on a body is take
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
 BLOCK = 2**17  # coordinates whose steps are taken at once, so that these stay in cache
 HEAD = 1000  # values that are tried on a decimal grid before all are
-SAMPLE = 2**20  # coordinates looked at of all trajectories together, which is cheap;
+SAMPLE = 2**18  # coordinates looked at of all trajectories together, which is cheap;
 LEAST, MOST = 2**12, 2**22  # or so many of each, enough to count shares of 2 %, up to so many
 
 

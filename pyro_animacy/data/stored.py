@@ -23,6 +23,7 @@ import xarray as xr
 
 HELD = 2**28  # bytes of a file from which on its positions stay in it
 BLOCK = 2**18  # coordinates that are looked at together, with what is computed of them in cache
+WIDE = 1024  # coordinates that are compared at once
 ROWS = 128  # stretches that are read before pages are let go: each maps up to 2 MB
 
 Floats = npt.NDArray[np.float64]
@@ -206,11 +207,27 @@ def extremes(position: Floats | Stored) -> tuple[Floats, Floats]:
     """The least and the greatest of each coordinate, each (trajectory, body, 2)."""
     low, high = np.full((2, len(position), *position.shape[2:]), np.nan)
     for rows, _, x in blocks(position):
+        along = np.ascontiguousarray(np.moveaxis(_candidates(x), 1, -1))  # ten times as fast
         # fmin/fmax pass over NaN without the warnings of nanmin on an empty slice
-        along = np.ascontiguousarray(np.moveaxis(x, 1, -1))  # ten times as fast, copied or not
         low[rows] = np.fmin(low[rows], np.fmin.reduce(along, axis=-1))
         high[rows] = np.fmax(high[rows], np.fmax.reduce(along, axis=-1))
     return low, high
+
+
+def _candidates(x: Floats) -> Floats:
+    """Of (trajectory, time, body, 2), fewer frames with the same extremes if there are many.
+
+    A loop over the few coordinates of a frame costs more than it computes; so those of many frames
+    are compared at once with those of as many others.
+    """
+    n, time = x.shape[:2]
+    several = WIDE // max(1, int(np.prod(x.shape[2:])))
+    if several < 2 or time < 16 * several:
+        return x
+    end = time // several * several
+    stretches = x[:, :end].reshape(n, time // several, -1)
+    found = [f.reduce(stretches, axis=1) for f in (np.fmin, np.fmax)]
+    return np.concatenate([*(f.reshape(n, several, *x.shape[2:]) for f in found), x[:, end:]], 1)
 
 
 def observed(position: Floats | Stored) -> tuple[Bools, Bools]:

@@ -176,18 +176,20 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
             or a missing id or frame, naming the row.
     """
     row: Sequence[int] | Codes = range(first_row, first_row + len(frame))
-    blank = np.ones(len(frame), bool)
-    for column in columns.used():
+    used = [frame[column] for column in columns.used()]
+    if not any(values.dtype == np.int64 for values in used):  # where no cell is empty
+        blank = np.ones(len(frame), bool)
+        for values in used:
+            if blank.any():
+                blank &= values.isna().to_numpy()
         if blank.any():
-            blank &= frame[column].isna().to_numpy()
-    if blank.any():
-        frame, row = frame[~blank], np.asarray(row)[~blank]
+            frame, row = frame[~blank], np.asarray(row)[~blank]
     if not len(frame):
         raise DataError(f"{where}: there are no rows below the column names")
 
     def named(column: str | None, default: str) -> tuple[Codes, list[str]]:
         if column is None:
-            return np.zeros(len(frame), np.int64), [default]
+            return np.zeros(len(frame), np.int8), [default]
         codes, names = categories(frame[column])
         if codes.min() < 0:
             at = row[int(codes.argmin())]
@@ -195,7 +197,6 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         return codes, names
 
     trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
-    trajectory = trajectory.astype(np.int64, copy=False)  # it is multiplied later on
     body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
     pairs = [
         (numbers(frame[x], where, row), numbers(frame[y], where, row))
@@ -229,7 +230,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
         values: (rows,) entries of any kind.
 
     Returns:
-        (rows,) codes, of any type of integer, -1 where the entry is missing, and the names.
+        (rows,) codes, -1 where the entry is missing, and the names.
     """
     if isinstance(values.dtype, pd.CategoricalDtype):
         codes, entries = values.cat.codes.to_numpy(), list(values.cat.categories)
@@ -249,12 +250,18 @@ def _factorize(values: pd.Series) -> tuple[npt.NDArray[Any], list[Any]]:
     """`pandas.factorize`; of whole numbers that come in long runs, as of clips, by the runs."""
     if values.dtype == np.int64 and len(values):
         x = values.to_numpy()
-        first = np.append(0, np.flatnonzero(x[1:] != x[:-1]) + 1)
+        first = first_of_runs(x)
         if len(first) < len(x) // 8:
             codes, entries = pd.factorize(x[first])
-            return codes.repeat(np.diff(first, append=len(x))), list(entries)
+            small = codes.astype(np.min_scalar_type(-len(entries)))
+            return small.repeat(np.diff(first, append=len(x))), list(entries)
     codes, index = pd.factorize(values)
     return codes, list(index)
+
+
+def first_of_runs(values: npt.NDArray) -> npt.NDArray[np.int64]:
+    """Where the runs of equal values begin in (rows,), of which there is one at least."""
+    return np.append(0, np.flatnonzero(values[1:] != values[:-1]) + 1)
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -301,11 +308,13 @@ def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
                 f"{where}: row {row[i]}, column {values.name!r}: {str(values.iloc[i])[:40]!r} is "
                 "not a number; leave the cell empty where nothing was observed"
             )
-    if found.dtype.kind in "iu" and found.dtype.name != "uint64" and not found.hasnans:
+    whole = found.dtype.kind in "iu" and found.dtype.name != "uint64"
+    if whole and (isinstance(found.dtype, np.dtype) or not found.hasnans):
         return found.to_numpy(np.int64)
     plain = found.to_numpy(np.float64, na_value=np.nan)
-    infinite = np.isinf(plain)
-    if infinite.any():
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(plain.sum())  # most often, and then neither NaN nor infinity is there
+    if not finite and (infinite := np.isinf(plain)).any():
         at = row[int(infinite.argmax())]
         raise DataError(
             f"{where}: row {at}, column {values.name!r}: infinite value; leave the cell empty "

@@ -39,12 +39,13 @@ __all__ = [
 FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
 
 
-def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2) -> xr.Dataset:
+def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2, *, copy: bool = True) -> xr.Dataset:
     """Make a trajectory of every run of frames in which all bodies are observed.
 
     Args:
         ds: trajectories in the schema.
         minimum_frames: shorter runs are dropped.
+        copy: if False, a Dataset without a gap or padding is returned as it is.
 
     Returns:
         A new Dataset without gaps. `start` follows; a trajectory cut in several is named
@@ -55,6 +56,8 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2) -> xr.Dataset:
     """
     complete, _ = observed(positions(ds))
     complete &= np.arange(ds.sizes["time"]) < ds["length"].values[:, None]
+    if not copy and complete.all() and ds.sizes["time"] >= max(minimum_frames, 2):
+        return ds
     rows, begin, end = runs(complete)
     keep = end - begin >= max(minimum_frames, 2)
     if not keep.any():

@@ -1,0 +1,119 @@
+"""Which cell of a dense array (trajectory, time, body, 2) each row of a table goes to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.errors import DataError
+
+BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache
+SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Where on the frame axis the rows are."""
+
+    number: Codes  # (rows,) as in the file, or counted from the times
+    begin: Codes  # (trajectory,) number of its first frame
+    stride: int  # from the number of one frame to that of the next
+    count: Codes  # (trajectory,) how many frames
+    fps: float | None  # from the times, if there are any
+
+    def index(self, owner: Codes, some: slice) -> Codes:
+        """Of some rows and the trajectories that they are of, the frame, from 0 on in each."""
+        index = self.number[some] - self.begin[owner]
+        return index if self.stride == 1 else index // self.stride
+
+
+def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
+    """Put every row in its cell.
+
+    Args:
+        table: the rows.
+        frames: where they are on the frame axis.
+
+    Returns:
+        (trajectory, time, body, 2), NaN where there is no row.
+
+    Raises:
+        DataError: for two rows in one cell, naming the second; for frames so far apart that the
+            array would be nearly all empty.
+    """
+    count, time, bodies = len(table.trajectories), int(frames.count.max()), len(table.bodies)
+    rows, cells = len(table.trajectory), count * time * bodies
+    if cells > max(2**22, SPARSE * rows * len(table.pairs)):
+        raise DataError(
+            f"{table.where}: {rows} rows spread over {time} frames of {bodies} bodies in {count} "
+            f"trajectories would take {cells * 16 / 1e9:.1f} GB; check the frame column, or use "
+            "--bodies each"
+        )
+    each = bodies if table.body is not None else 1
+    seen = np.zeros(count * time * each, bool)
+    position = np.empty((len(seen), len(table.pairs), 2))
+    for some, cell in _places(table, frames, time, each):
+        seen[cell] = True
+        for b, (x, y) in enumerate(table.pairs):
+            position[cell, b, 0] = x[some]
+            position[cell, b, 1] = y[some]
+    if np.count_nonzero(seen) != rows:
+        _name_duplicate(table, frames, _cells(table, frames, time, each, slice(None)))
+    if rows < len(seen):
+        position[~seen] = np.nan
+    return position.reshape(count, time, bodies, 2)
+
+
+def _cells(table: Table, frames: Frames, time: int, each: int, some: slice) -> Codes:
+    """Which cell some rows belong in, of (trajectory, time, each) in one row."""
+    owner = table.trajectory[some]
+    cell = owner.astype(np.int64) * time + frames.index(owner, some)
+    return cell if table.body is None else cell * each + table.body[some]
+
+
+def _places(
+    table: Table, frames: Frames, time: int, each: int
+) -> Iterator[tuple[slice, slice | Codes]]:
+    """All rows, some at a time, and their cells; the rows of one body where they are in order."""
+    rows, size = len(table.trajectory), max(1, BLOCK // each) * each
+    for begin in range(0, rows, size):
+        some = slice(begin, min(begin + size, rows))
+        if not _in_order(table, frames, each, some):
+            yield some, _cells(table, frames, time, each, some)
+            continue
+        first = _cells(table, frames, time, each, slice(begin, begin + each))
+        end = first.min() + some.stop - begin
+        for i, cell in enumerate(first.tolist()):
+            yield slice(begin + i, some.stop, each), slice(cell, end, each)
+
+
+def _in_order(table: Table, frames: Frames, each: int, some: slice) -> bool:
+    """Whether rows are frame after frame of a trajectory, all bodies in the same order in each.
+
+    Those of most files are; then the cells of each body are a slice, far faster than any.
+    """
+    owner, number = table.trajectory[some], frames.number[some]
+    if len(owner) % each or (owner != owner[0]).any() or (number[:each] != number[0]).any():
+        return False
+    if table.body is not None:
+        body = table.body[some]
+        if len(set(body[:each].tolist())) < each or (body[each:] != body[:-each]).any():
+            return False
+    return bool((number[each:] - number[:-each] == frames.stride).all())
+
+
+def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
+    """Raise the DataError for the first row whose cell is taken."""
+    earlier = np.ones(len(cell), bool)
+    earlier[np.unique(cell, return_index=True)[1]] = False
+    i = int(earlier.argmax())
+    what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
+    here = slice(i, i + 1)
+    index = frames.index(table.trajectory[here], here)
+    frame = index[0] if table.frame is None else table.frame[i]
+    raise DataError(
+        f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
+        f"{table.trajectories[table.trajectory[i]]!r}; keep one"
+    )
