@@ -66,8 +66,8 @@ TARGETS = {
     ("forecasts", "by hand"): 1.05,
     ("forecasts", "Predictive"): 0.2,
     ("CSV", "pandas.read_csv alone"): 1.3,
-    ("windows, small", "the step that takes them"): 0.03,
-    ("windows, seed", "the step that takes them"): 0.03,
+    ("windows, small", "the steps that take them"): 0.03,
+    ("windows, seed", "the steps that take them"): 0.03,
 }
 
 
@@ -139,7 +139,7 @@ def csv(rows: int) -> Iterator[Row]:
 
 
 def windows(name: str, rounds: int) -> Iterator[Row]:
-    """Batches of a preset's windows beside its training step."""
+    """Batches of a preset's windows beside its training steps."""
     pyro.enable_validation(False)
     ways, size = data.windows(preset(name))
     times = interleaved(ways, rounds)

@@ -67,13 +67,14 @@ class KnownNoise(Trainer):
         path.mkdir(exist_ok=True)
         super().__init__(gappy(), config, path, progress=False, processes=processes)
         self.modules.double()
-        self.source.batch, self.source.validate = self._as_recorded, lambda _: 0.0
+        self.source.batches, self.source.validate = self._as_recorded, lambda _: 0.0
         self.seen = []
 
-    def _as_recorded(self, which, _):
-        batch = self.source.windows.batch(which).to(self.device, torch.float64)
-        self.seen.append(int(batch.observed[-self.source.steps :].any(-1).sum()))
-        return batch, self.seen[-1]
+    def _as_recorded(self, draws):
+        for which, _ in draws:
+            batch = self.source.windows.batch(which).to(self.device, torch.float64)
+            self.seen.append(int(batch.observed[-self.source.steps :].any(-1).sum()))
+            yield batch, self.seen[-1]
 
     def _noise(self, shape, dtype, device):
         *front, size, last = shape
@@ -156,6 +157,25 @@ def _process(work, rank, folder):
     work(join("cpu"), folder)
 
 
+def noted(patch):
+    """Lists that fill with every draw of windows, and with the seed that each update ran under."""
+    draws, seeds, draw, update = [], [], loop.Trainer._drawn, loop.Trainer._update
+
+    def drawing(self, step):
+        which, generator = draw(self, step)
+        draws.append((which, generator.get_state()))
+        return which, generator
+
+    def updating(self, *arguments):
+        loss = update(self, *arguments)
+        seeds.append(torch.initial_seed())
+        return loss
+
+    patch.setattr(loop.Trainer, "_drawn", drawing)
+    patch.setattr(loop.Trainer, "_update", updating)
+    return draws, seeds
+
+
 def what_two_do(processes, folder):
     """Everything that the tests below look at, saved by each process for itself."""
     found = {}
@@ -170,20 +190,15 @@ def what_two_do(processes, folder):
     )
 
     with pytest.MonkeyPatch.context() as patch:
-        windows, noises, drawn, scores = loop.SceneSource.batch, [], [], iter((3.0, 2.0, 1.0))
-
-        def batch(self, which, generator):
-            noises.append((torch.initial_seed(), generator.get_state()))
-            drawn.append(which)
-            return windows(self, which, generator)
-
-        patch.setattr(loop.SceneSource, "batch", batch)
+        draws, seeds, scores = *noted(patch), iter((3.0, 2.0, 1.0))
         patch.setattr(loop.SceneSource, "validate", lambda *_: next(scores))
         if not processes.first:
             patch.setattr(loop.SceneSource, "validate", lambda *_: pytest.fail("not the first"))
             patch.setattr(checkpoint, "write_atomically", lambda *_: pytest.fail("not the first"))
         run = fit(recordings(), FITTED, out=folder / "fitted", progress=False)
-    found |= {"noises": noises, "drawn": drawn, "summary": json.dumps(run.summary)}
+    drawn, states = zip(*draws[: len(seeds)], strict=True)  # some are drawn ahead
+    found |= {"drawn": [*drawn], "noises": [*zip(seeds, states, strict=True)]}
+    found["summary"] = json.dumps(run.summary)
     found["best"] = {**run.model.state_dict(), **run.guide.state_dict()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "WORKING", timedelta(seconds=2))
@@ -284,14 +299,9 @@ def test_parameters_stay_equal(two):
 def test_shares_and_noise(two, tmp_path, monkeypatch):
     """Together they take the windows that one takes; their noise differs, at every step."""
     first, second = two[1]
-    drawn, batch = [], loop.SceneSource.batch
-
-    def noted(self, which, generator):
-        drawn.append(which)
-        return batch(self, which, generator)
-
-    monkeypatch.setattr(loop.SceneSource, "batch", noted)
+    draws, _ = noted(monkeypatch)
     fit(recordings(), FITTED, out=tmp_path / "run", progress=False)
+    drawn = [which for which, _ in draws]
     for one, other, whole in zip(first["drawn"], second["drawn"], drawn[:15], strict=True):
         assert torch.equal(whole[::2], one)
         assert torch.equal(whole[1::2], other)

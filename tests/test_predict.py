@@ -1,5 +1,6 @@
 """Draws against closed forms, and the labels they carry."""
 
+import copy
 import dataclasses
 import sys
 
@@ -407,6 +408,16 @@ def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
         draw(tiny_run, data, **options)
     size = float(str(refused.value).split(" take ")[1].split()[0])
     assert size == pytest.approx(gib, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_draws_that_are_no_numbers_are_an_error(tiny_run, mode):
+    run = dataclasses.replace(tiny_run, model=copy.deepcopy(tiny_run.model))
+    with torch.no_grad():
+        run.model.step.policy.affine.bias[-1] = torch.nan
+    run = dataclasses.replace(run, guide=type(tiny_run.guide)(run.model))
+    with pytest.raises(RunError, match="not finite numbers"):
+        draw(run, ragged(), mode=mode, draws=2)
 
 
 def test_free_memory_is_measured():

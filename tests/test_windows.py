@@ -121,6 +121,17 @@ def test_the_same_generator_gives_the_same_batch():
     assert torch.equal(*draws)
 
 
+@pytest.mark.parametrize("symmetry", ["none", "reflect", "rotate"])
+def test_batches_drawn_together_are_to_the_bit_those_drawn_one_by_one(symmetry):
+    windows = Windows(ragged(), frames=4, context=2, scale=Scale.of(ragged()), symmetry=symmetry)
+    which = torch.randint(len(windows), (5, 7), generator=torch.Generator().manual_seed(0))
+    together = windows.batches(which, [torch.Generator().manual_seed(k) for k in range(5)])
+    for k, one in enumerate(which):
+        alone = windows.batch(one, torch.Generator().manual_seed(k))
+        assert torch.equal(together.position[k], alone.position)
+        assert torch.equal(together.observed[k], alone.observed)
+
+
 def test_nothing_that_moves_is_refused():
     still = ragged()
     still = still.assign(position=still["position"] * 0 + 1)

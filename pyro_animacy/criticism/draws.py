@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyro
 import xarray as xr
 from arviz_base import dict_to_dataset
 
@@ -154,7 +154,7 @@ def _group(
     attrs: dict[str, Any],
 ) -> xr.Dataset:
     """One group of the tree; the names of sampled dims come before ``dims``."""
-    library = {"inference_library": "pyro", "inference_library_version": version("pyro-ppl")}
+    library = {"inference_library": "pyro", "inference_library_version": pyro.__version__}
     named: Any = {"dims": dims, "coords": coords}
     return dict_to_dataset(data, **named, sample_dims=list(sampled), attrs=attrs | library)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.run import Run, split_episodes
+from pyro_animacy.infer.source import Draw
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
 from pyro_animacy.models.image_vae import ImageVAEConfig
@@ -70,10 +72,11 @@ class EpisodeSource:
             fps=float(dataset.attrs.get("fps", 1.0)),
         )  # fmt: skip
 
-    def batch(self, which: torch.Tensor, _: torch.Generator) -> tuple[EpisodeBatch, int]:
-        """A batch of windows, and the frames observed in it less those given; no noise is added."""
-        batch = self.windows.batch(which)
-        return batch, int(batch.observed[self.given :].sum())
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[EpisodeBatch, int]]:
+        """Batches of windows, and the frames observed in them less those given; without noise."""
+        for which, _ in draws:
+            batch = self.windows.batch(which)
+            yield batch, int(batch.observed[self.given :].sum())
 
     def validate(self, guide: MessengerGuide) -> float:
         """The evidence lower bound of the validation part, nats per frame."""

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 
 Mode = Literal["reconstruct", "forecast", "generate"]
@@ -63,6 +64,7 @@ def predict(
         ConfigError: If an option cannot be used, or the draws would not fit in memory; or the run
             is of episodes, from which `predict_episodes` draws.
         DataError: If the recordings do not suit the model, or none has the context observed.
+        RunError: If a position that is drawn is not a finite number.
     """
     if isinstance(run.card, EpisodeCard):
         raise ConfigError(
@@ -113,16 +115,26 @@ def predict(
     if latent_size:
         latent = np.empty((draws, trajectories, horizon, latent_size), np.float32)
     recording = whole(observed, scale)
+    position[:, :, :context] = _by_draw(_given(recording, context), 1)
     draw = _reconstruct if reconstruct else _roll_on
-    with torch.no_grad(), torch.random.fork_rng():
+    # that all is finite is asked once, in place of Pyro's checks at every site
+    with torch.no_grad(), torch.random.fork_rng(), no_validation():
         torch.manual_seed(seed)
         for part in _chunks(draws, several, progress):
             these = part.stop - part.start
-            repeated = Batch(*(x.repeat(1, these, 1) for x in recording))
-            states, latents = draw(run, repeated, context)
-            position[part] = _by_draw(states, these) * scale.unit + origin
+            states, latents = draw(run, recording, these, context, horizon)
+            drawn = _by_draw(states, these)
+            if not np.isfinite(drawn).all():
+                raise RunError(
+                    f"{run.path}: the model draws positions that are not finite numbers; fit it "
+                    "again, with a lower train.learning_rate"
+                )
+            position[part, :, context:] = drawn
             if latent is not None and latents is not None:
                 latent[part] = _by_draw(latents, these)
+    rows = position.reshape(draws * trajectories, -1)  # NumPy is slow over a short last axis
+    rows *= scale.unit
+    rows += np.tile(origin.astype(dtype), frames)
     return draws_tree(
         position, observed, mode=mode, context=context, latent=latent, model=run.card.model
     )  # fmt: skip
@@ -140,22 +152,31 @@ def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
     return x.unflatten(1, (several, -1)).permute(1, 2, 0, 3).cpu().numpy()
 
 
-def _roll_on(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, None]:
-    """Context as recorded, then the step program alone: (frames, B, D).
+def _roll_on(
+    run: Run, recording: Batch, draws: int, context: int, horizon: int
+) -> tuple[torch.Tensor, None]:
+    """What the step program alone makes of the context: (horizon, B, D).
 
     A model that remembers follows the context by its guide first.
     """
     history, memory = run.card.config["history"], None
-    x = batch.position
-    if context > history and run.model.remembers:
-        first = max(0, context - history - run.model.memory_steps)
+    first = context - history
+    if run.model.remembers:
+        first = max(0, first - run.model.memory_steps)
+    batch = _repeated(recording, draws, slice(first, context))
+    if run.model.remembers and context > history:
         with run.guide:
-            followed = run.model.follow(Batch(*(part[first:context] for part in batch)))[1]
+            followed = run.model.follow(batch)[1]
         memory = Memory(*(part[-1] for part in followed))
-    moves = x[context - history : context].diff(dim=0)
-    newest_first = [moves[i] for i in range(history - 2, -1, -1)]
-    rolled = run.model.roll_out(x[context - 1], newest_first, len(x) - context, memory=memory)
-    return torch.cat([_given(batch, context), torch.stack(rolled.state)]), None
+    x = batch.position[-history:]
+    newest_first = [*x.diff(dim=0).flip(0)]
+    states = (s for s, *_ in run.model.rolling(x[-1], newest_first, horizon, memory=memory))
+    return torch.stack([*states]), None
+
+
+def _repeated(recording: Batch, draws: int, frames: slice = slice(None)) -> Batch:
+    """A recording's frames for so many draws, one draw of all trajectories after another."""
+    return Batch(*(x[frames].repeat(1, draws, 1) for x in recording))
 
 
 def _given(batch: Batch, context: int) -> torch.Tensor:
@@ -163,24 +184,24 @@ def _given(batch: Batch, context: int) -> torch.Tensor:
     return batch.position[:context].masked_fill(~batch.observed[:context], torch.nan)
 
 
-def _reconstruct(run: Run, batch: Batch, context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context as recorded, then what the guide makes of each step: (frames, B, D), (T, B, Z).
+def _reconstruct(
+    run: Run, recording: Batch, draws: int, *_: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the guide makes of each step: (T, B, D), (T, B, Z).
 
     As the model was trained: in closed loop the model follows the recording from its own states,
     teacher forced it answers each recorded state with one step.
     """
+    batch = _repeated(recording, draws)
     state, target, seen, actions = run.model.recorded(batch)
     T = len(target)
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
             rolled = run.model.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
-        latents, states = torch.stack(rolled.latent), torch.stack(rolled.state)
-    else:
-        with run.guide:
-            evidence, memory = run.model.follow(batch)
-        latents = memory.latent
-        states = state + run.model.policy(evidence.context, memory).sample()
-    return torch.cat([_given(batch, context), states]), latents
+        return torch.stack(rolled.state), torch.stack(rolled.latent)
+    with run.guide:
+        evidence, memory = run.model.follow(batch)
+    return state + run.model.policy(evidence.context, memory).sample(), memory.latent
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:

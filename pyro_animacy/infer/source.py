@@ -5,7 +5,9 @@ The training loop knows recordings only through a `Source`, one for each kind of
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
-from pyro_animacy.data.windows import Scale, Windows, dequantised, evenly
+from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
@@ -27,6 +29,11 @@ from pyro_animacy.models.program import MessengerGuide
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
 
 
+AHEAD = 2**17  # coordinates of batches that are drawn together, and stay in the cache
+
+Draw = tuple[torch.Tensor, torch.Generator]  # numbers of windows (B,), and what their noise is of
+
+
 class Source(Protocol):
     """Recordings as the training loop sees them.
 
@@ -38,8 +45,11 @@ class Source(Protocol):
     card: Any
     windows: Any
 
-    def batch(self, which: torch.Tensor, generator: torch.Generator) -> tuple[Any, int]:
-        """The windows ``which`` (B,), and the number of steps observed in them."""
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Any, int]]:
+        """Each draw's batch of windows, and the number of steps observed in it.
+
+        Several draws may be taken before the first batch is given.
+        """
 
     def validate(self, guide: MessengerGuide) -> float:
         """The score of the validation part, in nats per step: the larger the better."""
@@ -89,14 +99,20 @@ class SceneSource:
             self.fit_part, frames=history + options.window, context=history, scale=scale,
             symmetry=options.symmetry,
         )  # fmt: skip
+        each = options.batch_size * self.windows.frames * self.windows.coordinates
+        self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
         self.validation = _enough("validation", check, scale, history)
         _enough("held-out", self.heldout_part, scale, history)  # fail now, not after training
 
-    def batch(self, which: torch.Tensor, generator: torch.Generator) -> tuple[Any, int]:
-        """A batch of windows, dequantised and under the symmetry; its steps observed."""
-        batch = self.windows.batch(which, generator)
-        return batch, int(batch.observed[-self.steps :].any(-1).sum())
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, int]]:
+        """Batches of windows, dequantised and under the symmetry; their steps observed."""
+        left = iter(draws)
+        while some := list(islice(left, self.ahead)):
+            which, generators = zip(*some, strict=True)
+            position, observed = self.windows.batches(torch.stack(which), generators)
+            steps = observed[:, -self.steps :].any(-1).sum((1, 2)).tolist()
+            yield from zip(map(Batch, position, observed), steps, strict=True)
 
     def validate(self, guide: MessengerGuide) -> float:
         """The importance-weighted log density of the next displacement, data units."""

@@ -41,7 +41,7 @@ from pyro_animacy.infer.loop import (
 )
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
-from pyro_animacy.infer.source import SceneSource, Source
+from pyro_animacy.infer.source import Draw, SceneSource, Source
 from pyro_animacy.infer.traced import Gradient, no_validation
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models import family
@@ -125,6 +125,7 @@ class Trainer:
         traced = o.steps >= TRACED_FROM and o.window <= TRACED_TO
         gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
+        batches = self.source.batches(map(self._drawn, range(self.step, o.steps)))
         saved, began = time.monotonic(), time.monotonic() - self.seconds
         bar = tqdm(total=o.steps, initial=self.step, desc="fit", unit="step",
                    disable=not self.progress, mininterval=0.5)  # fmt: skip
@@ -139,7 +140,7 @@ class Trainer:
             while self.step < o.steps and not self._patience_spent():
                 elbo.kl_weight = o.kl_weight(self.step // o.steps_per_epoch)
                 rate = learning_rate(self.step, o.steps, o.learning_rate, o.schedule)
-                loss = self._update(gradient, rate)
+                loss = self._update(gradient, rate, *next(batches))
                 self.step += 1
                 self.seconds = time.monotonic() - began
                 bar.update()
@@ -166,20 +167,22 @@ class Trainer:
                         caught[0] if caught else signal.SIGTERM,
                     )
 
-    def _update(self, gradient: Gradient, rate: float) -> torch.Tensor:
-        """Draw the batch of this step and take the step; returns its loss.
+    def _drawn(self, step: int) -> Draw:
+        """The windows of this process at a step, and the generator of their noise.
 
         All processes draw the same windows; each takes its share, under noise of its own.
         """
         o, processes = self.options, self.processes
-        generator = torch.Generator().manual_seed(stream(o.seed, self.step))
+        generator = torch.Generator().manual_seed(stream(o.seed, step))
         which = torch.randint(len(self.source.windows), (o.batch_size,), generator=generator)
-        own = stream(o.seed, self.step, processes.rank)
-        torch.manual_seed(own + 1)
         if not processes.first:
-            generator.manual_seed(own)
-        batch, steps = self.source.batch(processes.share(which), generator)
-        elbo = gradient.elbo
+            generator.manual_seed(stream(o.seed, step, processes.rank))
+        return processes.share(which), generator
+
+    def _update(self, gradient: Gradient, rate: float, batch: Any, steps: int) -> torch.Tensor:
+        """Take a step on its batch, in which so many steps were observed; returns its loss."""
+        o, processes, elbo = self.options, self.processes, gradient.elbo
+        torch.manual_seed(stream(o.seed, self.step, processes.rank) + 1)
         elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
         for group in self.optimizer.param_groups:

@@ -15,7 +15,7 @@ A model declares one step, `advance` (z_t, and what is carried on) and `policy`:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -270,13 +270,27 @@ class SceneModel(nn.Module):
             recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
             memory: m before the first step; that of `start` by default.
         """
+        found = RollOut([], [], [], [])
+        for step in self.rolling(state, actions, steps, recording, memory):
+            for kept, one in zip(found, step, strict=True):
+                kept.append(one)
+        return found
+
+    def rolling(
+        self,
+        state: Tensor,
+        actions: list[Tensor],
+        steps: int,
+        recording: tuple[Tensor, Tensor] | None = None,
+        memory: Memory | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, Independent, Tensor]]:
+        """`roll_out` step by step: s_{t+1}, a_t, its policy, and z_t, kept by who asks for them."""
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
         # A body that starts beyond a wall is in another arena, where that wall does not stand.
         low = self.low.where(state >= self.low, -torch.inf)
         high = self.high.where(state <= self.high, torch.inf)
-        rolled = RollOut([], [], [], [])
         recorded = recording and (*recording, recording[1].any(-1))
         complete = recording is not None and all_true(recording[1])
         s, m = state, memory or self.start(state.shape[:-1])
@@ -294,11 +308,7 @@ class SceneModel(nn.Module):
                 a = (s + a).clamp(low, high) - s
             s = s + a
             actions = [a, *actions][: history - 1]
-            rolled.state.append(s)
-            rolled.action.append(a)
-            rolled.policy.append(pi)
-            rolled.latent.append(m.latent)
-        return rolled
+            yield s, a, pi, m.latent
 
     def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.

@@ -5,8 +5,9 @@ are to be compared with.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ from benchmarks.cases import Noise, given
 from benchmarks.first_pyro import LEAST_RATE
 from benchmarks.plain import PlainControlVAE
 from pyro_animacy import (
+    Batch,
     ControlVAEConfig,
     FitConfig,
     Run,
     Scale,
     ScaledELBO,
-    Windows,
     make_trajectories,
     predict,
     preset,
@@ -36,7 +37,10 @@ from pyro_animacy import (
 )
 from pyro_animacy.data.windows import whole
 from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.loop import make_optimizer, stream
 from pyro_animacy.infer.run import build
+from pyro_animacy.infer.source import Draw, SceneSource
+from pyro_animacy.infer.traced import Gradient
 
 BODIES = ("red", "blue", "ball")
 FPS = 25.0
@@ -79,30 +83,34 @@ def csv(folder: Path, rows: int) -> Ways:
 
 
 def windows(config: FitConfig) -> tuple[Ways, int]:
-    """A batch of windows drawn, beside the training step that takes it; and its size."""
-    options, dataset = config.train, walks(60, 500)
-    scale, history = Scale.of(dataset), config.model.history
+    """The batches that training draws together, beside its steps on them; and their windows."""
+    options = config.train
+    source = SceneSource(walks(60, 500), config)
     torch.manual_seed(0)
-    model, guide = build(_card(config.model, scale))
-    generator = torch.Generator().manual_seed(0)
-    size = options.batch_size
-    found = Windows(
-        dataset, frames=history + options.window, context=history, scale=scale,
-        symmetry=options.symmetry,
-    )  # fmt: skip
-    batch = found.draw(size, generator)
-    bound = ScaledELBO(scale=1 / size)(model, guide)
+    model, guide = build(source.card)
     modules = nn.ModuleList([model, guide])
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=LEAST_RATE, fused=True)
+    optimizer = make_optimizer(modules.parameters(), replace(options, learning_rate=LEAST_RATE))
+    gradient = Gradient(ScaledELBO(scale=1 / options.batch_size), model, guide, traced=True)
 
-    def step() -> None:
-        loss = bound(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), options.clip_norm)
-        optimizer.step()
+    def drawn(step: int) -> Draw:
+        generator = torch.Generator().manual_seed(stream(0, step))
+        size = (options.batch_size,)
+        return torch.randint(len(source.windows), size, generator=generator), generator
 
-    return {"ours": lambda: found.draw(size, generator), "the step that takes them": step}, size
+    batches = source.batches(map(drawn, count()))
+
+    def together() -> list[Batch]:
+        return [batch for batch, _ in islice(batches, source.ahead)]
+
+    held = together()
+
+    def steps() -> None:
+        for batch in held:
+            gradient(batch)
+            nn.utils.clip_grad_norm_(modules.parameters(), options.clip_norm)
+            optimizer.step()
+
+    return {"ours": together, "the steps that take them": steps}, len(held) * options.batch_size
 
 
 class Motion:
