@@ -33,6 +33,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.native import call_natively
 
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
@@ -113,6 +114,7 @@ class Gradient:
         gradients = results[-len(self.parameters) :]
         _products_of_sums(record.graph, [g for g in gradients if g is not None])
         record.graph.eliminate_dead_code()
+        call_natively(record.graph)
         record.recompile()
         return record, names
 
