@@ -62,8 +62,9 @@ def call_natively(graph: Graph) -> None:
 
 def _index(node: Node) -> None:
     """A slice along one dimension as an index, x[:, a:b]."""
-    given: Any = node.args
-    x, dim, start, end, step = (*given, *(None, 0, None, None, 1)[len(given) :])
+    x: Any = node.args[0]
+    given: list[Any] = [*node.args, *(None, 0, None, None, 1)[len(node.args) :]]
+    dim, start, end, step = given[1:]
     if dim < 0:
         dim += x.meta["val"].dim()
     whole = (slice(None),) * dim
