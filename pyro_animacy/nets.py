@@ -19,9 +19,15 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError
 
 Activation = Literal["elu", "relu", "silu"]
-# Of the output of an affine map, which nobody else reads: in place where the gradient allows it.
+
+
+def _in_place(function: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Of an affine map's output, which nobody else reads; a view's gradient would be copied so."""
+    return function(x, inplace=not x._is_view())
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": partial(F.elu, inplace=True), "relu": partial(F.relu, inplace=True), "silu": F.silu,
+    "elu": partial(_in_place, F.elu), "relu": partial(_in_place, F.relu), "silu": F.silu,
 }  # fmt: skip
 
 
@@ -128,6 +134,13 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
+        if x.dim() <= 2:
+            return self._flat(x)
+        # once for all layers, whose outputs are then no views
+        out = self._flat(x.flatten(0, -2))
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _flat(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self._run(x, _affine)
         gate = self.gate(x)

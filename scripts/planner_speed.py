@@ -36,6 +36,7 @@ from benchmarks.timing import compared
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from pyro_animacy.acting.agent import Controls, Planned
 from pyro_animacy.acting.config import act_preset
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.infer.traced import no_validation
@@ -75,17 +76,15 @@ CASES = (
 )
 
 
-class Expected:
-    """What a world model expects to be given, as something to plan with."""
-
-    def __init__(self, model: WorldModel) -> None:
-        self.imagine = model.imagined_rewards
+def of_ours(model: WorldModel, case: Case) -> Planned:
+    """What an agent plans with."""
+    return Planned(model, case.planner, Controls(case.actions, discrete=False))
 
 
-def planned(model: WorldModel, belief: Memory, case: Case) -> Tensor:
+def planned(ours: Planned, belief: Memory, case: Case) -> Tensor:
     """Ours: mu (H, E, A)."""
     start = belief.hidden.new_zeros(case.planner.horizon, case.environments, case.actions)
-    return plan(Expected(model), belief, identity, start, case.planner).controls
+    return plan(ours, belief, identity, start, case.planner).controls
 
 
 @torch.no_grad()
@@ -203,8 +202,12 @@ def verify(model: WorldModel, belief: Memory, case: Case, *, torchrl: bool) -> N
     """End the program unless all compute the same, in double precision and of the same noise."""
     model, belief = copy.deepcopy(model).double(), Memory(*(x.double() for x in belief))
     ways: dict[str, Callable[..., Tensor]]
-    ways = {"ours": planned, "by hand": by_hand, "at once": partial(by_hand, at_once=True)}
-    found = {name: seeded(partial(way, model, belief, case)) for name, way in ways.items()}
+    ways = {
+        "ours": partial(planned, of_ours(model, case)),
+        "by hand": partial(by_hand, model),
+        "at once": partial(by_hand, model, at_once=True),
+    }
+    found = {name: seeded(partial(way, belief, case)) for name, way in ways.items()}
     pairs = [(found["ours"], found[name]) for name in ("by hand", "at once")]
     if torchrl:
         u = torch.rand(case.planner.horizon, case.planner.candidates, case.actions).double() * 2 - 1
@@ -253,8 +256,9 @@ def measured(case: Case, rounds: int, *, torchrl: bool) -> list[str]:
     model, belief = setting(case)
     torchrl = torchrl and case.environments == 1
     verify(model, belief, case, torchrl=torchrl)
+    ours_way = of_ours(model, case)
     ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: planned(model, belief, case),
+        "ours": lambda: planned(ours_way, belief, case),
         "by hand": lambda: by_hand(model, belief, case),
         "by hand, at once": lambda: by_hand(model, belief, case, at_once=True),
     }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_animacy.nets import Stack, StackConfig
 
@@ -59,3 +60,30 @@ def test_no_hidden_layer_is_affine():
     x, y = torch.randn(2, 4, 3, dtype=torch.float64)
     middle = (stack(x) + stack(y)) / 2
     torch.testing.assert_close(stack((x + y) / 2), middle, rtol=1e-12, atol=1e-12)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies of tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found += func.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten.as_strided)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+@pytest.mark.parametrize("shape", [(7,), (4, 7), (2, 4, 7)])
+def test_activations_in_place_copy_no_gradient(shape, experts):
+    """As autograd does where a view is written to; the gradient is that of rows one by one."""
+    torch.manual_seed(0)
+    stack = Stack(5, 4, StackConfig(6, 2, experts=experts)).double()
+    x = torch.randn(*shape, 5, dtype=torch.float64)
+    with Copies() as copies:
+        found = torch.autograd.grad(stack(x).square().sum(), stack.parameters())
+    assert copies.found == 0
+    rows = sum(stack(row).square().sum() for row in x.flatten(0, -2))
+    expected = torch.autograd.grad(rows, stack.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

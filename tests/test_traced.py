@@ -11,8 +11,10 @@ from variants import CONFIGS, SET, build, recording
 from pyro_animacy import ScaledELBO
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.infer import traced
-from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.infer.traced import Gradient, Recorded
+from pyro_animacy.infer.trainer import mixed_precision
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
+from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
 from pyro_animacy.nets import StackConfig
 
@@ -88,7 +90,7 @@ def test_sums_over_time_become_single_products(monkeypatch):
         _, record = both("closed_loop")
         record(recording(T, 3))
         ((graph, _),) = record.records.values()
-        recorded.append(sum(n.target is traced.aten.mm.default for n in graph.graph.nodes))
+        recorded.append(sum(n.target is torch.mm for n in graph.graph.nodes))
     weights = sum(p.dim() == 2 for p in record.parameters)
     fewer, all_products = recorded
     assert all_products - fewer > (T / 2) * weights
@@ -115,6 +117,39 @@ def test_batches_of_episodes(rewards):
     )  # fmt: skip
     for seed in (0, 1):
         assert_same(record, program, batch, seed)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mixed"),
+    [
+        (dict(memory_size=4, latent_size=2), False),
+        (dict(memory_size=4, latent_size=2), True),
+        (dict(memory_size=0, latent_size=3), False),
+        (dict(memory_size=4, latent_size=0), False),
+        (dict(memory_size=4, latent_size=2, classes=3), False),
+    ],
+    ids=["rssm", "rssm, mixed", "stochastic", "deterministic", "categorical"],
+)
+def test_recorded_rewards_are_those_imagined(sizes, mixed):
+    """Other noise, beliefs and candidates than when recorded, and weights moved in place."""
+    torch.manual_seed(0)
+    sight = Sight((2,), (0.0, 0.0), (1.0, 1.0), actions=1, reward=True, continuation=True)
+    model = WorldModel(WorldModelConfig(**sizes, reward=SMALL_NET), sight)
+    if mixed:
+        mixed_precision(model)
+    record = Recorded(lambda h, z, u: model.imagined_rewards(Memory(h, z), u))
+    for seed, candidates in enumerate((5, 5, 7, 5)):
+        torch.manual_seed(seed)
+        belief = Memory(torch.randn(3, model.memory_size), torch.randn(3, model.latent_size))
+        u = torch.randn(4, candidates, 3, 1)
+        torch.manual_seed(seed)
+        found = record(*belief, u)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            assert torch.equal(found, model.imagined_rewards(belief, u))
+            for p in model.parameters():
+                p.mul_(0.97)
+    assert len(record.records) == 2
 
 
 @pytest.mark.parametrize("family", ["world_model", "keypoints", "image_vae"])

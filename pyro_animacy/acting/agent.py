@@ -22,6 +22,7 @@ from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.replay import quantised
 from pyro_animacy.data.episodes import make_episodes
 from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.infer.traced import Recorded
 from pyro_animacy.models.program import Evidence, Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
 
@@ -98,6 +99,7 @@ class Planned:
     def __init__(self, model: WorldModel, config: PlannerConfig, controls: Controls) -> None:
         self.model, self.config, self.controls = model, config, controls
         self.start = torch.zeros(0)
+        self.rewards = Recorded(lambda h, z, actions: model.imagined_rewards(Memory(h, z), actions))
 
     def begin(self, environments: int) -> None:
         """Forget the last plan."""
@@ -107,7 +109,7 @@ class Planned:
 
     def imagine(self, belief: Memory, controls: Tensor) -> Tensor:
         """Expected rewards (H, J, E) under candidates (H, J, E, A)."""
-        return self.model.imagined_rewards(belief, self._actions(controls))
+        return self.rewards(*belief, self._actions(controls))
 
     def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
         """Search from the belief on."""

@@ -20,7 +20,7 @@ graph reads them; the generator's state is read at each launch.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.native import call_natively
 
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
@@ -113,8 +114,37 @@ class Gradient:
         gradients = results[-len(self.parameters) :]
         _products_of_sums(record.graph, [g for g in gradients if g is not None])
         record.graph.eliminate_dead_code()
+        call_natively(record.graph)
         record.recompile()
         return record, names
+
+
+class Recorded:
+    """A function of tensors and its model's parameters, without gradient, as a record.
+
+    What it gives is that of the function to the bit. It is recorded at the first call of each
+    shape, whole functions such as a GRU's step as one operation.
+
+    Args:
+        function: Returns a tensor; all numbers but tensors are as they were at the first call.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.records: dict[Any, GraphModule] = {}
+
+    @torch.no_grad()
+    def __call__(self, *given: Tensor) -> Tensor:
+        """What the function gives."""
+        key = tuple((x.shape, x.dtype, x.device) for x in given)
+        if key not in self.records:
+            gpu = [x.device for x in given[:1] if x.is_cuda]
+            with torch.random.fork_rng(gpu), no_validation():
+                record = make_fx(self.function, pre_dispatch=True)(*given)
+            call_natively(record.graph)
+            record.recompile()
+            self.records[key] = record
+        return self.records[key](*given)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:

@@ -137,7 +137,8 @@ class Dynamics(nn.Module):
         belief = torch.cat([z, u], -1)
         embed, gru = self.embed, self.recurrence
         if embed is not None and gru is not None:  # as functions: a module's call costs more
-            x = F.elu(F.linear(belief, embed.weight, embed.bias), inplace=True).flatten(0, -2)
+            x = F.linear(belief.flatten(0, -2), embed.weight, embed.bias)
+            x = F.elu(x, inplace=True)  # of no view, whose gradient would be copied
             weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
             h = torch.gru_cell(x, h.flatten(0, -2), *weights).view(h.shape)
             belief = torch.cat([h, u], -1) if self.direct else h
