@@ -3,6 +3,7 @@
     encoder  p_k = softmax over cells of f_k(image)    K maps, one cell to 4 x 4 pixels
              u_k = sum_ij p_k(i, j) x_ij               the expected place of each: 2 K features
     decoder  (u_k, log s_k / s, g_k) = W (latent) + b         place, width and height of each bump
+                                                              (s / e^3 <= s_k <= s e^3)
              m_k(i, j) = (1 + g_k) exp(-|x_ij - u_k|^2 / (2 s_k^2))
              image = patches of 4 x 4 pixels, V ReLU(C * m)   C a convolution of 3 x 3 cells
 
@@ -80,7 +81,7 @@ class KeypointEncoder(nn.Module):
         f = self.maps(F.relu(self.patches(x), inplace=True))
         p = f.flatten(2).softmax(-1).view(f.shape)
         u = torch.cat([p.sum(2) @ self.columns, p.sum(3) @ self.rows], -1)
-        return (SPREAD * u).view(*image.shape[:-3], -1)
+        return (SPREAD * u).view(*image.shape[:-3], self.features)
 
 
 class KeypointDecoder(nn.Module):
@@ -118,7 +119,7 @@ class KeypointDecoder(nn.Module):
     def bumps(self, latent: Tensor) -> Tensor:
         """m_k (N, K, rows, columns) of latents (N, inputs); channels last in memory."""
         across, down, log_s, g = self.dense(latent).view(-1, 4, 1, self.keypoints).unbind(1)
-        narrow = math.sqrt(0.5) / WIDTH * (-log_s).exp()
+        narrow = math.sqrt(0.5) / WIDTH * log_s.clamp(-3, 3).neg().exp()
         x = ((self.columns - across) * narrow).square().neg().exp() * (1 + g)  # (N, columns, K)
         y = ((self.rows - down) * narrow).square().neg().exp()  # (N, rows, K)
         return (y[:, :, None] * x[:, None]).movedim(-1, 1)
@@ -126,7 +127,8 @@ class KeypointDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Return the mean image (..., channels, height, width)."""
         channels, height, width = self.size
-        hidden = F.relu(self.cells(self.bumps(latent.flatten(0, -2))), inplace=True)
+        bumps = self.bumps(latent.reshape(-1, latent.shape[-1]))
+        hidden = F.relu(self.cells(bumps), inplace=True)
         x = self.patches(hidden.movedim(1, -1)).unflatten(-1, (channels, CELL, CELL))
         image = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         return image[..., :height, :width].reshape(*latent.shape[:-1], *self.size)

@@ -38,6 +38,8 @@ def test_shapes(height, width):
     assert image.shape == (2, N, 3, height, width)
     assert see(image).shape == (2, N, see.features) == (2, N, 2 * K)
     assert see(image[0, 0]).shape == (2 * K,)
+    assert draw(torch.zeros(6).double()).shape == (3, height, width)
+    assert see(draw(torch.zeros(0, 6).double())).shape == (0, 2 * K)
 
 
 def test_a_bump_is_in_the_middle_of_its_pixels():

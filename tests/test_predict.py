@@ -414,7 +414,8 @@ def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
 def test_draws_that_are_no_numbers_are_an_error(tiny_run, mode):
     run = dataclasses.replace(tiny_run, model=copy.deepcopy(tiny_run.model))
     with torch.no_grad():
-        run.model.step.policy.affine.bias[-1] = torch.nan
+        for parameter in run.model.parameters():
+            parameter.fill_(torch.nan)
     run = dataclasses.replace(run, guide=type(tiny_run.guide)(run.model))
     with pytest.raises(RunError, match="not finite numbers"):
         draw(run, ragged(), mode=mode, draws=2)

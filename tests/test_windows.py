@@ -132,6 +132,25 @@ def test_batches_drawn_together_are_to_the_bit_those_drawn_one_by_one(symmetry):
         assert torch.equal(together.observed[k], alone.observed)
 
 
+def test_large_batches_drawn_together_are_the_same_on_two_threads():
+    """Where how many numbers a thread has depends on how many batches there are."""
+    x = np.random.default_rng(0).normal(size=(20, 60, 3, 2)).cumsum(1)
+    recordings = make_trajectories(x, fps=10.0)
+    windows = Windows(
+        recordings, frames=25, context=2, scale=Scale.of(recordings), symmetry="rotate"
+    )
+    which = torch.randint(len(windows), (13, 50), generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = windows.batches(which, [torch.Generator().manual_seed(k) for k in range(13)])
+    finally:
+        torch.set_num_threads(threads)
+    for k, one in enumerate(which):
+        alone = windows.batch(one, torch.Generator().manual_seed(k))
+        assert torch.equal(together.position[k], alone.position)
+
+
 def test_nothing_that_moves_is_refused():
     still = ragged()
     still = still.assign(position=still["position"] * 0 + 1)

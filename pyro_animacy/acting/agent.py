@@ -99,7 +99,7 @@ class Planned:
     def __init__(self, model: WorldModel, config: PlannerConfig, controls: Controls) -> None:
         self.model, self.config, self.controls = model, config, controls
         self.start = torch.zeros(0)
-        self.rewards = Recorded(lambda h, z, actions: model.imagined_rewards(Memory(h, z), actions))
+        self.rewards = Recorded(self._imagined)
 
     def begin(self, environments: int) -> None:
         """Forget the last plan."""
@@ -110,6 +110,9 @@ class Planned:
     def imagine(self, belief: Memory, controls: Tensor) -> Tensor:
         """Expected rewards (H, J, E) under candidates (H, J, E, A)."""
         return self.rewards(*belief, self._actions(controls))
+
+    def _imagined(self, hidden: Tensor, latent: Tensor, actions: Tensor) -> Tensor:
+        return self.model.imagined_rewards(Memory(hidden, latent), actions)
 
     def __call__(self, memory: Memory, *, explore: bool) -> Tensor:
         """Search from the belief on."""

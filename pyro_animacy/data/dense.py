@@ -238,8 +238,9 @@ def _stride(table: Table) -> int:
 
 def _rate(table: Table, stride: int) -> float | None:
     """Frames per second from frames and times: the median over trajectories, first to last."""
-    if table.time is None or table.frame is None:
+    if table.time is None:
         return None
+    assert table.frame is not None  # or there would be no stride
     known = ~np.isnan(table.time)
     if not known.any():
         return None

@@ -373,4 +373,6 @@ def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Ta
     names = ["_".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
     frame = frame.set_axis(names, axis="columns")
     found = find_columns(list(frame.columns), columns, "DataFrame")
+    if twice := sorted({n for n in found.used() if names.count(n) > 1}):
+        raise DataError(f"DataFrame: two columns are named {twice[0]!r}; rename one, or drop it")
     return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)

@@ -229,7 +229,7 @@ class Windows:
         angle = x.new_empty(*which.shape, 1)
         moved = self.symmetry != "none" and self.axes == 2
         turned = moved and self.symmetry == "rotate"
-        for k, generator in enumerate(generators):
+        for k, generator in zip(range(len(which)), generators, strict=True):
             torch.rand(noise[k].shape, generator=generator, out=noise[k])
             if moved:
                 torch.randint(2, mirror[k].shape, generator=generator, out=mirror[k])
@@ -243,7 +243,10 @@ class Windows:
             angle *= -2 * torch.pi
             turn = torch.complex(angle.cos(), angle.sin())
             points = torch.view_as_complex(rows.unflatten(-1, (-1, 2)))
-            points *= _repeated(turn, self.bodies)
+            # batch by batch: threads share out a product's numbers by their count, and the last
+            # of a share are rounded otherwise
+            for of_one, by in zip(points, _repeated(turn, self.bodies), strict=True):
+                of_one *= by
         return _seen(x)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:

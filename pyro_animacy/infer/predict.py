@@ -201,7 +201,7 @@ def _reconstruct(
         return torch.stack(rolled.state), torch.stack(rolled.latent)
     with run.guide:
         evidence, memory = run.model.follow(batch)
-    return state + run.model.policy(evidence.context, memory).sample(), memory.latent
+    return state + run.model.policy(evidence.context, memory).rsample(), memory.latent
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:

@@ -123,7 +123,8 @@ class Recorded:
     """A function of tensors and its model's parameters, without gradient, as a record.
 
     What it gives is that of the function to the bit. It is recorded at the first call of each
-    shape, whole functions such as a GRU's step as one operation.
+    shape, whole functions such as a GRU's step as one operation. Parameters may change in place
+    (as by `load_state_dict`), not be replaced by other tensors, nor autocast be switched.
 
     Args:
         function: Returns a tensor; all numbers but tensors are as they were at the first call.
@@ -140,7 +141,8 @@ class Recorded:
         if key not in self.records:
             gpu = [x.device for x in given[:1] if x.is_cuda]
             with torch.random.fork_rng(gpu), no_validation():
-                record = make_fx(self.function, pre_dispatch=True)(*given)
+                # a bound method's own argument is not one of the record
+                record = make_fx(lambda *x: self.function(*x), pre_dispatch=True)(*given)
             call_natively(record.graph)
             record.recompile()
             self.records[key] = record

@@ -52,10 +52,9 @@ LOG_EVERY = 10  # updates
 SAVE_EVERY = 30.0  # seconds
 # Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
 TRACED_FROM, TRACED_TO = 1000, 64
-FEEDFORWARD = (
-    Stack, SetNetwork, ImageEncoder, ImageDecoder, KeypointEncoder, KeypointDecoder,
-)  # fmt: skip
-NETWORKS = (*FEEDFORWARD, nn.GRUCell, nn.GRU)
+FEEDFORWARD = (Stack, SetNetwork, ImageEncoder, ImageDecoder)
+# Those of keypoints are places, which eight bits are too few for.
+NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRUCell, nn.GRU)
 
 
 class Trainer:

@@ -70,7 +70,7 @@ class WorldModelConfig(DynamicsConfig):
             the papers, whose rewards are all of that size.
         reward_weight: w_r, weight of the log density of the reward.
         filters: Channels of the image networks' widest pictures, see `pyro_animacy.images`; 32 in
-            the papers. Work goes with its square.
+            the papers. Work goes with its square. With keypoints, channels are some times as many.
         keypoints: Number of keypoints that images are seen and drawn by, see
             `pyro_animacy.keypoints`, for bodies of a few pixels; null for the papers' convolutions.
         encoder: Sizes of the network that a vector goes through before the guide sees it.
