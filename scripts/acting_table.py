@@ -41,6 +41,7 @@ class Task(NamedTuple):
     environment: str
     options: dict[str, Any]
     simulated: PlannerConfig
+    preset: str = "small"
 
 
 class Trial(NamedTuple):
@@ -64,14 +65,7 @@ PENDULUM = Task(  # to swing up takes some two seconds, 20 actions of 0.1 s
      "behaviour": {"discount": 0.97}},
     PlannerConfig(horizon=25, iterations=4, candidates=60, elites=8, warm_start=True),
 )  # fmt: skip
-PIXELS = Task(
-    "chase pixels", "Chase-v0",
-    {"pixels": True, "episodes": 90, "seed_episodes": 20, "replay_memory": 2**28,
-     "model": {"filters": 8, "memory_size": 100, "latent_size": 16, "observation_scale": 0.3,
-               "reward_weight": 1.0},
-     "train": {"batch_size": 16, "window": 16, "learning_rate": 0.003}},
-    SIMULATED,
-)  # fmt: skip
+PIXELS = Task("chase pixels", "Chase-v0", {}, SIMULATED, preset="pixels")
 
 
 def trials() -> Iterator[Trial]:
@@ -101,8 +95,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def trial(
     task: Task, name: str, agent: str, seed: int, changes: dict[str, Any] | None = None
 ) -> Trial:
-    """The preset ``small`` of an agent with what the task and the trial change of it."""
-    config = act_preset("small", agent)
+    """The task's preset of an agent with what the task and the trial change of it."""
+    config = act_preset(task.preset, agent)
     for change in (task.options, changes or {}, {"train": {"seed": seed}}):
         config = changed(config, change)
     return Trial(task, name, config)
@@ -294,8 +288,9 @@ def report(runs: Path, out: Path) -> None:
     parts = [PAGE.strip()]
     for task in tasks:
         options = yaml.safe_dump(task.options, default_flow_style=True).strip()
-        parts.append(f"## {task.name}\n\n`{task.environment}`, options beside the preset `small`: "
-                     f"`{options}`\n\n{table(task, results(task, runs), runs)}")  # fmt: skip
+        beside = f"options beside the preset `{task.preset}`: `{options}`"
+        results_of = table(task, results(task, runs), runs)
+        parts.append(f"## {task.name}\n\n`{task.environment}`, {beside}\n\n{results_of}")
     out.write_text("\n\n".join(parts) + "\n")
     print(f"wrote {out}")
 

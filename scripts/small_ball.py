@@ -1,113 +1,130 @@
-"""Is a small body seen by a world model of pixels? It is a matter of sigma: docs/acting.md.
+"""Are small bodies seen by a world model of pixels, and foreseen? docs/acting.md, "A small ball".
 
-    .venv/bin/python scripts/small_ball.py RUN [--updates 1000] [--figure small_ball.png]
+    .venv/bin/python scripts/small_ball.py RUN [--figure small_ball.png]
 
-Fits the world model of a run of `act Chase-v0 --pixels true` to its episodes anew, once with
-sigma = 1, PlaNet's sum of squares, and once with sigma = 0.1 of a pixel's range, and measures in
-reconstructions of new episodes, played by the run's agent, how much of each body is there:
+Takes a run of `act Chase-v0 --pixels true`, plays new episodes by its agent, and measures in its
+pictures how much of each body is there, and how far it is from where it was:
 
-    contrast = mean over the body's pixels of (x - b) . (c - b) / |c - b|^2
+    x = b + W (c_chaser - b, c_evader - b)         x a pixel, b the background's colour, c a body's
+    contrast = mean of W over the recorded body's pixels     1: as recorded, 0: nothing
+    place    = mean of pixels weighted by W, where W > 0.35
 
-with x the reconstruction, c the body's colour and b the background's: 1 is a body as recorded, 0 is
-none. The body's pixels are those of the recorded image that are nearest to c.
+in reconstructions, and 5 and 12 steps ahead in one draw of what is imagined under the actions that
+were taken, beside bodies that stay where they are.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import trange
+import xarray as xr
 
-from pyro_animacy.acting.act import EPISODES
-from pyro_animacy.acting.agent import Controls
 from pyro_animacy.acting.environments.chase import BACKGROUND, CHASER, EVADER
-from pyro_animacy.acting.learner import Learner
-from pyro_animacy.acting.replay import Replay
-from pyro_animacy.acting.run import (
-    evaluation,
-    frames_per_second,
-    load_agent,
-    make_env,
-    read_acting,
-)
+from pyro_animacy.acting.run import evaluation, frames_per_second, load_agent, make_env, read_acting
 from pyro_animacy.data.episode_windows import EpisodeWindows
-from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 
-SIGMAS = (1.0, 0.1)
 BODIES = {"chaser": CHASER, "evader": EVADER}
-Images = npt.NDArray[np.float64]  # (frame, height, width, 3), from 0 to 1
+EPISODES, SEED = 4, 77
+GIVEN, AHEAD = 20, (5, 12)
+THERE = 0.35  # of a colour, below which a pixel counts as none of a body's
+Array = npt.NDArray[np.float64]
+
+
+def shares(images: Array) -> Array:
+    """W (..., body, height, width): how much of each body's colour is in pixels (..., 3, H, W)."""
+    b = np.array(BACKGROUND) / 255
+    colours = np.array([np.array(colour) / 255 - b for colour in BODIES.values()])
+    return np.einsum("...chw,ck->...khw", images - b[:, None, None], np.linalg.pinv(colours))
+
+
+def places(images: Array) -> Array:
+    """(..., body, 2) in pixels; the middle of the picture where nothing of a body is there."""
+    w = shares(images)
+    w = np.where(w > THERE, w, 0.0)
+    row, column = np.indices(images.shape[-2:])
+    total = w.sum((-1, -2))
+    found = np.stack([(w * axis).sum((-1, -2)) for axis in (column, row)], -1)
+    middle = np.array(images.shape[-1:-3:-1]) / 2
+    return np.where(total[..., None] > 0, found / np.maximum(total, 1e-9)[..., None], middle)
+
+
+def contrast(seen: Array, made: Array) -> Array:
+    """Of each body, as at the top of this file."""
+    body = shares(seen) > 0.5
+    return (shares(made) * body).sum((0, 1, 3, 4)) / body.sum((0, 1, 3, 4))
+
+
+def apart(one: Array, other: Array) -> Array:
+    """Mean distance of each body between pictures (..., 3, H, W), in pixels."""
+    distance = np.linalg.norm(places(one) - places(other), axis=-1)
+    return distance.reshape(-1, len(BODIES)).mean(0)
 
 
 def main() -> None:
-    """Fit, measure, draw."""
+    """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     environment, config = read_acting(options.run)
     env = make_env(environment, config)
-    replay = Replay(options.run / EPISODES, fps=frames_per_second(env))
-    agent, card = load_agent(options.run, env), Run.load(options.run).card
+    agent = load_agent(options.run, env)
     with no_validation():
-        (episode,) = evaluation(
-            lambda: make_env(environment, config), lambda _: agent, 1, seed=77, fps=replay.fps
-        )
-    batch = EpisodeWindows(episode, int(episode["length"][0])).batch(torch.zeros(1).long())
-    seen, made = _images(batch.observation), {}
-    for sigma in SIGMAS:
-        model = dataclasses.replace(config.model, observation_scale=sigma)
-        learner = Learner(
-            dataclasses.replace(card, config=dataclasses.asdict(model)),
-            dataclasses.replace(config, agent="planet", model=model),
-            Controls.of(env), torch.device("cpu"),
+        episodes = evaluation(
+            lambda: make_env(environment, config), lambda _: agent, EPISODES,
+            seed=SEED, fps=frames_per_second(env),
         )  # fmt: skip
-        generator, train = torch.Generator().manual_seed(0), config.train
-        torch.manual_seed(0)
-        with no_validation():
-            for step in trange(options.updates, desc=f"sigma {sigma:g}"):
-                windows = replay.sample(train.batch_size, train.window, generator, bits=config.bits)
-                learner.update(windows, step)
-            with torch.no_grad(), learner.guide:
-                path = learner.model.follow(batch)
-                made[sigma] = _images(learner.model.observation(Memory(*path)).mean)
-        found = {name: contrast(seen, made[sigma], colour) for name, colour in BODIES.items()}
-        print(f"sigma {sigma:g}: " + ", ".join(f"{n} {c:.2f}" for n, c in found.items()))
+    windows = EpisodeWindows(xr.concat(episodes, "trajectory"), 2 * GIVEN)
+    batch = windows.batch(torch.arange(0, len(windows), GIVEN // 2))
+    torch.manual_seed(0)
+    with torch.no_grad(), no_validation():
+        with agent.guide:
+            path = agent.model.follow(batch)
+        now = Memory(*(part[GIVEN - 1] for part in path))
+        ahead = agent.model.imagine(now, batch.action[GIVEN:])
+        made, imagined = (
+            agent.model.observation(m).base_dist.loc.double().numpy() for m in (path, ahead)
+        )
+    seen = batch.observation.double().numpy()
+    rows = {
+        "contrast": contrast(seen, made),
+        "reconstructed, px off": apart(seen[GIVEN // 2 :], made[GIVEN // 2 :]),
+    }
+    for k in AHEAD:
+        rows[f"{k} steps ahead, px off"] = apart(seen[GIVEN + k - 1], imagined[k - 1])
+        rows[f"{k} steps later, had it stayed"] = apart(seen[GIVEN + k - 1], seen[GIVEN - 1])
+    for name, values in rows.items():
+        print(
+            f"{name:30}" + "".join(f"{b:>9} {v:.2f}" for b, v in zip(BODIES, values, strict=True))
+        )
     if options.figure:
-        draw(seen, made, options.figure)
+        draw(seen[:, 0], made[:, 0], imagined[:, 0], options.figure)
 
 
-def _images(x: torch.Tensor) -> Images:
-    """(T, 1, 3, H, W) as (T, H, W, 3)."""
-    return x[:, 0].movedim(1, -1).double().numpy()
-
-
-def contrast(seen: Images, made: Images, colour: tuple[float, float, float]) -> float:
-    """How much of a body is there, as at the top of this file."""
-    c, b = np.array(colour) / 255, np.array(BACKGROUND) / 255
-    others = [b, *(np.array(other) / 255 for other in BODIES.values() if other != colour)]
-    nearest = np.square(seen - c).sum(-1)
-    body = np.all([nearest < np.square(seen - other).sum(-1) for other in others], 0)
-    return float(((made[body] - b) @ (c - b)).mean() / np.square(c - b).sum())
-
-
-def draw(seen: Images, made: dict[float, Images], file: Path) -> None:
-    """Recorded frames above the reconstructions of the two."""
-    frames = np.linspace(5, len(seen) - 1, 8).astype(int)
-    rows = {"recorded": seen, **{f"$\\sigma$ = {sigma:g}": x for sigma, x in made.items()}}
-    fig, axes = plt.subplots(len(rows), len(frames), figsize=(8, 3.2), layout="constrained")
-    for line, (name, images) in zip(axes, rows.items(), strict=True):
+def draw(seen: Array, made: Array, imagined: Array, file: Path) -> None:
+    """Frames as recorded, as reconstructed, and as foreseen from the frame before the line."""
+    frames = [*range(4, GIVEN, 5), *range(GIVEN, 2 * GIVEN, 3)]
+    foreseen = np.concatenate([np.full_like(made[:GIVEN], np.nan), imagined])
+    lines = {"recorded": seen, "reconstructed": made, "foreseen": foreseen}
+    fig, axes = plt.subplots(3, len(frames), figsize=(9, 2.9), layout="constrained")
+    for line, (name, images) in zip(axes, lines.items(), strict=True):
         for ax, frame in zip(line, frames, strict=True):
-            ax.imshow(images[frame].clip(0, 1))
             ax.set_xticks([])
             ax.set_yticks([])
-        line[0].set_ylabel(name, fontsize=9)
+            if np.isnan(images[frame]).any():
+                ax.set_axis_off()
+                continue
+            ax.imshow(np.moveaxis(images[frame], 0, -1).clip(0, 1))
+        line[0].set_ylabel(name, fontsize=8)
+    for ax, frame in zip(axes[0], frames, strict=True):
+        ax.set_title(f"{(frame - GIVEN + 1) / 10:+.1f} s", fontsize=8)
+    # the first cells of the last line are empty, and so is their label
+    axes[2][frames.index(GIVEN)].set_ylabel("foreseen", fontsize=8)
     fig.savefig(file, dpi=130)
 
 
