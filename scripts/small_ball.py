@@ -79,7 +79,10 @@ def main() -> None:
             lambda: make_env(environment, config), lambda _: agent, EPISODES,
             seed=SEED, fps=frames_per_second(env),
         )  # fmt: skip
-    windows = EpisodeWindows(xr.concat(episodes, "trajectory"), 2 * GIVEN)
+    joined = xr.concat(episodes, "trajectory").assign_coords(
+        trajectory=[str(n) for n in range(len(episodes))]
+    )
+    windows = EpisodeWindows(joined, 2 * GIVEN)
     batch = windows.batch(torch.arange(0, len(windows), GIVEN // 2))
     torch.manual_seed(0)
     with torch.no_grad(), no_validation():
