@@ -240,7 +240,7 @@ def draw(tasks: list[Task], runs: Path, file: Path) -> None:
         ax.set_title(task.name)
         ax.set_xlabel("episodes collected")
         ax.set_ylabel("mean return without exploration")
-        ax.legend(fontsize=7, frameon=False)
+        ax.legend(fontsize=7, framealpha=1, edgecolor="none")
     file.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(file, dpi=130)
 
