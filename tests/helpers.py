@@ -75,12 +75,16 @@ def command(*arguments):
     return [sys.executable, "-m", "pyro_animacy.cli", *map(str, arguments)], environment
 
 
-def call(*arguments, timeout=120, **options):
-    """Run the command line in a process of its own, to its end."""
+def call(*arguments, timeout=120, largest_file=None):
+    """Run the command line in a process of its own, to its end.
+
+    ``largest_file``, in units of 1,024 bytes, is set by a shell: a function to be run between fork
+    and exec would have Python fork, of which libraries with threads warn.
+    """
     words, environment = command(*arguments)
-    return subprocess.run(
-        words, env=environment, capture_output=True, text=True, timeout=timeout, **options
-    )
+    if largest_file is not None:
+        words = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "limited", *words]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def assert_same(a, b):

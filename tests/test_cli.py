@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import shutil
 import signal
 
@@ -598,12 +597,8 @@ def test_refusals_of_the_program(csv, run, tmp_path):
 
 def test_no_space_for_a_checkpoint(csv, tmp_path):
     """A limit on the size of files stands for a full disk; the run goes on when there is space."""
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-
     out = tmp_path / "run"
-    done = call("fit", csv, *FIT, "--out", out, preexec_fn=limited)
+    done = call("fit", csv, *FIT, "--out", out, largest_file=6)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
