@@ -160,10 +160,8 @@ def _roll_on(
     A model that remembers follows the context by its guide first.
     """
     history, memory = run.card.config["history"], None
-    first = context - history
-    if run.model.remembers:
-        first = max(0, first - run.model.memory_steps)
-    batch = _repeated(recording, draws, slice(first, context))
+    reach = history + (run.model.memory_steps if run.model.remembers else 0)
+    batch = _repeated(recording, draws, slice(max(0, context - reach), context))
     if run.model.remembers and context > history:
         with run.guide:
             followed = run.model.follow(batch)[1]

@@ -27,8 +27,6 @@ from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.program import MessengerGuide
 
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
-
-
 AHEAD = 2**17  # coordinates of batches that are drawn together, and stay in the cache
 
 Draw = tuple[torch.Tensor, torch.Generator]  # numbers of windows (B,), and what their noise is of
