@@ -161,6 +161,7 @@ def test_files_that_do_not_go_together(tmp_path):
         ({"fps": 25.0}, "fps is 25.0, but 12.5"),
         ({"reward": None}, "variables"),
         ({"image": np.zeros((3, FRAMES, 3, 4, 3), np.uint8)}, "shape of `image`"),
+        ({"control": ["right", "left"]}, "order of controls"),
     ):
         save_episodes(hand_made(**changes), tmp_path / "two.nc")
         with pytest.raises(DataError, match=f"two.nc: .*{said}"):
@@ -174,7 +175,9 @@ def test_what_cannot_be_read(tmp_path):
     np.savez(tmp_path / "other.npz", position=np.zeros(3))
     xr.Dataset({"position": ("time", [1.0])}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
     np.savez(tmp_path / "objects.npz", image=np.array([None]), allow_pickle=True)
-    for name in ("text.nc", "text.npz", "empty.npz", "other.npz", "other.nc", "objects.npz"):
+    np.savez(tmp_path / "fps.npz", observation=np.zeros((1, 3, 1), np.float32), fps=np.ones(2))
+    names = "text.nc", "text.npz", "empty.npz", "other.npz", "other.nc", "objects.npz", "fps.npz"
+    for name in names:
         with pytest.raises(DataError, match=f"{name}: cannot be read as episodes"):
             read_episodes(tmp_path / name)
     with pytest.raises(DataError, match="there is no such file"):
@@ -204,6 +207,7 @@ def test_what_cannot_be_read(tmp_path):
         ({"trajectory": ["a", "a", "b"]}, "not unique"),
         ({"control": ["left"]}, "1 names for 2 controls"),
         ({"fps": 0.0}, "fps is 0.0"),
+        ({"reward": [[0.0], [0.0, 1.0], [0.0]]}, "`reward` is of lists of unequal length"),
     ],
 )  # fmt: skip
 def test_what_is_not_an_episode(changes, said):

@@ -368,6 +368,131 @@ def test_movement_layout(plural):
     np.testing.assert_array_equal(one["position"], without["position"])
 
 
+def movement(values, time, **attrs):
+    dims = ("time", "space", "individuals")
+    coords = {"time": time, "space": ["x", "y"], "individuals": ["ann", "bob"]}
+    position = dims, values.transpose(0, 2, 1)
+    return xr.Dataset({"position": position}, coords=coords, attrs=attrs)
+
+
+SECONDS = np.arange(40) / 25
+MOMENTS = np.datetime64("2024-05-31T12:00") + (SECONDS * 1e9).astype("timedelta64[ns]")
+
+
+@pytest.mark.parametrize(
+    ("time", "attrs"),
+    [
+        (SECONDS, {"time_unit": "seconds"}),
+        (7 + SECONDS, {"fps": 25.0}),
+        (np.arange(40), {"time_unit": "frames", "fps": 25.0}),
+        (np.arange(40), {"fps": 25.0}),
+        (MOMENTS, {}),
+        (MOMENTS - MOMENTS[0], {}),
+    ],
+    ids=["seconds", "later", "frames", "numbers", "dates", "since_the_first"],
+)
+def test_times_of_an_array_say_which_frame_is_which(time, attrs):
+    values = walk(40, 2)
+    ds = movement(values, time, **attrs)
+    read = read_trajectories(ds)
+    assert read.attrs["fps"] == 25
+    np.testing.assert_array_equal(read["position"][0], values)
+    np.testing.assert_array_equal(read_trajectories(ds.isel(space=[1, 0]))["position"][0], values)
+    thin = read_trajectories(ds.isel(time=slice(None, None, 2)))
+    assert thin.attrs["fps"] == 12.5
+    np.testing.assert_array_equal(thin["position"][0], values[::2])
+    cut = read_trajectories(ds.drop_isel(time=range(10, 30)))
+    assert cut["start"].values.tolist() == [0, 30]
+    np.testing.assert_array_equal(cut["position"], [values[:10], values[30:]])
+
+
+def test_times_that_contradict():
+    ds = movement(walk(9, 2), np.arange(9) / 4, time_unit="seconds")
+    for time in (np.zeros(9), np.arange(9)[::-1] / 4, np.append(np.arange(8), 7.4) / 4):
+        with pytest.raises(DataError, match=r"of time is .* after the one before"):
+            read_trajectories(ds.assign_coords(time=time))
+    with pytest.raises(DataError, match="fps is '4 Hz'; expected a number"):
+        read_trajectories(ds.assign_attrs(fps="4 Hz"))
+    ours = make_trajectories(walk(2, 9, 2), fps=4.0, length=[4, 5])
+    for some in (slice(None, None, 2), [0, 1, 2, 3, 8]):
+        with pytest.raises(DataError, match="by --downsample"):
+            read_trajectories(ours.isel(time=some))
+
+
+def test_wide_rows_without_a_frame_in_which_nobody_is_seen(write):
+    """They are frames all the same, as in an array; blank lines at the end are not."""
+    values = walk(20, 2)
+    values[5:8] = np.nan
+    expected = read_trajectories(values, fps=10)
+    assert expected["start"].values.tolist() == [0, 8]
+    table = pd.DataFrame(values.reshape(20, 4), columns=["x0", "y0", "x1", "y1"])
+    for source in (table, write(table.to_csv(index=False) + ",,,\n")):
+        read = read_trajectories(source, fps=10)
+        np.testing.assert_array_equal(read["position"], expected["position"])
+        assert read["start"].values.tolist() == [0, 8]
+
+
+@pytest.mark.parametrize("clock", ["runs_on", "begins_again"])
+@pytest.mark.parametrize("order", ["by_frame", "by_body", "shuffled"])
+def test_a_pause_that_frame_numbers_run_on_through(order, clock):
+    """Half-time: the rate is that of the halves, and no step goes from one to the other."""
+    values = walk(1, 100, 2)
+    table = long_table(values, ["p", "q"], ["r"])
+    late = table["frame"] >= 50
+    table["time"] = table["frame"] / 25 + late * (38 if clock == "runs_on" else -2)
+    table["frame"] *= 6
+    if order == "by_body":
+        table = table.sort_values("body", kind="stable")
+    if order == "shuffled":
+        table = table.sample(frac=1, random_state=0)
+    ds = read_trajectories(table, fps=25)
+    assert ds.attrs["fps"] == 25
+    np.testing.assert_array_equal(ds["position"], [values[0, :50], values[0, 50:]])
+    assert int(ds["start"][1]) > 50
+
+
+@pytest.mark.parametrize(
+    "time", [lambda n: (n / 30).round(2), lambda n: n // 25, lambda n: n / 25 + 0.015 * (n % 3)],
+    ids=["rounded", "whole_seconds", "jitter"],
+)  # fmt: skip
+def test_times_too_coarse_to_tell_of_a_pause(time):
+    values = walk(100, 1)
+    n = np.arange(100)
+    table = pd.DataFrame({"frame": n, "time": time(n), "x": values[:, 0, 0], "y": values[:, 0, 1]})
+    np.testing.assert_array_equal(read_trajectories(table)["position"][0], values)
+
+
+@pytest.mark.parametrize("kind", ["iso", "clock", "datetime"])
+def test_times_as_people_write_them(kind, write):
+    n, values = np.arange(30), walk(30, 1)
+    moment = pd.Timestamp("2024-05-31T12:00:59.8") + pd.to_timedelta(n * 40, unit="ms")
+    written = {
+        "iso": moment.strftime("%Y-%m-%dT%H:%M:%S.%f"),
+        "clock": moment.strftime("%H:%M:%S.%f"),
+        "datetime": moment,
+    }[kind]
+    table = pd.DataFrame({"time": written, "x": values[:, 0, 0], "y": values[:, 0, 1]})
+    ds = read_trajectories(table if kind == "datetime" else write(table.to_csv(index=False)))
+    assert ds.attrs["fps"] == 25
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_a_column_named_position_is_a_frame_only_where_there_is_no_other(write):
+    rows = "".join(f"{t / 10},{t},{t},keeper\n" for t in range(9))
+    assert read_trajectories(write("time,x,y,position\n" + rows)).attrs["fps"] == 10
+
+
+def test_names_behind_a_hash_and_a_suffix_in_capitals(tmp_path):
+    values = walk(9, 2)
+    rows = [[t, b, *values[t, b]] for t in range(9) for b in range(2)]
+    np.savetxt(tmp_path / "t.txt", rows, header="frame id x y")
+    with gzip.open(tmp_path / "T.TXT.GZ", "wb") as file:
+        file.write((tmp_path / "t.txt").read_bytes())
+    for name in ("t.txt", "T.TXT.GZ"):
+        read = read_trajectories(tmp_path / name, fps=10)
+        np.testing.assert_array_equal(read["position"][0], values)
+
+
 # --- the real recordings -------------------------------------------------------------------------
 
 
@@ -541,6 +666,12 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ("clip,frame,id,x,y\n" + "".join(f"c{c},{t},{c},{t},1\n" for c in (1, 2) for t in (0, 1)),
          "trajectory 'c1' has no body '2'"),
         ("frame,x,y\n0,1,1\n10,2,1\n20,3,1\n30,3,1\n35,3,1\n", "row 6: frame 35 lies between"),
+        ("frame,x,y,x\n0,1,1,2\n1,2,1,2\n", "two columns are named 'x'"),
+        ("frame;x;y\n0;1,5;1\n1;2;1\n", "'1,5' is not a number; write decimals with a point"),
+        ("frame,id,x_min,y_min,x_max,y_max\n0,a,1,1,2,2\n1,a,1,2,2,3\n", "no columns x and y"),
+        ("frame,id,x1,y1,x2,y2\n0,a,1,1,2,2\n0,b,1,2,2,3\n1,a,1,2,2,3\n",
+         "row 3: a second row for frame 0 .* name its x and y"),
+        ("t,x,y\n12:00:00,1,1\nnoon,2,1\n12:00:02,2,1\n", "row 3, column 't': 'noon' is no time"),
     ],
 )  # fmt: skip
 def test_unusable_tables_are_named(write, text, message):

@@ -19,6 +19,7 @@ from pyro_animacy.data.trajectories import (
     split,
     split_at_gaps,
 )
+from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError, DataError
 
 
@@ -62,6 +63,22 @@ def test_length_is_up_to_the_last_observed_frame():
     assert ds["length"].values.tolist() == [6, 9]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_pads_a_trajectory_beyond_its_length_is_not_looked_at(mapped, tmp_path):
+    """Zeros there are as good as NaN: scale, resolution and complete windows are the same."""
+    position, length = walk(3, 50, 1), np.array([50, 20, 10])
+    position[np.arange(50) >= length[:, None]] = np.nan
+    expected = make_trajectories(position, fps=10.0)
+    padded = np.nan_to_num(position)
+    if mapped:
+        np.save(tmp_path / "x.npy", padded)
+        padded = np.load(tmp_path / "x.npy", mmap_mode="r")
+    found = make_trajectories(padded, fps=10.0, length=length)
+    assert not np.asarray(padded)[1, 20:].any()  # the caller's own array is as it was
+    xr.testing.assert_identical(found.compute() if mapped else found, expected)
+    assert Scale.of(found) == Scale.of(expected)
+
+
 def test_survives_netcdf(tmp_path):
     ds = scene(
         *("a", "ball"), trajectories=3, label=["x", "y", "y"], animate=[True, False], units="m"
@@ -103,6 +120,9 @@ def set_to(where, value):
         (broken(), lambda p: np.ones_like(p), "no body moves"),
         (broken(), lambda p: p[..., :1], "expected an array"),
         (broken(), lambda p: np.full(p.shape, "a"), "not real numbers"),
+        (broken(), lambda p: [p[0].tolist(), p[1, :3].tolist()], "lists of unequal length"),
+        (broken(fps="25 Hz"), None, "25 Hz frames per second"),
+        (broken(animate=True), None, "1 animate entries for 2"),
     ],
 )
 def test_unusable_positions_are_named(make, edit, message):
@@ -235,7 +255,7 @@ def test_downsampling_keeps_the_frames_whose_number_divides(every, seed):
 def test_downsampling_to_nothing_is_refused():
     with pytest.raises(DataError, match="longest has 20"):
         downsample(scene("a"), 20)
-    with pytest.raises(ConfigError, match="1 or more"):
+    with pytest.raises(ConfigError, match="whole number from 1 on"):
         downsample(scene("a"), 0)
 
 

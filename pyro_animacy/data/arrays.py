@@ -14,6 +14,7 @@ from pyro_animacy.data.stored import HELD
 from pyro_animacy.errors import DataError
 
 OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
+EVEN = 0.25  # of a frame, by which times may be out of step
 MOVEMENT = {"individuals": "individual", "keypoints": "keypoint"}  # both spellings are in use
 
 
@@ -71,8 +72,8 @@ def read_npz(path: Path, fps: float | None) -> xr.Dataset:
 
 def _from_parts(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
     """Build the Dataset of arrays named as in the schema."""
+    found = _rate(parts.get("fps"), where)
     try:
-        found = float(parts["fps"]) if "fps" in parts else None
         units = str(parts.get("units", "unknown"))
         chosen: dict[str, Any] = {n: parts[n].tolist() for n in OPTIONAL if n in parts}
     except (TypeError, ValueError) as error:
@@ -80,9 +81,22 @@ def _from_parts(parts: dict[str, npt.NDArray], fps: float | None, where: str) ->
     for name in ("trajectory", "recording", "label", "body"):
         if name in chosen:
             chosen[name] = [str(n) for n in np.ravel(chosen[name])]
+    if "animate" in chosen and parts["animate"].dtype.kind not in "biu":
+        raise DataError(f"{where}: `animate` is {parts['animate'].dtype}; expected true or false")
     return from_array(
         parts["position"], fps=agreed_fps(fps, found, where), units=units, source=where, **chosen
     )
+
+
+def _rate(fps: Any, where: str) -> float | None:
+    """Frames per second as a file has them, None where it does not say."""
+    try:
+        found = None if fps is None else float(fps)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: fps is {fps!r}; expected a number") from None
+    if found is not None and not 0 < found < np.inf:
+        raise DataError(f"{where}: fps is {found}; expected a positive number")
+    return found
 
 
 def from_array(position: npt.ArrayLike, *, source: str = "array", **parts: Any) -> xr.Dataset:
@@ -157,7 +171,16 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
         raise DataError(f"{where}: no variable `position`; there are {there}")
     if set(ds["position"].dims) != set(DIMS):
         return _from_movement(ds, fps, where)
-    ds = ds.transpose(*DIMS, ...)
+    ds = _x_before_y(ds.transpose(*DIMS, ...))
+    found = _rate(ds.attrs.get("fps"), where)
+    if found is not None and (time := _seconds(ds)) is not None:
+        step = np.diff(time) * found
+        if not (np.abs(step - 1) <= EVEN).all():
+            raise DataError(
+                f"{where}: the times go in steps of {np.diff(time).min():g} to "
+                f"{np.diff(time).max():g} s, and the attribute fps says {found:g}; take every Nth "
+                "frame by --downsample, and cut pieces out with their `start` and `length`"
+            )
     parts = {name: ds[name].values for name in OPTIONAL if name in ds.coords}
     parts["position"] = ds["position"].values
     parts |= {name: np.asarray(ds.attrs[name]) for name in ("fps", "units") if name in ds.attrs}
@@ -179,16 +202,57 @@ def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
     labels = [[str(n) for n in position[d].values] for d in who]
     several = [names for names in labels if len(names) > 1] or labels[:1]
     body = several[0] if len(several) == 1 else [f"{i}_{k}" for i in labels[0] for k in labels[1]]
-    values = position.transpose("time", *who, "space").values
-    found = ds.attrs.get("fps")
-    if found is None and ds.attrs.get("time_unit") == "seconds" and position.sizes["time"] > 1:
-        found = 1 / float(np.median(np.diff(ds["time"].values)))
-    return from_array(
-        values.reshape(len(values), -1, 2),
-        fps=agreed_fps(fps, None if found is None else float(found), where),
-        body=body,
-        source=where,
-    )
+    values = _x_before_y(position).transpose("time", *who, "space").values
+    frame, found = _frames(ds, _rate(ds.attrs.get("fps"), where), where)
+    placed = np.full((frame[-1] + 1, len(body), 2), np.nan)
+    placed[frame] = values.reshape(len(values), -1, 2)
+    return from_array(placed, fps=agreed_fps(fps, found, where), body=body, source=where)
+
+
+def _x_before_y(ds: Any) -> Any:
+    """The same with its axes in this order, if that is what they are called."""
+    named = "space" in ds.coords and sorted(map(str, ds["space"].values)) == ["x", "y"]
+    return ds.sel(space=["x", "y"]) if named else ds
+
+
+def _seconds(ds: xr.Dataset) -> npt.NDArray[np.float64] | None:
+    """The times of the frames from the first on, None where there are none, or no two."""
+    if "time" not in ds.coords or ds.sizes["time"] < 2:
+        return None
+    time = ds["time"].values - ds["time"].values[0]
+    if time.dtype.kind == "m":
+        time = time / np.timedelta64(1, "s")
+    return time.astype(np.float64)
+
+
+def _frames(
+    ds: xr.Dataset, fps: float | None, where: str
+) -> tuple[npt.NDArray[np.int64], float | None]:
+    """Which frame each entry of `movement`'s time is, and the frame rate: frames left out are gaps.
+
+    The usual step is one frame. Times are frame numbers where `time_unit` says so, or where nothing
+    does and steps are whole numbers; else they are seconds.
+    """
+    time = _seconds(ds)
+    if time is None:
+        return np.arange(ds.sizes["time"]), fps
+    step = np.diff(time)
+    usual = float(np.median(step))
+    frames = step / usual if usual > 0 else 0 * step
+    off = (np.rint(frames) < 1) | (np.abs(frames - np.rint(frames)) > EVEN)
+    if off.any():
+        i = int(off.argmax())
+        raise DataError(
+            f"{where}: entry {i + 1} of time is {step[i]:g} after the one before, and steps are "
+            f"{usual:g} most often; resample to even steps"
+        )
+    dated = ds["time"].dtype.kind in "mM"
+    unit = "seconds" if dated else ds.attrs.get("time_unit")
+    if unit == "frames" or (unit is None and usual.is_integer()):
+        rate = None if fps is None else fps / usual
+    else:
+        rate = None if unit is None and fps is None else float(f"{1 / usual:.6g}")
+    return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate
 
 
 def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:

@@ -22,7 +22,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "frame": (
         *("frame", "frame_id", "frame_number", "frame_index", "frame_idx", "frameid"),
-        *("framenumber", "frame_no", "frames", "timestep", "time_step", "step", "position"),
+        *("framenumber", "frame_no", "frames", "timestep", "time_step", "step"),
     ),
     "time": ("time", "time_s", "time_sec", "t", "timestamp", "seconds", "sec", "time [s]"),
     "x": (
@@ -41,6 +41,7 @@ WIDE = (r"(?P<body>.+)[_.]{axis}", r"{axis}[_.](?P<body>.+)", r"{axis}(?P<body>\
 DERIVED = re.compile(
     r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?", re.IGNORECASE
 )
+CORNERS = frozenset(("min", "max"))  # of a box
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         role: given.get(role) or next((lower[a] for a in aliases if a in lower), None)
         for role, aliases in ALIASES.items()
     }
+    if found["frame"] is None and found["time"] is None:
+        found["frame"] = lower.get("position")  # where it can be nothing else
     x, y = found.pop("x"), found.pop("y")
     pairs = {"": (x, y)} if x is not None and y is not None else wide_pairs(names)
     if not pairs:
@@ -113,7 +116,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The bodies of a wide table and their two columns, in the order of the columns.
 
-    Velocities, speeds and accelerations (a_vel_x, x_velocity) are no bodies.
+    Velocities, speeds and accelerations (a_vel_x, x_velocity) are no bodies, nor are the corners of
+    a box (x_min, x_max).
     """
     axes: list[dict[str, str]] = []
     for axis in ("x", "y"):
@@ -125,4 +129,9 @@ def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
                     axes[-1][match["body"]] = name
                     break
     x, y = axes
-    return {b: (x[b], y[b]) for b in x if b in y and not DERIVED.fullmatch(b)}
+    corners = CORNERS if {b.lower() for b in x} >= CORNERS else ()
+    return {
+        b: (x[b], y[b])
+        for b in x
+        if b in y and not DERIVED.fullmatch(b) and b.lower() not in corners
+    }

@@ -14,6 +14,7 @@ from pyro_animacy.errors import DataError
 
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
 SOME = 97  # one row in so many is looked at before all are
+RARE = 0.05  # of the steps, the most that may be pauses
 SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
 
 
@@ -74,7 +75,7 @@ def _starts(table: Table, frames: Frames) -> Codes:
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
     """The frame rate given, or found in the data; DataError where they differ by over 1 %."""
-    if given is not None and found is not None and not abs(given / found - 1) <= 0.01:
+    if given is not None and found is not None and not abs(given - found) <= 0.01 * found:
         raise DataError(
             f"{where}: the data say {found:g} frames per second, --fps says {given:g}; leave "
             "--fps out, or mend the times"
@@ -179,7 +180,7 @@ def frame_axis(table: Table) -> Frames:
 
     Frame numbers may go in steps (the ETH recordings count by 6 or 10): the commonest positive
     difference between successive rows of a body is one frame. Without frame numbers they are
-    counted from the times.
+    counted from the times. With both, a pause that the numbers run on through is a gap.
 
     Args:
         table: the rows.
@@ -194,7 +195,7 @@ def frame_axis(table: Table) -> Frames:
     if table.frame is None:
         return _frames_from_time(table)
     stride = _stride(table)
-    begin, end = (_extreme(f, table.frame, owner, owners) for f in (np.minimum, np.maximum))
+    begin = _extreme(np.minimum, table.frame, owner, owners)
     if stride > 1:
         off = (table.frame - begin[owner]) % stride != 0
         if off.any():
@@ -203,7 +204,9 @@ def frame_axis(table: Table) -> Frames:
                 f"{table.where}: row {table.row[i]}: frame {table.frame[i]} lies between others; "
                 f"frames go in steps of {stride}. Remove such rows, or try --bodies each"
             )
-    return Frames(table.frame, begin, stride, (end - begin) // stride + 1, _rate(table, stride))
+    number, fps = _clocked(table, stride)
+    end = _extreme(np.maximum, number, owner, owners)
+    return Frames(number, begin, stride, (end - begin) // stride + 1, fps)
 
 
 def _extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int) -> npt.NDArray:
@@ -234,6 +237,45 @@ def _stride(table: Table) -> int:
         return 1
     value, count = np.unique(step, return_counts=True)
     return int(value[count.argmax()])
+
+
+def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
+    """The frame numbers, with what was lost in pauses added, and frames per second.
+
+    A counter may run on while nothing is recorded, between halves of a match, say; a clock does
+    not, or begins again. Times that differ by less than a frame or two, or stand still from one
+    frame to the next, do not tell of pauses; nor do those that contradict many frame numbers.
+    """
+    assert table.frame is not None
+    rate = _rate(table, stride)
+    if rate is None or table.time is None or np.isnan(table.time).any():
+        return table.frame, rate
+    owner, frame, time = table.trajectory, table.frame, table.time
+    new, steps = np.diff(owner) != 0, np.diff(frame)
+    order: slice | Codes = slice(None)
+    if (steps < 0).any() and not (new | (steps >= 0)).all():
+        order = np.lexsort((frame, owner))
+        owner, frame, time = owner[order], frame[order], time[order]
+        new, steps = np.diff(owner) != 0, np.diff(frame)
+    at = np.flatnonzero(~new & (steps > 0))
+    frames, passed = steps[at] // stride, np.diff(time)[at].astype(np.float64)
+    usual = float(np.median(passed / frames))
+    if usual <= 0 or (passed == 0).any():
+        return table.frame, rate
+    near = np.abs(passed / frames - usual) < 0.25 * usual
+    lost = np.rint(passed * (frames[near].sum() / passed[near].sum()) - frames)
+    pause = (lost > 1) | (passed < 0)
+    if not 0 < pause.mean() <= RARE:
+        return table.frame, rate
+    added = np.zeros(len(frame), np.int64)
+    # no longer than all that was recorded: the array has a place for each
+    added[at[pause] + 1] = np.clip(lost[pause], 1, len(frame)).astype(np.int64)
+    added = added.cumsum()
+    first = first_of_runs(owner)
+    added -= added[first].repeat(np.diff(first, append=len(owner)))
+    number = table.frame.copy()
+    number[order] += stride * added
+    return number, _tidy(float(frames[near].sum() / passed[near].sum()), table.where)
 
 
 def _rate(table: Table, stride: int) -> float | None:

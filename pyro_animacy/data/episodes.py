@@ -51,7 +51,7 @@ Format = Literal["netcdf", "npz"]
 FORMATS: dict[str, Format] = {".nc": "netcdf", ".npz": "npz"}
 # What the libraries raise for a file that is cut short, altered or of another kind.
 DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error,
+    OSError, EOFError, TypeError, ValueError, KeyError, RuntimeError, BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -130,7 +130,12 @@ def make_episodes(
 
 def _typed(name: str, value: npt.ArrayLike, where: str) -> npt.NDArray:
     """The array in the type that the schema has for ``name``: uint8, float32 or bool."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise DataError(
+            f"{where}: `{name}` is of lists of unequal length; pad shorter ones, and give `length`"
+        ) from None
     kind = KINDS[name]
     if kind == "f" and array.dtype.kind in "iuf":
         return array.astype(np.float32, copy=False)
@@ -285,6 +290,11 @@ def _read(path: Path) -> xr.Dataset:
         raise DataError(f"{path}: cannot be read as episodes ({error})") from error
 
 
+def _controls(ds: xr.Dataset) -> list[str] | None:
+    """Names of the controls, None where they have none."""
+    return ds["control"].to_numpy().tolist() if "control" in ds.coords else None
+
+
 def _joined(parts: list[xr.Dataset], files: list[Path]) -> xr.Dataset:
     """Concatenate along trajectory, padding time with zeros."""
     first, frames = parts[0], max(part.sizes["time"] for part in parts)
@@ -292,6 +302,7 @@ def _joined(parts: list[xr.Dataset], files: list[Path]) -> xr.Dataset:
         for what, has, wanted in (
             ("fps", part.attrs["fps"], first.attrs["fps"]),
             ("variables", sorted(map(str, part.data_vars)), sorted(map(str, first.data_vars))),
+            ("the order of controls", _controls(part), _controls(first)),
             *(
                 (f"the shape of `{name}`", part[name].shape[2:], first[name].shape[2:])
                 for name in first.data_vars
@@ -321,6 +332,6 @@ def _joined(parts: list[xr.Dataset], files: list[Path]) -> xr.Dataset:
         length=np.concatenate([part["length"].to_numpy() for part in parts]),
         fps=float(first.attrs["fps"]),
         trajectory=names,
-        control=first["control"].to_numpy().tolist() if "control" in first.coords else None,
+        control=_controls(first),
         source=" ".join(dict.fromkeys(str(part.attrs.get("source", "")) for part in parts)),
     )

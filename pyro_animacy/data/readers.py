@@ -95,8 +95,6 @@ def read_trajectories(
         DataError: for data that cannot be used, naming file and row.
         ConfigError: for options that cannot be used.
     """
-    if downsample < 1:
-        raise ConfigError(f"--downsample {downsample}: expected 1 or more")
     if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
         raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
@@ -105,6 +103,8 @@ def read_trajectories(
     if len(parts) > 1:
         names = _distinct_names(items)
         parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
+    if labels is not None:
+        _all_labelled(parts)
     ds = join(parts, _source_name(source))
     if labels is not None:
         ds = _labelled(ds, labels)
@@ -117,14 +117,19 @@ def read_trajectories(
     return ds if checked == [True] and labels is None else check_trajectories(ds)
 
 
+def _all_labelled(parts: list[xr.Dataset]) -> None:
+    """Raise DataError for the first part that has no labels."""
+    for part in parts:
+        if "label" not in part.coords:
+            raise DataError(
+                f"{part.attrs.get('source') or 'trajectories'}: has no labels; leave --labels out, "
+                "or name their column by --columns label=NAME"
+            )
+
+
 def _labelled(ds: xr.Dataset, labels: str) -> xr.Dataset:
     """The trajectories with one of the labels, given as "chase,follow"."""
     where = ds.attrs.get("source") or "trajectories"
-    if "label" not in ds.coords:
-        raise DataError(
-            f"{where}: has no labels; leave --labels out, or name their column by "
-            "--columns label=NAME"
-        )
     wanted = [name.strip() for name in labels.split(",")]
     have = sorted(set(ds["label"].values.astype(str)))
     missing = [name for name in wanted if name not in have]

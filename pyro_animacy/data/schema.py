@@ -13,6 +13,7 @@ and also pads trajectories shorter than the longest. Coordinates along `trajecto
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,17 +72,19 @@ def make_trajectories(
     """
     where = source or "positions"
     values = _four_dimensional(position, where)
-    if length is None:
-        length = last_observed(values)
     names = [str(i) for i in range(len(values))] if trajectory is None else list(trajectory)
     recordings = names if recording is None else list(recording)
     bodies = [str(i) for i in range(values.shape[2])] if body is None else list(body)
     entries = {"trajectory": names, "recording": recordings, "label": label}
     _check_counts(entries, len(values), where)
     _check_counts({"body": bodies, "animate": animate}, values.shape[2], where)
+    _check_numbers({"start": start, "length": length, "resolution": resolution}, len(values), where)
+    if length is None:
+        length = last_observed(values)
+    else:
+        values = _until(values, np.broadcast_to(np.asarray(length), len(values)))
     if resolution is None:
         resolution = estimate_resolution(values, recordings)
-    _check_numbers({"start": start, "length": length, "resolution": resolution}, len(values), where)
     ds = assemble(
         values,
         fps=_usable_fps(fps, where),
@@ -103,8 +106,8 @@ def make_trajectories(
 def _check_counts(entries: Mapping[str, Any], wanted: int, where: str) -> None:
     """Raise DataError where a list has not as many entries as the positions have."""
     for what, given in entries.items():
-        if given is not None and len(given) != wanted:
-            raise DataError(f"{where}: {len(given)} {what} entries for {wanted} in `position`")
+        if given is not None and np.size(given) != wanted:
+            raise DataError(f"{where}: {np.size(given)} {what} entries for {wanted} in `position`")
 
 
 def _check_numbers(entries: Mapping[str, Any], count: int, where: str) -> None:
@@ -189,7 +192,12 @@ def shortened(names: Names, most: int = 12) -> str:
 
 def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats | Stored:
     """`position` as float64 (trajectory, time, body, 2); what is mapped stays in its file."""
-    values: npt.NDArray[Any] = np.asarray(position)
+    try:
+        values: npt.NDArray[Any] = np.asarray(position)
+    except ValueError:
+        raise DataError(
+            f"{where}: positions are lists of unequal length; pad shorter ones with NaN"
+        ) from None
     kept = values.dtype in (np.float32, np.float64) and values.flags.c_contiguous
     kept = kept and mapping(values) is not None
     try:
@@ -208,13 +216,27 @@ def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats | Stored:
     return Stored.of(values) if kept else values
 
 
+def _until(position: Floats | Stored, length: Integers) -> Floats | Stored:
+    """The positions, with NaN in place of whatever pads a trajectory beyond its length."""
+    if isinstance(position, Stored):
+        return replace(position, length=np.minimum(position.length, length))
+    beyond = np.arange(position.shape[1]) >= length[:, None]
+    if np.isnan(position[beyond]).all():
+        return position
+    return np.where(beyond[..., None, None], np.nan, position)
+
+
 def _usable_fps(fps: float | None, where: str) -> float:
     """The frame rate, or an error that names the option."""
     if fps is None:
         raise DataError(f"{where}: frames per second are not known; give them with --fps")
-    if not (np.isfinite(fps) and fps > 0):
+    try:
+        rate = float(fps)
+    except (TypeError, ValueError):
+        rate = np.nan
+    if not (np.isfinite(rate) and rate > 0):
         raise DataError(f"{where}: {fps} frames per second; expected a positive number (--fps)")
-    return float(fps)
+    return rate
 
 
 def no_duplicates(names: npt.NDArray, dim: str, where: str) -> None:

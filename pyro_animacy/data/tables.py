@@ -66,7 +66,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     where = path.name
     first = _first_line(path)
     delimiter = next((d for d in (",", "\t", ";") if d in first), r"\s+")
-    cells = [c for c in re.split(delimiter, first.strip()) if c.strip()]
+    cells = [c.strip() for c in re.split(delimiter, first.lstrip("#").strip()) if c.strip()]
     headerless = all(_is_number(c) for c in cells)
     if headerless and len(cells) != 4:
         raise DataError(
@@ -77,13 +77,18 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         "skip_blank_lines": False,  # so that rows are counted as in the file
         "skipinitialspace": True,
         "encoding": "utf-8-sig",
+        "compression": "gzip" if _gzipped(path) else None,
     }
     if headerless:
         names = ["frame", "id", "x", "y"]
         options |= {"header": None, "names": names}
     else:
+        if first.startswith("#"):  # as numpy.savetxt writes the names
+            options |= {"header": 0, "names": cells}
         names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
     found = find_columns(names, columns, where)
+    if not headerless:  # pandas would give the second another name
+        _no_name_twice([c.strip("\"'") for c in cells], found, where)
     if found.used() != set(names):  # only then: with usecols pandas lets rows be too long
         options["usecols"] = [n for n in names if n in found.used()]
     frame = _parse_rows(path, first, found, **(options | {"index_col": False}))
@@ -93,7 +98,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
 def _first_line(path: Path) -> str:
     """The first line of a text file; DataError where there is none."""
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
+        opener = gzip.open if _gzipped(path) else open
         with opener(path, "rb") as file:
             line = file.readline(1_000_000)
     except UNREADABLE as error:
@@ -105,6 +110,16 @@ def _first_line(path: Path) -> str:
         empty = "the file is empty" if not line else "row 1 is blank; expected the column names"
         raise DataError(f"{path.name}: {empty}")
     return text
+
+
+def _gzipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _no_name_twice(names: list[str], found: Columns, where: str) -> None:
+    """Raise DataError where two columns have a name that is used: which is meant is not known."""
+    if twice := sorted({name for name in found.used() if names.count(name) > 1}):
+        raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one, or drop it")
 
 
 def _is_number(cell: str) -> bool:
@@ -182,6 +197,9 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         for values in used:
             if blank.any():
                 blank &= values.isna().to_numpy()
+        if not (columns.frame or columns.time or columns.trajectory):
+            # a row is a frame, also one in which nobody was seen
+            blank &= np.arange(len(frame)) > np.flatnonzero(~blank).max(initial=-1)
         if blank.any():
             frame, row = frame[~blank], np.asarray(row)[~blank]
     if not len(frame):
@@ -207,7 +225,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         frames = whole_numbers(frame[columns.frame], where, row)
     elif columns.time is None:  # a wide table of consecutive frames
         frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
-    time = None if columns.time is None else numbers(frame[columns.time], where, row)
+    time = None if columns.time is None else seconds(frame[columns.time], where, row)
     label, unlabelled = None, None
     if columns.label is not None:
         code, names = categories(frame[columns.label])
@@ -304,9 +322,12 @@ def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
         bad = (found.isna() & values.notna()).to_numpy()
         if bad.any():
             i = int(bad.argmax())
+            cell = str(values.iloc[i])[:40]
+            mend = "leave the cell empty where nothing was observed"
+            if re.fullmatch(r"[+-]?\d+,\d+", cell):
+                mend = "write decimals with a point"
             raise DataError(
-                f"{where}: row {row[i]}, column {values.name!r}: {str(values.iloc[i])[:40]!r} is "
-                "not a number; leave the cell empty where nothing was observed"
+                f"{where}: row {row[i]}, column {values.name!r}: {cell!r} is not a number; {mend}"
             )
     whole = found.dtype.kind in "iu" and found.dtype.name != "uint64"
     if whole and (isinstance(found.dtype, np.dtype) or not found.hasnans):
@@ -321,6 +342,37 @@ def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
             "where nothing was observed"
         )
     return plain
+
+
+def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.NDArray:
+    """A column as seconds: numbers, or dates and times of day, counted from the first.
+
+    Args:
+        values: (rows,) the column.
+        where: what to name in a message.
+        row: (rows,) numbers of the rows.
+
+    Returns:
+        (rows,) numbers, NaN where a cell is empty.
+
+    Raises:
+        DataError: naming the row of the first cell that is none of these.
+    """
+    if values.dtype.kind not in "Mm":
+        if pd.to_numeric(values.dropna().head(HEAD), errors="coerce").notna().any():
+            return numbers(values, where, row)
+        moments: Any = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
+        if moments.isna().gt(values.isna()).any():
+            moments = pd.to_timedelta(values.astype(str), errors="coerce")
+        if (bad := moments.isna().gt(values.isna()).to_numpy()).any():
+            i = int(bad.argmax())
+            raise DataError(
+                f"{where}: row {row[i]}, column {values.name!r}: {str(values.iloc[i])[:40]!r} is "
+                "no time; expected seconds, a time of day, or a date like 2024-05-31T12:00:00.04"
+            )
+        values = moments
+    from_first = values - values.min() if values.dtype.kind == "M" else values
+    return from_first.dt.total_seconds().to_numpy(np.float64)
 
 
 def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> Codes:
@@ -373,6 +425,5 @@ def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Ta
     names = ["_".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
     frame = frame.set_axis(names, axis="columns")
     found = find_columns(list(frame.columns), columns, "DataFrame")
-    if twice := sorted({n for n in found.used() if names.count(n) > 1}):
-        raise DataError(f"DataFrame: two columns are named {twice[0]!r}; rename one, or drop it")
+    _no_name_twice(names, found, "DataFrame")
     return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)

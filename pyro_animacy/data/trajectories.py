@@ -84,11 +84,11 @@ def downsample(ds: xr.Dataset, every: int) -> xr.Dataset:
         A new Dataset with fps / every; `resolution` stays, since a longer step is not coarser.
 
     Raises:
-        ConfigError: if `every` is below 1.
+        ConfigError: if `every` is below 1, or no whole number.
         DataError: if fewer than 2 frames would be left everywhere.
     """
-    if every < 1:
-        raise ConfigError(f"--downsample {every}: expected 1 or more")
+    if every < 1 or every != int(every):
+        raise ConfigError(f"--downsample {every}: expected a whole number from 1 on")
     if every == 1:
         return ds
     start, length = ds["start"].values, ds["length"].values
