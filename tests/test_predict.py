@@ -275,6 +275,27 @@ def test_reconstruction_step_by_step():
         assert_moments(x[:, t + 1], mean, cov)
 
 
+def test_nothing_is_reconstructed_after_frames_that_were_not_seen(tiny_run):
+    """With a history of 2 a step needs the two frames before it; other draws are as they were."""
+    x = chase(12, 3, seed=5)
+    whole = draw(tiny_run, make_trajectories(x, fps=10, body=["hunter", "prey"]), mode=MODES[0])
+    x[0, 9:] = np.nan
+    x[1, 5, 1] = np.nan  # one body in one frame
+    data = make_trajectories(x, fps=10, body=["hunter", "prey"])
+    tree = draw(tiny_run, data, mode="reconstruct")
+    seen = np.ones((3, 12), bool)
+    seen[0, 9:] = seen[1, 5] = False
+    known = seen[:, :-2] & seen[:, 1:-1]  # of steps to frames 2 on
+    same = known & seen[:, 2:]
+    for found, before in (
+        [t["posterior_predictive"]["position"].values[0, :, :, 2:] for t in (tree, whole)],
+        [t["posterior"]["latent"].values[0] for t in (tree, whole)],
+    ):
+        assert np.isnan(found[:, ~known]).all()
+        assert np.isfinite(found[:, known]).all()
+        np.testing.assert_array_equal(found[:, same], before[:, same])
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_draw_goes_to_its_own_trajectory(monkeypatch, mode, chunk):

@@ -40,7 +40,8 @@ def predict(
     """Draw from a fitted model.
 
     - ``reconstruct``: z_t from the guide, which sees the recording; in closed loop or step by step
-      as the model was trained. One that remembers follows the whole recording, however long.
+      as the model was trained. One that remembers follows the whole recording, however long. Step
+      by step there is nothing to draw, NaN, where the frames before were not observed in full.
       Groups ``posterior`` (the latents) and ``posterior_predictive``.
     - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with z_t
       from the prior. Group ``predictions``.
@@ -117,19 +118,12 @@ def predict(
     recording = whole(observed, scale)
     position[:, :, :context] = _by_draw(_given(recording, context), 1)
     draw = _reconstruct if reconstruct else _roll_on
-    # that all is finite is asked once, in place of Pyro's checks at every site
     with torch.no_grad(), torch.random.fork_rng(), no_validation():
         torch.manual_seed(seed)
         for part in _chunks(draws, several, progress):
             these = part.stop - part.start
             states, latents = draw(run, recording, these, context, horizon)
-            drawn = _by_draw(states, these)
-            if not np.isfinite(drawn).all():
-                raise RunError(
-                    f"{run.path}: the model draws positions that are not finite numbers; fit it "
-                    "again, with a lower train.learning_rate"
-                )
-            position[part, :, context:] = drawn
+            position[part, :, context:] = _by_draw(states, these)
             if latent is not None and latents is not None:
                 latent[part] = _by_draw(latents, these)
     rows = position.reshape(draws * trajectories, -1)  # NumPy is slow over a short last axis
@@ -169,7 +163,17 @@ def _roll_on(
     x = batch.position[-history:]
     newest_first = [*x.diff(dim=0).flip(0)]
     states = (s for s, *_ in run.model.rolling(x[-1], newest_first, horizon, memory=memory))
-    return torch.stack([*states]), None
+    return _finite(run, torch.stack([*states])), None
+
+
+def _finite(run: Run, states: torch.Tensor) -> torch.Tensor:
+    """The states, once it is asked whether all are numbers: in place of Pyro's checks at sites."""
+    if not states.isfinite().all():
+        raise RunError(
+            f"{run.path}: the model draws positions that are not finite numbers; fit it again, "
+            "with a lower train.learning_rate"
+        )
+    return states
 
 
 def _repeated(recording: Batch, draws: int, frames: slice = slice(None)) -> Batch:
@@ -196,10 +200,12 @@ def _reconstruct(
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
             rolled = run.model.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
-        return torch.stack(rolled.state), torch.stack(rolled.latent)
+        return _finite(run, torch.stack(rolled.state)), torch.stack(rolled.latent)
     with run.guide:
         evidence, memory = run.model.follow(batch)
-    return state + run.model.policy(evidence.context, memory).rsample(), memory.latent
+    states = _finite(run, state + run.model.policy(evidence.context, memory).rsample())
+    unknown = ~run.model.complete(batch)[..., None]
+    return tuple(x.masked_fill(unknown, torch.nan) for x in (states, memory.latent))  # type: ignore[return-value]
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:

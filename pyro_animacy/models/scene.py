@@ -340,15 +340,18 @@ class SceneModel(nn.Module):
         T = len(x) - k
         return x[k - 1 : -1], x[k:], observed[k:], [moves[i : i + T] for i in range(k - 2, -1, -1)]
 
+    def complete(self, batch: Batch) -> Tensor:
+        """Whether the context c_t of each step was recorded in full, (T, B)."""
+        return batch.observed.all(-1)[:-1].unfold(0, self.config.history, 1).all(-1)
+
     def evidence(self, batch: Batch) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
 
         A step is seen where its context was recorded in full and some of its next coordinates; a
         context that was not is 0.
         """
-        k = self.config.history
         state, target, seen, actions = self.recorded(batch)
-        complete = batch.observed.all(-1)[:-1].unfold(0, k, 1).all(-1)[..., None]
+        complete = self.complete(batch)[..., None]
         seen = seen & complete
         context = self.context(state, actions) * complete
         some = seen.any(-1)
