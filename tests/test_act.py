@@ -252,6 +252,18 @@ def test_ends_are_modelled_where_episodes_end_by_themselves(tmp_path):
     assert len(lengths) > 1
 
 
+def test_updates_before_the_agent_collects_are_those_of_more_updates_there(tmp_path):
+    """The first episode of the agent is the last here: all updates are on the seed episodes."""
+    c = options(episodes=3, updates=5)
+    split = dataclasses.replace(c, pretrain=3, updates=2)
+    assert [split.updates_before(n) for n in (2, 3)] == [5, 7]
+    paths = [
+        act("Point-v0", each, out=tmp_path / name, progress=False)
+        for name, each in (("one", c), ("other", split))
+    ]
+    assert_same_acting(*paths)
+
+
 def test_collecting_at_random_never_asks_the_agent(tmp_path):
     path = act("Point-v0", options(collect="random"), out=tmp_path / "run", progress=False)
     torch.manual_seed(stream(0, 3, 1))

@@ -1,6 +1,7 @@
 """Learn by acting: collect episodes, fit the world model to them, act by it, and so on.
 
     seed episodes at random
+    pretrain updates, as below
     repeat                                                            n = number of the episode
         C times:  a batch of windows from the replay
                   one update of the world model          (scaled ELBO, as in `fit`)
@@ -139,7 +140,7 @@ class Acting:
     def learn(self, n: int, bar: Any) -> dict[str, float]:
         """The updates due before episode ``n``; returns the mean of their terms."""
         learner, c = self.learner or self.begin(), self.config
-        due = (n - c.seed_episodes + 1) * c.updates
+        due = c.updates_before(n)
         bar.set_description("act: learn")
         while self.step < due:
             generator = torch.Generator().manual_seed(stream(c.train.seed, self.step))

@@ -33,7 +33,8 @@ class ActConfig:
             has none.
         episodes: Episodes collected in all, with those at the start.
         seed_episodes: Episodes at the start, of uniformly random actions.
-        updates: Updates after each episode.
+        pretrain: Updates on these, before the agent collects any.
+        updates: Updates before each later episode.
         collect: How later episodes are collected: by the ``agent``, or at ``random``, to see what
             its own choices are worth.
         exploration: Standard deviation of the noise added to the actions it collects with, in
@@ -54,6 +55,7 @@ class ActConfig:
     action_repeat: int | None = None
     episodes: int = 60
     seed_episodes: int = 5
+    pretrain: int = 0
     updates: int = 100
     collect: Literal["agent", "random"] = "agent"
     exploration: float = 0.3
@@ -78,6 +80,7 @@ class ActConfig:
             ("action_repeat", (self.action_repeat or 1) >= 1, "at least 1, or null"),
             ("seed_episodes", self.seed_episodes >= 1, "at least 1"),
             ("episodes", self.episodes > self.seed_episodes, "more than seed_episodes"),
+            ("pretrain", self.pretrain >= 0, "0 or more"),
             ("updates", self.updates >= 1, "at least 1"),
             ("exploration", self.exploration >= 0, "not negative"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
@@ -89,6 +92,10 @@ class ActConfig:
         # whether its windows are long enough for it
         train = TrainConfig(window=self.train.window, overshooting=self.train.overshooting)
         FitConfig("world_model", self.model, train)
+
+    def updates_before(self, episode: int) -> int:
+        """How many updates there are before an episode that is not a seed episode is collected."""
+        return self.pretrain + self.updates * (episode - self.seed_episodes + 1)
 
     @property
     def dreams(self) -> bool:
@@ -132,7 +139,7 @@ def _pixels(agent: Kind) -> ActConfig:
     """
     small = _small(agent)
     return replace(
-        small, pixels=True, episodes=65, seed_episodes=20,
+        small, pixels=True, episodes=70, seed_episodes=40, pretrain=1500,
         model=replace(
             small.model, keypoints=16, filters=8, observation_scale=1.0,
             latent_size=16 if small.model.classes is None else small.model.latent_size,

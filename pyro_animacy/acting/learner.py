@@ -56,7 +56,7 @@ class Learner:
             free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
             overshooting=o.overshooting if o.overshooting.distance > 1 else None,
         )  # fmt: skip
-        traced = config.updates * (config.episodes - config.seed_episodes) >= TRACED_FROM
+        traced = config.updates_before(config.episodes - 1) >= TRACED_FROM
         self.gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         choose = (
             Acted(self.behaviour.actor)
