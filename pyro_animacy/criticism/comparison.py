@@ -45,7 +45,8 @@ class Comparison:
         observed_sd: their standard deviation.
         generated_means: (draw,) mean of each draw.
         generated_sds: (draw,) standard deviation of each draw.
-        p_mean: P(mean(rep) >= mean(obs)).
+        p_mean: the smaller of P(mean(rep) >= mean(obs)) and P(mean(rep) <= mean(obs)), near 0 where
+            the recording is on the edge of the draws or beyond; draws that tie are in both.
         motions: number of separate motions recorded; a body that several windows share, as scenes
             of one match do, moved once.
         distance: Wasserstein-1 distance of the recorded from the pooled generated values.
@@ -324,7 +325,9 @@ def compare(
                 observed_sd=sd,
                 generated_means=means,
                 generated_sds=sds,
-                p_mean=posterior_predictive_p(mean, means),
+                p_mean=min(
+                    posterior_predictive_p(mean, means), posterior_predictive_p(-mean, -means)
+                ),
                 distance=wasserstein(values, pool),
                 p_distance=_distance_p(values, kept[name, index], pool),
                 motions=len(members[name][index]),
