@@ -318,6 +318,16 @@ def test_every_contender_is_in_every_table(ranking, tiny_run, tiny_data):
     assert row["ADE":].tolist() == pytest.approx([error[-1] for error in errors.values()])
 
 
+def test_a_gross_tracking_error_is_scored_and_told_by_k_hat(tiny_run, tiny_data):
+    """So far off that in single precision the log weights of half of the draws are equal."""
+    position = tiny_data["position"].copy(deep=True)
+    position[0, 60, 0, 0] = 1e7
+    found = elpd(tiny_run, tiny_data.assign(position=position), draws=64, progress=False)
+    assert -np.inf < found.elpd < -1e20
+    assert (found.pareto_k == np.inf).sum() == 1
+    assert found.warning
+
+
 def test_only_the_first_run_needs_baselines(tiny_run, other_run, tiny_data, tmp_path):
     bare = dataclasses.replace(other_run, path=tmp_path / "bare")
     options = {"draws": 32, "forecast_draws": 20, "progress": False}
