@@ -65,14 +65,18 @@ def circle(radius: float, omega: float, frames: int = 50, fps: float = FPS) -> n
     return radius * np.stack([np.cos(angle), np.sin(angle)], -1)[:, None]
 
 
-def recording(position: np.ndarray, resolution: float = 0.0, units: str = "m") -> xr.Dataset:
-    """(trajectory, time, body, 2) in the schema."""
+def recording(
+    position: np.ndarray, resolution: float = 0.0, units: str = "m", match: bool = False
+) -> xr.Dataset:
+    """(trajectory, time, body, 2) in the schema; of a `match`, scenes of the same moment."""
     trajectories, frames, bodies, _ = position.shape
     names = [f"t{index}" for index in range(trajectories)]
     return xr.Dataset(
         {"position": (("trajectory", "time", "body", "space"), position)},
         {
             "trajectory": names,
+            "recording": ("trajectory", ["match"] * trajectories if match else names),
+            "start": ("trajectory", [0] * trajectories),
             "time": np.arange(frames) / FPS,
             "body": [f"b{index}" for index in range(bodies)],
             "space": ["x", "y"],
@@ -564,7 +568,7 @@ def test_a_motion_that_several_windows_share_counts_once():
     rng = np.random.default_rng(12)
     players, ball = rng.normal(size=(2, 3, 15, 1, 2)).cumsum(2)
     ball[1:] = ball[0]
-    observed = recording(np.concatenate([players, ball], 2))
+    observed = recording(np.concatenate([players, ball], 2), match=True)
     draws = rng.normal(size=(1, 6, 3, 15, 2, 2)).cumsum(3)
     comparisons = {
         (c.statistic.name, c.body): c for c in compare(*align(observed, tree(observed, draws)))
@@ -575,6 +579,21 @@ def test_a_motion_that_several_windows_share_counts_once():
     expected = [made[draw, draw % 3].mean() for draw in range(6)]
     np.testing.assert_allclose(comparisons["speed", "b1"].generated_means, expected)
     assert comparisons["speed", "b1"].observed.size == 14
+
+
+def test_bodies_at_rest_in_the_same_place_are_motions_of_their_own():
+    """One of ten moves; of another recording or another moment, those at rest are nine others."""
+    position = np.full((10, 50, 1, 2), 5.0)
+    position[0] = np.random.default_rng(13).normal(size=(50, 1, 2)).cumsum(0)
+    own = recording(position)
+    later = recording(position, match=True).assign_coords(start=("trajectory", np.arange(10) * 50))
+    for observed in (own, later, own.drop_vars(["recording", "start"])):
+        draws = tree(observed, np.repeat(position[None, None], 3, 1))
+        found = compare(*align(observed, draws), {"v": STATISTICS["speed"]})[0]
+        assert found.motions == 10
+        assert found.observed_mean == pytest.approx(speed(position, scene(1)).mean())
+    observed["position"][3:] = np.nan
+    assert compare(*align(observed, draws), {"v": STATISTICS["speed"]})[0].motions == 3
 
 
 def test_thinned_draws_keep_the_distribution():
@@ -643,7 +662,7 @@ def test_a_statistic_of_triples_is_grouped_by_its_bodies():
 
     position = np.random.default_rng(30).normal(size=(2, 5, 3, 2))
     position[1, :, :2] = position[0, :, :2]
-    observed = recording(position)
+    observed = recording(position, match=True)
     added = {"area": Statistic("area", area, "{units}²", "of the triangle", triples)}
     (found,) = compare(*align(observed, tree(observed, position[None, None])), added)
     assert (found.body, found.units, found.motions) == ("b0/b1/b2", "m²", 2)
