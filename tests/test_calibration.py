@@ -10,9 +10,10 @@ import xarray as xr
 from helpers import recordings
 from scipy.stats import kstest, norm
 
-from pyro_animacy import ConfigError, DataError, RunError, make_trajectories
+from pyro_animacy import ConfigError, DataError, RunError, Scale, make_trajectories
 from pyro_animacy.criticism.calibration import (
     _between,
+    _motions,
     _paired,
     calibrate,
     coverage,
@@ -24,6 +25,7 @@ from pyro_animacy.criticism.calibration import (
 from pyro_animacy.criticism.forecast_scores import uniformity
 from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all, frames_left
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.score import scoring_windows
 
 
 @pytest.fixture(scope="module")
@@ -441,6 +443,17 @@ def test_bodies_at_rest_or_missing_are_no_error(tiny_run, tiny_data):
     found = calibrate(tiny_run, still, draws=39, horizon=10, most=5, progress=False)
     assert len(section(found).panels) == 3
     assert np.isfinite(found["crps"].sel(body="hunter")).any()
+
+
+def test_a_step_that_scenes_share_counts_once_and_one_at_rest_at_every_moment():
+    """Two scenes of one match, one of them twice: of the same ball, and of two players at rest."""
+    x = rng(22).normal(size=(2, 61, 2, 2)).cumsum(1)
+    x[1, :, 1] = x[0, :, 1]
+    x[:, :, 0] = [[[5.0, 5.0]], [[6.0, 5.0]]]
+    match = make_trajectories(x, fps=10, recording=["match"] * 2, resolution=0.01)
+    scenes = match.isel(trajectory=[0, 1, 1])
+    windows = scoring_windows(scenes, Scale.of(scenes), 1)
+    assert _motions(scenes, windows).tolist() == [2 * 55, 55]  # six frames come before a step
 
 
 def test_figures_are_pictures(calibration):

@@ -197,6 +197,21 @@ def test_weights_without_a_tail_have_a_stated_k_hat():
     assert all(np.isfinite(values[3]) for values in result)
 
 
+def test_equal_weights_in_the_tail_are_left_as_they_are():
+    log_w = np.repeat([[0.0, -1.0]], [20, 44], 1)[0] + np.array([[0.0], [1e5], [-1e12]])
+    moved = log_w + 1e-5 * np.random.default_rng(0).normal(size=log_w.shape)  # rounding
+    for result in (psis(log_w, axis=1), psis(moved, axis=1)):
+        assert result.k_hat.tolist() == [-np.inf, np.inf, np.inf]
+        w = np.exp(log_w[0])
+        np.testing.assert_allclose(result.ess, w.sum() ** 2 / (w**2).sum(), rtol=1e-3)
+        np.testing.assert_allclose(result.log_mean - log_w[:, 0], math.log(w.mean()), atol=1e-3)
+    # min(S / 5, 3 sqrt S) are the tail: of S = 64 it is 12, of S = 400 it is 60
+    for S, M in ((64, 12), (400, 60)):
+        lower = -1 - stats.expon.rvs(size=(S, 2), random_state=0)
+        lower[:M, 0] = lower[: M - 1, 1] = 0
+        assert np.isfinite(psis(lower).k_hat).tolist() == [False, True]
+
+
 def test_draws_are_on_the_axis_that_is_named():
     log_w = np.random.default_rng(0).normal(size=(3, 100, 2))
     result = psis(log_w, axis=1)

@@ -20,7 +20,7 @@ from pyro_animacy.criticism import elpd as elpd_module
 from pyro_animacy.criticism.contenders import comparable
 from pyro_animacy.criticism.elpd import elpd_data
 from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
-from pyro_animacy.criticism.future import expanding, refits
+from pyro_animacy.criticism.future import compare_future, expanding, refits
 from pyro_animacy.criticism.ranking import (
     Ranking,
     common_heldout,
@@ -288,6 +288,8 @@ def test_names_are_as_short_as_tells_runs_apart(tiny_run):
 
     assert names("/a/one", "/a/two") == ("one", "two")
     assert names("/a/one", "/b/one") == ("a/one", "b/one")
+    for taken in ("constant velocity", "AR(1)", "autoregression", "steps"):
+        assert names("/a/one", f"/a/{taken}") == ("a/one", f"a/{taken}")
     with pytest.raises(ConfigError, match="given twice"):
         names("/a/one", "/a/../a/one")
     with pytest.raises(ConfigError, match="no runs"):
@@ -316,6 +318,29 @@ def test_every_contender_is_in_every_table(ranking, tiny_run, tiny_data):
     errors = displacement_errors(found["model"].to_numpy(), found["recorded"].to_numpy(), 20)
     row = ranking.forecasts.set_index("contender").loc[ranking.runs[0]]
     assert row["ADE":].tolist() == pytest.approx([error[-1] for error in errors.values()])
+
+
+def test_a_gross_tracking_error_is_scored_and_told_by_k_hat(tiny_run, tiny_data):
+    """So far off that in single precision the log weights of half of the draws are equal."""
+    position = tiny_data["position"].copy(deep=True)
+    position[0, 60, 0, 0] = 1e7
+    found = elpd(tiny_run, tiny_data.assign(position=position), draws=64, progress=False)
+    assert -np.inf < found.elpd < -1e20
+    assert (found.pareto_k == np.inf).sum() == 1
+    assert found.warning
+
+
+def test_a_run_called_as_a_baseline_is_a_contender_beside_it(tiny_run, tiny_data, tmp_path):
+    path = tmp_path / "constant velocity"
+    shutil.copytree(tiny_run.path, path)
+    options = {"draws": 32, "forecast_draws": 20, "progress": False}
+    found = compare_runs([Run.load(path)], tiny_run.heldout(tiny_data), **options)
+    name = f"{tmp_path.name}/constant velocity"
+    assert found.runs == (name,)
+    assert {name, "constant velocity"} < set(found.table.index)
+    assert len(found.table) == len(found.forecasts) == 3
+    with pytest.raises(ConfigError, match="called 'constant velocity', which the tab"):
+        compare_future({"constant velocity": debug()}, tiny_data, out=tmp_path)
 
 
 def test_only_the_first_run_needs_baselines(tiny_run, other_run, tiny_data, tmp_path):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
@@ -17,7 +18,7 @@ from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
-from pyro_animacy.criticism.report import write_report
+from pyro_animacy.criticism.report import with_named_bodies, write_report
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.trajectories import make_trajectories
@@ -476,6 +477,12 @@ def test_odd_recordings_give_a_report_of_all_sections(tiny_run, tmp_path, case):
     assert [key for key in page.ids if key in SECTIONS] == list(SECTIONS)
 
 
+def test_numbered_bodies_are_named_but_none_as_another_is():
+    names = ["0", "1", "body 1", "ball"]
+    named = with_named_bodies(xr.DataArray(np.zeros(4), {"body": names}, ("body",)))
+    assert named["body"].values.tolist() == ["body 0", "1", "body 1", "ball"]
+
+
 def test_differences_counts_and_units_as_said():
     assert wording.plus_minus(-1.04, 0.085) == "−1.04 ±\u00a00.0850"
     assert wording.nats(-265_351_288.0) == "−2.65e+08"
@@ -486,6 +493,8 @@ def test_differences_counts_and_units_as_said():
         "none of the 26 steps", "50\u00a0% of 26 steps", "all 26 steps"
     ]  # fmt: skip
     assert wording.counted(1998, 2000, "steps") == "1,998 of 2,000 steps"
+    assert wording.counted(0, 1, "whole stretches") == "none of 1 whole stretch"
+    assert wording.counted(1, 1, "single steps") == "all of 1 single step"
     units = ("rad/data units", "data units/s", "rad/m")
     assert [wording.per_unit(u) for u in units] == [
         "rad per data unit", "data units per s", "rad/m"

@@ -26,7 +26,7 @@ from pyro_animacy.criticism.calibration_plots import (
     tables,
     uniformities,
 )
-from pyro_animacy.criticism.comparison import data_units
+from pyro_animacy.criticism.comparison import data_units, motion_shown
 from pyro_animacy.criticism.forecast_scores import (
     NEAR,
     RIGHT,
@@ -178,11 +178,10 @@ def one_step(
 def _motions(dataset: xr.Dataset, windows: Windows) -> np.ndarray:
     """How many different steps (place and moment) of each body the windows show, (body,)."""
     trajectory, start = windows.index.numpy().T
-    _, recording = np.unique(dataset["recording"].to_numpy(), return_inverse=True)
-    moment = np.stack([recording[trajectory], dataset["start"].to_numpy()[trajectory] + start], 1)
-    there = dataset["position"].to_numpy()[trajectory, start + windows.context]
-    bodies = np.moveaxis(there, 1, 0)
-    return np.array([len(np.unique(np.hstack([moment, at]), axis=0)) for at in bodies])
+    frame = start + windows.context
+    bodies = np.moveaxis(dataset["position"].to_numpy()[trajectory, frame], 1, 0)
+    shown = [motion_shown(dataset, trajectory, frame, at) for at in bodies]
+    return np.array([motion.max() + 1 for motion in shown])
 
 
 def section(calibration: xr.Dataset) -> Section:

@@ -45,9 +45,10 @@ class Comparison:
         observed_sd: their standard deviation.
         generated_means: (draw,) mean of each draw.
         generated_sds: (draw,) standard deviation of each draw.
-        p_mean: P(mean(rep) >= mean(obs)).
-        motions: number of separate motions recorded; a body that several windows share, as scenes
-            of one match do, moved once.
+        p_mean: the smaller of P(mean(rep) >= mean(obs)) and P(mean(rep) <= mean(obs)), near 0 where
+            the recording is on the edge of the draws or beyond; draws that tie are in both.
+        motions: number of separate motions recorded; a body that several windows show at the same
+            moment of a recording, as scenes of one match do, moved once.
         distance: Wasserstein-1 distance of the recorded from the pooled generated values.
         p_distance: P(distance of rep >= distance of obs), both from the pool of all draws and the
             recording: near 0 the recording lies further from what is usual than the draws do, in
@@ -294,7 +295,7 @@ def compare(
     """
     scene, units = Scene.of(observed), data_units(observed)
     position = observed["position"].transpose(*DIMS).values.astype(float, copy=False)
-    members = _members(position, scene, statistics)
+    members = _members(observed, position, scene, statistics)
     recorded = dict(_by_body(position, scene, statistics, members, 0))
     count = generated.sizes["chain"] * generated.sizes["draw"]
     most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
@@ -324,7 +325,9 @@ def compare(
                 observed_sd=sd,
                 generated_means=means,
                 generated_sds=sds,
-                p_mean=posterior_predictive_p(mean, means),
+                p_mean=min(
+                    posterior_predictive_p(mean, means), posterior_predictive_p(-mean, -means)
+                ),
                 distance=wasserstein(values, pool),
                 p_distance=_distance_p(values, kept[name, index], pool),
                 motions=len(members[name][index]),
@@ -336,7 +339,9 @@ def compare(
 Members = dict[str, list[list[np.ndarray]]]
 
 
-def _members(position: np.ndarray, scene: Scene, statistics: Mapping[str, Statistic]) -> Members:
+def _members(
+    observed: xr.Dataset, position: np.ndarray, scene: Scene, statistics: Mapping[str, Statistic]
+) -> Members:
     """For each group of bodies of each statistic, its separate motions: the windows of each."""
     motions: dict[tuple[int, ...], list[np.ndarray]] = {}  # by bodies, in whatever order
     found: Members = {}
@@ -345,13 +350,38 @@ def _members(position: np.ndarray, scene: Scene, statistics: Mapping[str, Statis
         for group in statistic.over.groups(scene):
             chosen = tuple(sorted(group))
             if chosen not in motions:
-                same: dict[bytes, list[int]] = {}
-                for row, window in enumerate(position[:, :, chosen]):
-                    if np.isfinite(window).any():
-                        same.setdefault(window.tobytes(), []).append(row)
-                motions[chosen] = [np.array(rows) for rows in same.values()]
+                every = np.arange(len(position))
+                motion = motion_shown(observed, every, 0, position[:, :, chosen])
+                motions[chosen] = [np.flatnonzero(motion == i) for i in range(motion.max() + 1)]
             found[name].append(motions[chosen])
     return found
+
+
+def motion_shown(
+    dataset: xr.Dataset, trajectory: np.ndarray, begin: np.ndarray | int, shown: np.ndarray
+) -> np.ndarray:
+    """Which motion each row shows: the same places at the same moment of a recording are one.
+
+    The places alone do not tell, as bodies at rest are in the same at other times too.
+
+    Args:
+        dataset: recordings; a trajectory that does not say of which it is, is one of its own.
+        trajectory: (row,) number of the trajectory that each row is of.
+        begin: frame of it with which the row begins, (row,) or one for all.
+        shown: (row, ...) positions.
+
+    Returns:
+        (row,) numbers from 0; -1 where nothing was observed.
+    """
+    of = dataset["recording" if "recording" in dataset.coords else "trajectory"].to_numpy()
+    start = dataset["start"].to_numpy() if "start" in dataset.coords else np.zeros(len(of))
+    recording = np.unique(of, return_inverse=True)[1]
+    places = shown.reshape(len(shown), -1)
+    key = np.column_stack([recording[trajectory], start[trajectory] + begin, places])
+    seen, motion = np.isfinite(places).any(1), np.full(len(shown), -1)
+    as_bytes = key[seen].view(f"V{key[0].nbytes}")[:, 0]  # in which NaN equals NaN
+    motion[seen] = np.unique(as_bytes, return_inverse=True)[1]
+    return motion
 
 
 def _by_body(

@@ -25,6 +25,11 @@ from pyro_animacy.infer.score import BASELINE_ORDERS
 
 SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table
 BEST_OF = 20  # draws of which minADE and minFDE take the best
+AUTOREGRESSION = "autoregression"  # of leave-future-out, where its order may change
+TAKEN = {  # not for runs: the tables have these already
+    *("steps", "constant velocity", AUTOREGRESSION),
+    *(baseline_name(f"ar{k}") for k in BASELINE_ORDERS),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def compare_runs(
 
 
 def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The runs' folders, by as many of their last parts as tell them apart.
+    """The runs' folders, by as many of their last parts as tell them and the baselines apart.
 
     Raises:
         ConfigError: If there are none, or two are the same folder.
@@ -129,7 +134,7 @@ def run_names(runs: Sequence[Run]) -> tuple[str, ...]:
             raise ConfigError(f"{runs[i].path}: given twice; give each run once")
     longest = max(len(one) for one in parts)
     names = (["/".join(one[-n:]) for one in parts] for n in range(1, longest + 1))
-    return tuple(next(some for some in names if len(set(some)) == len(some)))
+    return tuple(next(some for some in names if len({*some} - TAKEN) == len(some)))
 
 
 def comparable(runs: Sequence[Run]) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 import xarray as xr
 from arviz_stats.utils import ELPDData
 
+from pyro_animacy.criticism.contenders import AUTOREGRESSION, TAKEN
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.data.trajectories import split
@@ -28,7 +29,6 @@ from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.run import CONFIG, Run, read_settings
 
 FUTURE = 0.5  # share of the frames that lies after the first origin
-AUTOREGRESSION = "autoregression"
 
 
 def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, float]]:
@@ -179,10 +179,15 @@ def compare_future(
         The table of `compare_elpd`.
 
     Raises:
-        ConfigError: If the recordings cannot be cut so.
+        ConfigError: If the recordings cannot be cut so, or a model has the name of a baseline.
         DataError: If a block is too short to score.
         RunError: If a fit of other options is in the folder.
     """
+    if taken := TAKEN.intersection(configs):
+        raise ConfigError(
+            f"a model is called {min(taken)!r}, which the tables have already, as of a baseline; "
+            "give it another name"
+        )
     expanding(dataset, origins)  # fail now, not after the first fits
     context = max(config.model.history for config in configs.values())
     found: dict[str, ELPDData] = {}

@@ -64,10 +64,13 @@ def psis(log_weight: ArrayLike, axis: int = 0) -> Psis:
     and returns them normalised. By the delta method log_mean has the variance
     sum_s w~_s^2 - 1/S; it holds where k-hat is below 0.5, and is roughly right up to 0.7.
 
-    Three kinds of weights have no tail to fit. Equal weights (log weights within 0.001) are what
-    the exact posterior gives: k-hat is -inf, the effective sample size S. Where the largest weight
-    exceeds nearly all others by more than floating point can hold, k-hat is inf and nothing is
-    smoothed. Where a log weight is not finite, all results are NaN.
+    Three kinds of weights have no tail to fit, and none is smoothed. Where the largest min(S / 5,
+    3 sqrt S) are equal (log weights within 0.001), the weights have a bound that many draws reach:
+    k-hat is -inf, the limit of the shape of such a tail. The exact posterior makes all equal, with
+    an effective sample size of S. Where floating point does not hold the tail, k-hat is inf: the
+    largest weight exceeds nearly all others by too much, or the log weights are so large (beyond
+    8,000 nats) that in single precision others become equal. Where a log weight is not finite, all
+    results are NaN.
 
     Args:
         log_weight: Log weights of S draws, at least 25; unnormalised.
@@ -82,8 +85,11 @@ def psis(log_weight: ArrayLike, axis: int = 0) -> Psis:
         raise ConfigError(f"draws is {S}; the tail of importance weights needs at least {FEWEST}")
     finite = np.asarray(np.isfinite(log_w).all(-1))
     log_w = np.where(finite[..., None], log_w, np.nan)
-    equal = finite & (np.ptp(log_w, -1) < EQUAL)
-    k_hat = np.where(equal, -np.inf, np.nan)
+    M = min(S // 5, math.isqrt(9 * S))  # the tail, as psislw takes it
+    largest = log_w.max(-1)
+    equal = largest - np.partition(log_w, -M)[..., -M] < EQUAL
+    told_apart = np.abs(largest) < EQUAL / np.finfo(np.float32).eps
+    k_hat = np.where(equal, np.where(told_apart, -np.inf, np.inf), np.nan)
     smooth = log_w - logsumexp(log_w, -1, keepdims=True)
     fit = finite & ~equal
     if fit.any():

@@ -180,9 +180,10 @@ def write_sections(
 
 
 def with_named_bodies(data: Labelled) -> Labelled:
-    """Bodies that a file only numbers, "0", are called "body 0"."""
+    """Bodies that a file only numbers, "0", are called "body 0", unless another is."""
     names = [str(name) for name in data["body"].values]
-    return data.assign_coords(body=[f"body {n}" if n.isdigit() else n for n in names])
+    said = {n: f"body {n}" for n in names if n.isdigit() and f"body {n}" not in names}
+    return data.assign_coords(body=[said.get(n, n) for n in names])
 
 
 def _template() -> jinja2.Template:

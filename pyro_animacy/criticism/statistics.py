@@ -366,8 +366,9 @@ def posterior_predictive_p(observed_summary: float, replicated_summaries: ArrayL
         replicated_summaries: (draw,) T of each draw; NaN is left out.
 
     Returns:
-        A probability; near 0 the recording has more of T than the model makes, near 1 less. NaN
-        where the recording or every draw lacks the summary.
+        A probability; near 0 the recording has more of T than the model makes. Near 1 it has less,
+        or as many draws tie with it: of -T the tail tells which. NaN where the recording or every
+        draw lacks the summary.
     """
     replicated = as_numbers("replicated_summaries", replicated_summaries)
     replicated = replicated[np.isfinite(replicated)]

@@ -72,7 +72,8 @@ def signed(value: float) -> str:
 def counted(count: int, total: int, noun: str) -> str:
     """How many of the things called `noun` in the plural: none, all, or a share of them."""
     if total == 1:
-        return f"{'none' if count == 0 else 'all'} of 1 {noun.removesuffix('s')}"
+        one = noun.removesuffix("es" if noun.endswith("ches") else "s")
+        return f"{'none' if count == 0 else 'all'} of 1 {one}"
     if count in (0, total):
         return f"{'none of the' if count == 0 else 'all'} {total:,} {noun}"
     said = f"{count:,}" if round(100 * count / total) in (0, 100) else percent(count / total)
