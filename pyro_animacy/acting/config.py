@@ -139,7 +139,7 @@ def _pixels(agent: Kind) -> ActConfig:
     """
     small = _small(agent)
     return replace(
-        small, pixels=True, episodes=70, seed_episodes=40, pretrain=1500,
+        small, pixels=True, episodes=100, seed_episodes=40, pretrain=1500,
         model=replace(
             small.model, keypoints=16, filters=8, observation_scale=1.0,
             latent_size=16 if small.model.classes is None else small.model.latent_size,
