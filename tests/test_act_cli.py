@@ -231,6 +231,8 @@ CONFIGS = {
     "[1, 2]": "config",
     "agent: dreamer": "--agent",
     "preset: paper": "--preset",
+    "train:\nepisodes: 4": "train is empty",
+    "planner: 3": "planner is 3",
 }
 
 
@@ -267,6 +269,8 @@ def test_runs_that_cannot_be_used(copied, tiny_run, tmp_path, refused):
         ({"environment": "Tag-v0"}, "there is no environment 'Tag-v0'"),
         ({"episodes": "some"}, "acting.episodes"),
         ({"futures": 1}, "acting.futures"),
+        ({"planner": None}, "acting.planner is empty"),
+        ({"planner": 3}, "acting.planner is 3"),
     ):
         changed = {**settings, "acting": settings["acting"] | change}
         (copied / "config.yaml").write_text(yaml.safe_dump(changed))

@@ -369,6 +369,10 @@ CONFIGS = {
     "[1, 2]": "config",
     "train: {steps: -3}": "train.steps is -3",
     "model: {likelihood: squared_error}": "model.policy_scale",
+    "train:\nmodel: {}": "train is empty",  # not: the defaults in place of the preset
+    "model: []": "model is []",
+    "model: {prior: }": "model.prior is empty",
+    "train: {steps: }": "train.steps is empty",
 }
 
 
