@@ -1,6 +1,7 @@
 """Runs of models of episodes: fit, resume, load, sample and criticise, and what cannot be used."""
 
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -329,6 +330,16 @@ def test_every_kind_of_dynamics_is_criticised(options, files, tmp_path):
                  "--out", str(tmp_path / "r.html")]) == 0  # fmt: skip
     page = (tmp_path / "r.html").read_text()
     assert ('id="latent"' in page) == (options.get("latent_size") != 0)
+
+
+def test_a_window_that_the_config_lacks_is_the_default(runs, tmp_path):
+    copied = shutil.copytree(runs["image_vae"], tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    del settings["train"]["window"]
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    save_episodes(film(seed=3), tmp_path / "more.nc")
+    words = ["criticise", str(copied), str(tmp_path / "more.nc"), "--frames", "8"]
+    assert main([*words, "--windows", "2", "--out", str(tmp_path / "r.html")]) == 0
 
 
 def test_principal_components_are_those_of_the_covariance():

@@ -260,6 +260,11 @@ def parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
         raise ConfigError(f"config.yaml: {text}") from None
 
 
+def said(value: Any) -> str:
+    """What a file holds, in a message."""
+    return "empty" if value is None else repr(value)
+
+
 def _check_given(name: str, kind: Any, value: Any) -> None:
     """Raise ConfigError for a section that is no mapping, or a value left empty.
 
@@ -267,8 +272,9 @@ def _check_given(name: str, kind: Any, value: Any) -> None:
     """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            given = "empty" if value is None else repr(value)
-            raise ConfigError(f"{name} is {given}; leave it out, or give options in it by name")
+            raise ConfigError(
+                f"{name} is {said(value)}; leave it out, or give options in it by name"
+            )
         for option, inner in get_type_hints(kind).items():
             if option in value:
                 _check_given(f"{name}.{option}", inner, value[option])
