@@ -325,6 +325,8 @@ def test_files_that_are_no_tables(content, says, tmp_path, refused):
         ([*FIT, "--train.steps", "0"], "train.steps is 0"),
         ([*FIT, "--train.steps", "many"], "train.steps.*many"),
         ([*FIT, "--train.stepps", "3"], "train.stepps"),
+        ([*FIT, "--train.kl_weight.start", "0.01"], "0.01 .* give --train.kl_weight.levels too"),
+        ([*FIT, "--train.kl_weight.end", "0.5"], "give --train.kl_weight.levels too"),
         ([*FIT, "--model.likelihood", "gamma"], "model.likelihood.*gamma"),
         ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
         ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
