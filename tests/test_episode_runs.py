@@ -446,6 +446,35 @@ def test_the_runs_own_files_give_their_held_out_part(runs, files, refused, tmp_p
     assert drawn["observed_data"].sizes["trajectory"] == 8
 
 
+def test_a_folder_of_episodes_is_its_files(tmp_path, capfd, refused):
+    """To fit, to go on, and to know a run's own episodes, however and in whatever order given."""
+    folder, run = tmp_path / "episodes", tmp_path / "run"
+    folder.mkdir()
+    for n in range(2):
+        save_episodes(agent(seed=n), folder / f"{n}.npz")
+    files = [str(folder / f"{n}.npz") for n in range(2)]
+    fits = ["fit", "--model", "world_model", "--preset", "debug"]
+    assert main([*fits, str(folder), "--out", str(run)]) == 0
+    assert main([*fits, *files, "--out", str(tmp_path / "other")]) == 0
+    assert_same_run(run, tmp_path / "other")
+    assert main(["fit", "--resume", str(run)]) == 0
+    held = Run.load(run).heldout(read_episodes(folder))["trajectory"].to_numpy()
+    for n, given in enumerate(([], [folder], files, files[::-1])):
+        out = tmp_path / f"{n}.nc"
+        capfd.readouterr()
+        words = ["sample", str(run), *map(str, given), "--draws", "1", "--out", str(out)]
+        assert main(words) == 0
+        assert ("held-out part is used" in capfd.readouterr().err) == bool(given)
+        with xr.open_datatree(out, engine="h5netcdf") as tree:
+            assert set(tree["observed_data"]["trajectory"].to_numpy()) <= set(held)
+    assert "was fitted to" in refused("sample", run, files[0], "--out", tmp_path / "d.nc")
+    said = refused("fit", folder, "--out", tmp_path / "r")
+    assert "0.npz: holds episodes" in said
+    (tmp_path / "none").mkdir()
+    said = refused("fit", tmp_path / "none", "--model", "world_model", "--out", tmp_path / "r")
+    assert "none: no episodes" in said
+
+
 def test_latent_use_is_that_of_the_guide(runs):
     """KL of each dimension beside the closed form, and its sum beside the term of the bound."""
     run = Run.load(runs["image_vae"])
