@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_animacy.data.episodes import read_episodes, variables_of
+from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
@@ -51,8 +51,7 @@ def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
     Raises:
         DataError: If it cannot be read, or is of the other kind; the message names the models.
     """
-    source = data["source"]
-    files = [source] if isinstance(source, str) else source
+    files = episode_files(data["source"])
     holds = [(file, variables_of(file)) for file in files]
     episodes = [file for file, names in holds if names & {"image", "observation"}]
     scenes = [file for file, names in holds if "position" in names]
@@ -75,12 +74,12 @@ def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
             f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
             f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
         )
-    return read_episodes(source)
+    return read_episodes(files)
 
 
-def _maybe_episodes(file: str) -> bool:
+def _maybe_episodes(file: Path) -> bool:
     """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
-    return Path(file).suffix in (".nc", ".npz")
+    return file.suffix in (".nc", ".npz")
 
 
 def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
@@ -121,14 +120,15 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
 
 def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.Dataset, bool]:
     """Episodes asked for, and whether they are new to the run."""
-    given, known = (
-        {x} if isinstance(x, str) else set(x or ()) for x in (data["source"], own.get("source"))
-    )
+    source = own.get("source") or []
+    given, known = set(episode_files(data["source"])), set(episode_files(source))
     if given != known and given & known:
         raise ConfigError(
             f"{run.path} was fitted to {sorted(given & known)[0]}; leave DATA out to use what it "
             "held out, or give other episodes"
         )
+    if given == known:
+        data = data | {"source": source}  # in the order that they were divided in
     episodes = read_data(run.card.model, data)
     if given != known:
         return suited_episodes(run.card, episodes), True

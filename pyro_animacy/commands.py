@@ -317,7 +317,7 @@ def _compare(chosen: Namespace) -> None:
     if chosen.leave_future_out is not None:
         N, seconds = chosen.leave_future_out, [r.summary.get("train_seconds") or 0 for r in runs]
         print(f"{N * len(runs)} fits, about {N * sum(seconds):.0f} s in all", file=sys.stderr)
-        configs = {name: parse_config(run.settings) for name, run in zip(names, runs, strict=True)}
+        configs = {name: run.config for name, run in zip(names, runs, strict=True)}
         future = compare_future(configs, whole, origins=N, out=Path(chosen.out) / "future")
         ranking = dataclasses.replace(ranking, future=future)
     print(ranking_text(ranking))

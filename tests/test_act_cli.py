@@ -231,6 +231,8 @@ CONFIGS = {
     "[1, 2]": "config",
     "agent: dreamer": "--agent",
     "preset: paper": "--preset",
+    "train:\nepisodes: 4": "train is empty",
+    "planner: 3": "planner is 3",
 }
 
 
@@ -267,11 +269,18 @@ def test_runs_that_cannot_be_used(copied, tiny_run, tmp_path, refused):
         ({"environment": "Tag-v0"}, "there is no environment 'Tag-v0'"),
         ({"episodes": "some"}, "acting.episodes"),
         ({"futures": 1}, "acting.futures"),
+        ({"planner": None}, "acting.planner is empty"),
+        ({"planner": 3}, "acting.planner is 3"),
     ):
         changed = {**settings, "acting": settings["acting"] | change}
         (copied / "config.yaml").write_text(yaml.safe_dump(changed))
         assert says in refused("evaluate", copied)
         assert says in refused("act", "--resume", copied)
+    for change in (3, None):
+        (copied / "config.yaml").write_text(yaml.safe_dump(settings | {"acting": change}))
+        out = ["--config", copied / "config.yaml", "--out", tmp_path / "out"]
+        for words in (["evaluate", copied], ["act", "--resume", copied], ["act", "Chase-v0", *out]):
+            assert "expected options by name" in refused(*words)
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     (copied / "best.safetensors").write_bytes(b"\xff\x00 not what it was")
     assert "best.safetensors: damaged" in refused("evaluate", copied)

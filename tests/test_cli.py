@@ -17,6 +17,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.config import TrainConfig
 from pyro_animacy.infer.run import Run
 
 FIT = ["--fps", "10", "--preset", "debug"]
@@ -178,10 +179,12 @@ def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
     assert "--downsample is taken over" not in refused("sample", run, copied, "--labels", "x", *out)
 
 
-def test_a_damaged_log_is_refused(run, tmp_path, refused):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
+@pytest.mark.parametrize("text", ["{half", "[1]", "[]", "3"])
+def test_damaged_logs_and_figures_are_refused(run, tmp_path, refused, name, text):
     copied = shutil.copytree(run, tmp_path / "run")
-    (copied / "metrics.jsonl").write_text("{half")
-    assert "metrics.jsonl: damaged" in refused("criticise", copied, "--out", tmp_path / "r.html")
+    (copied / name).write_text(text)
+    assert f"{name}: damaged" in refused("criticise", copied, "--out", tmp_path / "r.html")
 
 
 def test_names_of_reports_and_folders(run, tmp_path, refused):
@@ -322,6 +325,8 @@ def test_files_that_are_no_tables(content, says, tmp_path, refused):
         ([*FIT, "--train.steps", "0"], "train.steps is 0"),
         ([*FIT, "--train.steps", "many"], "train.steps.*many"),
         ([*FIT, "--train.stepps", "3"], "train.stepps"),
+        ([*FIT, "--train.kl_weight.start", "0.01"], "0.01 .* give --train.kl_weight.levels too"),
+        ([*FIT, "--train.kl_weight.end", "0.5"], "give --train.kl_weight.levels too"),
         ([*FIT, "--model.likelihood", "gamma"], "model.likelihood.*gamma"),
         ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
         ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -369,6 +374,10 @@ CONFIGS = {
     "[1, 2]": "config",
     "train: {steps: -3}": "train.steps is -3",
     "model: {likelihood: squared_error}": "model.policy_scale",
+    "train:\nmodel: {}": "train is empty",  # not: the defaults in place of the preset
+    "model: []": "model is []",
+    "model: {prior: }": "model.prior is empty",
+    "train: {steps: }": "train.steps is empty",
 }
 
 
@@ -565,6 +574,52 @@ def test_config_of_a_run_edited_by_hand(run, tmp_path, refused, section, entry, 
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     assert says in refused("sample", copied, "--out", tmp_path / "out.nc")
     assert says in refused("fit", "--resume", copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": 3}, "model is 3; expected options by name"),
+        ({"model": None}, "model is empty"),
+        ({"train": None}, "train is empty"),
+        ({"train": []}, "train is []"),
+        ({"data": None}, "data is empty"),
+        ({"data": "chase.csv"}, "data is 'chase.csv'"),
+        ({"data": {"source": 3}}, "data.source is 3; expected a path"),
+        ({"data": {"source": ["chase.csv", 3]}}, "data.source is ['chase.csv', 3]"),
+        ({"family": []}, "family is []; expected the name of a model"),
+        ({"acting": 3}, "acting is 3"),
+        ({"acting": None}, "acting is empty"),
+    ],
+)
+def test_parts_of_a_config_that_are_of_another_kind(run, csv, tmp_path, refused, change, says):
+    """Also where other recordings are given; --resume must not go on with defaults."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    config = copied / "config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | change))
+    before = files(copied)
+    out = ["--out", tmp_path / "out"]
+    for words in (
+        ["sample", copied, *out],
+        ["sample", copied, csv, *out],
+        ["criticise", copied, csv, *out],
+        ["fit", "--resume", copied],
+        ["fit", csv, "--config", config, *out],
+    ):
+        assert f"{config}: {says}" in refused(*words)
+    assert files(copied) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_a_config_lacks_has_its_default(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    score_draws = settings["train"].pop("score_draws")
+    assert score_draws != TrainConfig().score_draws
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--resume", str(copied)]) == 0
+    said = Run.load(copied).summary["score_density"]
+    assert f"(K = {TrainConfig().score_draws})" in said
 
 
 def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):

@@ -1,6 +1,7 @@
 """Runs of models of episodes: fit, resume, load, sample and criticise, and what cannot be used."""
 
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -331,6 +332,16 @@ def test_every_kind_of_dynamics_is_criticised(options, files, tmp_path):
     assert ('id="latent"' in page) == (options.get("latent_size") != 0)
 
 
+def test_a_window_that_the_config_lacks_is_the_default(runs, tmp_path):
+    copied = shutil.copytree(runs["image_vae"], tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    del settings["train"]["window"]
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    save_episodes(film(seed=3), tmp_path / "more.nc")
+    words = ["criticise", str(copied), str(tmp_path / "more.nc"), "--frames", "8"]
+    assert main([*words, "--windows", "2", "--out", str(tmp_path / "r.html")]) == 0
+
+
 def test_principal_components_are_those_of_the_covariance():
     """Projection and evidence beside the eigenvectors of the D x D covariance, written out."""
     rng = np.random.default_rng(0)
@@ -433,6 +444,35 @@ def test_the_runs_own_files_give_their_held_out_part(runs, files, refused, tmp_p
     )
     drawn = xr.open_datatree(tmp_path / "f.nc", engine="h5netcdf")
     assert drawn["observed_data"].sizes["trajectory"] == 8
+
+
+def test_a_folder_of_episodes_is_its_files(tmp_path, capfd, refused):
+    """To fit, to go on, and to know a run's own episodes, however and in whatever order given."""
+    folder, run = tmp_path / "episodes", tmp_path / "run"
+    folder.mkdir()
+    for n in range(2):
+        save_episodes(agent(seed=n), folder / f"{n}.npz")
+    files = [str(folder / f"{n}.npz") for n in range(2)]
+    fits = ["fit", "--model", "world_model", "--preset", "debug"]
+    assert main([*fits, str(folder), "--out", str(run)]) == 0
+    assert main([*fits, *files, "--out", str(tmp_path / "other")]) == 0
+    assert_same_run(run, tmp_path / "other")
+    assert main(["fit", "--resume", str(run)]) == 0
+    held = Run.load(run).heldout(read_episodes(folder))["trajectory"].to_numpy()
+    for n, given in enumerate(([], [folder], files, files[::-1])):
+        out = tmp_path / f"{n}.nc"
+        capfd.readouterr()
+        words = ["sample", str(run), *map(str, given), "--draws", "1", "--out", str(out)]
+        assert main(words) == 0
+        assert ("held-out part is used" in capfd.readouterr().err) == bool(given)
+        with xr.open_datatree(out, engine="h5netcdf") as tree:
+            assert set(tree["observed_data"]["trajectory"].to_numpy()) <= set(held)
+    assert "was fitted to" in refused("sample", run, files[0], "--out", tmp_path / "d.nc")
+    said = refused("fit", folder, "--out", tmp_path / "r")
+    assert "0.npz: holds episodes" in said
+    (tmp_path / "none").mkdir()
+    said = refused("fit", tmp_path / "none", "--model", "world_model", "--out", tmp_path / "r")
+    assert "none: no episodes" in said
 
 
 def test_latent_use_is_that_of_the_guide(runs):

@@ -155,6 +155,17 @@ def test_several_files_follow_one_another(tmp_path):
         assert torch.equal(tensor[:, 0], tensor[:, 1])
 
 
+def test_a_folder_is_its_files_by_name(tmp_path):
+    for name in ("b.nc", "a.npz", ".half.npz"):
+        save_episodes(hand_made(), tmp_path / name)
+    (tmp_path / "notes.txt").write_text("of the day")
+    files = [tmp_path / "a.npz", tmp_path / "b.nc"]
+    xr.testing.assert_identical(read_episodes(tmp_path), read_episodes(files))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"none: expected episodes in a file named \.nc or \.npz"):
+        read_episodes(tmp_path / "none")
+
+
 def test_files_that_do_not_go_together(tmp_path):
     save_episodes(hand_made(), tmp_path / "one.nc")
     for changes, said in (

@@ -30,6 +30,7 @@ from pyro_animacy.infer.fit import Interrupted, Trainer, fit
 from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+from pyro_animacy.models.program import Overshooting
 
 # --- schedules -----------------------------------------------------------------------------------
 
@@ -87,6 +88,26 @@ def test_the_logged_terms_add_up(tiny_data, tmp_path):
         total = row["reconstruction"] + row["kl_weight"] * row["kl"] + row["action_cost"]
         assert row["loss"] == pytest.approx(total, rel=1e-5)
         assert row["action_cost"] > 0
+        assert row["kl"] > 0
+
+
+def test_the_logged_terms_add_up_with_overshooting(tiny_data, tmp_path):
+    """beta_1 / D is a weight too: the KL is logged before it, as without overshooting."""
+    config = preset("debug", "rssm")
+    asked = Overshooting(2, (0.6, 0.3))
+    train = dataclasses.replace(
+        config.train,
+        steps=2,
+        evaluate_every=1,
+        overshooting=asked,
+        kl_weight=KLWeightConfig(0.4, 0.4),
+    )
+    fit(tiny_data, dataclasses.replace(config, train=train), out=tmp_path / "run", progress=False)
+    for row in metrics(tmp_path / "run"):
+        kl = 0.4 * 0.6 / 2 * row["kl"]
+        assert row["loss"] == pytest.approx(
+            row["reconstruction"] + kl + row["latent_ahead"], rel=1e-5
+        )
         assert row["kl"] > 0
 
 

@@ -375,6 +375,7 @@ def test_overshooting_is_one_more_term():
     assert set(elbo.terms) == {"latent", "latent_ahead"}
     torch.testing.assert_close(elbo.terms["latent_ahead"], 0.7 * expected.detach())
     one_step = by_hand(Normals.kl, q, p, torch.ones(T, B).bool(), 0.0, "step", None)
+    assert elbo.logged()["kl"] == pytest.approx(one_step.item(), rel=1e-12)
     plain = 0.7 * (2 / 3 * one_step + expected)
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
     for ours, theirs in zip(gradients(loss, q, p), gradients(plain, q, p), strict=True):

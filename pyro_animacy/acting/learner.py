@@ -85,9 +85,7 @@ class Learner:
                 f"{norm.item():.4g}; lower train.learning_rate or train.clip_norm"
             )
         self.optimizer.step()
-        terms = {name: value.item() for name, value in elbo.terms.items()}
-        kl = terms.pop("latent", 0.0)
-        row = {"loss": loss.item(), "kl": kl / (elbo.kl_weight or 1.0), **terms}
+        row = {"loss": loss.item(), **elbo.logged()}
         if self.behaviour is not None:
             found = self.behaviour.update(self.model, self.beliefs(batch), step)
             if not all(map(math.isfinite, found.values())):

@@ -61,7 +61,8 @@ def load_agent(path: Path, env: gymnasium.Env) -> Agent:
     if not config.dreams:
         choose: Any = Planned(run.model, config.planner, controls)
     else:
-        behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
+        with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
+            behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
         tensors, _ = checkpoint.load_weights(path / BEHAVIOUR)
         with fitting(str(path / BEHAVIOUR)):
             behaviour.load_state_dict(tensors)
@@ -118,9 +119,10 @@ def evaluation(
     """
     seeds = [stream(seed, i, 2) % 2**31 for i in range(episodes)]
     envs = [make_env() for _ in seeds]
-    torch.manual_seed(stream(seed, 0, 3))
     try:
-        return play(envs, agent_of(envs), seeds, fps=fps, each_step=each_step)
+        with torch.random.fork_rng():
+            torch.manual_seed(stream(seed, 0, 3))
+            return play(envs, agent_of(envs), seeds, fps=fps, each_step=each_step)
     finally:
         for env in envs:
             env.close()

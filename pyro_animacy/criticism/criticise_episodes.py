@@ -97,7 +97,7 @@ def _next(bar: tqdm, part: str) -> None:
 
 
 def _bound(run: Run, dataset: xr.Dataset) -> dict[str, float | None]:
-    of = EpisodeWindows(dataset, run.settings["train"]["window"])
+    of = EpisodeWindows(dataset, run.config.train.window)
     elbo, error = elbo_per_frame(run.guide, of, most=2048)
     spread = None if np.isnan(error) else error  # none of a single episode
     return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": spread}

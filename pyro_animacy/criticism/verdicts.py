@@ -332,8 +332,9 @@ def _training_attempts(metrics: Sequence[Mapping[str, Any]], scored: bool) -> li
     _, kl = series(metrics, "kl")
     if kl and abs(kl[-1]) < COLLAPSED:
         attempts.append(
-            f"A smaller KL weight (--train.kl_weight.start): the KL is {number(kl[-1])}, "
-            "so the latent variable carries nothing and the model has one answer to all situations."
+            "A smaller KL weight at the start (--train.kl_weight.start 0.01 "
+            f"--train.kl_weight.levels 10): the KL is {number(kl[-1])}, so the latent variable "
+            "carries nothing and the model has one answer to all situations."
         )
     return attempts
 

@@ -248,11 +248,24 @@ def variables_of(path: str | Path) -> set[str]:
         return set()
 
 
+def episode_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that paths name: of a folder its ``.nc`` and ``.npz`` files, by their names.
+
+    A folder without any stays as it is, for whoever reads it to refuse.
+    """
+    files: list[Path] = []
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        held = sorted(path.iterdir()) if path.is_dir() else []
+        held = [f for f in held if f.suffix in FORMATS and not f.name.startswith(".")]
+        files += held or [path]
+    return files
+
+
 def read_episodes(paths: str | Path | Sequence[str | Path]) -> xr.Dataset:
     """Read episodes from one or several files, one after another along `trajectory`.
 
     Args:
-        paths: netCDF (``.nc``) or ``.npz`` files in this schema.
+        paths: netCDF (``.nc``) or ``.npz`` files in this schema, or folders of them.
 
     Returns:
         The Dataset; shorter episodes are padded.
@@ -261,7 +274,7 @@ def read_episodes(paths: str | Path | Sequence[str | Path]) -> xr.Dataset:
         DataError: For a file that cannot be read, or is not in the schema, or does not go with the
             others; the message names it.
     """
-    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    files = episode_files(paths)
     if not files:
         raise DataError("no files of episodes are given")
     parts = [_read(file) for file in files]

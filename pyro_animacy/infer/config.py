@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -243,15 +243,40 @@ def parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     """The parts of settings as the dataclasses ``kinds`` has for them, checked.
 
     Raises:
-        ConfigError: If a name or a type is not that of an option; the message names it.
+        ConfigError: If a name or a type is not that of an option, or one is left empty; the message
+            names it.
     """
     parser = ArgumentParser(exit_on_error=False)
+    chosen = {part: settings[part] for part in kinds if part in settings}
     for part, kind in kinds.items():
         parser.add_argument(f"--{part}", type=kind, default=kind())
-    chosen = {part: settings[part] for part in kinds if part in settings}
+        if part in chosen:
+            _check_given(part, kind, chosen[part])
     try:
         return parser.instantiate(parser.parse_object(chosen))
     except ArgumentError as error:
         text = " ".join(str(error).split())
         text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
         raise ConfigError(f"config.yaml: {text}") from None
+
+
+def said(value: Any) -> str:
+    """What a file holds, in a message."""
+    return "empty" if value is None else repr(value)
+
+
+def _check_given(name: str, kind: Any, value: Any) -> None:
+    """Raise ConfigError for a section that is no mapping, or a value left empty.
+
+    The parser takes the first for one of defaults, in place of a preset's, and the second for good.
+    """
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"{name} is {said(value)}; leave it out, or give options in it by name"
+            )
+        for option, inner in get_type_hints(kind).items():
+            if option in value:
+                _check_given(f"{name}.{option}", inner, value[option])
+    elif value is None and type(None) not in get_args(kind):
+        raise ConfigError(f"{name} is empty; leave it out, or give a value")

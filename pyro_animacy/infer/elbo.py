@@ -166,6 +166,12 @@ class ScaledELBO(TraceMeanField_ELBO):
         with torch.no_grad():
             return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
 
+    def logged(self) -> dict[str, float]:
+        """The terms as numbers, for a log: that of the latent as ``kl``, before its weight."""
+        terms = {name: value.item() for name, value in self.terms.items()}
+        kl, weight = terms.pop("latent", 0.0), self.kl_weight * self._distance_weight("latent")
+        return {"kl": kl / weight if weight else 0.0, **terms}
+
     def _differentiable_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Any, Tensor]:

@@ -102,7 +102,7 @@ class EpisodeSource:
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """The bound on the held-out episodes, and what they are."""
-        windows = EpisodeWindows(self.heldout_part, run.settings["train"]["window"])
+        windows = EpisodeWindows(self.heldout_part, run.config.train.window)
         elbo, error = elbo_per_frame(run.guide, windows, most=2048)
         parameters = sum(p.numel() for m in (run.model, run.guide) for p in m.parameters())
         return {

@@ -16,12 +16,13 @@ from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
-from pyro_animacy.infer.config import parse_config, parse_model
+from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
 @dataclasses.dataclass
@@ -79,11 +80,19 @@ class Run:
             RunError: If the file is damaged.
         """
         file = self.path / METRICS
-        try:
-            lines = file.read_text().splitlines() if file.is_file() else []
-            return [json.loads(line) for line in lines]
-        except ValueError:
-            raise RunError(f"{file}: damaged; delete it to go without the log") from None
+        rows = _json_objects(file, lines=True)
+        if rows is None:
+            raise RunError(f"{file}: damaged; delete it to go without the log")
+        return rows
+
+    @property
+    def config(self) -> FitConfig:
+        """The options in ``config.yaml``, those it lacks at their defaults.
+
+        Raises:
+            ConfigError: If a name or a type is not that of an option.
+        """
+        return parse_config(self.settings)
 
     def on(self, dataset: xr.Dataset) -> "Run":
         """This run with a model for the bodies of ``dataset``, where those may be any number.
@@ -126,7 +135,7 @@ class Run:
         return self._split(dataset)[0]
 
     def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
-        train = parse_config(self.settings).train
+        train = self.config.train
         divide = split_episodes if isinstance(self.card, EpisodeCard) else split_recordings
         return divide(dataset, train.heldout, train.validation, train.seed)
 
@@ -172,7 +181,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read ``config.yaml`` of a run.
 
     Raises:
-        RunError: If it is missing or cannot be read.
+        RunError: If it is missing or cannot be read, or a part of it is of another kind.
     """
     file = path / CONFIG
     if not file.is_file():
@@ -183,16 +192,36 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
         raise RunError(f"{file}: expected the sections model and train of a fitted run")
+    for name, kind in PARTS.items():
+        if not isinstance(settings.get(name, kind()), kind):
+            wanted = "options by name" if kind is dict else "the name of a model"
+            raise RunError(f"{file}: {name} is {said(settings[name])}; expected {wanted}")
+    source = settings.get("data", {}).get("source") or []
+    files = source if isinstance(source, list) else [source]
+    if not all(isinstance(name, str) for name in files):
+        raise RunError(f"{file}: data.source is {said(source)}; expected a path, or a list of them")
     return settings
 
 
 def _read_summary(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text()) if file.is_file() else {}
-    except ValueError:
+    found = _json_objects(file)
+    if found is None:
         raise RunError(
             f"{file}: damaged; delete it, and go on with: pyro-animacy fit --resume {file.parent}"
-        ) from None
+        )
+    return found[0] if found else {}
+
+
+def _json_objects(file: Path, *, lines: bool = False) -> list[dict[str, Any]] | None:
+    """The JSON object in a file, or in each line; [] where there is no file, None if damaged."""
+    if not file.is_file():
+        return []
+    try:
+        text = file.read_text()
+        found = [json.loads(part) for part in (text.splitlines() if lines else [text])]
+    except ValueError:
+        return None
+    return found if all(isinstance(x, dict) for x in found) else None
 
 
 def split_recordings(

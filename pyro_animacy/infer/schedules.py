@@ -11,7 +11,8 @@ from pyro_animacy.errors import ConfigError
 class KLWeightConfig:
     """beta, annealed: ``levels`` equal steps from ``start`` to ``end``, one every ``every`` epochs.
 
-    The paper's table is start 0.009, end 0.09, levels 9, every 500.
+    One level is a weight that stays, and start and end are alike. The paper's table is start 0.009,
+    end 0.09, levels 9, every 500.
     """
 
     start: float = 1.0
@@ -20,19 +21,26 @@ class KLWeightConfig:
     every: int = 500
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values.
+
+        Raises:
+            ConfigError: If a value cannot be used, or one level is to go from start to end.
+        """
         if min(self.start, self.end) < 0 or self.levels < 1 or self.every < 1:
             raise ConfigError(
                 f"train.kl_weight is {self}; expected start and end not negative, levels and "
                 "every at least 1"
             )
+        if self.levels == 1 and self.start != self.end:
+            raise ConfigError(
+                f"train.kl_weight starts at {self.start:g} and ends at {self.end:g}, in one level; "
+                "give --train.kl_weight.levels too, or start and end alike for a weight that stays"
+            )
 
     def __call__(self, epoch: int) -> float:
         """Return beta at an epoch, counted from 0."""
-        if self.levels == 1:
-            return self.end
         level = min(epoch // self.every, self.levels - 1)
-        return self.start + (self.end - self.start) * level / (self.levels - 1)
+        return self.start + (self.end - self.start) * level / max(self.levels - 1, 1)
 
 
 def learning_rate(

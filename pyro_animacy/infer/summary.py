@@ -31,7 +31,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         RunError: If the run has no baselines to compare with.
         DataError: If no trajectory is long enough.
     """
-    draws = run.settings["train"]["score_draws"]
+    draws = run.config.train.score_draws
     result: Score = score(
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,

@@ -208,14 +208,13 @@ class Trainer:
 
     def _row(self, loss: torch.Tensor, elbo: ScaledELBO, rate: float) -> dict[str, float]:
         """One line of the log: the terms of this step's loss, in nats per step."""
-        terms = {name: value.item() for name, value in elbo.terms.items()}
-        kl = terms.pop("latent", 0.0)
+        terms = elbo.logged()
         return {
             "step": self.step,
             "seconds": round(self.seconds, 2),
             "loss": loss.item(),
             "reconstruction": terms.pop("reconstruction"),
-            "kl": kl / elbo.kl_weight if elbo.kl_weight else 0.0,
+            "kl": terms.pop("kl"),
             "action_cost": terms.pop("action_cost", 0.0),
             **terms,  # what the model has besides: rewards, what was expected further ahead
             "kl_weight": elbo.kl_weight,
