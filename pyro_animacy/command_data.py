@@ -10,10 +10,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
 from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.run import CONFIG, Run, read_settings
+from pyro_animacy.infer.run import CONFIG, REPLAY, Run, read_settings
 from pyro_animacy.models import FAMILIES, family
 
 DATA_HELP = (
@@ -39,6 +40,7 @@ DATA_OPTIONS = {
         "trajectories there",
     ),
 }
+SOME = 50  # episodes, that show what all of a run of `act` are like
 OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
 SCENES, EPISODES = (
     [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
@@ -85,7 +87,8 @@ def _maybe_episodes(file: Path) -> bool:
 def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     """The recordings asked for, less what the run was fitted to, and whether they are new to it.
 
-    Without DATA, and where DATA is the run's own, they are its held-out part.
+    Without DATA, and where DATA is the run's own, they are its held-out part. A run of `act` holds
+    nothing out: its agent plays new episodes.
     """
     own = run.settings.get("data", {})
     given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
@@ -95,6 +98,13 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
                 f"{given[0]} is of DATA, which was not given: the run's own held-out part is read "
                 "as it was for fit"
             )
+        if "acting" in run.settings:
+            from pyro_animacy.acting.evaluate import new_episodes  # takes the extra rl
+
+            episodes = new_episodes(run.path)
+            played = episodes.sizes["trajectory"]
+            print(f"{run.path}: its agent has played {played} new episodes", file=sys.stderr)
+            return episodes, True
         data = data_of_run(run.path, run.settings)
         return run.heldout(read_data(run.card.model, data)), False
     data = data_options(chosen, own)
@@ -120,8 +130,12 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
 
 def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.Dataset, bool]:
     """Episodes asked for, and whether they are new to the run."""
+    given = set(episode_files(data["source"]))
+    if "acting" in run.settings:  # it holds none out
+        learned = episode_files((run.path / REPLAY).resolve())
+        return suited_episodes(run.card, read_data(run.card.model, data)), given.isdisjoint(learned)
     source = own.get("source") or []
-    given, known = set(episode_files(data["source"])), set(episode_files(source))
+    known = set(episode_files(source))
     if given != known and given & known:
         raise ConfigError(
             f"{run.path} was fitted to {sorted(given & known)[0]}; leave DATA out to use what it "
@@ -134,6 +148,19 @@ def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.D
         return suited_episodes(run.card, episodes), True
     print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
     return run.heldout(episodes), False
+
+
+def fitted_to(run: Run) -> xr.Dataset | None:
+    """What a run of a model of episodes learned from; None where it does not say.
+
+    Of a run of `act` so many of its episodes, evenly chosen, as tell what they are like.
+    """
+    if (run.path / REPLAY).is_dir():
+        files = episode_files(run.path / REPLAY)
+        return read_episodes([files[i] for i in evenly(len(files), SOME)])
+    if not run.settings.get("data"):
+        return None
+    return run.fitted(read_data(run.card.model, data_of_run(run.path, run.settings)))
 
 
 def _read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
@@ -199,7 +226,8 @@ def _columns(text: str) -> dict[str, str]:
 def add_run(parser: ArgumentParser) -> None:
     """What every command that draws from a run takes."""
     parser.add_argument("run", type=str, help="folder of a fit")
-    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: held-out")
+    default = "what the fit held out, or of a run of `act` new episodes of its agent"
+    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: {default}")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_data_options(parser)

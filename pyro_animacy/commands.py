@@ -19,6 +19,7 @@ from pyro_animacy.command_data import (
     asked_for,
     data_of_run,
     data_options,
+    fitted_to,
     read_data,
 )
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
@@ -269,13 +270,14 @@ def _criticise_episodes(run: Run, episodes: xr.Dataset, new: bool, chosen: Names
     for name, default in OF_SCENES.items():
         if str(chosen[name]) != default:
             raise ConfigError(f"--{name} is of models of scenes; {run.card.model} is of episodes")
-    fitted = None
-    if run.settings.get("data"):
-        data = data_of_run(run.path, run.settings)
-        fitted = run.fitted(read_data(run.card.model, data))
+    if "acting" in run.settings and not new:
+        raise ConfigError(
+            f"{run.path} has learned from episodes in DATA; leave DATA out to have its agent play "
+            "new ones"
+        )
     out = criticise_episodes(
-        run, episodes, out=chosen.out, fitted=fitted, most=chosen.windows, frames=chosen.frames,
-        seed=chosen.seed, new=new,
+        run, episodes, out=chosen.out, fitted=fitted_to(run), most=chosen.windows,
+        frames=chosen.frames, seed=chosen.seed, new=new,
     )  # fmt: skip
     print(f"wrote {out}")
 

@@ -20,11 +20,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import torch
-import xarray as xr
 
 from pyro_animacy.acting.environments.chase import BACKGROUND, CHASER, EVADER
-from pyro_animacy.acting.run import evaluation, frames_per_second, load_agent, make_env, read_acting
+from pyro_animacy.acting.evaluate import new_episodes
 from pyro_animacy.data.episode_windows import EpisodeWindows
+from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 
@@ -71,27 +71,17 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    environment, config = read_acting(options.run)
-    env = make_env(environment, config)
-    agent = load_agent(options.run, env)
-    with no_validation():
-        episodes = evaluation(
-            lambda: make_env(environment, config), lambda _: agent, EPISODES,
-            seed=SEED, fps=frames_per_second(env),
-        )  # fmt: skip
-    joined = xr.concat(episodes, "trajectory").assign_coords(
-        trajectory=[str(n) for n in range(len(episodes))]
-    )
-    windows = EpisodeWindows(joined, 2 * GIVEN)
+    run = Run.load(options.run)
+    windows = EpisodeWindows(new_episodes(run.path, episodes=EPISODES, seed=SEED), 2 * GIVEN)
     batch = windows.batch(torch.arange(0, len(windows), GIVEN // 2))
     torch.manual_seed(0)
     with torch.no_grad(), no_validation():
-        with agent.guide:
-            path = agent.model.follow(batch)
+        with run.guide:
+            path = run.model.follow(batch)
         now = Memory(*(part[GIVEN - 1] for part in path))
-        ahead = agent.model.imagine(now, batch.action[GIVEN:])
+        ahead = run.model.imagine(now, batch.action[GIVEN:])
         made, imagined = (
-            agent.model.observation(m).base_dist.loc.double().numpy() for m in (path, ahead)
+            run.model.observation(m).base_dist.loc.double().numpy() for m in (path, ahead)
         )
     seen = batch.observation.double().numpy()
     rows = {

@@ -19,11 +19,14 @@ pytest.importorskip("gymnasium", reason="the rl extra is not installed")
 
 from pyro_animacy.acting.act import STATE, act
 from pyro_animacy.acting.config import act_preset
-from pyro_animacy.acting.evaluate import SIMULATED, Simulated, evaluate
+from pyro_animacy.acting.evaluate import SIMULATED, Simulated, evaluate, new_episodes
 from pyro_animacy.acting.run import read_acting
 from pyro_animacy.cli import main
-from pyro_animacy.data.episodes import read_episodes
+from pyro_animacy.command_data import fitted_to
+from pyro_animacy.criticism.episodes import open_loop, windows
+from pyro_animacy.data.episodes import read_episodes, save_episodes
 from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.run import Run
 
 # Ten steps of the world to an action: episodes of eleven frames.
 ACT = ["act", "Chase-v0", "--preset", "debug", "--action_repeat", "10"]
@@ -143,7 +146,7 @@ def test_the_agent_chooses_the_defaults(tmp_path, agent):
 
 
 @pytest.mark.slow
-def test_sample_and_criticise_take_the_run(run, tmp_path):
+def test_sample_takes_the_run_and_its_episodes_and_criticise_does_not(run, tmp_path, capsys):
     episodes = [str(file) for file in sorted((run / "episodes").iterdir())]
     draws, page = tmp_path / "draws.nc", tmp_path / "page.html"
     words = ["sample", str(run), *episodes, "--mode", "forecast", "--context", "4"]
@@ -153,8 +156,36 @@ def test_sample_and_criticise_take_the_run(run, tmp_path):
         # controls do not draw themselves; what was seen is as it was recorded
         seen = tree["observed_data"]["observation"].values[0]
         np.testing.assert_array_equal(seen, read_episodes(episodes[0])["observation"][0])
-    assert main(["criticise", str(run), *episodes, "--out", str(page)]) == 0
-    assert "<html" in page.read_text()[:200].lower()
+    assert main(["criticise", str(run), *episodes, "--out", str(page)]) != 0
+    assert "leave DATA out" in capsys.readouterr().err
+    assert not page.exists()
+
+
+@pytest.mark.slow
+def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_path, capsys):
+    """Those that its agent plays now, or of another run of that environment."""
+    page = tmp_path / "page.html"
+    assert main(["criticise", str(run), "--out", str(page)]) == 0
+    assert "its agent has played 10 new episodes" in capsys.readouterr().err
+    assert "by their mean" in page.read_text()
+    new = new_episodes(run, episodes=3, seed=5)
+    assert new.sizes["trajectory"] == 3
+    learned = read_episodes(run / "episodes")
+    for one in new["observation"].to_numpy():
+        assert not (one == learned["observation"].to_numpy()).all((1, 2)).any()
+    save_episodes(new, tmp_path / "new.nc")
+    words = ["criticise", str(run), str(tmp_path / "new.nc"), "--out", str(page), "--overwrite"]
+    assert main(words) == 0
+
+
+def test_the_mean_reward_is_that_of_the_episodes_learned_from(run):
+    learned = read_episodes(run / "episodes")
+    fitted = fitted_to(Run.load(run))
+    xr.testing.assert_identical(fitted, learned)  # so few that they are all
+    loops = [open_loop(Run.load(run), *windows(learned, 8, 4), 4, mean, 0) for mean in (None, 0.25)]
+    assert "mean reward" not in loops[0].reward
+    r = windows(learned, 8, 4)[0]["reward"].to_numpy()[:, 4:].astype(float)
+    np.testing.assert_allclose(loops[1].reward["mean reward"], (0.25 - r) ** 2)
 
 
 # --- what is there already -----------------------------------------------------------------------

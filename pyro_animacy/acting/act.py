@@ -48,10 +48,9 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import Interrupted, signals, stream, tensorboard
-from pyro_animacy.infer.run import METRICS, pick_device
+from pyro_animacy.infer.run import METRICS, REPLAY, pick_device
 from pyro_animacy.infer.traced import no_validation
 
-EPISODES = "episodes"  # folder of the replay in that of the run
 SAVE_EVERY = 30.0  # seconds
 STATE = {"step", "seconds", "episodes", "terms"}
 
@@ -74,7 +73,7 @@ class Acting:
         self.env = make_env(environment, config)
         self.controls = Controls.of(self.env)
         self.fps = frames_per_second(self.env)
-        self.replay = Replay(path / EPISODES, fps=self.fps, memory=config.replay_memory)
+        self.replay = Replay(path / REPLAY, fps=self.fps, memory=config.replay_memory)
         self.step, self.began = 0, time.monotonic()
         self.terms: list[dict[str, float]] = []  # of the updates since the last episode
         self.rows: list[dict[str, Any]] = []
@@ -303,8 +302,8 @@ def _forget(path: Path) -> None:
     """Delete what a run of `act` that is replaced has, and one of `fit` has not."""
     try:
         (path / BEHAVIOUR).unlink(missing_ok=True)
-        if (path / EPISODES).exists():
-            shutil.rmtree(path / EPISODES)
+        if (path / REPLAY).exists():
+            shutil.rmtree(path / REPLAY)
     except OSError as error:
         raise RunError(
             f"{path}: its episodes cannot be deleted ({error}); delete them, or choose another "

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ from pyro_animacy.acting.run import (
     read_acting,
 )
 from pyro_animacy.acting.simulator import TrueSimulator
+from pyro_animacy.data.episodes import join_episodes
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.traced import no_validation
 
@@ -143,6 +145,31 @@ def evaluate(
             )  # fmt: skip
         found.append(returned(played))
     return Evaluation(found[0], found[1], found[2] if simulator else None)
+
+
+def new_episodes(path: str | Path, *, episodes: int = 10, seed: int = 1) -> xr.Dataset:
+    """Episodes that the agent of a run plays without exploration, and has not learned from.
+
+    Args:
+        path: The run's folder.
+        episodes: How many.
+        seed: Decides how they begin.
+
+    Raises:
+        RunError: If the folder is not that of a run of `act`, or its environment is another now.
+    """
+    environment, config = read_acting(Path(path))
+    with closing(make_env(environment, config)) as probe:
+        agent, fps = load_agent(Path(path), probe), frames_per_second(probe)
+    with no_validation():
+        played = evaluation(
+            lambda: make_env(environment, config), lambda _: agent, episodes, seed=seed, fps=fps
+        )
+    names = [Path(f"{seed}_{i}") for i in range(episodes)]
+    return join_episodes(
+        [one.assign_coords(trajectory=[str(n)]) for one, n in zip(played, names, strict=True)],
+        names,
+    )
 
 
 def _check_simulated(env: gymnasium.Env) -> None:

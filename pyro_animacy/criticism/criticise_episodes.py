@@ -77,7 +77,7 @@ def criticise_episodes(
             sections.append(drawn.pictures_section(found))
         if not images:
             _next(bar, "open loop")
-            mean = _mean_reward(fitted) if sight.reward and fitted is not None else 0.0
+            mean = _mean_reward(fitted) if sight.reward and fitted is not None else None
             ahead = open_loop(run, cut, episode, min(CONTEXT, frames - 1), mean, seed)
             sections.append(drawn.open_loop_section(ahead, sight))
         if Z:

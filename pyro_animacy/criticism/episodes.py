@@ -129,7 +129,7 @@ class OpenLoop:
     Attributes:
         errors: Mean squared error (window, H) of ``open loop`` (the mean of the draws),
             ``last frame stays``, ``reconstruction``, and ``other actions`` where there are actions.
-        reward: Likewise (window, H) of rewards, of ``open loop``, ``mean reward`` and
+        reward: Likewise (window, H) of rewards, of ``open loop``, ``mean reward`` (if known) and
             ``reconstruction``; empty without rewards.
         episode: Which episode each window is of.
         context: Frames given.
@@ -279,8 +279,8 @@ def active(use: xr.Dataset) -> npt.NDArray[np.bool_]:
     return np.where(np.isnan(moved), kl, moved) > ACTIVE
 
 
-def open_loop(run: Run, cut: xr.Dataset, episode: npt.NDArray, context: int, mean_reward: float,
-              seed: int) -> OpenLoop:  # fmt: skip
+def open_loop(run: Run, cut: xr.Dataset, episode: npt.NDArray, context: int,
+              mean_reward: float | None, seed: int) -> OpenLoop:  # fmt: skip
     """Forecast windows after ``context`` frames, and compare with simple rules.
 
     Args:
@@ -288,7 +288,7 @@ def open_loop(run: Run, cut: xr.Dataset, episode: npt.NDArray, context: int, mea
         cut: From `windows`.
         episode: Which episode each window is of.
         context: Frames given.
-        mean_reward: What a rule without a model would say of every reward.
+        mean_reward: What a rule without a model would say of every reward; None if not known.
         seed: Seeds the draws.
     """
     options: dict[str, Any] = {"act": "recorded", "seed": seed, "progress": False}
@@ -325,11 +325,9 @@ def open_loop(run: Run, cut: xr.Dataset, episode: npt.NDArray, context: int, mea
         r = cut["reward"].to_numpy()[:, context:].astype(np.float64)
         of_ahead = ahead["predictions"]["reward"].to_numpy()[0][:, :, context:].mean(0)
         of_back = back["posterior_predictive"]["reward"].to_numpy()[0, 0][:, context:]
-        reward = {
-            "open loop": (of_ahead - r) ** 2,
-            "mean reward": (mean_reward - r) ** 2,
-            "reconstruction": (of_back - r) ** 2,
-        }
+        reward = {"open loop": (of_ahead - r) ** 2, "reconstruction": (of_back - r) ** 2}
+        if mean_reward is not None:
+            reward["mean reward"] = (mean_reward - r) ** 2
     shown = int(np.argsort(errors["last frame stays"].mean(1))[len(x) // 2])  # a middling one
     return OpenLoop(
         errors=errors, reward=reward, episode=episode, context=context, fps=run.card.fps,

@@ -387,7 +387,7 @@ def _acts(loop: OpenLoop) -> list[Finding]:
 
 def _rewarded(loop: OpenLoop) -> list[Finding]:
     """Whether rewards are predicted better than by their mean."""
-    if not loop.reward:
+    if "mean reward" not in loop.reward:
         return []
     ours, mean = loop.reward["open loop"], loop.reward["mean reward"]
     gain = paired(ours.mean(1), mean.mean(1), loop.episode)

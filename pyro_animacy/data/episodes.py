@@ -278,7 +278,7 @@ def read_episodes(paths: str | Path | Sequence[str | Path]) -> xr.Dataset:
     if not files:
         raise DataError("no files of episodes are given")
     parts = [_read(file) for file in files]
-    return parts[0] if len(parts) == 1 else _joined(parts, files)
+    return parts[0] if len(parts) == 1 else join_episodes(parts, files)
 
 
 def _read(path: Path) -> xr.Dataset:
@@ -308,8 +308,16 @@ def _controls(ds: xr.Dataset) -> list[str] | None:
     return ds["control"].to_numpy().tolist() if "control" in ds.coords else None
 
 
-def _joined(parts: list[xr.Dataset], files: list[Path]) -> xr.Dataset:
-    """Concatenate along trajectory, padding time with zeros."""
+def join_episodes(parts: Sequence[xr.Dataset], files: Sequence[Path]) -> xr.Dataset:
+    """Concatenate along trajectory, padding time with zeros.
+
+    Args:
+        parts: Episodes.
+        files: What to call each part in messages, and its trajectories where names are given twice.
+
+    Raises:
+        DataError: For a part that does not go with the first.
+    """
     first, frames = parts[0], max(part.sizes["time"] for part in parts)
     for part, file in zip(parts, files, strict=True):
         for what, has, wanted in (

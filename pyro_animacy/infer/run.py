@@ -22,6 +22,7 @@ from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+REPLAY = "episodes"  # folder of those that a run of `act` has collected
 PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
