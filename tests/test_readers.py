@@ -433,7 +433,7 @@ def test_wide_rows_without_a_frame_in_which_nobody_is_seen(write):
 
 
 @pytest.mark.parametrize("clock", ["runs_on", "begins_again"])
-@pytest.mark.parametrize("order", ["by_frame", "by_body", "shuffled"])
+@pytest.mark.parametrize("order", ["by_frame", "by_body", "shuffled", "clips_by_turns"])
 def test_a_pause_that_frame_numbers_run_on_through(order, clock):
     """Half-time: the rate is that of the halves, and no step goes from one to the other."""
     values = walk(1, 100, 2)
@@ -445,9 +445,12 @@ def test_a_pause_that_frame_numbers_run_on_through(order, clock):
         table = table.sort_values("body", kind="stable")
     if order == "shuffled":
         table = table.sample(frac=1, random_state=0)
+    if order == "clips_by_turns":
+        table = pd.concat([table, table.assign(clip="s")]).sort_values("frame", kind="stable")
     ds = read_trajectories(table, fps=25)
     assert ds.attrs["fps"] == 25
-    np.testing.assert_array_equal(ds["position"], [values[0, :50], values[0, 50:]])
+    halves = [values[0, :50], values[0, 50:]]
+    np.testing.assert_array_equal(ds["position"], halves * ds["recording"].to_pandas().nunique())
     assert int(ds["start"][1]) > 50
 
 

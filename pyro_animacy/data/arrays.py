@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.dense import agreed_fps
+from pyro_animacy.data.frames import agreed_fps
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
 from pyro_animacy.errors import DataError

@@ -1,32 +1,16 @@
 """Which cell of a dense array (trajectory, time, body, 2) each row of a table goes to."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pyro_animacy.data.frames import Frames
 from pyro_animacy.data.tables import Codes, Table
 from pyro_animacy.errors import DataError
 
 BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Where on the frame axis the rows are."""
-
-    number: Codes  # (rows,) as in the file, or counted from the times
-    begin: Codes  # (trajectory,) number of its first frame
-    stride: int  # from the number of one frame to that of the next
-    count: Codes  # (trajectory,) how many frames
-    fps: float | None  # from the times, if there are any
-
-    def index(self, owner: Codes, some: slice) -> Codes:
-        """Of some rows and the trajectories that they are of, the frame, from 0 on in each."""
-        index = self.number[some] - self.begin[owner]
-        return index if self.stride == 1 else index // self.stride
 
 
 def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
