@@ -9,7 +9,7 @@ import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
-from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.readers import files_of, read_trajectories
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
@@ -108,15 +108,26 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
         data = data_of_run(run.path, run.settings)
         return run.heldout(read_data(run.card.model, data)), False
     data = data_options(chosen, own)
-    if isinstance(run.card, EpisodeCard):
-        return _episodes(run, data, own)
-    if not own or data["source"] != own.get("source"):
-        return _read_as_the_run(run, data, given), True
+    files, learned = _files(data["source"]), _files(own.get("source") or [])
+    if "acting" in run.settings:
+        learned = _files(str((run.path / REPLAY).resolve()))
+        return suited_episodes(run.card, read_data(run.card.model, data)), learned.isdisjoint(files)
+    if learned.isdisjoint(files):
+        found = _read_as_the_run(run, data, given)
+        if isinstance(run.card, EpisodeCard):
+            found = suited_episodes(run.card, found)
+        return found, True
+    if learned != files:
+        raise ConfigError(
+            f"{run.path} was fitted to {min(learned & files)}; leave DATA out to use what it held "
+            "out, or give other recordings"
+        )
+    data |= {"source": own["source"]}  # in the order that they were divided in
     if _present(data) == _present(own):
         print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
-        return run.heldout(read_trajectories(**data)), False
-    fitted = run.fitted(read_trajectories(**data_of_run(run.path, run.settings)))
-    found = read_trajectories(**data)
+        return run.heldout(read_data(run.card.model, data)), False
+    fitted = run.fitted(read_data(run.card.model, data_of_run(run.path, run.settings)))
+    found = read_data(run.card.model, data)
     unseen = ~np.isin(found["recording"], fitted["recording"])
     if not unseen.any():
         raise ConfigError(
@@ -128,26 +139,11 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     return found.isel(trajectory=unseen), True
 
 
-def _episodes(run: Run, data: dict[str, Any], own: dict[str, Any]) -> tuple[xr.Dataset, bool]:
-    """Episodes asked for, and whether they are new to the run."""
-    given = set(episode_files(data["source"]))
-    if "acting" in run.settings:  # it holds none out
-        learned = episode_files((run.path / REPLAY).resolve())
-        return suited_episodes(run.card, read_data(run.card.model, data)), given.isdisjoint(learned)
-    source = own.get("source") or []
-    known = set(episode_files(source))
-    if given != known and given & known:
-        raise ConfigError(
-            f"{run.path} was fitted to {sorted(given & known)[0]}; leave DATA out to use what it "
-            "held out, or give other episodes"
-        )
-    if given == known:
-        data = data | {"source": source}  # in the order that they were divided in
-    episodes = read_data(run.card.model, data)
-    if given != known:
-        return suited_episodes(run.card, episodes), True
-    print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
-    return run.heldout(episodes), False
+def _files(source: str | list[str]) -> set[Path]:
+    """What a source names, of a folder its files."""
+    paths = map(Path, [source] if isinstance(source, str) else source)
+    folders = (files_of(p) if p.is_dir() and p.suffix != ".zarr" else [p] for p in paths)
+    return {file for files in folders for file in files}
 
 
 def fitted_to(run: Run) -> xr.Dataset | None:

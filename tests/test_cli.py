@@ -167,6 +167,30 @@ def test_other_clips_of_its_own_file_are_used_less_what_was_fitted(
     assert not set(drawn["trajectory"].values) & set(train["trajectory"].values)
 
 
+def test_its_own_files_are_known_however_they_are_given(tmp_path, capfd, refused):
+    """A folder, its files, in whatever order: their held-out part. Some of them: none is new."""
+    folder, run = tmp_path / "clips", tmp_path / "run"
+    folder.mkdir()
+    (folder / "README").write_text("clips")
+    for n in range(3):
+        table(chase(40, recordings=3, seed=n)).to_csv(folder / f"{n}.csv", index=False)
+    files = [str(folder / f"{n}.csv") for n in range(3)]
+    assert main(["fit", *files, *FIT, "--out", str(run)]) == 0
+    drawn = []
+    for n, given in enumerate(([], files, files[::-1], [str(folder)])):
+        out = tmp_path / f"{n}.nc"
+        words = ["sample", str(run), *given, "--draws", "1", "--horizon", "3", "--out", str(out)]
+        capfd.readouterr()
+        assert main([*words, *(["--fps", "10"] if given else [])]) == 0
+        assert ("held-out part is used" in capfd.readouterr().err) == bool(given)
+        drawn.append(xr.load_dataset(out, group="observed_data", engine="h5netcdf"))
+        xr.testing.assert_equal(drawn[n], drawn[0])
+    for given in (files[:1], [*files, shutil.copy(files[0], tmp_path / "new.csv")]):
+        said = refused("sample", run, *given, "--fps", "10", "--out", tmp_path / "d.nc")
+        assert "was fitted to" in said
+        assert "0.csv; leave DATA out" in said
+
+
 def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
     out = ["--out", tmp_path / "draws.nc"]
     assert "--bodies is of DATA" in refused("sample", run, "--bodies", "each", *out)

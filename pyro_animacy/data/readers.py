@@ -158,13 +158,18 @@ def _items(source: Any) -> list[Any]:
     return [path]
 
 
-def _folder(folder: Path) -> list[Any]:
-    """The files of a folder, which must be of one kind."""
-    files = sorted(
+def files_of(folder: Path) -> list[Path]:
+    """The recordings in a folder, by their names; what only goes with them is left aside."""
+    return sorted(
         p
         for p in folder.iterdir()
         if _kind(p) and not re.match(r"\.|readme|licen[cs]e", p.name, re.IGNORECASE)
     )
+
+
+def _folder(folder: Path) -> list[Any]:
+    """The files of a folder, which must be of one kind."""
+    files = files_of(folder)
     if not files:
         raise DataError(
             f"{folder.name}: no files of trajectories in this folder; expected {', '.join(KINDS)}"
