@@ -401,6 +401,17 @@ def test_what_a_signal_leaves(tmp_path, monkeypatch):
     assert (state["episodes"], state["step"], len(state["terms"])) == (2, 2, 2)  # it was finished
 
 
+def test_a_kill_among_many_updates_costs_those_since_the_last_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
+    path = tmp_path / "run"
+    stopped(
+        monkeypatch, ("update", 3), kill,
+        lambda: act("Point-v0", options(pretrain=4), out=path, progress=False),
+    )  # fmt: skip
+    state = checkpoint.load_trainer(path / "trainer.pt", loop.STATE)
+    assert (state["episodes"], state["step"], len(state["terms"])) == (2, 3, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 @pytest.mark.parametrize("every", [0.0, 1e9])  # seconds between checkpoints
@@ -420,7 +431,8 @@ def test_stopped_once(runs, tmp_path, monkeypatch, agent, do, every, moment):
 SAVED = ["metrics.jsonl", "best.safetensors", "behaviour.safetensors", "trainer.pt"]
 WRITES = [
     *("config.yaml", "000000.npz", "000001.npz"),
-    *("000002.npz", *SAVED, "000003.npz", *SAVED, *SAVED),
+    *(*SAVED, *SAVED, "000002.npz", *SAVED),  # after each of two updates, and the episode
+    *(*SAVED, *SAVED, "000003.npz", *SAVED, *SAVED),
 ]
 
 

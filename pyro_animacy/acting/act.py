@@ -75,6 +75,7 @@ class Acting:
         self.fps = frames_per_second(self.env)
         self.replay = Replay(path / REPLAY, fps=self.fps, memory=config.replay_memory)
         self.step, self.began = 0, time.monotonic()
+        self.saved = self.began
         self.terms: list[dict[str, float]] = []  # of the updates since the last episode
         self.rows: list[dict[str, Any]] = []
         self.caught: list[int] = []
@@ -88,7 +89,6 @@ class Acting:
             Interrupted: After a signal, when all is saved.
         """
         c = self.config
-        saved = time.monotonic()
         gpu = [self.device] if self.device.type == "cuda" else []
         bar = tqdm(total=c.episodes, initial=len(self.replay), desc="act", unit="episode",
                    disable=not self.progress)  # fmt: skip
@@ -110,10 +110,8 @@ class Acting:
                     for name, value in row.items():
                         if isinstance(value, int | float):
                             board.add_scalar(name, value, n)
-                due = "evaluation_return" in row or time.monotonic() - saved >= SAVE_EVERY
-                if self.learner is not None and due:
-                    self.save(n + 1)
-                    saved = time.monotonic()
+                if self.learner is not None:
+                    self._save_if_due(n + 1, at_once="evaluation_return" in row)
         self.save(len(self.replay))
 
     def turn(self, n: int, bar: Any) -> dict[str, Any]:
@@ -148,6 +146,7 @@ class Acting:
             self.terms.append(learner.update(batch, self.step))
             self.step += 1
             self._stop_if_asked(n)
+            self._save_if_due(n)
         terms = self.terms
         return {name: sum(each[name] for each in terms) / len(terms) for name in terms[-1]}
 
@@ -199,6 +198,10 @@ class Acting:
                 self.caught[0],
             )
 
+    def _save_if_due(self, episodes: int, *, at_once: bool = False) -> None:
+        if at_once or time.monotonic() - self.saved >= SAVE_EVERY:
+            self.save(episodes)
+
     def spent(self) -> float:
         """Seconds since the run began, less those it was stopped."""
         return round(time.monotonic() - self.began, 2)
@@ -216,6 +219,7 @@ class Acting:
         if self.learner is not None:
             self.learner.save_weights(self.path)
         checkpoint.save_trainer(self.path / checkpoint.TRAINER, state)
+        self.saved = time.monotonic()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `save` wrote; episodes collected after it are collected again.
