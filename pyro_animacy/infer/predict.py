@@ -74,28 +74,7 @@ def predict(
         )
     dataset = suited(run.card, dataset)
     history = run.card.config["history"]
-    context = history if context is None else context
-    longest = int(dataset["length"].max())
-    if mode not in ("reconstruct", "forecast", "generate"):
-        raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
-    if draws < 1:
-        raise ConfigError(f"draws is {draws}; expected at least 1")
-    if context < history:
-        raise ConfigError(f"context is {context} frames; the model's history needs {history}")
-    if mode != "forecast":
-        context = history
-    if horizon is not None and horizon < 1:
-        raise ConfigError(f"horizon is {horizon}; expected at least 1")
-    horizon = longest - context if horizon is None else horizon
-    if mode == "reconstruct":
-        horizon = min(horizon, longest - context)
-    if horizon < 1:
-        raise ConfigError(
-            f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
-            "context; give a smaller --context or a --horizon"
-        )
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
+    context, horizon = _asked(mode, draws, context, horizon, seed, history, dataset)
     scale = run.card.scale
     origin = np.tile(scale.center, len(run.card.bodies))
     # Seven digits are enough unless the origin is far off, as in map coordinates.
@@ -132,6 +111,36 @@ def predict(
     return draws_tree(
         position, observed, mode=mode, context=context, latent=latent, model=run.card.model
     )  # fmt: skip
+
+
+def _asked(
+    mode: str, draws: int, context: int | None, horizon: int | None, seed: int, history: int,
+    dataset: xr.Dataset,
+) -> tuple[int, int]:  # fmt: skip
+    """Frames that are given and frames to draw; ConfigError for an option that cannot be used."""
+    longest = int(dataset["length"].max())
+    context = history if context is None else context
+    if mode not in ("reconstruct", "forecast", "generate"):
+        raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
+    if draws < 1:
+        raise ConfigError(f"draws is {draws}; expected at least 1")
+    if context < history:
+        raise ConfigError(f"context is {context} frames; the model's history needs {history}")
+    if mode != "forecast":
+        context = history
+    if horizon is not None and horizon < 1:
+        raise ConfigError(f"horizon is {horizon}; expected at least 1")
+    horizon = longest - context if horizon is None else horizon
+    if mode == "reconstruct":
+        horizon = min(horizon, longest - context)
+    if horizon < 1:
+        raise ConfigError(
+            f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
+            "context; give a smaller --context or a --horizon"
+        )
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
+    return context, horizon
 
 
 def _width(run: Run) -> int:
