@@ -480,6 +480,52 @@ def test_times_as_people_write_them(kind, write):
     np.testing.assert_array_equal(ds["position"][0], values)
 
 
+def test_decimal_commas(write):
+    """As spreadsheets write them in most of Europe, also if only the times have decimals."""
+    values = walk(40, 1)
+    for places in (values, values.round()):
+        table = pd.DataFrame({"x": places[:, 0, 0], "y": places[:, 0, 1]})
+        table.insert(0, "time", np.arange(40) / 20)
+        text = table.to_csv(index=False, sep=";", decimal=",")
+        ds = read_trajectories(write(text), resolution=0.1)
+        assert ds.attrs["fps"] == 20
+        np.testing.assert_array_equal(ds["position"][0], places)
+
+
+@pytest.mark.parametrize("animals", [["ann", "bob"], None])
+def test_deeplabcut(animals, tmp_path):
+    """As the program writes it: scorer, individuals if there are several, body parts, axes."""
+    parts = ["nose", "tail"]
+    values = walk(30, 2 * len(animals or [1]))
+    values[7, 1] = np.nan
+    levels = [["net"], *([animals] if animals else []), parts, ["x", "y", "likelihood"]]
+    names = ["scorer", *(["individuals"] if animals else []), "bodyparts", "coords"]
+    rows = np.concatenate([values, np.ones((*values.shape[:2], 1))], -1).reshape(30, -1)
+    table = pd.DataFrame(rows, columns=pd.MultiIndex.from_product(levels, names=names))
+    table.to_csv(tmp_path / "t.csv")
+    ds = read_trajectories(tmp_path / "t.csv", fps=30, split_gaps=False)
+    np.testing.assert_array_equal(ds["position"][0], values)
+    wanted = [f"{a}_{p}" for a in animals for p in parts] if animals else parts
+    assert list(ds["body"].values) == wanted
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_a_few_frames_that_come_late(share):
+    """By a third of a frame: the steps before and after are longer and shorter by that."""
+    rng = np.random.default_rng(0)
+    values, n = walk(400, 1), np.arange(400)
+    late = np.zeros(400)
+    late[rng.choice(np.arange(1, 399, 2), int(400 * share), replace=False)] = 0.35
+    table = pd.DataFrame({"x": values[:, 0, 0], "y": values[:, 0, 1], "time": (n + late) / 60})
+    if share > 0.1:
+        with pytest.raises(DataError, match="number them in a column `frame`"):
+            read_trajectories(table)
+        return
+    ds = read_trajectories(table)
+    assert ds.attrs["fps"] == pytest.approx(60, rel=1e-3)
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
 def test_a_column_named_position_is_a_frame_only_where_there_is_no_other(write):
     rows = "".join(f"{t / 10},{t},{t},keeper\n" for t in range(9))
     assert read_trajectories(write("time,x,y,position\n" + rows)).attrs["fps"] == 10
@@ -670,7 +716,9 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
          "trajectory 'c1' has no body '2'"),
         ("frame,x,y\n0,1,1\n10,2,1\n20,3,1\n30,3,1\n35,3,1\n", "row 6: frame 35 lies between"),
         ("frame,x,y,x\n0,1,1,2\n1,2,1,2\n", "two columns are named 'x'"),
-        ("frame;x;y\n0;1,5;1\n1;2;1\n", "'1,5' is not a number; write decimals with a point"),
+        ('frame,x,y\n0,"1,5",1\n1,2,1\n', "'1,5' is not a number; write decimals with a point"),
+        ('t,x,y\n"0,1",1,1\n"0,2",2,1\n', "'0,1' is no time"),
+        (GOOD + "0,b,7,7\n", "if a column numbers trials, name it by --columns trajectory="),
         ("frame,id,x_min,y_min,x_max,y_max\n0,a,1,1,2,2\n1,a,1,2,2,3\n", "no columns x and y"),
         ("frame,id,x1,y1,x2,y2\n0,a,1,1,2,2\n0,b,1,2,2,3\n1,a,1,2,2,3\n",
          "row 3: a second row for frame 0 .* name its x and y"),

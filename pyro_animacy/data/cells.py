@@ -93,14 +93,16 @@ def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
     earlier = np.ones(len(cell), bool)
     earlier[np.unique(cell, return_index=True)[1]] = False
     i = int(earlier.argmax())
+    what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
+    others = []
+    if len(table.trajectories) == 1:
+        others.append("if a column numbers trials, name it by --columns trajectory=...")
     if table.body is None:
-        what, mend = "", ", or where a row is one body, name its x and y by --columns x=...,y=..."
-    else:
-        what, mend = f"body {table.bodies[table.body[i]]!r}, ", ""
+        others.append("if a row is one body, name its x and y by --columns x=...,y=...")
     here = slice(i, i + 1)
     index = frames.index(table.trajectory[here], here)
     frame = index[0] if table.frame is None else table.frame[i]
     raise DataError(
         f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
-        f"{table.trajectories[table.trajectory[i]]!r}; keep one{mend}"
+        f"{table.trajectories[table.trajectory[i]]!r}; {', or '.join(['keep one', *others])}"
     )

@@ -10,7 +10,8 @@ from pyro_animacy.errors import ConfigError, DataError
 # What people call these columns; compared without case. The first that is there is taken.
 ALIASES: dict[str, tuple[str, ...]] = {
     "trajectory": (
-        *("trajectory", "trajectory_id", "clip", "clip_id", "trial", "trial_id", "sequence"),
+        *("trajectory", "trajectory_id", "clip", "clip_id", "trial", "trial_id", "trial_no"),
+        *("trial_number", "trials.thisn", "trials_thisn", "sequence"),  # thisN is PsychoPy's
         *("sequence_id", "seq", "episode", "scene", "scene_id", "video", "video_id", "session"),
         *("session_id", "match", "match_id", "game", "game_id", "recording", "run"),
     ),

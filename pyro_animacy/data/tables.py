@@ -17,6 +17,8 @@ from pyro_animacy.data.columns import Columns, find_columns
 from pyro_animacy.errors import DataError
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
+LINES = 20  # of a text file, that are looked at to see how it is written
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 HEAD = 1000  # rows that are looked at to see whether names are whole numbers
 Codes = npt.NDArray[np.int64]
 
@@ -64,8 +66,11 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         DataError: where the file cannot be read; the row is named as the file counts, from 1.
     """
     where = path.name
-    first = _first_line(path)
+    lines = _first_lines(path)
+    first = lines[0]
     delimiter = next((d for d in (",", "\t", ";") if d in first), r"\s+")
+    if first.startswith("scorer" + delimiter):
+        return _read_deeplabcut(path, lines, columns)
     cells = [c.strip() for c in re.split(delimiter, first.lstrip("#").strip()) if c.strip()]
     headerless = all(_is_number(c) for c in cells)
     if headerless and len(cells) != 4:
@@ -79,6 +84,9 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         "encoding": "utf-8-sig",
         "compression": "gzip" if _gzipped(path) else None,
     }
+    some = (cell.strip() for line in lines[1:] for cell in re.split(delimiter, line))
+    if delimiter != "," and any(DECIMAL_COMMA.fullmatch(cell) for cell in some):
+        options["decimal"] = ","
     if headerless:
         names = ["frame", "id", "x", "y"]
         options |= {"header": None, "names": names}
@@ -95,21 +103,33 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     return make_table(frame, found, where, 1 if headerless else 2)
 
 
-def _first_line(path: Path) -> str:
-    """The first line of a text file; DataError where there is none."""
+def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | None) -> Table:
+    """Read DeepLabCut's table: its head names scorer, perhaps individual, body part and axis."""
+    where, levels = (
+        path.name,
+        next((i for i, x in enumerate(lines, 1) if x.startswith("coords")), 3),
+    )
+    frame = _parse(path, where, header=[*range(levels)], index_col=0)
+    names = ["_".join(map(str, name[1:])) for name in frame.columns]  # without the scorer's
+    frame = frame.set_axis(names, axis="columns").rename_axis("frame").reset_index()
+    return make_table(frame, find_columns(list(frame.columns), columns, where), where, levels + 1)
+
+
+def _first_lines(path: Path) -> list[str]:
+    """The first lines of a text file; DataError where there is none."""
     try:
         opener = gzip.open if _gzipped(path) else open
         with opener(path, "rb") as file:
-            line = file.readline(1_000_000)
+            lines = [file.readline(1_000_000) for _ in range(LINES)]
     except UNREADABLE as error:
         raise DataError(f"{path.name}: cannot be read: {error}") from None
-    if b"\0" in line:
+    if b"\0" in lines[0]:
         raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
-    text = line.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        empty = "the file is empty" if not line else "row 1 is blank; expected the column names"
+    texts = [line.decode("utf-8-sig", errors="replace") for line in lines]
+    if not texts[0].strip():
+        empty = "the file is empty" if not lines[0] else "row 1 is blank; expected the column names"
         raise DataError(f"{path.name}: {empty}")
-    return text
+    return texts
 
 
 def _gzipped(path: Path) -> bool:
@@ -324,7 +344,7 @@ def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
             i = int(bad.argmax())
             cell = str(values.iloc[i])[:40]
             mend = "leave the cell empty where nothing was observed"
-            if re.fullmatch(r"[+-]?\d+,\d+", cell):
+            if DECIMAL_COMMA.fullmatch(cell):
                 mend = "write decimals with a point"
             raise DataError(
                 f"{where}: row {row[i]}, column {values.name!r}: {cell!r} is not a number; {mend}"
@@ -363,7 +383,8 @@ def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
             return numbers(values, where, row)
         moments: Any = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         if moments.isna().gt(values.isna()).any():
-            moments = pd.to_timedelta(values.astype(str), errors="coerce")
+            clocks = values.where(values.astype(str).str.contains(":"))  # or "5" is nanoseconds
+            moments = pd.to_timedelta(clocks.astype(str), errors="coerce")
         if (bad := moments.isna().gt(values.isna()).to_numpy()).any():
             i = int(bad.argmax())
             raise DataError(
