@@ -159,7 +159,8 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
         description=(
             "Rank fitted models, constant velocity and an autoregression on recordings that none "
             "was fitted to: held-out log density with paired errors, and forecast errors 1, 2 and "
-            "4 seconds ahead. Example: pyro-animacy compare runs/one runs/two --out compared"
+            "4 seconds ahead (frames, below one a second). "
+            "Example: pyro-animacy compare runs/one runs/two --out compared"
         ),
     )
     parser.add_argument("runs", nargs="+", type=str, help="folders of fits")
