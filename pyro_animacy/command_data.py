@@ -14,7 +14,7 @@ from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.run import CONFIG, REPLAY, Run, read_settings
+from pyro_animacy.infer.run import CONFIG, REPLAY, Run
 from pyro_animacy.models import FAMILIES, family
 
 DATA_HELP = (
@@ -194,15 +194,20 @@ def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
     return {"source": paths[0] if len(paths) == 1 else paths, **data, **given}
 
 
-def data_of_run(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+def data_of_run(path: Path, settings: dict[str, Any], instead: str = "give DATA") -> dict[str, Any]:
     """How a run says that its recordings were read.
+
+    Args:
+        path: The run's folder.
+        settings: Its ``config.yaml``.
+        instead: What to do where it does not say.
 
     Raises:
         RunError: If it does not say where they are, or by options that there are not.
     """
-    data = (settings or read_settings(path)).get("data")
+    data = settings.get("data")
     if not isinstance(data, dict) or not data.get("source"):
-        raise RunError(f"{path / CONFIG}: does not say where the recordings are; give DATA")
+        raise RunError(f"{path / CONFIG}: does not say where the recordings are; {instead}")
     for name, (kind, _) in DATA_OPTIONS.items():
         value = data.get(name)
         kinds = {"columns": (dict,), "fps": (int, float), "resolution": (int, float)}

@@ -212,7 +212,8 @@ def _fit(chosen: Namespace) -> None:
         stopped = Path(chosen.resume)
         settings = read_settings(stopped)
         model = settings.get("family", "control_vae")
-        run = resume(stopped, read_data(model, data_of_run(stopped, settings)))
+        data = data_of_run(stopped, settings, "go on in Python: resume(RUN, recordings)")
+        run = resume(stopped, read_data(model, data))
     else:
         if not chosen.recordings:
             raise ConfigError("no recordings given; try: pyro-animacy fit DATA --out RUN")
@@ -335,7 +336,8 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
         given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
         if given:
             raise ConfigError(f"{given[0]} is of --recordings; the runs' own are read as for fit")
-        sources = [data_of_run(run.path, run.settings) for run in runs]
+        instead = "give others, which no run was fitted to: --recordings FILE"
+        sources = [data_of_run(run.path, run.settings, instead) for run in runs]
         first = read_trajectories(**sources[0])
         own = [first if data == sources[0] else read_trajectories(**data) for data in sources]
         return first, common_heldout(runs, own)

@@ -246,6 +246,14 @@ def test_the_common_held_out_part_is_in_no_training_part(tiny_run, tiny_data, tm
         xr.testing.assert_equal(common, tiny_run.heldout(tiny_data))
 
 
+def test_a_rate_that_was_estimated_makes_no_other_recording(tiny_run, tiny_data):
+    """Of one file, at 10 Hz as was given, and at a rate measured from its times."""
+    fps = 10.0001
+    estimated = tiny_data.assign_coords(time=np.arange(120) / fps).assign_attrs(fps=fps)
+    common = common_heldout([tiny_run, tiny_run], [tiny_data, estimated])
+    xr.testing.assert_equal(common, tiny_run.heldout(tiny_data))
+
+
 def test_recordings_drawn_by_other_seeds_share_what_both_held_out(tiny_run):
     """Of twenty recordings each run holds four out; common are those in both."""
     dataset = recordings(recordings=20, frames=30)
