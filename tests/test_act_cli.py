@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -162,6 +163,30 @@ def test_sample_takes_the_run_and_its_episodes_and_criticise_does_not(run, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["act", "Chase-v0", "--out", "{out}"],
+        ["act", "--resume", "{run}"],
+        ["evaluate", "{run}"],
+        ["video", "{run}", "--out", "{out}.gif"],
+        ["criticise", "{run}", "--out", "{out}.html"],
+    ],
+)
+def test_without_the_extra_a_sentence_says_what_to_install(run, tmp_path, words):
+    """In a process in which gymnasium cannot be imported."""
+    code = "import sys; sys.modules['gymnasium'] = None; from pyro_animacy.cli import main; "
+    words = [word.format(run=run, out=tmp_path / "out") for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} sys.exit(main({words!r}))"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    said = r'pyro-animacy: .* need gymnasium .*: pip install "pyro-animacy\[rl\]"\n'
+    assert re.fullmatch(said, done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_path, capsys):
     """Those that its agent plays now, or of another run of that environment."""
     page = tmp_path / "page.html"
