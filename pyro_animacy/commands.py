@@ -17,10 +17,8 @@ from pyro_animacy.command_data import (
     add_data_options,
     add_run,
     asked_for,
-    data_of_run,
     data_options,
     fitted_to,
-    read_data,
 )
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
@@ -46,7 +44,8 @@ from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
-from pyro_animacy.infer.run import Run, read_settings
+from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.run import Run, data_of_run, read_settings
 from pyro_animacy.infer.summary import summary_text
 from pyro_animacy.models import FAMILIES
 

@@ -26,6 +26,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.command_data import fitted_to
 from pyro_animacy.criticism.episodes import open_loop, windows
 from pyro_animacy.data.episodes import read_episodes, save_episodes
+from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
 
@@ -201,6 +202,16 @@ def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_pat
     save_episodes(new, tmp_path / "new.nc")
     words = ["criticise", str(run), str(tmp_path / "new.nc"), "--out", str(page), "--overwrite"]
     assert main(words) == 0
+
+
+def test_the_recordings_of_the_run_are_its_episodes(run, refused):
+    """Which it has learned from; it holds nothing out."""
+    with pytest.raises(
+        RunError, match=rf"its own episodes; read_episodes reads .*{run / 'episodes'}"
+    ):
+        Run.load(run).recordings()
+    assert "a run of `act`" in refused("fit", "--resume", run)
+    assert repr(Run.load(run)) == f"<Run {run}: world_model of episodes at 1 Hz>"
 
 
 def test_the_mean_reward_is_that_of_the_episodes_learned_from(run):

@@ -260,7 +260,7 @@ def test_signal_outside_training(monkeypatch, capsys):
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("pyro_animacy.command_data.read_trajectories", interrupted)
+    monkeypatch.setattr("pyro_animacy.infer.recordings.read_trajectories", interrupted)
     try:
         assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
     finally:
