@@ -1,6 +1,6 @@
 """The commands of agents that act: ``act``, ``evaluate``, ``video``, ``direct``.
 
-What the first three call needs gymnasium, an extra: so it is imported where it is called.
+What the first three call needs gymnasium, of the extra rl: so it is imported where it is called.
 """
 
 import json

@@ -8,14 +8,14 @@ import numpy as np
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
-from pyro_animacy.data.readers import files_of, read_trajectories
+from pyro_animacy.data.episodes import episode_files, read_episodes
+from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.run import CONFIG, REPLAY, Run, read_settings
-from pyro_animacy.models import FAMILIES, family
+from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.run import REPLAY, Run
 
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
@@ -42,46 +42,6 @@ DATA_OPTIONS = {
 }
 SOME = 50  # episodes, that show what all of a run of `act` are like
 OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
-SCENES, EPISODES = (
-    [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
-)
-
-
-def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
-    """Read what a model is of: scenes, or episodes.
-
-    Raises:
-        DataError: If it cannot be read, or is of the other kind; the message names the models.
-    """
-    files = episode_files(data["source"])
-    holds = [(file, variables_of(file)) for file in files]
-    episodes = [file for file, names in holds if names & {"image", "observation"}]
-    scenes = [file for file, names in holds if "position" in names]
-    if family(model).data == "scenes":
-        if episodes and not scenes:
-            raise DataError(
-                f"{episodes[0]}: holds episodes, and {model} is a model of moving bodies; take "
-                f"--model {' or --model '.join(EPISODES)}"
-            )
-        return read_trajectories(**data)
-    for name in DATA_OPTIONS:
-        if data.get(name) is not None:
-            raise ConfigError(
-                f"--{name} is of scenes of moving bodies, and {model} is a model of episodes; "
-                "leave it out"
-            )
-    other = [file for file in files if file in scenes or not _maybe_episodes(file)]
-    if other and not episodes:
-        raise DataError(
-            f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
-            f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
-        )
-    return read_episodes(files)
-
-
-def _maybe_episodes(file: Path) -> bool:
-    """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
-    return file.suffix in (".nc", ".npz")
 
 
 def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
@@ -105,8 +65,7 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
             played = episodes.sizes["trajectory"]
             print(f"{run.path}: its agent has played {played} new episodes", file=sys.stderr)
             return episodes, True
-        data = data_of_run(run.path, run.settings)
-        return run.heldout(read_data(run.card.model, data)), False
+        return run.heldout(run.recordings(instead="give DATA")), False
     data = data_options(chosen, own)
     files, learned = _files(data["source"]), _files(own.get("source") or [])
     if "acting" in run.settings:
@@ -126,7 +85,7 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     if _present(data) == _present(own):
         print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
         return run.heldout(read_data(run.card.model, data)), False
-    fitted = run.fitted(read_data(run.card.model, data_of_run(run.path, run.settings)))
+    fitted = run.fitted(run.recordings())
     found = read_data(run.card.model, data)
     unseen = ~np.isin(found["recording"], fitted["recording"])
     if not unseen.any():
@@ -156,7 +115,7 @@ def fitted_to(run: Run) -> xr.Dataset | None:
         return read_episodes([files[i] for i in evenly(len(files), SOME)])
     if not run.settings.get("data"):
         return None
-    return run.fitted(read_data(run.card.model, data_of_run(run.path, run.settings)))
+    return run.fitted(run.recordings())
 
 
 def _read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
@@ -192,24 +151,6 @@ def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
     # Absolute, so that the run can be resumed and criticised from any folder.
     paths = [str(Path(p).resolve()) if Path(p).exists() else p for p in chosen.recordings]
     return {"source": paths[0] if len(paths) == 1 else paths, **data, **given}
-
-
-def data_of_run(path: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How a run says that its recordings were read.
-
-    Raises:
-        RunError: If it does not say where they are, or by options that there are not.
-    """
-    data = (settings or read_settings(path)).get("data")
-    if not isinstance(data, dict) or not data.get("source"):
-        raise RunError(f"{path / CONFIG}: does not say where the recordings are; give DATA")
-    for name, (kind, _) in DATA_OPTIONS.items():
-        value = data.get(name)
-        kinds = {"columns": (dict,), "fps": (int, float), "resolution": (int, float)}
-        if value is not None and not isinstance(value, kinds.get(name, (kind,))):
-            raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
-    known = {"source", *DATA_OPTIONS}
-    return {name: value for name, value in data.items() if name in known}
 
 
 def _columns(text: str) -> dict[str, str]:

@@ -17,10 +17,8 @@ from pyro_animacy.command_data import (
     add_data_options,
     add_run,
     asked_for,
-    data_of_run,
     data_options,
     fitted_to,
-    read_data,
 )
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
@@ -46,7 +44,8 @@ from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
-from pyro_animacy.infer.run import Run, read_settings
+from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.run import Run, data_of_run, read_settings
 from pyro_animacy.infer.summary import summary_text
 from pyro_animacy.models import FAMILIES
 
@@ -159,7 +158,8 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
         description=(
             "Rank fitted models, constant velocity and an autoregression on recordings that none "
             "was fitted to: held-out log density with paired errors, and forecast errors 1, 2 and "
-            "4 seconds ahead. Example: pyro-animacy compare runs/one runs/two --out compared"
+            "4 seconds ahead (frames, below one a second). "
+            "Example: pyro-animacy compare runs/one runs/two --out compared"
         ),
     )
     parser.add_argument("runs", nargs="+", type=str, help="folders of fits")
@@ -211,7 +211,8 @@ def _fit(chosen: Namespace) -> None:
         stopped = Path(chosen.resume)
         settings = read_settings(stopped)
         model = settings.get("family", "control_vae")
-        run = resume(stopped, read_data(model, data_of_run(stopped, settings)))
+        data = data_of_run(stopped, settings, "go on in Python: resume(RUN, recordings)")
+        run = resume(stopped, read_data(model, data))
     else:
         if not chosen.recordings:
             raise ConfigError("no recordings given; try: pyro-animacy fit DATA --out RUN")
@@ -334,7 +335,8 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
         given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
         if given:
             raise ConfigError(f"{given[0]} is of --recordings; the runs' own are read as for fit")
-        sources = [data_of_run(run.path, run.settings) for run in runs]
+        instead = "give others, which no run was fitted to: --recordings FILE"
+        sources = [data_of_run(run.path, run.settings, instead) for run in runs]
         first = read_trajectories(**sources[0])
         own = [first if data == sources[0] else read_trajectories(**data) for data in sources]
         return first, common_heldout(runs, own)

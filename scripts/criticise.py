@@ -8,7 +8,7 @@ import argparse
 
 import numpy as np
 
-from pyro_animacy import Run, criticise, predict, read_trajectories
+from pyro_animacy import Run, criticise, predict
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import windows
 from pyro_animacy.criticism.scene import Scene
@@ -35,7 +35,7 @@ def main() -> None:
     given = options.parse_args()
 
     run = Run.load(given.run)
-    heldout = run.heldout(read_trajectories(**run.settings["data"]))
+    heldout = run.heldout(run.recordings())
     recorded = windows(heldout, run, most=30)
     generated = predict(run, recorded, mode="generate", draws=given.draws)
     for c in compare(*align(recorded, generated)):

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")  # write files, open no window
 from matplotlib import pyplot as plt
 
-from pyro_animacy import Run, predict, read_trajectories
+from pyro_animacy import Run, predict
 from pyro_animacy.criticism.plots import most_movement
 
 SECONDS, SCENES = 2.0, 3  # of context, and again of forecast; scenes shown
@@ -27,7 +27,7 @@ def main() -> None:
     given = options.parse_args()
 
     run = Run.load(given.run)
-    heldout = run.heldout(read_trajectories(**run.settings["data"]))
+    heldout = run.heldout(run.recordings())
     scenes = heldout.sel(trajectory=most_movement(heldout, SCENES))
     K = max(round(SECONDS * run.card.fps), run.card.config["history"])
 

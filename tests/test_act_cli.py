@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -25,6 +26,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.command_data import fitted_to
 from pyro_animacy.criticism.episodes import open_loop, windows
 from pyro_animacy.data.episodes import read_episodes, save_episodes
+from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
 
@@ -162,6 +164,30 @@ def test_sample_takes_the_run_and_its_episodes_and_criticise_does_not(run, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["act", "Chase-v0", "--out", "{out}"],
+        ["act", "--resume", "{run}"],
+        ["evaluate", "{run}"],
+        ["video", "{run}", "--out", "{out}.gif"],
+        ["criticise", "{run}", "--out", "{out}.html"],
+    ],
+)
+def test_without_the_extra_a_sentence_says_what_to_install(run, tmp_path, words):
+    """In a process in which gymnasium cannot be imported."""
+    code = "import sys; sys.modules['gymnasium'] = None; from pyro_animacy.cli import main; "
+    words = [word.format(run=run, out=tmp_path / "out") for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} sys.exit(main({words!r}))"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    said = r'pyro-animacy: .* need gymnasium .*: pip install "pyro-animacy\[rl\]"\n'
+    assert re.fullmatch(said, done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_path, capsys):
     """Those that its agent plays now, or of another run of that environment."""
     page = tmp_path / "page.html"
@@ -176,6 +202,16 @@ def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_pat
     save_episodes(new, tmp_path / "new.nc")
     words = ["criticise", str(run), str(tmp_path / "new.nc"), "--out", str(page), "--overwrite"]
     assert main(words) == 0
+
+
+def test_the_recordings_of_the_run_are_its_episodes(run, refused):
+    """Which it has learned from; it holds nothing out."""
+    with pytest.raises(
+        RunError, match=rf"its own episodes; read_episodes reads .*{run / 'episodes'}"
+    ):
+        Run.load(run).recordings()
+    assert "a run of `act`" in refused("fit", "--resume", run)
+    assert repr(Run.load(run)) == f"<Run {run}: world_model of episodes at 1 Hz>"
 
 
 def test_the_mean_reward_is_that_of_the_episodes_learned_from(run):

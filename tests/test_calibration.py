@@ -1,5 +1,6 @@
 """Calibration and scores against closed forms, brute force and forecasts known to be right."""
 
+import dataclasses
 import itertools
 import tracemalloc
 
@@ -22,8 +23,15 @@ from pyro_animacy.criticism.calibration import (
     pit,
     section,
 )
+from pyro_animacy.criticism.calibration_plots import SHOWN
 from pyro_animacy.criticism.forecast_scores import uniformity
-from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all, frames_left
+from pyro_animacy.criticism.forecasts import (
+    displacement_errors,
+    forecast_all,
+    frames_ahead,
+    frames_left,
+)
+from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import scoring_windows
 
@@ -372,6 +380,35 @@ def right(seed=16, windows=60):
 def test_a_model_that_is_right_is_said_to_be():
     grades = [f.grade for f in section(right()).findings]
     assert grades == ["right"] * 4  # one a score, both baselines in it
+
+
+@pytest.mark.parametrize(
+    ("fps", "times"),
+    [
+        (0.2, ["5", "10", "20", "40"]),  # below one a second, frames
+        (1.5, ["0.667", "1.33", "2", "4", "8"]),
+        (15.0001, ["0.533", "1", "2", "4", "8"]),  # a rate that was estimated
+    ],
+)
+def test_the_times_of_the_tables_are_those_of_frames(fps, times):
+    """Each once, and what stands below it is of that frame."""
+    frames = frames_ahead(SHOWN, fps, 10_000)
+    found = right()
+    found = found.isel(horizon=np.zeros(frames[-1], int))
+    found = found.assign_coords(horizon=np.arange(1, frames[-1] + 1) / fps)
+    found["energy_score"] = found["energy_score"] * 0 + found["horizon"] * fps
+    shown = section(found)
+    for table in shown.tables[1:]:
+        assert list(table.head) == ["model", *(f"{t}\u00a0s" for t in times)]
+    assert shown.tables[-1].rows[0][1:] == [number(h) for h in frames]
+    assert f"up to {times[-1]}\u00a0s," in shown.intro
+
+
+def test_a_slow_recording_is_forecast_some_frames_ahead(tiny_run, tiny_data):
+    slow = dataclasses.replace(tiny_run, card=dataclasses.replace(tiny_run.card, fps=0.2))
+    data = tiny_data.assign_coords(time=tiny_data["time"] * 50).assign_attrs(fps=0.2)
+    found = calibrate(slow, data, draws=40, most=4, progress=False)
+    assert found["horizon"].values.tolist() == [5, 10, 15, 20]
 
 
 def test_findings_name_what_is_wrong():

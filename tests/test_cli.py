@@ -260,7 +260,7 @@ def test_signal_outside_training(monkeypatch, capsys):
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("pyro_animacy.command_data.read_trajectories", interrupted)
+    monkeypatch.setattr("pyro_animacy.infer.recordings.read_trajectories", interrupted)
     try:
         assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
     finally:
@@ -598,6 +598,16 @@ def test_config_of_a_run_edited_by_hand(run, tmp_path, refused, section, entry, 
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     assert says in refused("sample", copied, "--out", tmp_path / "out.nc")
     assert says in refused("fit", "--resume", copied)
+
+
+def test_a_run_that_does_not_say_where_its_recordings_are(run, tmp_path, refused):
+    """What each command takes instead."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings | {"data": {}}))
+    assert "; give DATA" in refused("sample", copied, "--out", tmp_path / "out.nc")
+    assert "--recordings FILE" in refused("compare", copied)
+    assert "; go on in Python: resume(RUN, recordings)" in refused("fit", "--resume", copied)
 
 
 @pytest.mark.parametrize(

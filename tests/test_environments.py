@@ -502,6 +502,37 @@ def test_pixels_that_are_observed_already():
         make("CarRacing-v3")
 
 
+class Bare(gymnasium.Env):
+    """Gymnasium's interface and no more: no ``render_mode``, nothing drawn."""
+
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self, shape=(2,), dtype=np.float32):
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_an_environment_of_ones_own_needs_only_the_interface(monkeypatch):
+    picture = {"shape": (64, 64, 3), "dtype": np.uint8}
+    for name, options in (("Bare-v0", {}), ("Picture-v0", picture)):
+        spec = gymnasium.envs.registration.EnvSpec(name, Bare, kwargs=options)
+        monkeypatch.setitem(gymnasium.registry, name, spec)
+    assert make("Bare-v0").reset(seed=0)[0].shape == (2,)
+    assert make("Picture-v0", pixels=True).reset(seed=0)[0].shape == (64, 64, 3)
+    for name, options in (
+        ("Bare-v0", {"pixels": True}), ("Bare-v0", {"render": True}),
+        ("Picture-v0", {"pixels": True, "render": True}),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match=f"^{name} draws no pictures"):
+            make(name, **options)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [

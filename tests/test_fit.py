@@ -1,6 +1,7 @@
 """The training loop: schedules, stopping, what it saves, and the figures beside the model's."""
 
 import dataclasses
+import inspect
 import json
 import math
 import signal
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import yaml
 from helpers import (
     assert_same,
@@ -22,12 +24,15 @@ from helpers import (
 )
 
 from pyro_animacy.cli import main
+from pyro_animacy.command_data import DATA_OPTIONS
+from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.trajectories import make_trajectories, split
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.fit import Interrupted, Trainer, fit
 from pyro_animacy.infer.presets import PRESETS, preset
+from pyro_animacy.infer.recordings import HOW_READ
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.models.program import Overshooting
@@ -445,6 +450,36 @@ def test_folders_that_are_no_runs_are_not_overwritten(tiny_data, tmp_path):
     assert (tmp_path / "file").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     fit(tiny_data, debug(), out=tmp_path / "empty", overwrite=True, progress=False)
+
+
+@pytest.mark.parametrize("unread", [chase(), table(chase()), "chase.csv"])
+def test_recordings_that_were_not_read_are_refused(tmp_path, unread):
+    with pytest.raises(DataError, match=rf"a {type(unread).__name__}; .*read_trajectories\("):
+        fit(unread, debug(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_reads_its_recordings_again(tmp_path, tiny_run):
+    """As for the fit, with every option that was given; or says that it does not know them."""
+    table(chase(240)).to_csv(tmp_path / "chase.csv", index=False)
+    options = {"fps": 10, "downsample": 2, "minimum_frames": 5, "units": "m", "split_gaps": False}
+    data = {"source": str(tmp_path / "chase.csv"), **options}
+    own = read_trajectories(**data)
+    run = fit(own, debug(steps=1), out=tmp_path / "run", data=data, progress=False)
+    xr.testing.assert_identical(run.recordings(), own)
+    with pytest.raises(RunError, match="does not say where the recordings are; read them as for"):
+        tiny_run.recordings()
+
+
+def test_how_recordings_were_read_is_kept_in_full():
+    of_reader = list(inspect.signature(read_trajectories).parameters)
+    assert list(HOW_READ) == of_reader[1:]
+    assert set(DATA_OPTIONS) < set(HOW_READ)
+
+
+def test_a_run_is_printed_in_one_line(tiny_run):
+    said = f"<Run {tiny_run.path}: control_vae of hunter, prey at 10 Hz>"
+    assert repr(tiny_run) == str(tiny_run) == said
 
 
 def test_a_run_loaded_is_the_run_returned(tiny_run):

@@ -246,6 +246,14 @@ def test_the_common_held_out_part_is_in_no_training_part(tiny_run, tiny_data, tm
         xr.testing.assert_equal(common, tiny_run.heldout(tiny_data))
 
 
+def test_a_rate_that_was_estimated_makes_no_other_recording(tiny_run, tiny_data):
+    """Of one file, at 10 Hz as was given, and at a rate measured from its times."""
+    fps = 10.0001
+    estimated = tiny_data.assign_coords(time=np.arange(120) / fps).assign_attrs(fps=fps)
+    common = common_heldout([tiny_run, tiny_run], [tiny_data, estimated])
+    xr.testing.assert_equal(common, tiny_run.heldout(tiny_data))
+
+
 def test_recordings_drawn_by_other_seeds_share_what_both_held_out(tiny_run):
     """Of twenty recordings each run holds four out; common are those in both."""
     dataset = recordings(recordings=20, frames=30)
@@ -318,6 +326,22 @@ def test_every_contender_is_in_every_table(ranking, tiny_run, tiny_data):
     errors = displacement_errors(found["model"].to_numpy(), found["recorded"].to_numpy(), 20)
     row = ranking.forecasts.set_index("contender").loc[ranking.runs[0]]
     assert row["ADE":].tolist() == pytest.approx([error[-1] for error in errors.values()])
+
+
+@pytest.mark.parametrize(("fps", "said"), [(0.2, ["5", "10", "20"]), (15.0001, ["1", "2", "4"])])
+def test_horizons_are_said_as_what_they_are(tiny_run, fps, said):
+    """Of whole frames; of 1, 2 and 4 where there is less than one a second."""
+    data = recordings(frames=90, seed=3)
+    data = data.assign_coords(time=np.arange(90) / fps).assign_attrs(fps=fps)
+    run = dataclasses.replace(tiny_run, card=dataclasses.replace(tiny_run.card, fps=fps))
+    few = {"draws": 25, "forecast_draws": 20, "windows": 3, "progress": False}
+    ranking = compare_runs([run], data, **few)
+    own = ranking.forecasts[ranking.forecasts["contender"] == "run"]
+    frames = (own["seconds"] * fps).to_numpy()
+    np.testing.assert_allclose(frames, frames.round())
+    table = section(ranking).tables[-1]
+    assert [row[1] for row in table.rows if row[0] == "run"] == said
+    assert f"off after {said[-1]}\u00a0s," in " ".join(f.sentence for f in findings(ranking))
 
 
 def test_a_gross_tracking_error_is_scored_and_told_by_k_hat(tiny_run, tiny_data):

@@ -136,6 +136,20 @@ def test_report_holds_everything(tmp_path):
     assert "@import" not in style
 
 
+@pytest.mark.parametrize(
+    ("fps", "straight", "lag"), [(0.2, "10", "5"), (15.0, "1", "0.533"), (20.0, "1", "0.5")]
+)
+def test_descriptions_say_how_long_the_frames_are(tmp_path, fps, straight, lag):
+    """At any rate that of the frames that are taken, not of those that were wanted."""
+    observed, generated = scene(trajectories=1)
+    observed = observed.assign_coords(time=np.arange(20) / fps).assign_attrs(fps=fps)
+    draws = generated["posterior_predictive"]["position"].values
+    page = page_of(tmp_path, observed, tree(observed, draws))
+    said = page.words.replace("\u00a0", " ")
+    assert f"the ends of {straight} s of path" in said
+    assert f"keeps for {lag} s, 1 is all" in said
+
+
 def test_hostile_names_are_escaped(tmp_path):
     hostile = '<script>alert(1)</script>"><img src=http://x/>$x_$'
     observed, generated = scene(trajectories=1, frames=6)

@@ -10,7 +10,6 @@ and returns what happened as episodes.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 import torch
 import xarray as xr
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.acting.behaviour import Actor
+from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.replay import quantised
 from pyro_animacy.data.episodes import make_episodes

@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 import xarray as xr
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, returned
+from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.run import (
     evaluation,

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import torch
 import xarray as xr
 
 from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name, play
 from pyro_animacy.acting.behaviour import Behaviour
 from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.environments.make import make
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint

@@ -16,13 +16,11 @@ rewards. Here nothing is imagined: what comes back *is* the rewards, the objecti
 import copy
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.utils import EzPickle
 from torch import Tensor
 
-from pyro_animacy.acting.environments import chase
+from pyro_animacy.acting.environments import chase, gymnasium
 from pyro_animacy.acting.environments.make import ActionRepeat
 from pyro_animacy.errors import ConfigError
 
@@ -52,7 +50,8 @@ class TrueSimulator:
         world = env.unwrapped
         self.chase = world if isinstance(world, chase.Chase) else None
         # EzPickle makes a new world in place of a copy; shimmy hands it a copy of dm_control's.
-        if isinstance(world, EzPickle) and not type(world).__module__.startswith("shimmy"):
+        of_shimmy = type(world).__module__.startswith("shimmy")
+        if isinstance(world, gymnasium.utils.EzPickle) and not of_shimmy:
             raise ConfigError(
                 f"{type(world).__name__}: a copy of it starts anew (its state is in a library "
                 "that cannot copy it), so it cannot be planned with; choose another environment"

@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from gymnasium.wrappers import RenderCollection
 from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
 from PIL import Image
@@ -35,7 +34,7 @@ from tqdm import tqdm
 
 from pyro_animacy.acting.agent import Agent
 from pyro_animacy.acting.config import ActConfig
-from pyro_animacy.acting.environments import chase, soccer
+from pyro_animacy.acting.environments import chase, gymnasium, soccer
 from pyro_animacy.acting.film import (
     DPI,
     OPEN_LOOP,
@@ -161,7 +160,8 @@ def _played(
             iter(envs).__next__, lambda _: agent, episodes, seed=seed,
             fps=frames_per_second(envs[0]), each_step=bar.update,
         )  # fmt: skip
-    rendered = [env.render() if isinstance(env, RenderCollection) else None for env in envs]
+    kept = gymnasium.wrappers.RenderCollection
+    rendered = [env.render() if isinstance(env, kept) else None for env in envs]
     return agent, [Played(*each) for each in zip(found, rendered, strict=True)]
 
 
@@ -170,7 +170,7 @@ def _watched(environment: str, config: ActConfig) -> Any:
     if config.pixels or environment in PICTURES:
         return make_env(environment, config)
     try:
-        return RenderCollection(make_env(environment, config, render=True))
+        return gymnasium.wrappers.RenderCollection(make_env(environment, config, render=True))
     except RunError:  # nothing can be drawn here, or of this environment: lines will do
         return make_env(environment, config)
 

@@ -31,6 +31,7 @@ from pyro_animacy.criticism.plots import (
 FRAMES = 110  # at most, which keeps a file under a megabyte
 SECONDS = (2.5, 8.0)  # shortest and longest play
 TRAIL = 2.0  # seconds of play that a trail lasts
+SMOOTH = 0.5  # seconds that the time courses of scores are running means over
 DPI = 144
 
 
@@ -139,7 +140,7 @@ def animate_scores(
         for row, (name, title) in enumerate(measures.items()):
             strip = figure.add_subplot(grid[row, 1])
             courses = scores[name].sel(trajectory=trajectory).transpose("time", "body").values
-            _draw_courses(strip, seconds, courses[:length])
+            _draw_courses(strip, seconds, courses[:length], smooth_frames(fps))
             strip.set_title(title, loc="left", fontsize=8)
             strips.append(strip)
             cursors.append(strip.axvline(0, color="black", lw=1, animated=True))
@@ -154,11 +155,15 @@ def animate_scores(
         return film(figure, play, show)
 
 
-def _draw_courses(axis: Axes, seconds: np.ndarray, courses: np.ndarray) -> None:
-    """A line a body of (time, body) `courses`, each a running mean over half a second at least."""
+def smooth_frames(fps: float) -> int:
+    """Frames that the time courses of scores are running means over."""
+    return max(1, round(SMOOTH * fps))
+
+
+def _draw_courses(axis: Axes, seconds: np.ndarray, courses: np.ndarray, width: int) -> None:
+    """A line a body of (time, body) `courses`, each a running mean over `width` frames."""
     axis.axhline(0, color=QUIET, lw=0.8)
     axis.tick_params(labelsize=7)
-    width = max(1, round(0.5 / (seconds[1] - seconds[0]))) if len(seconds) > 1 else 1
     drawn = []
     for body, values in enumerate(courses.T):
         mean = pd.Series(values).rolling(width, center=True, min_periods=1).mean()

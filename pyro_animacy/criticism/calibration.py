@@ -39,6 +39,7 @@ from pyro_animacy.criticism.forecasts import (
     MODEL,
     RECORDED,
     forecast_all,
+    frames_ahead,
     frames_given,
     frames_left,
     rivals,
@@ -55,7 +56,7 @@ from pyro_animacy.infer.score import (
 )
 from pyro_animacy.infer.steps import window_steps
 
-SECONDS = 4.0  # forecast by default
+SECONDS = 4.0  # forecast by default; see `frames_ahead`
 STEPS = 4_000  # looked at one step ahead, at most
 AT_ONCE = 65_536  # steps x draws run at once
 FEWEST = round(2 / (1 - LEVELS[-1])) - 1  # draws, with the ends of the widest interval among them
@@ -81,7 +82,8 @@ def calibrate(
         dataset: Recordings that the model was not fitted to.
         draws: Draws of each step and of each forecast; at least 39, without which 95 % intervals
             of draws cover less even where the forecast is right.
-        horizon: Frames forecast; by default 4 seconds, or what `frames_left` gives.
+        horizon: Frames forecast; by default 4 seconds (below one frame a second 4 frames), or
+            what `frames_left` gives.
         most: Windows forecast at most.
         seed: Seeds the draws.
         progress: Show progress bars.
@@ -106,7 +108,8 @@ def calibrate(
         )
     context = frames_given([run], dataset)
     if horizon is None:
-        horizon = max(1, min(round(SECONDS * run.card.fps), frames_left(dataset, context)))
+        left = max(1, frames_left(dataset, context))
+        [horizon] = frames_ahead([SECONDS], run.card.fps, left) or [left]
     steps, independent = one_step(run, dataset, draws, seed, progress)
     forecasts = forecast_all(
         run, dataset, context=context, horizon=horizon, draws=draws, most=most, seed=seed,
@@ -205,7 +208,7 @@ def section(calibration: xr.Dataset) -> Section:
             "A calibrated model is right as often as it says: 95 % of its 95 % intervals hold what "
             "happened. One step ahead, the recorded step is looked up in the forecast: it should "
             "lie below any point of it as often as the forecast says. Further ahead, up to "
-            f"{last:g} s, {draws} forecasts of each window are compared with where the bodies "
+            f"{seconds(last)}, {draws} forecasts of each window are compared with where the bodies "
             "went, beside those of two simple models from the same frames."
         ),
         findings=[*ahead, covered, *beside],

@@ -14,7 +14,7 @@ from pyro_animacy.criticism.forecast_scores import (
     ecdf_difference,
     uniformity,
 )
-from pyro_animacy.criticism.forecasts import MODEL
+from pyro_animacy.criticism.forecasts import MODEL, frames_ahead
 from pyro_animacy.criticism.plots import (
     GENERATED,
     QUIET,
@@ -30,7 +30,7 @@ from pyro_animacy.criticism.wording import number, percent, seconds
 
 LEVELS = (0.5, 0.8, 0.95)  # of central intervals
 PANELS = 6
-SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables
+SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables; see `frames_ahead`
 
 
 def plot_pit(calibration: xr.Dataset) -> Figure:
@@ -157,8 +157,8 @@ def tables(calibration: xr.Dataset) -> Iterator[Table]:
     head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
     yield Table("One step ahead", head, rows)
     ahead = calibration["horizon"].values
-    shown = [int(np.abs(ahead - s).argmin()) for s in SHOWN if s <= ahead[-1] + 1e-9]
-    shown = shown or [len(ahead) - 1]
+    frames = frames_ahead(SHOWN, 1 / ahead[0], len(ahead)) or [len(ahead)]
+    shown = [h - 1 for h in frames]
     times = [seconds(ahead[i]) for i in shown]
     covered = calibration["coverage"].mean("body")
     yield Table(

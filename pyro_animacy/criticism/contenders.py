@@ -14,6 +14,7 @@ from pyro_animacy.criticism.forecasts import (
     RECORDED,
     displacement_errors,
     forecast_all,
+    frames_ahead,
     frames_given,
     frames_left,
 )
@@ -23,7 +24,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS
 
-SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table
+SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table; see `frames_ahead`
 BEST_OF = 20  # draws of which minADE and minFDE take the best
 AUTOREGRESSION = "autoregression"  # of leave-future-out, where its order may change
 TAKEN = {  # not for runs: the tables have these already
@@ -39,8 +40,10 @@ class Ranking:
     Attributes:
         table: By log density, best first; see `compare_elpd`.
         elpds: ELPDData of each contender, of the same units.
-        forecasts: A row a contender and horizon: ``contender``, ``seconds``, ``ADE``, ``FDE``,
-            ``minADE_20``, ``minFDE_20`` in data units; no rows where no horizon fits.
+        forecasts: A row a contender and horizon: ``contender``, ``seconds`` (those of the whole
+            frames nearest to 1, 2 and 4 s; of 1, 2 and 4 frames where there is less than one a
+            second), ``ADE``, ``FDE``, ``minADE_20``, ``minFDE_20`` in data units; no rows where no
+            horizon fits.
         runs: Names of the runs among the contenders; the others are baselines of the first.
         units: Of positions, for people to read.
         future: As ``table``, by leave-future-out; None where it was not asked for.
@@ -198,7 +201,9 @@ def common_heldout(runs: Sequence[Run], recordings: Sequence[xr.Dataset]) -> xr.
             pieces(part, which[some], (first - begin)[some], (last - begin)[some])
             for part, which, begin in ((common, rows, start[0]), (other, there[rows], start[1]))
         )
-        if not mine["position"].equals(theirs["position"]):
+        # The positions alone: rates that were estimated differ in the last digits of the times.
+        x, y = (part["position"].to_numpy() for part in (mine, theirs))
+        if not np.array_equal(x, y, equal_nan=True):
             raise ConfigError(elsewhere)
         common = mine
     return common
@@ -213,14 +218,13 @@ def _forecasts(
     fps = float(dataset.attrs["fps"])
     # Where bodies go missing, runs of different histories would be given different windows.
     whole = split_at_gaps(dataset, context + 1)
-    left = frames_left(whole, context)
-    horizons = {s: round(s * fps) for s in SECONDS if 1 <= round(s * fps) <= left}
+    horizons = frames_ahead(SECONDS, fps, frames_left(whole, context))
     if not horizons:
         return pd.DataFrame(columns=columns), 0
     rows: list[list[object]] = []
     for i, (name, run) in enumerate(runs.items()):
         found = forecast_all(
-            run, suited(run.card, whole), context=context, horizon=max(horizons.values()),
+            run, suited(run.card, whole), context=context, horizon=horizons[-1],
             draws=draws, most=most, seed=seed, baselines=i == 0, progress=progress,
         )  # fmt: skip
         recorded = found[RECORDED].to_numpy()
@@ -229,8 +233,8 @@ def _forecasts(
                 continue
             errors = displacement_errors(position.to_numpy(), recorded, BEST_OF).values()
             contender = name if key == MODEL else baseline_name(key)
-            for seconds, h in horizons.items():
+            for h in horizons:
                 here = [float(error[h - 1]) for error in errors]  # ADE, FDE and their best of k
-                rows.append([contender, seconds, *here])
+                rows.append([contender, h / fps, *here])
     rows.sort(key=lambda row: row[0] not in runs)  # the runs first, then the baselines
     return pd.DataFrame(rows, columns=columns), len(recorded)

@@ -124,6 +124,15 @@ def frames_given(runs: Sequence[Run], dataset: xr.Dataset) -> int:
     return max(least, min(max(wanted, default=0), frames_left(dataset, 0) // 2))
 
 
+def frames_ahead(seconds: Sequence[float], fps: float, most: int) -> list[int]:
+    """How many frames ahead are nearest to these times, each once, where they are at most ``most``.
+
+    Below one frame a second so many frames are taken instead of so many seconds.
+    """
+    frames = {max(1, round(s * max(fps, 1.0))) for s in seconds}
+    return [h for h in sorted(frames) if h <= most]
+
+
 def frames_left(dataset: xr.Dataset, context: int) -> int:
     """Frames after the context that the trajectories holding half of all frames have, at least.
 

@@ -20,7 +20,7 @@ from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
 from pyro_animacy.criticism.future import leave_future_out
 from pyro_animacy.criticism.plots import BODY_COLOURS, BODY_MARKERS, QUIET, WIDTH, png, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
-from pyro_animacy.criticism.wording import nats, number, percent, plus_minus, tick
+from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
 from pyro_animacy.errors import RunError
 
 __all__ = [
@@ -100,7 +100,7 @@ def plot_forecasts(forecasts: pd.DataFrame, runs: Sequence[str], units: str) -> 
         for axis in grid[1]:
             axis.set_xlabel("seconds ahead")
             axis.set_xticks(sorted(forecasts["seconds"].unique()))
-            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_major_formatter(lambda s, _: brief(s))
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=2)
     return figure
@@ -192,7 +192,7 @@ def _tables(ranking: Ranking) -> list[Table]:
         )
         tables.append(_ranking_table(ranking.future, title))
     if len(ranking.forecasts):
-        rows = [[str(line.iloc[0]), f"{line.iloc[1]:g}", *map(number, line.iloc[2:])]
+        rows = [[str(line.iloc[0]), brief(line.iloc[1]), *map(number, line.iloc[2:])]
                 for _, line in ranking.forecasts.iterrows()]  # fmt: skip
         head = ["contender", "seconds", *ranking.forecasts.columns[2:]]
         tables.append(Table(f"Displacement errors of forecasts ({ranking.units})", head, rows))
@@ -277,21 +277,21 @@ def _forecast_finding(ranking: Ranking) -> Finding:
     error = ranking.forecasts.pivot(index="seconds", columns="contender", values="FDE")
     run = error[list(ranking.runs)].min(axis=1)
     rival = error.drop(columns=list(ranking.runs)).min(axis=1)
-    seconds = float(error.index[-1])
+    last = float(error.index[-1])
     if not (np.isfinite(run).all() and (rival > 0).all()):
-        return Finding("undefined", f"Forecasts {seconds:g} s ahead cannot be compared.")
+        return Finding("undefined", f"Forecasts {seconds(last)} ahead cannot be compared.")
     ratio = run / rival
-    worse = [f"{s:g} s" for s in error.index[ratio > 1]]
+    worse = [seconds(s) for s in error.index[ratio > 1]]
     windows = "one window" if ranking.windows == 1 else f"{ranking.windows} windows"
     sentence = (
-        f"Forecasts of the closest run are {number(run[seconds])} {ranking.units} off after "
-        f"{seconds:g} s, those of the closest baseline {number(rival[seconds])}, on average of "
+        f"Forecasts of the closest run are {number(run[last])} {ranking.units} off after "
+        f"{seconds(last)}, those of the closest baseline {number(rival[last])}, on average of "
         f"{windows}"
     )
     sentence += f"; the baseline is closer after {', '.join(worse)}." if worse else "."
     if ranking.windows < FEW_UNITS:
         return Finding("undefined", f"{sentence[:-1]}: too few to tell from chance.")
-    if ratio[seconds] > 1.05:
+    if ratio[last] > 1.05:
         return Finding(
             "wrong",
             sentence,

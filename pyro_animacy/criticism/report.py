@@ -120,6 +120,7 @@ def write_report(
             following=[] if followed is None else [_following(observed, followed)],
             sections=[_score(summary), *sections],
             checks=checked,
+            fps=float(observed.attrs["fps"]),
             chance=chance(comparisons),
             resolution=_resolution(observed),
             draws=len(comparisons[0].generated) if comparisons else 0,

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from pyro_animacy.criticism.forecast_scores import as_numbers
 from pyro_animacy.criticism.scene import BODIES, ORDERED_PAIRS, PAIRS, WITH_BALL, Over, Scene
+from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.errors import DataError
 
 WINDOW = 1.0  # seconds over which a path is straight or not
@@ -116,6 +117,16 @@ def curvature(position: np.ndarray, scene: Scene) -> np.ndarray:
     return _ratio(turning_angle(position, scene), arc)
 
 
+def straight_frames(fps: float) -> int:
+    """Steps of a stretch that is straight or not."""
+    return max(2, round(WINDOW * fps))
+
+
+def lag_frames(fps: float) -> int:
+    """Frames after which a step is compared with itself."""
+    return max(1, round(LAG * fps))
+
+
 @_of_positions
 def straightness(position: np.ndarray, scene: Scene) -> np.ndarray:
     """Net displacement over path length, |x_{t+w} - x_t| / sum_{s=t}^{t+w-1} |d_s|.
@@ -127,7 +138,7 @@ def straightness(position: np.ndarray, scene: Scene) -> np.ndarray:
         (..., time - w, body), from 0 to 1, NaN where a frame of the stretch was not observed or
         the body did not move in it.
     """
-    w = max(2, round(WINDOW * scene.fps))
+    w = straight_frames(scene.fps)
     length = _length(np.diff(position, axis=-3))
     seen = np.isfinite(length)
     lead = [(0, 0)] * (length.ndim - 2) + [(1, 0), (0, 0)]
@@ -150,7 +161,7 @@ def step_autocorrelation(position: np.ndarray, scene: Scene) -> np.ndarray:
     Returns:
         (..., 1, body), from -1 to 1, NaN where no two steps were observed or the body did not move.
     """
-    lag = max(1, round(LAG * scene.fps))
+    lag = lag_frames(scene.fps)
     step = np.diff(position, axis=-3)
     now, later = step[..., :-lag, :, :], step[..., lag:, :, :]
     _, dot = _cross_and_dot(now, later)
@@ -243,12 +254,14 @@ class Statistic:
         name: how a report calls it.
         function: (position (..., time, body, 2), scene) -> (..., time', group).
         units: its units, where `{units}` stands for those of the recording.
-        description: one phrase for a reader who does not know it.
+        description: one phrase for a reader who does not know it; `{span}` stands for the seconds
+            that `span` frames last.
         over: the groups of bodies on its last axis.
         signed: whether it lies about zero; its size |x| is then what is averaged.
         share: whether it is 1 or 0; its mean is then a share of frames.
         more: what to say of motion that has too much of it.
         less: what to say of motion that has too little of it.
+        span: of a rate, how many frames the description speaks of.
     """
 
     name: str
@@ -260,6 +273,13 @@ class Statistic:
     share: bool = False
     more: str = "too large"
     less: str = "too small"
+    span: Callable[[float], int] | None = None
+
+    def described(self, fps: float) -> str:
+        """The description, of recordings at this rate."""
+        if self.span is None:
+            return self.description
+        return self.description.replace("{span}", seconds(self.span(fps) / fps))
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -296,17 +316,19 @@ STATISTICS: dict[str, Statistic] = {
         "straightness",
         straightness,
         "ratio",
-        f"distance between the ends of {WINDOW:g} s of path over its length: 1 is a straight line",
+        "distance between the ends of {span} of path over its length: 1 is a straight line",
         more="too straight",
         less="too winding",
+        span=straight_frames,
     ),
     "step_autocorrelation": Statistic(
         "step autocorrelation",
         step_autocorrelation,
         "correlation",
-        f"how much of its velocity a body keeps for {LAG:g} s, 1 is all; one value a motion",
+        "how much of its velocity a body keeps for {span}, 1 is all; one value a motion",
         more="keeps its velocity too long",
         less="loses its velocity too soon",
+        span=lag_frames,
     ),
     "at_edge": Statistic(
         "time at the edge",

@@ -161,7 +161,7 @@ def _nothing_wrong(comparisons: Sequence[Comparison]) -> str:
     """What is said where nothing is graded wrong: that it is right, or that it is not known."""
     unknown = [c for c in comparisons if judge(c).grade == "undefined"]
     if len(unknown) < len(comparisons):
-        seen = "Nothing that these checks can see; they look at a second at a time."
+        seen = "Nothing that these checks can see; they look at short stretches of motion."
         few = f" {len(unknown)} of {len(comparisons)} statistics of motion are not known."
         return seen + (few if unknown else "")
     if any(c.observed.size and len(c.generated) < FEW_DRAWS for c in unknown):

@@ -56,12 +56,17 @@ def plus_minus(value: float, error: float) -> str:
     return f"{sign}{nats(value)} ±\u00a0{number(error)}"
 
 
-def seconds(value: float) -> str:
-    """A duration, without zeros at its end."""
+def brief(value: float) -> str:
+    """Three significant digits, without zeros at their end."""
     digits = number(value)
     if "." in digits and "e" not in digits:
         digits = digits.rstrip("0").rstrip(".")
-    return f"{digits}\u00a0s"
+    return digits
+
+
+def seconds(value: float) -> str:
+    """A duration."""
+    return f"{brief(value)}\u00a0s"
 
 
 def signed(value: float) -> str:

@@ -44,13 +44,14 @@ def fit(
             ``trainer.pt``, ``summary.json``.
         overwrite: Replace a folder that exists.
         data: Where the recordings come from, kept in ``config.yaml`` so that they can be read
-            again: the arguments of `read_trajectories`.
+            again (`Run.recordings`): the arguments of `read_trajectories`.
         progress: Say what was read, and show a progress bar.
 
     Returns:
         The run, with the best parameters loaded.
 
     Raises:
+        DataError: If the recordings have not been read, or do not suit the model.
         RunError: If ``out`` exists, cannot be written, or the loss stops being a number; if
             another process of the fit ended (`LostProcess`).
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume` goes on.

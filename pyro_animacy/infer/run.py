@@ -17,6 +17,7 @@ from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said
+from pyro_animacy.infer.recordings import HOW_READ, read_data
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
@@ -26,7 +27,7 @@ REPLAY = "episodes"  # folder of those that a run of `act` has collected
 PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """A trained model and its folder.
 
@@ -46,6 +47,11 @@ class Run:
     card: Any
     settings: dict[str, Any]
     summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        episodes = isinstance(self.card, EpisodeCard)
+        of = "episodes" if episodes else _some(self.card.bodies)
+        return f"<Run {self.path}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
 
     @classmethod
     def load(cls, path: str | Path) -> "Run":
@@ -127,6 +133,18 @@ class Run:
         guide.load_state_dict(self.guide.state_dict())
         return dataclasses.replace(self, model=model, guide=guide, card=card)
 
+    def recordings(self, instead: str = "read them as for the fit") -> xr.Dataset:
+        """All that the run was fitted to, read again; `heldout` gives the held-out part of it.
+
+        Args:
+            instead: What to do where the run does not say where they are, for the message.
+
+        Raises:
+            RunError: If it does not say, as one fitted in Python without ``data``, or is of `act`.
+            DataError: If they cannot be read.
+        """
+        return read_data(self.card.model, data_of_run(self.path, self.settings, instead))
+
     def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
         """The part of the run's own recordings that it was never trained on."""
         return self._split(dataset)[3]
@@ -202,6 +220,32 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in files):
         raise RunError(f"{file}: data.source is {said(source)}; expected a path, or a list of them")
     return settings
+
+
+def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str, Any]:
+    """How the recordings of a run were read: the arguments of `read_trajectories`.
+
+    Args:
+        path: The run's folder.
+        settings: Its ``config.yaml``.
+        instead: What to do where it does not say.
+
+    Raises:
+        RunError: If it does not say where they are, or by options that there are not.
+    """
+    data = settings.get("data")
+    if "acting" in settings:
+        raise RunError(
+            f"{path}: a run of `act`, which has learned from its own episodes; read_episodes reads "
+            f"them from {path / REPLAY}"
+        )
+    if not isinstance(data, dict) or not data.get("source"):
+        raise RunError(f"{path / CONFIG}: does not say where the recordings are; {instead}")
+    for name, kind in HOW_READ.items():
+        value = data.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
+    return {name: value for name, value in data.items() if name in {"source", *HOW_READ}}
 
 
 def _read_summary(file: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.images import ImageDecoder, ImageEncoder
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
@@ -69,6 +69,7 @@ class Trainer:
 
     Raises:
         ConfigError: If the batch has fewer windows than there are processes.
+        DataError: If the recordings have not been read, or do not suit the model.
     """
 
     def __init__(
@@ -87,6 +88,12 @@ class Trainer:
             raise ConfigError(
                 f"train.batch_size is {options.batch_size}, the batch of all {processes.size} "
                 "processes together; expected at least one window for each"
+            )
+        if not isinstance(dataset, xr.Dataset):
+            raise DataError(
+                f"the recordings are a {type(dataset).__name__}; expected an xarray Dataset: read "
+                "them first, by read_trajectories(recordings, fps=...) or, of episodes, by "
+                "make_episodes"
             )
         if options.tensorboard:
             summary_writer()  # fail now, before anything is written

@@ -3,6 +3,8 @@
 chase.py   Chase-v0: a chaser and an evader, the dynamics one pure function of tensors
 soccer.py  Soccer-v0: the simulated match of `pyro_animacy.data.soccer`, one player yours
 make.py    `make`: these, gymnasium's and dm_control's, all with the same two kinds of spaces
+
+All that acts takes gymnasium from here, so that where it is missing one sentence says so.
 """
 
 from pyro_animacy.errors import RunError
@@ -10,7 +12,7 @@ from pyro_animacy.errors import RunError
 EPISODE = {"Chase-v0": 100, "Soccer-v0": 200}  # the project's own, and the steps of an episode
 
 try:
-    import gymnasium
+    import gymnasium as gymnasium
 except ImportError as error:
     raise RunError(
         f'environments need gymnasium ({error}): pip install "pyro-animacy[rl]"'

@@ -91,6 +91,8 @@ def make(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of SWIG's types, old ids, bounds in float32: not ours
         env = _world(name, pixels or render, size if pixels else None)
+        if render or (pixels and not _is_image(env.observation_space)):
+            _draw_once(env, name)
         env = ActionRepeat(_scaled_actions(env, name), action_repeat)
         return _pixels(env, size) if pixels else _vector(env, name)
 
@@ -172,27 +174,35 @@ def resized(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
 
 
 def _world(name: str, rendering: bool, size: int | None) -> gymnasium.Env:
-    """The world of a name as it comes, and one picture of it drawn where it shall be."""
-    mode = "rgb_array" if rendering else None
+    """The world of a name as it comes, told to draw where it shall."""
     of_dm_control = _dm_control_id(name)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"render_mode": "rgb_array"} if rendering else {}
     if of_dm_control:
         _import_dm_control(name, rendering)
         if rendering:  # drawn at the size asked for, as the paper has it: a little faster
-            options = {"render_kwargs": {"camera_id": 0, "height": size, "width": size}}
-            options = options if size else {"render_kwargs": {"camera_id": 0}}
+            pictured = {"height": size, "width": size} if size else {}
+            options["render_kwargs"] = {"camera_id": 0, **pictured}
     known = f"pyro_animacy/{name}" if name in EPISODE else of_dm_control or name
     try:
-        env = gymnasium.make(known, render_mode=mode, disable_env_checker=True, **options)
+        env = _made(known, options)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise RunError(f"{name} needs a library ({error}): {_INSTALL}") from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         raise ConfigError(f"there is no environment {name!r}; {_nearest(name)}") from error
     if of_dm_control:
         env.metadata = {**env.metadata, "render_fps": 1 / env.unwrapped.dt}
-    if rendering:
-        _draw_once(env, name)
     return env
+
+
+def _made(known: str, options: dict[str, Any]) -> gymnasium.Env:
+    """By gymnasium, and not told to draw where it takes no ``render_mode``: it may be a picture."""
+    try:
+        return gymnasium.make(known, disable_env_checker=True, **options)
+    except TypeError as error:
+        if "'render_mode'" not in str(error):
+            raise
+    options = {name: value for name, value in options.items() if name != "render_mode"}
+    return gymnasium.make(known, disable_env_checker=True, **options)
 
 
 def _draw_once(env: gymnasium.Env, name: str) -> None:
@@ -200,6 +210,8 @@ def _draw_once(env: gymnasium.Env, name: str) -> None:
     env.reset()
     try:
         drawn = env.render()
+    except NotImplementedError:
+        drawn = None
     except Exception as error:  # of any kind: it comes from graphics libraries
         raise RunError(_no_pictures(name, error)) from error
     if not isinstance(drawn, np.ndarray):

@@ -1,0 +1,63 @@
+"""Reading what a model is fitted to: recordings of moving bodies, or episodes."""
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
+from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.models import FAMILIES, family
+
+HOW_READ = {  # the options of `read_trajectories`, by the types that a run's settings may hold
+    "bodies": str,
+    "labels": str,
+    "fps": int | float,
+    "downsample": int,
+    "columns": dict,
+    "units": str,
+    "resolution": int | float,
+    "minimum_frames": int,
+    "split_gaps": bool,
+}
+SCENES, EPISODES = (
+    [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
+)
+
+
+def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
+    """Read what a model is of: scenes, or episodes.
+
+    Raises:
+        DataError: If it cannot be read, or is of the other kind; the message names the models.
+    """
+    files = episode_files(data["source"])
+    holds = [(file, variables_of(file)) for file in files]
+    episodes = [file for file, names in holds if names & {"image", "observation"}]
+    scenes = [file for file, names in holds if "position" in names]
+    if family(model).data == "scenes":
+        if episodes and not scenes:
+            raise DataError(
+                f"{episodes[0]}: holds episodes, and {model} is a model of moving bodies; take "
+                f"--model {' or --model '.join(EPISODES)}"
+            )
+        return read_trajectories(**data)
+    for name in HOW_READ:
+        if data.get(name) is not None:
+            raise ConfigError(
+                f"--{name} is of scenes of moving bodies, and {model} is a model of episodes; "
+                "leave it out"
+            )
+    other = [file for file in files if file in scenes or not _maybe_episodes(file)]
+    if other and not episodes:
+        raise DataError(
+            f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
+            f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
+        )
+    return read_episodes(files)
+
+
+def _maybe_episodes(file: Path) -> bool:
+    """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
+    return file.suffix in (".nc", ".npz")
