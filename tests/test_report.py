@@ -8,12 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import recordings
 from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import criticise as criticism
 from pyro_animacy.criticism import judgement, plots, verdicts, wording
+from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
@@ -456,6 +458,32 @@ def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeyp
     assert "latent" not in page.ids
     with pytest.raises(ConfigError, match="section 'gide' does not exist; choose from guide, cal"):
         criticise(tiny_run, heldout, out=tmp_path / "r.html", sections=["gide"], **options)
+
+
+def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run):
+    data = recordings(frames=200, seed=4)  # two and a half windows
+    report = criticism._animacy(tiny_run, data, 0)
+    table = by_body(score_animacy(tiny_run, data, progress=False))
+    said = [[f"{wording.nats(row[n])} ±{wording.nats(row[f'{n}_error'])}"
+             for n in ("evidence", "interaction", "choice", "surprise")]
+            for _, row in table.iterrows()]  # fmt: skip
+    assert [list(row[1:]) for row in report.tables[0].rows] == said
+    assert len(report.panels) == 3  # two windows in motion
+
+
+def test_of_long_recordings_a_report_scores_some_steps_of_whole_trajectories(tiny_run, monkeypatch):
+    data, found = recordings(frames=400, seed=4), []
+    monkeypatch.setattr(criticism, "STEPS", 300)
+    monkeypatch.setattr(criticism, "SCORED", 2)  # of five windows of 80 frames
+    monkeypatch.setattr(
+        criticism, "score_animacy", lambda *a, **o: found.append(score_animacy(*a, **o)) or found[0]
+    )
+    criticism._animacy(tiny_run, data, 0)
+    frames = np.flatnonzero(found[0]["evidence"].notnull().all("body").to_numpy()[0])
+    history = tiny_run.card.config["history"]
+    assert frames.tolist() == [*range(history - 1 or 1, 80), *range(320, 399)]
+    whole = score_animacy(tiny_run, data, draws=30, surrogates=1, progress=False)["surprise"]
+    np.testing.assert_array_equal(found[0]["surprise"][0, frames], whole[0, frames])
 
 
 @pytest.mark.slow

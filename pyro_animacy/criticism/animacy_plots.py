@@ -1,5 +1,7 @@
 """What `animacy` measured, in figures and words."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -50,12 +52,13 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
     return figure
 
 
-def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
+def section(scores: xr.Dataset, observed: xr.Dataset, courses: Mapping[str, xr.Dataset]) -> Section:
     """The section "animacy" of a report.
 
     Args:
         scores: of `score_animacy`.
-        observed: the recordings scored.
+        observed: windows of the recordings scored, of which some are shown in motion.
+        courses: the scores of each window by its name, (time, body).
     """
     table, animate = by_body(scores), agents(observed)
     findings = [_agency(table, animate), *_interplay(table), _reliable(scores)]
@@ -66,8 +69,8 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
         caption = (
             f"{name}: the recording, and its scores as they go. Running means over half a second."
         )
-        panels.append(Panel(embed(animate_scores(observed, scores, name, strips), "gif", caption),
-                            caption))  # fmt: skip
+        film = animate_scores(observed, courses[name], name, strips)
+        panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
         "And do the others matter to it? The interaction is how much better the step is foreseen "
         "with the others' past than with that of others from elsewhere."
@@ -86,8 +89,9 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
         tables=[_table(table)],
         note=(
             "Evidence: log density under the model minus log density under the best inertial "
-            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory. A "
-            "body that is no agent, such as a ball, is scored in the place of an agent. "
+            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory, in "
+            "hindsight: the shorter that is, the less evidence, so compare conditions of like "
+            "length. A body that is no agent, such as a ball, is scored in the place of an agent. "
             "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
             "their past at other times. Surprise: minus the log density under the inertial body. "
             "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
