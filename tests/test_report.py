@@ -1,6 +1,7 @@
 """The report: self-contained, escaped, readable; its sentences follow from the numbers."""
 
 import base64
+import dataclasses
 import io
 import os
 from html.parser import HTMLParser
@@ -259,6 +260,18 @@ def test_score_sentences():
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
 
 
+def test_a_model_no_better_than_a_baseline_is_doubted():
+    def said(score, error=None):
+        summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
+        return verdicts.doubt({**SUMMARY, **summary})
+
+    assert said(3.5, 0.1) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
+    assert said(2.0).startswith("the model foresees steps no better than AR(2), so these say")
+    for error in (0.1, 2.0):  # level, and not to be told
+        assert "not clearly better than AR(2)" in said(2.6, error)
+    assert said(float("nan"))
+
+
 def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
     def said(score, error):
         summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
@@ -469,6 +482,17 @@ def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run
             for _, row in table.iterrows()]  # fmt: skip
     assert [list(row[1:]) for row in report.tables[0].rows] == said
     assert len(report.panels) == 3  # two windows in motion
+
+
+@pytest.mark.parametrize("ahead", [-1.0, 1.0])
+def test_findings_on_bodies_are_not_known_of_a_model_that_a_baseline_beats(tiny_run, ahead):
+    run = dataclasses.replace(tiny_run, summary={**SUMMARY, "heldout_nats_per_step": 2.5 + ahead})
+    evidence, interaction, reliable = criticism._animacy(run, recordings(frames=60), 0).findings
+    known = [f.grade != "undefined" for f in (evidence, interaction)]
+    assert known == [ahead > 0] * 2
+    for finding in (evidence, interaction):
+        assert ("no better than AR(2), so these say nothing" in finding.sentence) == (ahead < 0)
+    assert reliable.grade != "undefined"
 
 
 def test_of_long_recordings_a_report_scores_some_steps_of_whole_trajectories(tiny_run, monkeypatch):

@@ -52,16 +52,22 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
     return figure
 
 
-def section(scores: xr.Dataset, observed: xr.Dataset, courses: Mapping[str, xr.Dataset]) -> Section:
+def section(
+    scores: xr.Dataset,
+    observed: xr.Dataset,
+    courses: Mapping[str, xr.Dataset],
+    doubt: str = "",
+) -> Section:
     """The section "animacy" of a report.
 
     Args:
         scores: of `score_animacy`.
         observed: windows of the recordings scored, of which some are shown in motion.
         courses: the scores of each window by its name, (time, body).
+        doubt: why the model says nothing of the bodies, of `verdicts.doubt`.
     """
     table, animate = by_body(scores), agents(observed)
-    findings = [_agency(table, animate), *_interplay(table), _reliable(scores)]
+    findings = [_agency(table, animate, doubt), *_interplay(table, doubt), _reliable(scores)]
     caption = "Means over the steps of each body; bars are two standard errors either side."
     panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
     strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}
@@ -99,7 +105,7 @@ def section(scores: xr.Dataset, observed: xr.Dataset, courses: Mapping[str, xr.D
     )
 
 
-def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
+def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
     said = [
         f"{_body(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
@@ -107,6 +113,8 @@ def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
     what = f"Evidence for an agent, nats a step: {'; '.join(said[:8])}{more}"
+    if doubt:
+        return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
     coasting = [_body(body) for body in table.index[animate & clear & (value < 0)]]
     pushed = [_body(body) for body in table.index[~animate & clear & (value > 0)]]
@@ -130,7 +138,7 @@ def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
     return Finding("right", f"{what}: above 0 for what moves by itself, below for the rest.")
 
 
-def _interplay(table: pd.DataFrame) -> list[Finding]:
+def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     """Which bodies the others matter to."""
     if "interaction" not in table:
         return []
@@ -140,6 +148,8 @@ def _interplay(table: pd.DataFrame) -> list[Finding]:
         f"{_body(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
         for body, row in table.loc[order.index[:6]].iterrows()
     )
+    if doubt:
+        return [Finding("undefined", f"Interaction, nats a step: {values}; {doubt}.")]
     if clear.all():
         return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
     if clear.any():

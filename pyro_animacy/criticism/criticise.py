@@ -1,6 +1,7 @@
 """Criticise a run: generate, compare with the recording, measure, and write the report."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.report import with_named_bodies, write_report
 from pyro_animacy.criticism.section import Finding, Section
 from pyro_animacy.criticism.traversal import traversals
+from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
@@ -53,7 +55,7 @@ def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     scores = score_animacy(run, dataset, only=only, seed=seed, progress=False)
     shown = zip(observed["trajectory"].to_numpy(), rows, begin, end, strict=True)
     courses = {name: scores.isel(trajectory=i, time=slice(b, e)) for name, i, b, e in shown}
-    return animacy_plots.section(scores, observed, courses)
+    return animacy_plots.section(scores, observed, courses, doubt(run.summary))
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int], Section]]] = {
@@ -116,6 +118,7 @@ def criticise(
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not summary:
             summary = summarise(run, dataset, progress=False)
+            run = replace(run, summary=summary)  # of these recordings, as the sections are
         bar.update()
         bar.set_description("criticise: motion")
         made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)

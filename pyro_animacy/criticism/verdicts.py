@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # it imports the figures, which import this
 
 __all__ = [
     "COLLAPSED", "FEW_DRAWS", "NEAR", "RIGHT", "TAIL", "InShort", "Verdict", "baseline_name",
-    "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade", "series",
+    "doubt", "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade",
+    "series",
 ]  # fmt: skip
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
@@ -108,6 +109,18 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
             f"the best of them (+{size}{odds})."
         )
     return "wrong", f"A simple baseline predicts held-out frames better: {against} (−{size})."
+
+
+def doubt(summary: Mapping[str, Any]) -> str:
+    """Why a run says nothing of the bodies yet: it is not clearly ahead of a baseline; else ""."""
+    (grade, _), baselines = score_grade(summary), finite_baselines(summary)
+    if grade == "right" or not baselines or summary.get("heldout_nats_per_step") is None:
+        return ""
+    how = "no better than" if grade == "wrong" else "not clearly better than"
+    return (
+        f"the model foresees steps {how} {baseline_name(next(iter(baselines)))}, so these say "
+        "nothing of the bodies yet"
+    )
 
 
 def in_short(
