@@ -329,7 +329,12 @@ def test_what_to_try_next():
     falling = [{"step": i, "validation_nats_per_step": -abs(i - 2)} for i in range(8)]
     assert "nothing in these figures asks for a change" in attempts()
     assert "do not say what would mend the speed, acceleration" in attempts(scale=0.5)
-    assert "still rising" in attempts(metrics=rising)
+    longer = "Longer training (--train.steps) is likely to help"
+    slowly = [*rising, {"step": 8, "validation_nats_per_step": 7.01}]
+    for log in (rising, rising[:2], slowly):
+        assert longer in attempts(metrics=log)
+    for log in (falling, rising[:1], [*rising, {"step": 8, "validation_nats_per_step": 7}]):
+        assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
     seed = {**SUMMARY, "model": {"history": 1, "likelihood": "squared_error"}}

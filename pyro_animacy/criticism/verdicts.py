@@ -332,12 +332,15 @@ def _either(names: Iterable[str]) -> str:
 def _training_attempts(metrics: Sequence[Mapping[str, Any]], scored: bool) -> list[str]:
     attempts = []
     steps, scores = series(metrics, "validation_nats_per_step")
-    if scored and len(scores) >= 5:
+    if scored and len(scores) > 1:
         best = max(range(len(scores)), key=scores.__getitem__)
         span = max(scores) - min(scores)
-        if best == len(scores) - 1 and scores[best] - scores[-3] > 0.02 * span > 0:
-            attempts.append("More training steps: the validation score was still rising.")
-        elif scores[best] - scores[-1] > 0.1 * span > 0:
+        if best == len(scores) - 1:
+            attempts.append(
+                "Longer training (--train.steps) is likely to help: the best validation score was "
+                "the last one."
+            )
+        elif len(scores) >= 5 and scores[best] - scores[-1] > 0.1 * span > 0:
             attempts.append(
                 f"More data or a smaller model: the validation score was best at step "
                 f"{int(steps[best]):,} and fell after it (overfitting)."
