@@ -32,6 +32,7 @@ from pyro_animacy.criticism.ranking import (
     run_names,
     save_ranking,
 )
+from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
@@ -298,6 +299,8 @@ def _score(chosen: Namespace) -> None:
     )
     steps = save_scores(scores, chosen.out)
     print(scores_text(scores))
+    if why := doubt(run.summary):
+        print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"
     print(f"wrote {chosen.out}: {steps} rows, one a body and step, of {of}")
 

@@ -194,6 +194,9 @@ def test_criticise_is_of_episodes_that_the_run_has_not_learned_from(run, tmp_pat
     assert main(["criticise", str(run), "--out", str(page)]) == 0
     assert "its agent has played 10 new episodes" in capsys.readouterr().err
     assert "by their mean" in page.read_text()
+    parameters = Run.load(run).parameters
+    assert parameters > 1000
+    assert f"<dt>parameters</dt><dd>{parameters:,}</dd>" in page.read_text()
     new = new_episodes(run, episodes=3, seed=5)
     assert new.sizes["trajectory"] == 3
     learned = read_episodes(run / "episodes")

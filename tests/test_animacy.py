@@ -377,6 +377,22 @@ def test_recordings_too_short_for_a_step_are_an_error():
         score_animacy(affine_run(history=3), walks(frames=3), progress=False)
 
 
+def test_some_steps_are_scored_against_the_inert_body_of_the_whole_trajectory():
+    run, data = affine_run(), walks(size=2, frames=30)
+    only = np.zeros((2, 30), bool)
+    only[1, 10:15] = True
+    whole, some = (
+        score_animacy(run, data, draws=400, only=o, progress=False) for o in (None, only)
+    )
+    for name in ("surprise", "evidence", "interaction", "control_information"):
+        assert (some[name].notnull() == xr.DataArray(only, dims=some[name].dims[:2])).all(), name
+    xr.testing.assert_equal(some["surprise"], whole["surprise"].where(some["surprise"].notnull()))
+    error = np.hypot(some["evidence_standard_error"], whole["evidence_standard_error"])
+    assert not (np.abs(some["evidence"] - whole["evidence"]) > 4.5 * error + 1e-4).any()
+    with pytest.raises(DataError, match="no step that was to be scored"):
+        score_animacy(run, data, draws=30, only=np.zeros_like(only), progress=False)
+
+
 # Files.
 
 

@@ -63,7 +63,7 @@ def test_pit_is_uniform_for_the_true_mixture():
     x = g.normal(size=1000) + 0.5 * g.normal(size=1000)
     u = pit(z, np.full_like(z, 0.5), x)
     assert kstest(u, "uniform").pvalue > 0.01
-    assert uniformity(u).grade(1000) == "right"
+    assert uniformity(u).grade() == "right"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_uniformity_says_what_is_wrong(mean, scale, direction):
     x = rng(2).normal(size=(1, 1000))
     found = uniformity(pit(np.full_like(x, mean), np.full_like(x, scale), x[0]))
     assert found.direction == direction
-    assert found.grade(1000) == "wrong"
-    assert found.grade(5) == "near"  # 5 steps may well be so far off
+    assert found.grade() == "wrong"
+    assert found.grade(chance=True) == "near"
 
 
 def test_a_spread_wrong_by_a_quarter_is_the_border_of_right():
@@ -89,7 +89,7 @@ def test_gap_is_the_kolmogorov_smirnov_distance():
     found = uniformity(u)
     assert found.gap == pytest.approx(kstest(u.ravel(), "uniform").statistic, abs=1e-12)
     assert uniformity(np.append(u, np.nan)) == found
-    assert uniformity(np.full(3, np.nan)).grade(3) == "undefined"
+    assert uniformity(np.full(3, np.nan)).grade() == "undefined"
 
 
 # further ahead
@@ -424,6 +424,23 @@ def test_findings_name_what_is_wrong():
     assert "overconfident" in text
     assert "AR(5) is better between 0.2 and 0.6 s ahead" in text
     assert list(said.values()).count("wrong") == 2
+
+
+@pytest.mark.parametrize(
+    ("power", "independent", "grade", "chance"),
+    [
+        (1.2, 100, "near", True),  # a gap of 0.08, as the figure's grey band has it
+        (1.2, 10_000, "near", False),
+        (2.0, 5, "near", True),  # of 0.25
+        (2.0, 300, "wrong", False),
+    ],
+)
+def test_a_curve_in_the_band_of_the_figure_may_be_chance(power, independent, grade, chance):
+    low = right().assign_coords(independent=("body", [independent] * 2))
+    low["pit"].loc[{"model": "model", "body": "mouse"}] **= 1 / power
+    found = next(f for f in section(low).findings if "mouse are too low" in f.sentence)
+    assert found.grade == grade
+    assert found.sentence.endswith(", which may be chance.") == chance
 
 
 def test_what_to_try_is_not_what_the_run_has():

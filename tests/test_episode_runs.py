@@ -15,6 +15,7 @@ from pyro_animacy import Run, ScaledELBO, fit, preset, resume
 from pyro_animacy.cli import main
 from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.episodes import (
+    OpenLoop,
     active,
     latent_use,
     log_density,
@@ -23,6 +24,7 @@ from pyro_animacy.criticism.episodes import (
     projected,
     windows,
 )
+from pyro_animacy.criticism.episodes_plots import _ahead
 from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
@@ -311,12 +313,29 @@ def test_criticise(name, sections, runs, tmp_path):
     page = out.read_text()
     assert re.findall(r'<section id="(\w+)">', page) == ["short", *sections, "settings"]
     assert "moving bodies" not in page
+    assert ("picture" in page) == (name == "image_vae")
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "nan" not in text.lower().split()
     for words in {"image_vae": ["PCA", "mean frame", "dimensions are active"],
-                  "world_model": ["still picture", "actions", "Rewards ahead"]}[name]:  # fmt: skip
+                  "world_model": ["last frame held", "actions", "Rewards"]}[name]:  # fmt: skip
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        ([2, 18, 1], "not clearly better or worse than"),  # nearly twice, but is it?
+        ([1, 1, 2], "better than"),
+        ([8, 9, 8], "worse than"),
+    ],
+)
+def test_forecasts_are_compared_in_words_that_fit_the_numbers(ours, said):
+    errors = {"open loop": np.array(ours)[:, None], "last frame stays": np.full((3, 1), 4.0)}
+    empty = np.empty(0)
+    loop = OpenLoop(errors, {}, np.arange(3), 4, 10.0, empty, empty, empty)
+    sentence = _ahead(loop, "the last frame held").sentence
+    assert sentence.startswith(f"In open loop it is {said} the last frame held: squared error ")
 
 
 @pytest.mark.parametrize("options", [

@@ -419,6 +419,24 @@ def test_idle_dimensions_are_counted_among_those_that_are_not_active():
     assert "1 of the others carry under 0.01 nats" in sentence
 
 
+def test_a_latent_without_an_active_dimension_is_not_praised():
+    """As found: 16 dimensions of 0.03 nats together, whose decoder would turn the path."""
+    use = use_of([0.002] * 16, [0.005] * 16, information=0.032)
+    found = words(use, spun(2))
+    assert [grade for grade, _ in found] == ["wrong", "undefined", "undefined"]
+    assert found[0][1].startswith("No dimension is active, of 16: the latent carries 0.03 nats")
+    assert "latent_size" not in found[0][1]
+    assert section(use, []).findings[0].attempt
+    for told, was in zip(found[1:], ("tell one step from", "dimension 4 says where"), strict=True):
+        assert told[1].startswith("No dimension is active, so this does not show it at work: ")
+        assert was in told[1]
+    one = use_of([0.002] * 16, [0.005] * 15 + [0.02], information=0.032)
+    assert [grade for grade, _ in words(one, spun(2))] == ["right"] * 3
+    collapsed = words(use_of([0.001], [0.0]), spun(2))
+    assert [grade for grade, _ in collapsed] == ["wrong", "undefined"]
+    assert words(use_of([0.002] * 16, [0.0] * 16), spun(2, 0.1))[2][0] == "wrong"
+
+
 def test_posterior_collapse_is_named():
     grade, sentence = words(use_of([0.001, 0.002], [0, 0]))[0]
     assert grade == "wrong"

@@ -1,6 +1,7 @@
 """The report: self-contained, escaped, readable; its sentences follow from the numbers."""
 
 import base64
+import dataclasses
 import io
 import os
 from html.parser import HTMLParser
@@ -8,12 +9,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import recordings
 from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import criticise as criticism
 from pyro_animacy.criticism import judgement, plots, verdicts, wording
+from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
@@ -271,6 +274,18 @@ def test_score_sentences():
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
 
 
+def test_a_model_no_better_than_a_baseline_is_doubted():
+    def said(score, error=None):
+        summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
+        return verdicts.doubt({**SUMMARY, **summary})
+
+    assert said(3.5, 0.1) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
+    assert said(2.0).startswith("the model foresees steps no better than AR(2), so these say")
+    for error in (0.1, 2.0):  # level, and not to be told
+        assert "not clearly better than AR(2)" in said(2.6, error)
+    assert said(float("nan"))
+
+
 def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
     def said(score, error):
         summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
@@ -328,7 +343,12 @@ def test_what_to_try_next():
     falling = [{"step": i, "validation_nats_per_step": -abs(i - 2)} for i in range(8)]
     assert "nothing in these figures asks for a change" in attempts()
     assert "do not say what would mend the speed, acceleration" in attempts(scale=0.5)
-    assert "still rising" in attempts(metrics=rising)
+    longer = "Longer training (--train.steps) is likely to help"
+    slowly = [*rising, {"step": 8, "validation_nats_per_step": 7.01}]
+    for log in (rising, rising[:2], slowly):
+        assert longer in attempts(metrics=log)
+    for log in (falling, rising[:1], [*rising, {"step": 8, "validation_nats_per_step": 7}]):
+        assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
     seed = {**SUMMARY, "model": {"history": 1, "likelihood": "squared_error"}}
@@ -470,6 +490,43 @@ def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeyp
     assert "latent" not in page.ids
     with pytest.raises(ConfigError, match="section 'gide' does not exist; choose from guide, cal"):
         criticise(tiny_run, heldout, out=tmp_path / "r.html", sections=["gide"], **options)
+
+
+def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run):
+    data = recordings(frames=200, seed=4)  # two and a half windows
+    report = criticism._animacy(tiny_run, data, 0)
+    table = by_body(score_animacy(tiny_run, data, progress=False))
+    said = [[f"{wording.nats(row[n])} ±{wording.nats(row[f'{n}_error'])}"
+             for n in ("evidence", "interaction", "choice", "surprise")]
+            for _, row in table.iterrows()]  # fmt: skip
+    assert [list(row[1:]) for row in report.tables[0].rows] == said
+    assert len(report.panels) == 3  # two windows in motion
+
+
+@pytest.mark.parametrize("ahead", [-1.0, 1.0])
+def test_findings_on_bodies_are_not_known_of_a_model_that_a_baseline_beats(tiny_run, ahead):
+    run = dataclasses.replace(tiny_run, summary={**SUMMARY, "heldout_nats_per_step": 2.5 + ahead})
+    evidence, interaction, reliable = criticism._animacy(run, recordings(frames=60), 0).findings
+    known = [f.grade != "undefined" for f in (evidence, interaction)]
+    assert known == [ahead > 0] * 2
+    for finding in (evidence, interaction):
+        assert ("no better than AR(2), so these say nothing" in finding.sentence) == (ahead < 0)
+    assert reliable.grade != "undefined"
+
+
+def test_of_long_recordings_a_report_scores_some_steps_of_whole_trajectories(tiny_run, monkeypatch):
+    data, found = recordings(frames=400, seed=4), []
+    monkeypatch.setattr(criticism, "STEPS", 300)
+    monkeypatch.setattr(criticism, "SCORED", 2)  # of five windows of 80 frames
+    monkeypatch.setattr(
+        criticism, "score_animacy", lambda *a, **o: found.append(score_animacy(*a, **o)) or found[0]
+    )
+    criticism._animacy(tiny_run, data, 0)
+    frames = np.flatnonzero(found[0]["evidence"].notnull().all("body").to_numpy()[0])
+    history = tiny_run.card.config["history"]
+    assert frames.tolist() == [*range(history - 1 or 1, 80), *range(320, 399)]
+    whole = score_animacy(tiny_run, data, draws=30, surrogates=1, progress=False)["surprise"]
+    np.testing.assert_array_equal(found[0]["surprise"][0, frames], whole[0, frames])
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from pyro_animacy.criticism.importance import FEWEST, psis
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Windows, dequantised
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT, mean_and_error
@@ -67,6 +67,7 @@ def score_animacy(
     *,
     draws: int = 128,
     surrogates: int = 32,
+    only: npt.NDArray[np.bool_] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -82,6 +83,8 @@ def score_animacy(
         draws: K, importance draws of the latent for each step.
         surrogates: M, pasts of the others that the interaction averages over; they come from other
             recordings or, where there are few, from other times of the same one.
+        only: Which steps to score, (trajectory, time), where all would take long; an inert body is
+            fitted to the whole trajectory even so.
         seed: Seeds all draws.
         progress: Show a progress bar.
 
@@ -99,15 +102,18 @@ def score_animacy(
     linked = {}
     if dataset.sizes["body"] > 1:
         linked["interaction"] = interaction(
-            run, dataset, draws=draws, surrogates=surrogates, seed=seed, progress=progress
-        )
+            run, dataset, draws=draws, surrogates=surrogates, only=only, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     data = _prepared(run, dataset)
     animate = agents(data)
     result = _each_step(
         run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
-        draws=draws, seed=seed, progress=progress,
+        draws=draws, only=only, seed=seed, progress=progress,
     )  # fmt: skip
     result["surprise"] = inertial_surprise(data, run.card.scale)
+    if only is not None:
+        result["surprise"] = result["surprise"].where(xr.DataArray(only, dims=DIMS[:2]))
     # A density per model unit becomes one per data unit.
     result["evidence"] -= data.sizes["space"] * math.log(run.card.scale.unit)
     result["evidence"] += result["surprise"]
@@ -125,6 +131,7 @@ def interaction(
     *,
     draws: int = 128,
     surrogates: int = 32,
+    only: npt.NDArray[np.bool_] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.DataArray:
@@ -135,6 +142,7 @@ def interaction(
         dataset: Likewise.
         draws: Likewise.
         surrogates: Likewise.
+        only: Likewise.
         seed: Likewise.
         progress: Likewise.
 
@@ -155,8 +163,9 @@ def interaction(
 
     data = _prepared(run, dataset)
     result = _each_step(
-        run, data, measure, draws=draws, surrogates=surrogates, seed=seed, progress=progress
-    )["interaction"]
+        run, data, measure, draws=draws, surrogates=surrogates, only=only, seed=seed,
+        progress=progress,
+    )["interaction"]  # fmt: skip
     lone = result.notnull().any("body").sum() < 2  # there is no past elsewhere
     return result.where(not lone)
 
@@ -172,14 +181,16 @@ def _each_step(
     measure: Callable[[Batch, list[Batch]], dict[str, Floats]],
     *,
     draws: int,
+    only: npt.NDArray[np.bool_] | None,
     seed: int,
     progress: bool,
     surrogates: int = 0,
 ) -> xr.Dataset:
     """Measure every step with its past, and so many pasts from elsewhere, some at a time.
 
-    The recordings are `_prepared`. ``measure`` gives arrays (step,) or (step, body); the result has
-    them at (trajectory, time) or (trajectory, time, body), NaN where there is no step.
+    The recordings are `_prepared`, the steps all or ``only`` some. ``measure`` gives arrays (step,)
+    or (step, body); the result has them at (trajectory, time) or (trajectory, time, body), NaN
+    where there is no step.
     """
     model = run.model
     past = model.config.history + model.remembers * min(REMEMBERED, model.memory_steps - 1)
@@ -188,7 +199,12 @@ def _each_step(
     others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
     shape = tuple(dataset.sizes[d] for d in DIMS)
     found: dict[str, Floats] = {}
-    chunks = torch.arange(len(windows)).split(max(1, AT_ONCE // draws))
+    scored = torch.arange(len(windows))
+    if only is not None:
+        scored = scored[torch.from_numpy(only[row, start + past - 1])]
+    if not len(scored):
+        raise DataError("no step that was to be scored was observed with its past")
+    chunks = scored.split(max(1, AT_ONCE // draws))
     desc = "interaction" if surrogates else "evidence"
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """What `animacy` measured, in figures and words."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -50,15 +52,22 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
     return figure
 
 
-def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
+def section(
+    scores: xr.Dataset,
+    observed: xr.Dataset,
+    courses: Mapping[str, xr.Dataset],
+    doubt: str = "",
+) -> Section:
     """The section "animacy" of a report.
 
     Args:
         scores: of `score_animacy`.
-        observed: the recordings scored.
+        observed: windows of the recordings scored, of which some are shown in motion.
+        courses: the scores of each window by its name, (time, body).
+        doubt: why the model says nothing of the bodies, of `verdicts.doubt`.
     """
     table, animate = by_body(scores), agents(observed)
-    findings = [_agency(table, animate), *_interplay(table), _reliable(scores)]
+    findings = [_agency(table, animate, doubt), *_interplay(table, doubt), _reliable(scores)]
     caption = "Means over the steps of each body; bars are two standard errors either side."
     panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
     strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}
@@ -66,8 +75,8 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
         caption = (
             f"{name}: the recording, and its scores as they go. Running means over half a second."
         )
-        panels.append(Panel(embed(animate_scores(observed, scores, name, strips), "gif", caption),
-                            caption))  # fmt: skip
+        film = animate_scores(observed, courses[name], name, strips)
+        panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
         "And do the others matter to it? The interaction is how much better the step is foreseen "
         "with the others' past than with that of others from elsewhere."
@@ -86,8 +95,9 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
         tables=[_table(table)],
         note=(
             "Evidence: log density under the model minus log density under the best inertial "
-            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory. A "
-            "body that is no agent, such as a ball, is scored in the place of an agent. "
+            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory, in "
+            "hindsight: the shorter that is, the less evidence, so compare conditions of like "
+            "length. A body that is no agent, such as a ball, is scored in the place of an agent. "
             "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
             "their past at other times. Surprise: minus the log density under the inertial body. "
             "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
@@ -95,7 +105,7 @@ def section(scores: xr.Dataset, observed: xr.Dataset) -> Section:
     )
 
 
-def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
+def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
     said = [
         f"{_body(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
@@ -103,6 +113,8 @@ def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
     what = f"Evidence for an agent, nats a step: {'; '.join(said[:8])}{more}"
+    if doubt:
+        return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
     coasting = [_body(body) for body in table.index[animate & clear & (value < 0)]]
     pushed = [_body(body) for body in table.index[~animate & clear & (value > 0)]]
@@ -126,7 +138,7 @@ def _agency(table: pd.DataFrame, animate: np.ndarray) -> Finding:
     return Finding("right", f"{what}: above 0 for what moves by itself, below for the rest.")
 
 
-def _interplay(table: pd.DataFrame) -> list[Finding]:
+def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     """Which bodies the others matter to."""
     if "interaction" not in table:
         return []
@@ -136,6 +148,8 @@ def _interplay(table: pd.DataFrame) -> list[Finding]:
         f"{_body(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
         for body, row in table.loc[order.index[:6]].iterrows()
     )
+    if doubt:
+        return [Finding("undefined", f"Interaction, nats a step: {values}; {doubt}.")]
     if clear.all():
         return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
     if clear.any():

@@ -114,7 +114,7 @@ def animate_scores(
 
     Args:
         observed: recording, `position` (trajectory, time, body, space).
-        scores: the measures, (trajectory, time, body), of the same trajectories and frames.
+        scores: the measures, (time, body), of the same frames of this trajectory.
         trajectory: which to show.
         measures: titles by the name of the measure, one panel each.
 
@@ -139,7 +139,7 @@ def animate_scores(
         strips, cursors = [], []
         for row, (name, title) in enumerate(measures.items()):
             strip = figure.add_subplot(grid[row, 1])
-            courses = scores[name].sel(trajectory=trajectory).transpose("time", "body").values
+            courses = scores[name].transpose("time", "body").values
             _draw_courses(strip, seconds, courses[:length], smooth_frames(fps))
             strip.set_title(title, loc="left", fontsize=8)
             strips.append(strip)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pyro_animacy.criticism.calibration_plots import (
     LEVELS,
     PANELS,
+    in_band,
     named,
     plot_coverage,
     plot_pit,
@@ -221,7 +222,8 @@ def section(calibration: xr.Dataset) -> Section:
             "A gap is the largest difference between the recorded share of steps below a point of "
             "the forecast and the share that it promised. Gaps and differences in coverage up to "
             f"{RIGHT:g} are right, up to {NEAR:g} near: one step ahead that is a normal spread "
-            "wrong by a quarter, or by a half. CRPS "
+            "wrong by a quarter, or by a half. One whose curve stays in the grey band may be "
+            "chance, and is not called wrong. CRPS "
             "(continuous ranked probability score) is the mean over bodies and axes of the "
             "distance of the forecast from the recording, less half that of two forecasts from "
             "each other; the energy score is the same of all bodies at once (Gneiting & Raftery "
@@ -242,11 +244,12 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
     found, right, others = uniformities(calibration), [], []
     for body, by_axis in found.items():
         axis, worst = max(by_axis.items(), key=lambda item: np.nan_to_num(item[1].gap, nan=-1))
-        grade = worst.grade(int(calibration["independent"].sel(body=body)))
+        chance = in_band(calibration, body, axis)
+        grade = worst.grade(chance)
         if grade == "right":
             right.append((body, worst.gap))
         else:
-            others.append((body, axis, worst, grade))
+            others.append((body, axis, worst, grade, chance))
     if right:
         names = "every body" if len(right) == len(found) else ", ".join(b for b, _ in right)
         gap = max(gap for _, gap in right)
@@ -255,17 +258,16 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
             f"One step ahead, the spread is right for {names} (recorded and promised shares "
             f"differ by {gap:.2f} at most; {RIGHT:g} or less is good).",
         )
-    for body, axis, worst, grade in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
+    for body, axis, worst, grade, chance in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
         if grade == "undefined":
             yield Finding(grade, f"One step ahead, nothing can be said of {body}: no step of it.")
             continue
-        chance = worst.gap > NEAR and grade == "near"
         yield Finding(
             grade,
             f"One step ahead, forecasts of {body} are {worst.direction}: the share of steps "
             f"recorded below a point of the forecast differs by up to {worst.gap:.2f} from the "
             f"share promised, along {axis} ({RIGHT:g} or less is good)"
-            + (", which may be chance in so short a recording." if chance else "."),
+            + (", which may be chance." if chance else "."),
             _wider(calibration) if grade == "wrong" else "",
         )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The figures and tables of `calibration`: what its Dataset shows, as pictures for a phone."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import xarray as xr
@@ -66,6 +67,17 @@ def plot_pit(calibration: xr.Dataset) -> Figure:
     return figure
 
 
+def in_band(calibration: xr.Dataset, body: str, axis: str) -> bool:
+    """Whether the curve of `plot_pit` stays in the band: as good as can be told."""
+    u = calibration["pit"].sel(model=MODEL, body=body, space=axis).values
+    u = np.sort(u[np.isfinite(u)])
+    if not u.size:
+        return False
+    (low, high), curve = _band(int(calibration["independent"].sel(body=body))), ecdf_difference(u)
+    return bool(((low <= curve) & (curve <= high)).all())
+
+
+@cache
 def _band(independent: int) -> tuple[np.ndarray, np.ndarray]:
     """The simultaneous 95 % band of F(u) - u on the grid."""
     generator = np.random.default_rng(0)

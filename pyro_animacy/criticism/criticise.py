@@ -1,6 +1,7 @@
 """Criticise a run: generate, compare with the recording, measure, and write the report."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.report import with_named_bodies, write_report
 from pyro_animacy.criticism.section import Finding, Section
 from pyro_animacy.criticism.traversal import traversals
+from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.stored import Integers
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
 
 SECONDS = 8.0  # of each window compared
-SCORED = 20  # windows of which animacy is scored
+STEPS = 2000  # all scored for animacy; where there are more, those of
+SCORED = 20  # windows
 
 
 def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -39,9 +43,19 @@ def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 
 def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
-    observed = windows(dataset, run, most=SCORED)
-    scores = score_animacy(run, observed, seed=seed, progress=False)
-    return animacy_plots.section(scores, observed)
+    """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
+    rows, begin, end = _places(dataset, run, most=SCORED)
+    observed, length, only = pieces(dataset, rows, begin, end), dataset["length"].to_numpy(), None
+    if length.sum() > STEPS:
+        kept, rows = np.unique(rows, return_inverse=True)
+        dataset = pieces(dataset, kept, np.zeros_like(kept), length[kept])
+        only = np.zeros((len(kept), dataset.sizes["time"]), bool)
+        for row, first, last in zip(rows, begin, end, strict=True):
+            only[row, first:last] = True
+    scores = score_animacy(run, dataset, only=only, seed=seed, progress=False)
+    shown = zip(observed["trajectory"].to_numpy(), rows, begin, end, strict=True)
+    courses = {name: scores.isel(trajectory=i, time=slice(b, e)) for name, i, b, e in shown}
+    return animacy_plots.section(scores, observed, courses, doubt(run.summary))
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int], Section]]] = {
@@ -104,6 +118,7 @@ def criticise(
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not summary:
             summary = summarise(run, dataset, progress=False)
+            run = replace(run, summary=summary)  # of these recordings, as the sections are
         bar.update()
         bar.set_description("criticise: motion")
         made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)
@@ -149,6 +164,13 @@ def windows(
         ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
+    return pieces(dataset, *_places(dataset, run, frames=frames, most=most))
+
+
+def _places(
+    dataset: xr.Dataset, run: Run, *, frames: int | None = None, most: int = 50
+) -> tuple[Integers, Integers, Integers]:
+    """Where `windows` cuts: the trajectory of each window, its first frame, that after its last."""
     if most < 1:
         raise ConfigError(f"windows is {most}; expected at least 1")
     history = run.card.config["history"]
@@ -171,4 +193,4 @@ def windows(
             f"{history} needs more"
         )
     chosen = fit[np.linspace(0, len(fit) - 1, min(most, len(fit))).round().astype(int)]
-    return pieces(dataset, rows[chosen], begin[chosen], end[chosen])
+    return rows[chosen], begin[chosen], end[chosen]

@@ -112,7 +112,7 @@ def _write(
         ("episodes", f"{dataset.sizes['trajectory']:,}"),
         ("windows", f"{cut.sizes['trajectory']:,} of {cut.sizes['time']:,} frames"),
         ("rate", f"{run.card.fps:g} Hz"),
-        ("parameters", f"{summary['parameters']:,}" if "parameters" in summary else "–"),
+        ("parameters", f"{run.parameters:,}"),
     ]
     if summary.get("train_seconds") is not None:
         spent = f"{seconds(summary['train_seconds'])} ({summary['steps']:,} steps)"

@@ -29,6 +29,12 @@ LOOKS = {
     "other actions": (BODY_COLOURS[3], ":"),
 }
 FEATURES = 3  # of a vector, drawn at most
+HOW: dict[Grade, str] = {  # an error beside that of a rule
+    "right": "better than",
+    "near": "not clearly better or worse than",
+    "wrong": "worse than",
+    "undefined": "no better or worse, as far as one episode tells, than",
+}
 
 
 def plot_sheet(rows: Mapping[str, Pixels], columns: Sequence[str] = ()) -> Figure:
@@ -139,7 +145,7 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
         grade = _grade(gain.difference, gain.error)
         how = {
             "right": "more density under the model than",
-            "near": "about as much density under the model as",
+            "near": "not clearly more or less density under the model than",
             "wrong": "less density under the model than",
             "undefined": "no more or less density, as far as one episode tells, than",
         }
@@ -223,15 +229,13 @@ def _better(found: Pictures, rule: str) -> Finding:
     gain = paired(ours, theirs, found.episode)
     grade = _grade(gain.difference, gain.error)
     name = f"PCA with {found.components} components" if rule == "PCA" else "the mean frame"
-    how = {"right": "better than", "near": "about as well as", "wrong": "worse than",
-           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     attempt = "More training (--train.steps) or a learned scale (--model.image_scale null for an "
     attempt += "image VAE): what a small error is worth against the KL depends on it."
     return Finding(
         grade,
-        f"Held-out frames are given back {how} {name}: squared error {number(float(ours.mean()))} "
-        f"a pixel against {number(float(theirs.mean()))} (right: less by two standard errors over "
-        "episodes).",
+        f"Held-out frames are given back {HOW[grade]} {name}: squared error "
+        f"{number(float(ours.mean()))} a pixel against {number(float(theirs.mean()))} (right: less "
+        "by two standard errors over episodes).",
         "" if grade == "right" else attempt,
     )
 
@@ -290,7 +294,8 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
         f"Mean {what} by how far ahead; of the open loop that of the mean of "
         f"{len(loop.predicted)} draws. The reconstruction has seen the frame itself.",
     ))  # fmt: skip
-    findings = [_ahead(loop), *_acts(loop), *_rewarded(loop)]
+    still = "a still picture" if sight.image else "the last frame held"
+    findings = [_ahead(loop, still), *_acts(loop), *_rewarded(loop)]
     if loop.reward:
         panels.append(Panel(
             picture(plot_horizon(loop.reward, loop.fps, "squared error of the reward"),
@@ -305,7 +310,7 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
         title="Does it know how an episode goes on?",
         intro=f"The model sees {loop.context} frames, and then only what is done: its prior is "
         "rolled on under the recorded actions, in open loop. One hopes for errors under those of "
-        "a still picture for as long as possible, near the reconstruction at first.",
+        f"{still} for as long as possible, near the reconstruction at first.",
         findings=findings,
         panels=panels,
         tables=[Table(f"Mean {what}, frames ahead", ("", *map(str, steps)), rows)],
@@ -340,7 +345,7 @@ def _caption(loop: OpenLoop, sight: Sight) -> str:
     return "One window of middling movement; of its features those that move most, in their units."
 
 
-def _ahead(loop: OpenLoop) -> Finding:
+def _ahead(loop: OpenLoop, name: str) -> Finding:
     """Whether forecasts are better than the last frame, and for how long."""
     ours, still = loop.errors["open loop"], loop.errors["last frame stays"]
     gain = paired(ours.mean(1), still.mean(1), loop.episode)
@@ -353,11 +358,9 @@ def _ahead(loop: OpenLoop) -> Finding:
         until = f"; the mean error is less up to {lost[0]} frames ahead"
     else:
         until = ", and not at the first frame ahead"
-    how = {"right": "better than", "near": "level with", "wrong": "worse than",
-           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     return Finding(
         grade,
-        f"In open loop it is {how} a still picture: squared error {number(float(ours.mean()))} "
+        f"In open loop it is {HOW[grade]} {name}: squared error {number(float(ours.mean()))} "
         f"against {number(float(still.mean()))} over {H} frames{until} (right: less by two "
         "standard errors over episodes).",
         ""
@@ -392,11 +395,9 @@ def _rewarded(loop: OpenLoop) -> list[Finding]:
     ours, mean = loop.reward["open loop"], loop.reward["mean reward"]
     gain = paired(ours.mean(1), mean.mean(1), loop.episode)
     grade = _grade(gain.difference, gain.error)
-    how = {"right": "better than", "near": "about as well as", "wrong": "worse than",
-           "undefined": "no better or worse, as far as one episode tells, than"}[grade]  # fmt: skip
     return [Finding(
         grade,
-        f"Rewards ahead are predicted {how} by their mean: squared error "
+        f"Rewards ahead are predicted {HOW[grade]} by their mean: squared error "
         f"{number(float(ours.mean()))} against {number(float(mean.mean()))} (right: less by two "
         "standard errors over episodes).",
         "" if grade == "right" else "A larger --model.reward_weight.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import kolmogi, ndtr
+from scipy.special import ndtr
 
 from pyro_animacy.errors import ConfigError, DataError
 
@@ -128,14 +128,13 @@ class Uniformity(NamedTuple):
             return "too high" if self.shift > 0 else "too low"
         return "too narrow" if self.spread > 0 else "too wide"
 
-    def grade(self, independent: int) -> Grade:
-        """RIGHT, NEAR or more; a gap that `independent` uniform numbers often have is near."""
+    def grade(self, chance: bool = False) -> Grade:
+        """RIGHT, NEAR or more; a gap that may be `chance` is near."""
         if not self.n:
             return "undefined"
-        chance = kolmogi(0.05) / np.sqrt(max(independent, 1))
         if self.gap <= RIGHT:
             return "right"
-        return "near" if self.gap <= max(NEAR, chance) else "wrong"
+        return "near" if self.gap <= NEAR or chance else "wrong"
 
 
 def uniformity(values: ArrayLike) -> Uniformity:

@@ -126,6 +126,9 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
+    findings = [*_surgery(use, rate), *_turned(traversals)]
+    if _dead(use):
+        findings = [_unused(finding) for finding in findings]
     return Section(
         key="latent",
         title="Does the latent variable do work?",
@@ -134,13 +137,27 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
         "divergence of its posterior from its prior, in nats), and if another value of it would "
         "have moved the bodies otherwise. One hopes for active dimensions, for a rate that tells "
         "steps apart, and for paths that fan out.",
-        findings=[_carried(use, rate), *_surgery(use, rate), *_turned(traversals)],
+        findings=[_carried(use, rate), *findings],
         panels=panels,
         note="Active: the posterior mean varies over steps by more than 0.01 prior variances "
         "around the prior's (Burda, Grosse & Salakhutdinov 2016). Posterior collapse: under "
         f"{COLLAPSED} nats per step. Rate and distortion: Alemi et al. 2018. Mutual information "
         "and aggregate posterior: Hoffman & Johnson 2016, in prior standard deviations around the "
         "prior mean of each step. Dimensions count from 0; their signs mean nothing.",
+    )
+
+
+def _dead(use: xr.Dataset) -> bool:
+    """Whether it is known of every dimension that it is not active."""
+    return bool((use["activity"] <= ACTIVE).all())
+
+
+def _unused(finding: Finding) -> Finding:
+    """What is good of a latent that is used says nothing of one that is not."""
+    if finding.grade != "right":
+        return finding
+    return Finding(
+        "undefined", f"No dimension is active, so this does not show it at work: {finding.sentence}"
     )
 
 
@@ -161,6 +178,13 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "undefined", "There is one recorded step, and whether a dimension is active shows only "
             "by how its posterior differs between steps.",
         )  # fmt: skip
+    if _dead(use):
+        return Finding(
+            "wrong",
+            f"No dimension is active, of {Z}: the latent carries {nats(rate)} nats per step, and "
+            "what the posterior says of it is nearly the same at every step.",
+            LESS_KL,
+        )
     active = use["activity"].to_numpy() > ACTIVE
     idle = int((~active & (kl < COLLAPSED)).sum())
     rest = "" if not idle else (
@@ -168,10 +192,9 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
         "nothing, and a smaller --model.latent_size would do."
     )  # fmt: skip
     return Finding(
-        "right" if active.any() else "near",
+        "right",
         f"{int(active.sum())} of {Z} dimensions are active; they carry {nats(kl[active].sum())} of "
         f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}.{rest}",
-        "" if active.any() else LESS_KL,
     )
 
 

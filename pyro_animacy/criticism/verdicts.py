@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # it imports the figures, which import this
 
 __all__ = [
     "COLLAPSED", "FEW_DRAWS", "NEAR", "RIGHT", "TAIL", "InShort", "Verdict", "baseline_name",
-    "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade", "series",
+    "doubt", "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade",
+    "series",
 ]  # fmt: skip
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
@@ -108,6 +109,18 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
             f"the best of them (+{size}{odds})."
         )
     return "wrong", f"A simple baseline predicts held-out frames better: {against} (−{size})."
+
+
+def doubt(summary: Mapping[str, Any]) -> str:
+    """Why a run says nothing of the bodies yet: it is not clearly ahead of a baseline; else ""."""
+    (grade, _), baselines = score_grade(summary), finite_baselines(summary)
+    if grade == "right" or not baselines or summary.get("heldout_nats_per_step") is None:
+        return ""
+    how = "no better than" if grade == "wrong" else "not clearly better than"
+    return (
+        f"the model foresees steps {how} {baseline_name(next(iter(baselines)))}, so these say "
+        "nothing of the bodies yet"
+    )
 
 
 def in_short(
@@ -319,12 +332,15 @@ def _either(names: Iterable[str]) -> str:
 def _training_attempts(metrics: Sequence[Mapping[str, Any]], scored: bool) -> list[str]:
     attempts = []
     steps, scores = series(metrics, "validation_nats_per_step")
-    if scored and len(scores) >= 5:
+    if scored and len(scores) > 1:
         best = max(range(len(scores)), key=scores.__getitem__)
         span = max(scores) - min(scores)
-        if best == len(scores) - 1 and scores[best] - scores[-3] > 0.02 * span > 0:
-            attempts.append("More training steps: the validation score was still rising.")
-        elif scores[best] - scores[-1] > 0.1 * span > 0:
+        if best == len(scores) - 1:
+            attempts.append(
+                "Longer training (--train.steps) is likely to help: the best validation score was "
+                "the last one."
+            )
+        elif len(scores) >= 5 and scores[best] - scores[-1] > 0.1 * span > 0:
             attempts.append(
                 f"More data or a smaller model: the validation score was best at step "
                 f"{int(steps[best]):,} and fell after it (overfitting)."

@@ -104,11 +104,10 @@ class EpisodeSource:
         """The bound on the held-out episodes, and what they are."""
         windows = EpisodeWindows(self.heldout_part, run.config.train.window)
         elbo, error = elbo_per_frame(run.guide, windows, most=2048)
-        parameters = sum(p.numel() for m in (run.model, run.guide) for p in m.parameters())
         return {
             "heldout_elbo_per_frame": elbo,
             "heldout_standard_error": None if math.isnan(error) else error,
-            "parameters": parameters,
+            "parameters": run.parameters,
             "data": {
                 "source": str(self.dataset.attrs.get("source", "")),
                 "episodes": self.dataset.sizes["trajectory"],

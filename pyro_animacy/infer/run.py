@@ -101,6 +101,11 @@ class Run:
         """
         return parse_config(self.settings)
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model and its guide have learned."""
+        return sum(p.numel() for m in (self.model, self.guide) for p in m.parameters())
+
     def on(self, dataset: xr.Dataset) -> "Run":
         """This run with a model for the bodies of ``dataset``, where those may be any number.
 

@@ -49,9 +49,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "score_steps": result.steps,
         "train_seconds": run.summary.get("train_seconds"),
         "steps": run.summary.get("steps"),
-        "parameters": sum(
-            p.numel() for module in (run.model, run.guide) for p in module.parameters()
-        ),
+        "parameters": run.parameters,
         "data": describe(heldout),
     }
 
