@@ -1,6 +1,8 @@
 """Which cell of a dense array (trajectory, time, body, 2) each row of a table goes to."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +40,18 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
     each = bodies if table.body is not None else 1
     seen = np.zeros(count * time * each, bool)
     position = np.empty((len(seen), len(table.pairs), 2))
-    for some, cell in _places(table, frames, time, each):
-        seen[cell] = True
-        for b, (x, y) in enumerate(table.pairs):
-            position[cell, b, 0] = x[some]
-            position[cell, b, 1] = y[some]
+
+    def put(block: slice) -> None:
+        for some, cell in _places(table, frames, time, each, block):
+            seen[cell] = True
+            for b, (x, y) in enumerate(table.pairs):
+                position[cell, b, 0] = x[some]
+                position[cell, b, 1] = y[some]
+
+    size = max(1, BLOCK // each) * each
+    blocks = [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+    with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
+        list(pool.map(put, blocks))  # what one raises is raised
     if np.count_nonzero(seen) != rows:
         _name_duplicate(table, frames, _cells(table, frames, time, each, slice(None)))
     if rows < len(seen):
@@ -58,19 +67,17 @@ def _cells(table: Table, frames: Frames, time: int, each: int, some: slice) -> C
 
 
 def _places(
-    table: Table, frames: Frames, time: int, each: int
+    table: Table, frames: Frames, time: int, each: int, block: slice
 ) -> Iterator[tuple[slice, slice | Codes]]:
-    """All rows, some at a time, and their cells; the rows of one body where they are in order."""
-    rows, size = len(table.trajectory), max(1, BLOCK // each) * each
-    for begin in range(0, rows, size):
-        some = slice(begin, min(begin + size, rows))
-        if not _in_order(table, frames, each, some):
-            yield some, _cells(table, frames, time, each, some)
-            continue
-        first = _cells(table, frames, time, each, slice(begin, begin + each))
-        end = first.min() + some.stop - begin
-        for i, cell in enumerate(first.tolist()):
-            yield slice(begin + i, some.stop, each), slice(cell, end, each)
+    """The rows of a block and their cells; those of one body after another where in order."""
+    if not _in_order(table, frames, each, block):
+        yield block, _cells(table, frames, time, each, block)
+        return
+    begin = block.start
+    first = _cells(table, frames, time, each, slice(begin, begin + each))
+    end = first.min() + block.stop - begin
+    for i, cell in enumerate(first.tolist()):
+        yield slice(begin + i, block.stop, each), slice(cell, end, each)
 
 
 def _in_order(table: Table, frames: Frames, each: int, some: slice) -> bool:
