@@ -8,10 +8,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pyro_animacy.criticism.animacy import by_body
-from pyro_animacy.criticism.animation import animate_scores
+from pyro_animacy.criticism.animation import animate_scores, smooth_frames
 from pyro_animacy.criticism.plots import QUIET, WIDTH, body_look, most_movement, shorten, styled
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
 from pyro_animacy.criticism.verdicts import nats
+from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -71,10 +72,11 @@ def section(
     caption = "Means over the steps of each body; bars are two standard errors either side."
     panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
     strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}
+    fps = float(observed.attrs["fps"])
+    width = smooth_frames(fps)
+    mean = f" Running means over {seconds(width / fps)}." if width > 1 else ""
     for name in most_movement(observed, SHOWN):
-        caption = (
-            f"{name}: the recording, and its scores as they go. Running means over half a second."
-        )
+        caption = f"{name}: the recording, and its scores as they go.{mean}"
         film = animate_scores(observed, courses[name], name, strips)
         panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
