@@ -67,15 +67,15 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
             return episodes, True
         return run.heldout(run.recordings(instead="give DATA")), False
     data = data_options(chosen, own)
-    files, learned = _files(data["source"]), _files(own.get("source") or [])
-    if "acting" in run.settings:
-        learned = _files(str((run.path / REPLAY).resolve()))
-        return suited_episodes(run.card, read_data(run.card.model, data)), learned.isdisjoint(files)
-    if learned.isdisjoint(files):
+    acting = "acting" in run.settings
+    source = str((run.path / REPLAY).resolve()) if acting else own.get("source") or []
+    files, learned = _files(data["source"]), _files(source)
+    new = learned.isdisjoint(files)
+    if new or acting:
         found = _read_as_the_run(run, data, given)
         if isinstance(run.card, EpisodeCard):
             found = suited_episodes(run.card, found)
-        return found, True
+        return found, new
     if learned != files:
         raise ConfigError(
             f"{run.path} was fitted to {min(learned & files)}; leave DATA out to use what it held "

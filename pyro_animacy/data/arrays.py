@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.frames import agreed_fps
+from pyro_animacy.data.frames import EVEN, agreed_fps, tidy
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
 from pyro_animacy.errors import DataError
 
 OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
-EVEN = 0.25  # of a frame, by which times may be out of step
 MOVEMENT = {"individuals": "individual", "keypoints": "keypoint"}  # both spellings are in use
 
 
@@ -251,7 +250,7 @@ def _frames(
     if unit == "frames" or (unit is None and usual.is_integer()):
         rate = None if fps is None else fps / usual
     else:
-        rate = None if unit is None and fps is None else float(f"{1 / usual:.6g}")
+        rate = None if unit is None and fps is None else tidy(1 / usual, where)
     return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate
 
 

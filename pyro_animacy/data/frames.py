@@ -9,6 +9,7 @@ from pyro_animacy.data.tables import Codes, Table, first_of_runs
 from pyro_animacy.errors import DataError
 
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
+EVEN = 0.25  # of a frame, by which times may be out of step
 RARE = 0.05  # of the steps, the most that may be pauses, or late
 SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
 
@@ -111,7 +112,7 @@ def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
     usual = float(np.median(passed / frames))
     if usual <= 0 or (passed == 0).any():
         return table.frame, rate
-    near = np.abs(passed / frames - usual) < 0.25 * usual
+    near = np.abs(passed / frames - usual) < EVEN * usual
     fps = float(frames[near].sum() / passed[near].sum())
     lost = np.rint(passed * fps - frames)
     pause = (lost > 1) | (passed < 0)
@@ -124,7 +125,7 @@ def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
     first = first_of_runs(owner)
     number = table.frame.copy()
     number[order] += stride * (added - added[first].repeat(np.diff(first, append=len(owner))))
-    return number, _tidy(fps, table.where)
+    return number, tidy(fps, table.where)
 
 
 def _by_frame(table: Table) -> slice | Codes:
@@ -154,10 +155,10 @@ def _rate(table: Table, stride: int) -> float | None:
     usable = (seconds > 0) & (frames > 0)
     if not usable.any():
         return None
-    return _tidy(float(np.median(frames[usable] / seconds[usable])), table.where)
+    return tidy(float(np.median(frames[usable] / seconds[usable])), table.where)
 
 
-def _tidy(fps: float, where: str) -> float:
+def tidy(fps: float, where: str) -> float:
     """Without the last digits, which come from the rounding of the times."""
     if not 1e-6 < fps < 1e9:
         raise DataError(f"{where}: the times give {fps:g} frames per second; expected seconds")
@@ -187,10 +188,10 @@ def _frames_from_time(table: Table) -> Frames:
     frames = step / usual
     whole = np.rint(np.minimum(frames, 2**50))
     by = np.where(whole < 4, np.abs(frames - whole), 0)
-    off = (step > 0) & ((whole < 1) | (by > 0.25))
-    late = off & (whole >= 1) & (by < 0.45)  # of which a few are frames that came late
-    if off.any() and not ((late == off).all() and off.mean() <= RARE):
-        i = int(order[off.argmax()])
+    late = (step > 0) & (by > EVEN)
+    lost = (step > 0) & ((whole < 1) | (by >= 0.45))  # it may be one frame or another
+    if lost.any() or late.mean() > RARE:
+        i = int(order[(lost | late).argmax()])
         raise DataError(
             f"{table.where}: row {table.row[i]}: time {time[i]:g} is out of step; frames are "
             f"{usual:g} s apart. Resample to even steps, or if every row is the next frame, number "
@@ -203,7 +204,7 @@ def _frames_from_time(table: Table) -> Frames:
     start = extreme(np.minimum, time, owner, owners)
     first = np.rint(np.minimum((start - start.min()) / usual, 2**50)).astype(np.int64)
     index += (first - begin)[owner]
-    return Frames(index, first, 1, end - begin + 1, _tidy(1 / usual, table.where))
+    return Frames(index, first, 1, end - begin + 1, tidy(1 / usual, table.where))
 
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:

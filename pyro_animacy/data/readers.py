@@ -103,10 +103,9 @@ def read_trajectories(
     if len(parts) > 1:
         names = _distinct_names(items)
         parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
-    if labels is not None:
-        _all_labelled(parts)
     ds = join(parts, _source_name(source))
     if labels is not None:
+        _all_labelled(parts)
         ds = _labelled(ds, labels)
     if units is not None:
         ds = ds.assign_attrs(units=units)

@@ -105,10 +105,8 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
 
 def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | None) -> Table:
     """Read DeepLabCut's table: its head names scorer, perhaps individual, body part and axis."""
-    where, levels = (
-        path.name,
-        next((i for i, x in enumerate(lines, 1) if x.startswith("coords")), 3),
-    )
+    where = path.name
+    levels = next((i for i, line in enumerate(lines, 1) if line.startswith("coords")), 3)
     frame = _parse(path, where, header=[*range(levels)], index_col=0)
     names = ["_".join(map(str, name[1:])) for name in frame.columns]  # without the scorer's
     frame = frame.set_axis(names, axis="columns").rename_axis("frame").reset_index()

@@ -1,11 +1,10 @@
 """Reading what a model is fitted to: recordings of moving bodies, or episodes."""
 
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from pyro_animacy.data.episodes import episode_files, read_episodes, variables_of
+from pyro_animacy.data.episodes import FORMATS, episode_files, read_episodes, variables_of
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.models import FAMILIES, family
@@ -49,15 +48,11 @@ def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:
                 f"--{name} is of scenes of moving bodies, and {model} is a model of episodes; "
                 "leave it out"
             )
-    other = [file for file in files if file in scenes or not _maybe_episodes(file)]
+    # a file that is named as episodes are and cannot be read: its reader says why
+    other = [file for file in files if file in scenes or file.suffix not in FORMATS]
     if other and not episodes:
         raise DataError(
             f"{other[0]}: no episodes (a .nc or .npz file with `image` or `observation`), which "
             f"{model} is a model of; for moving bodies take --model {SCENES[0]}"
         )
     return read_episodes(files)
-
-
-def _maybe_episodes(file: Path) -> bool:
-    """Whether a file is named as episodes are; if it cannot be read, its reader says why."""
-    return file.suffix in (".nc", ".npz")
