@@ -168,7 +168,7 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         yield from csv(options.csv_rows or (10**6 if options.quick else 10**7))
     for name in ("small", "seed"):
         if options.only in f"windows, {name}":
-            yield from windows(name, 4 * rounds)
+            yield from windows(name, rounds)
 
 
 def check(options: argparse.Namespace) -> None:

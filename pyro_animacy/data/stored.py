@@ -88,23 +88,28 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.first)
 
     def read(self, rows: Integers, begin: Integers, frames: int) -> Floats:
-        """So many frames of trajectories ``rows`` (k,), from ``begin`` (k,) on; NaN beyond the end.
+        """So many frames of trajectories ``rows`` (..., k), from ``begin`` (..., k) on.
 
         Returns:
-            (k, frames, body, 2), a new array.
+            (..., frames, k, body, 2), a new array, NaN beyond the end: in memory, too, each frame
+            has all trajectories next to each other, as models take them.
         """
         mapped = mapping(self.frames)
-        if mapped is not None and len(rows) > ROWS:
-            parts = (slice(i, i + ROWS) for i in range(0, len(rows), ROWS))
-            return np.concatenate([self.read(rows[some], begin[some], frames) for some in parts])
-        frame = (self.first[rows] + begin)[:, None] + np.arange(frames)
+        if mapped is not None and rows.size > ROWS:
+            axis = int(np.argmax(rows.shape))
+            each = max(1, ROWS * rows.shape[axis] // rows.size)
+            cuts = np.arange(each, rows.shape[axis], each)
+            parts = zip(np.split(rows, cuts, axis), np.split(begin, cuts, axis), strict=True)
+            read = [self.read(*part, frames) for part in parts]
+            return np.concatenate(read, axis if axis < rows.ndim - 1 else -3)
+        frame = (self.first[rows] + begin)[..., None, :] + np.arange(frames)[:, None]
         left = self.length[rows] - begin
         ended = left.min(initial=frames) < frames
         if ended:
-            beyond = left[:, None] <= np.arange(frames)
+            beyond = left[..., None, :] <= np.arange(frames)[:, None]
             frame[beyond] = 0
         if self.body is None:
-            x = self.frames.take(frame, axis=0)
+            x = self.frames.take(frame, axis=0, mode="clip")  # none is; it is the fastest
         else:
             x = self.frames[frame[..., None], self.body]
         if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
@@ -112,7 +117,10 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         x = x.astype(np.float64, copy=False)
         if ended:
             x[beyond] = np.nan
-        return x if self.noise is None else x + self.noise.drawn(rows, begin, x.shape)
+        if self.noise is None:
+            return x
+        noise = self.noise.drawn(rows.ravel(), begin.ravel(), (rows.size, frames, *x.shape[-2:]))
+        return x + noise.reshape(*rows.shape, *noise.shape[1:]).swapaxes(-4, -3)
 
     def pieces(self, rows: Integers, begin: Integers, end: Integers) -> "Stored":
         """Pieces of trajectories, as `schema.pieces`; nothing is read."""
@@ -146,8 +154,9 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray:
         """Load all."""
-        every = np.arange(len(self))
-        return self.read(every, np.zeros_like(every), self.time).astype(dtype, copy=False)
+        every = np.arange(len(self))[:, None]  # each of its own, so that its frames are together
+        whole = self.read(every, np.zeros_like(every), self.time)
+        return whole[:, :, 0].astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """Compute with what is loaded."""

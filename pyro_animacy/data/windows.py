@@ -152,8 +152,8 @@ class Windows:
         # Runs of windows that start one frame after another: their trajectories, how many windows
         # there are up to the last of each, and what of a window's number makes its first frame.
         self._row, begin, end = stored.runs(self._valid(x, dataset["length"].to_numpy()))
-        self._end = (end - begin).cumsum()
-        self._shift = end - self._end
+        last = (end - begin).cumsum()
+        self._end, self._shift = torch.from_numpy(last), end - last
         if not len(self):
             longest = int(dataset["length"].max())
             raise DataError(
@@ -181,9 +181,8 @@ class Windows:
 
     def places(self, which: Tensor) -> tuple[Integers, Integers]:
         """The trajectory and the frame at which the windows ``which`` (B,) begin, each (B,)."""
-        number = which.numpy()
-        run = self._end.searchsorted(number, side="right")
-        return self._row[run], self._shift[run] + number
+        run = torch.bucketize(which, self._end, right=True).numpy()
+        return self._row[run], self._shift[run] + which.numpy()
 
     @property
     def index(self) -> Tensor:
@@ -197,14 +196,10 @@ class Windows:
             (..., frames, B, D): NaN where not observed, and beyond the ends.
         """
         D, B = self.coordinates, start.shape[-1]
-        x = self.stored.read(trajectory.ravel(), start.ravel(), frames).reshape(-1, D)
-        # Time to the front by whole frames, then all windows as one row: NumPy is slow to
-        # transpose number by number, and over short last axes.
-        order = np.arange(len(x)).reshape(*start.shape, frames).swapaxes(-1, -2)
-        x = x.take(order, axis=0).reshape(*order.shape[:-1], B * D)
+        x = self.stored.read(trajectory, start, frames).reshape(*start.shape[:-1], frames, B * D)
+        # All windows as one row: NumPy and torch are slow over short last axes.
         x -= np.tile(self.scale.center, B * self.bodies)
-        x /= self.scale.unit
-        return torch.from_numpy(x.astype(np.float32).reshape(*order.shape, D))
+        return torch.from_numpy(x.astype(np.float32)).div_(self.scale.unit).unflatten(-1, (B, D))
 
     def batch(self, which: Tensor, generator: torch.Generator | None = None) -> Batch:
         """Return the windows ``which`` (B,).
@@ -225,28 +220,24 @@ class Windows:
         trajectory, start = self.places(which)
         x = self.stretches(trajectory, start, self.frames)
         rows = x.flatten(-2)  # torch is slow over short last axes
-        noise, mirror = torch.empty_like(x), x.new_empty(*which.shape, 2)
-        angle = x.new_empty(*which.shape, 1)
-        moved = self.symmetry != "none" and self.axes == 2
-        turned = moved and self.symmetry == "rotate"
-        for k, generator in zip(range(len(which)), generators, strict=True):
-            torch.rand(noise[k].shape, generator=generator, out=noise[k])
-            if moved:
-                torch.randint(2, mirror[k].shape, generator=generator, out=mirror[k])
-            if turned:
-                torch.rand(angle[k].shape, generator=generator, out=angle[k])
-        width = torch.from_numpy(self.resolution[trajectory])
-        rows += noise.sub_(0.5).flatten(-2).mul_(_repeated(width[..., None], self.coordinates))
-        if moved:
-            rows *= _repeated(mirror.mul_(2).sub_(1), self.bodies)
-        if turned:
-            angle *= -2 * torch.pi
-            turn = torch.complex(angle.cos(), angle.sin())
-            points = torch.view_as_complex(rows.unflatten(-1, (-1, 2)))
-            # batch by batch: threads share out a product's numbers by their count, and the last
-            # of a share are rounded otherwise
-            for of_one, by in zip(points, _repeated(turn, self.bodies), strict=True):
-                of_one *= by
+        # Sixteen random bits for the noise of each coordinate, the two mirrors, and the angle: as
+        # many as float32 has below the resolution of a recording.
+        needed = [rows[0].numel(), 2 * which.shape[1], which.shape[1]]
+        bits = torch.empty(len(which), -(-sum(needed) // 4), dtype=torch.int64)
+        for row, generator in zip(bits, generators, strict=True):
+            row.random_(-(2**63), None, generator=generator)
+        uniform = bits.view(torch.int16)[:, : sum(needed)].float()  # from -2^15 to 2^15
+        noise, mirror, angle = uniform.split(needed, -1)
+        width = torch.from_numpy(self.resolution[trajectory][..., None])
+        rows.addcmul_(noise.view_as(rows), _repeated(width, self.coordinates), value=2**-16)
+        if self.symmetry != "none" and self.axes == 2:
+            mirror = mirror.add_(0.5).sign_().unflatten(-1, (-1, 2))
+            rows *= _repeated(mirror, self.bodies)
+            if self.symmetry == "rotate":
+                angle = angle.mul_(2**-15 * torch.pi)[..., None]
+                turn = _repeated(torch.complex(angle.cos(), angle.sin()), self.bodies)
+                points = rows.numpy().view(np.complex64)  # torch's threads would round otherwise
+                points *= turn.numpy()
         return _seen(x)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
@@ -265,7 +256,7 @@ def _repeated(x: Tensor, times: int) -> Tensor:
 def _seen(x: Tensor) -> Batch:
     """Positions that are NaN where not observed, in place."""
     seen = ~np.isnan(x.numpy())  # in a fifth of the time that torch takes
-    return Batch(x.nan_to_num_(0.0), torch.from_numpy(seen))
+    return Batch(x if seen.all() else x.nan_to_num_(0.0), torch.from_numpy(seen))
 
 
 def evenly(count: int, most: int) -> Integers:

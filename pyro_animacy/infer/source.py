@@ -27,7 +27,7 @@ from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.program import MessengerGuide
 
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
-AHEAD = 2**17  # coordinates of batches that are drawn together, and stay in the cache
+AHEAD = 2**20  # coordinates of batches that are drawn together: some 20 MB, and calls cost nothing
 
 Draw = tuple[torch.Tensor, torch.Generator]  # numbers of windows (B,), and what their noise is of
 
