@@ -47,7 +47,7 @@ def models() -> dict[str, FitConfig]:
     """The models compared, at their preset ``small``; the same past, and latents of one size."""
     named = {name: preset("small", name) for name in ("deterministic", "stochastic", "rssm")}
     joint = preset("small")
-    several = dataclasses.replace(joint.train, window=32, batch_size=32)
+    several = dataclasses.replace(joint.train, steps=4000, window=32, batch_size=32)
     return {
         "control_vae": joint,
         "control_vae, set": dataclasses.replace(

@@ -20,7 +20,10 @@ Preset = Callable[[], FitConfig]
 def _small() -> FitConfig:
     """Made for two cores: the true bound, teacher forced, on single steps."""
     net = StackConfig(hidden=128, layers=3)
-    return FitConfig(model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net))
+    return FitConfig(
+        model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net),
+        train=TrainConfig(steps=12_000),
+    )
 
 
 def _debug() -> FitConfig:
