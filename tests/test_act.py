@@ -945,6 +945,41 @@ def test_search_in_the_simulator_is_a_loop_of_plans():
     assert total == pytest.approx(optimum(float(episode["observation"][0, 0, 0])), abs=0.02)
 
 
+@pytest.mark.parametrize(("repeat", "actions"), [(1, 6), (2, 3), (4, 2)])
+def test_the_bar_of_an_evaluation_ends_full(tmp_path, monkeypatch, repeat, actions):
+    """Of actions, not of the world's steps: those are ``repeat`` times as many, or fewer."""
+    path = act(
+        "Point-v0", options(action_repeat=repeat, train=dataclasses.replace(
+            options().train, window=2)), out=tmp_path / "run", progress=False,
+    )  # fmt: skip
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, **_):
+            super().__init__(self)
+            self.total, self.n = total, 0
+            bars.append(self)
+
+        def update(self):
+            self.n += 1
+
+    monkeypatch.setattr("pyro_animacy.acting.evaluate.tqdm", Bar)
+    evaluate(path, episodes=2, simulator=False)
+    assert [(bar.n, bar.total) for bar in bars] == [(actions, actions)] * 2
+
+
+def test_the_lambda_of_a_run_from_before_it_was_called_return_lambda(copied):
+    expected = read_acting(copied)
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    behaviour = settings["acting"]["behaviour"]
+    behaviour["trace"] = behaviour.pop("return_lambda")
+    edited(copied, "acting", behaviour=behaviour)
+    assert read_acting(copied) == expected
+    behaviour["trace"] = 0.5
+    edited(copied, "acting", behaviour=behaviour)
+    assert read_acting(copied)[1].behaviour.return_lambda == 0.5
+
+
 def test_evaluate_plays_the_same_episodes_with_each(runs, monkeypatch):
     """Returns of random actions by a loop on the world itself; search with a smaller budget."""
     small = PlannerConfig(horizon=3, iterations=4, candidates=20, elites=4, warm_start=True)

@@ -24,6 +24,7 @@ from pyro_animacy.acting.run import (
     evaluation,
     frames_per_second,
     load_agent,
+    longest,
     make_env,
     read_acting,
 )
@@ -127,7 +128,7 @@ def evaluate(
         agent, controls, fps = (
             load_agent(Path(path), probe), Controls.of(probe), frames_per_second(probe)
         )  # fmt: skip
-        limit = probe.spec.max_episode_steps if probe.spec else None
+        limit = longest(probe)
         if simulator:
             _check_simulated(probe)
     actors = [lambda _: agent, lambda _: AtRandom(controls)]

@@ -1,5 +1,6 @@
 """A run of `act` read back: its environment, its options, and the agent that has learned there."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,10 @@ def read_acting(path: Path) -> tuple[str, ActConfig]:
         )
     options = {name: value for name, value in acting.items() if name != "environment"}
     options |= {name: settings[name] for name in ("model", "train")}
+    behaviour = options.get("behaviour")
+    if isinstance(behaviour, dict) and "trace" in behaviour:  # its name in runs of November 2026
+        named = {**behaviour, "return_lambda": behaviour["trace"]}
+        options["behaviour"] = {name: value for name, value in named.items() if name != "trace"}
     return str(acting["environment"]), parsed({"acting": options}, {"acting": ActConfig}).acting
 
 
@@ -126,6 +131,12 @@ def evaluation(
     finally:
         for env in envs:
             env.close()
+
+
+def longest(env: gymnasium.Env) -> int | None:
+    """Actions in the longest episode, each repeated as often as it is; None where none is known."""
+    limit = env.spec.max_episode_steps if env.spec else None
+    return math.ceil(limit / env.get_wrapper_attr("repeat")) if limit else None
 
 
 def frames_per_second(env: gymnasium.Env) -> float:
