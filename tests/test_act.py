@@ -7,6 +7,7 @@ Point-v0, registered here, is a world of one number that closed forms are known 
 
 import contextlib
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same, metrics
+from helpers import assert_logged, assert_same, metrics
 from pyro.distributions import Normal
 from scipy import stats
 
@@ -274,6 +275,37 @@ def test_updates_before_the_agent_collects_are_those_of_more_updates_there(tmp_p
         for name, each in (("one", c), ("other", split))
     ]
     assert_same_acting(*paths)
+
+
+@pytest.mark.parametrize("agent", ["planet", "dreamer"])
+def test_older_checkpoints_are_what_a_run_that_ended_there_has(tmp_path, agent):
+    c = options(agent, episodes=6, evaluate_every=1)
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, keep=2))
+    path = act("Point-v0", c, out=tmp_path / "run", progress=False)
+    assert checkpoint.kept(path) == [5, 6]
+    there = act(
+        "Point-v0", dataclasses.replace(c, episodes=5), out=tmp_path / "short", progress=False
+    )
+    for name in ("best.safetensors", "behaviour.safetensors")[: 1 + c.dreams]:
+        older, ended = (
+            checkpoint.load_weights(folder / name) for folder in (path / "checkpoints/5", there)
+        )
+        assert_same(older, ended)
+    older, ended = evaluate(path, episodes=2, checkpoint=5), evaluate(there, episodes=2)
+    np.testing.assert_array_equal(older.agent, ended.agent)
+    with pytest.raises(RunError, match=r"has no checkpoint 4; it has 5, 6$"):
+        evaluate(path, episodes=2, checkpoint=4)
+    act("Point-v0", options(), out=path, overwrite=True, progress=False)
+    assert not (path / "checkpoints").exists()
+
+
+def test_tensorboard_has_the_numbers_of_the_log(tmp_path):
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    c = options()
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, tensorboard=True))
+    path = act("Point-v0", c, out=tmp_path / "run", progress=False)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert_logged(path, rows, "episode")
 
 
 def test_collecting_at_random_never_asks_the_agent(tmp_path):

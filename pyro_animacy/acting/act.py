@@ -125,6 +125,7 @@ class Acting:
             evaluate = (n + 1) % c.evaluate_every == 0 or n + 1 == c.episodes
             if evaluate and self.learner is not None:
                 row |= self.evaluate(n)
+                checkpoint.keep(self.path, n + 1, c.train.keep, self.learner.save_weights)
                 bar.set_postfix(evaluation=f"{row['evaluation_return']:.1f}")
         except WorldError as error:
             self.save(n)
@@ -256,7 +257,8 @@ def act(
         environment: Its name, see `pyro_animacy.acting.environments.make`.
         config: The options, see `act_preset`.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors`` (the world
-            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``.
+            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``;
+            with ``train.keep`` ``checkpoints/``, by the episodes there were.
         overwrite: Replace a folder that exists.
         progress: Show progress bars.
 

@@ -104,6 +104,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = 1,
     simulator: bool = True,
+    checkpoint: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Play episodes with the agent of a run, at random, and by search in the true simulator.
@@ -113,6 +114,7 @@ def evaluate(
         episodes: How many each plays.
         seed: Of the episodes. Evaluations during `act` have the seed of the run.
         simulator: Also search in the true simulator, which may take minutes.
+        checkpoint: The episodes of an older checkpoint of the agent.
         progress: Show a progress bar.
 
     Raises:
@@ -126,7 +128,7 @@ def evaluate(
     found: list[Any] = []
     with closing(make_env(environment, config)) as probe:
         agent, controls, fps = (
-            load_agent(Path(path), probe), Controls.of(probe), frames_per_second(probe)
+            load_agent(Path(path), probe, checkpoint), Controls.of(probe), frames_per_second(probe)
         )  # fmt: skip
         limit = longest(probe)
         if simulator:
@@ -148,20 +150,23 @@ def evaluate(
     return Evaluation(found[0], found[1], found[2] if simulator else None)
 
 
-def new_episodes(path: str | Path, *, episodes: int = 10, seed: int = 1) -> xr.Dataset:
+def new_episodes(
+    path: str | Path, *, episodes: int = 10, seed: int = 1, checkpoint: int | None = None
+) -> xr.Dataset:
     """Episodes that the agent of a run plays without exploration, and has not learned from.
 
     Args:
         path: The run's folder.
         episodes: How many.
         seed: Decides how they begin.
+        checkpoint: The episodes of an older checkpoint of the agent.
 
     Raises:
         RunError: If the folder is not that of a run of `act`, or its environment is another now.
     """
     environment, config = read_acting(Path(path))
     with closing(make_env(environment, config)) as probe:
-        agent, fps = load_agent(Path(path), probe), frames_per_second(probe)
+        agent, fps = load_agent(Path(path), probe, checkpoint), frames_per_second(probe)
     with no_validation():
         played = evaluation(
             lambda: make_env(environment, config), lambda _: agent, episodes, seed=seed, fps=fps

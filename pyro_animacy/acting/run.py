@@ -15,7 +15,7 @@ from pyro_animacy.acting.config import ActConfig
 from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.environments.make import make
 from pyro_animacy.errors import RunError
-from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import folder, load_weights
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.run import Run, read_settings
@@ -53,23 +53,29 @@ def read_acting(path: Path) -> tuple[str, ActConfig]:
     return str(acting["environment"]), parsed({"acting": options}, {"acting": ActConfig}).acting
 
 
-def load_agent(path: Path, env: gymnasium.Env) -> Agent:
+def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) -> Agent:
     """The agent that a run has learned, to act in an environment.
 
+    Args:
+        path: The run's folder.
+        env: The environment.
+        checkpoint: The episodes of an older checkpoint; by default as it was saved last.
+
     Raises:
-        RunError: If the folder is not that of a run of `act`, a file is missing or damaged, or the
-            environment is another.
+        RunError: If the folder is not that of a run of `act`, the checkpoint or a file is missing
+            or damaged, or the environment is another.
     """
     _, config = read_acting(path)
-    run, controls = Run.load(path), Controls.of(env)
+    run, controls = Run.load(path, checkpoint), Controls.of(env)
     check_env(env, run.card.sight)
     if not config.dreams:
         choose: Any = Planned(run.model, config.planner, controls)
     else:
         with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
             behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
-        tensors, _ = checkpoint.load_weights(path / BEHAVIOUR)
-        with fitting(str(path / BEHAVIOUR)):
+        weights = folder(path, checkpoint) / BEHAVIOUR
+        tensors, _ = load_weights(weights)
+        with fitting(str(weights)):
             behaviour.load_state_dict(tensors)
         choose = Acted(behaviour.actor)
     return Agent(run.guide, choose, controls, bits=config.bits, exploration=config.exploration)

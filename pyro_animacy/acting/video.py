@@ -100,6 +100,7 @@ def video(
     context: int = CONTEXT,
     episodes: int = 1,
     seed: int = 0,
+    checkpoint: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Let a run's agent play, and film it: recorded, reconstructed, predicted side by side.
@@ -111,6 +112,7 @@ def video(
         context: C, frames seen before.
         episodes: Episodes played, one after another.
         seed: Of the episodes and of all draws; that of the run for those it was evaluated on.
+        checkpoint: The episodes of an older checkpoint of the agent.
         progress: Show progress bars.
 
     Returns:
@@ -131,7 +133,9 @@ def video(
             raise ConfigError(f"{name} is {value}; expected at least {least}")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
-        agent, played = _played(path, environment, config, episodes, seed, progress)
+        envs = [_watched(environment, config) for _ in range(episodes)]
+        agent = load_agent(path, envs[0], checkpoint)
+        played = _played(envs, agent, seed, progress)
         longest = max(each.episode.sizes["time"] for each in played)
         if context + open_loop > longest:
             raise ConfigError(
@@ -149,20 +153,16 @@ def video(
     return out
 
 
-def _played(
-    path: Path, environment: str, config: ActConfig, episodes: int, seed: int, progress: bool
-) -> tuple[Agent, list[Played]]:
-    """The agent, and episodes of it without exploration."""
-    envs = [_watched(environment, config) for _ in range(episodes)]
-    agent = load_agent(path, envs[0])
+def _played(envs: list[Any], agent: Agent, seed: int, progress: bool) -> list[Played]:
+    """Episodes of the agent without exploration, one in each environment."""
     with tqdm(desc="play", unit="step", disable=not progress) as bar:
         found = evaluation(
-            iter(envs).__next__, lambda _: agent, episodes, seed=seed,
+            iter(envs).__next__, lambda _: agent, len(envs), seed=seed,
             fps=frames_per_second(envs[0]), each_step=bar.update,
         )  # fmt: skip
     kept = gymnasium.wrappers.RenderCollection
     rendered = [env.render() if isinstance(env, kept) else None for env in envs]
-    return agent, [Played(*each) for each in zip(found, rendered, strict=True)]
+    return [Played(*each) for each in zip(found, rendered, strict=True)]
 
 
 def _watched(environment: str, config: ActConfig) -> Any:

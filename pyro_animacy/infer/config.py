@@ -41,6 +41,8 @@ class UpdateConfig:
         seed: Seeds the split, the initial parameters, the batches and all noise.
         device: Where to train, as torch names it.
         tensorboard: Also write the metrics for TensorBoard (extra ``tensorboard``).
+        keep: Older checkpoints kept, the parameters as they were at the last so many evaluations
+            (``checkpoints/<step or episode>/``, see `Run.load`); 0 for none.
     """
 
     batch_size: int = 512
@@ -59,6 +61,7 @@ class UpdateConfig:
     seed: int = 0
     device: str = "cpu"
     tensorboard: bool = False
+    keep: int = 0
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -72,8 +75,11 @@ class UpdateConfig:
         for name in ("learning_rate", "epsilon", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it positive")
-        if self.seed < 0:
-            raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
+        for name in ("seed", "keep"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}; expected it not negative"
+                )
         if not self.weight_decay >= 0:
             raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
         if not self.free_nats >= 0:

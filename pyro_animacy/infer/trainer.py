@@ -234,13 +234,17 @@ class Trainer:
         self.last = self.source.validate(self.guide)
         if not math.isfinite(self.last):
             raise self._diverged(f"the validation score is {self.last}")
+        checkpoint.keep(self.path, self.step, self.options.keep, self._save_weights)
         if self.last > self.best or self.best == -np.inf or self.options.patience is None:
             self.best, self.stale = self.last, 0
-            path = self.path / checkpoint.WEIGHTS
-            checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
+            self._save_weights(self.path)
         else:
             self.stale += 1
         return {"validation_nats_per_step": self.last}
+
+    def _save_weights(self, folder: Path) -> None:
+        path = folder / checkpoint.WEIGHTS
+        checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
 
     @contextmanager
     def _saved_if_lost(self) -> Iterator[None]:
