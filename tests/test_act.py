@@ -341,7 +341,7 @@ def test_another_seed_gives_another_run(runs, tmp_path):
 @pytest.mark.slow
 def test_updates_that_are_recorded_go_on_to_the_same_run(tmp_path, monkeypatch):
     """Of many updates one is written down and run again: after a stop, the same record."""
-    monkeypatch.setattr("pyro_animacy.acting.learner.TRACED_FROM", 1)
+    monkeypatch.setattr("pyro_animacy.infer.loop.TRACED_FROM", 1)
     whole = act("Point-v0", options("dreamer"), out=tmp_path / "whole", progress=False)
     path = tmp_path / "run"
     stopped(

@@ -47,11 +47,10 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
-from pyro_animacy.infer.loop import Interrupted, signals, stream, tensorboard
+from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.run import METRICS, REPLAY, pick_device
 from pyro_animacy.infer.traced import no_validation
 
-SAVE_EVERY = 30.0  # seconds
 STATE = {"step", "seconds", "episodes", "terms"}
 
 

@@ -15,13 +15,17 @@ from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.loop import make_optimizer, stream
+from pyro_animacy.infer.loop import (
+    clip,
+    diverged,
+    make_elbo,
+    make_optimizer,
+    stream,
+    worth_tracing,
+)
 from pyro_animacy.infer.run import build
 from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.program import Memory
-
-TRACED_FROM = 1000  # updates from which it is worth the seconds to record one
 
 
 class Learner:
@@ -52,12 +56,8 @@ class Learner:
         if self.behaviour is not None:
             self.behaviour.to(device)
         self.optimizer = make_optimizer(self.modules.parameters(), o)
-        elbo = ScaledELBO(
-            free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
-            overshooting=o.overshooting if o.overshooting.distance > 1 else None,
-        )  # fmt: skip
-        traced = config.updates_before(config.episodes - 1) >= TRACED_FROM
-        self.gradient = Gradient(elbo, self.model, self.guide, traced=traced)
+        traced = worth_tracing(o, config.updates_before(config.episodes - 1))
+        self.gradient = Gradient(make_elbo(o), self.model, self.guide, traced=traced)
         choose = (
             Acted(self.behaviour.actor)
             if self.behaviour is not None
@@ -78,12 +78,8 @@ class Learner:
         elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
         elbo.scale = 1 / max(int(batch.observed.sum()), 1)
         loss = self.gradient(batch)
-        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise RunError(
-                f"update {step}: the loss is {loss.item():.4g} and its gradient's norm "
-                f"{norm.item():.4g}; lower train.learning_rate or train.clip_norm"
-            )
+        if wrong := clip(self.modules.parameters(), loss, o):
+            raise diverged(f"update {step}", wrong)
         self.optimizer.step()
         row = {"loss": loss.item(), **elbo.logged()}
         if self.behaviour is not None:
