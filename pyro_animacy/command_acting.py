@@ -27,8 +27,9 @@ def _act_parser(defaults: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
-            "Learn to act: collect episodes, fit the world model to them, act by it. Writes a run "
-            "that sample and criticise take too. "
+            "Learn to act: collect episodes, fit the world model to them, act by it; or, with "
+            "--agent control_vae --reference EPISODES, learn to follow reference motion. Writes a "
+            "run that sample and criticise take too. "
             "Example: pyro-animacy act Chase-v0 --agent dreamer --out runs/chase"
         ),
     )
@@ -72,6 +73,11 @@ def _learned(path: Path) -> str:
             lines.append(
                 f"  after {row['episode'] + 1:4} episodes, {row['seconds']:6.0f} s: mean return "
                 f"{row['evaluation_return']:.2f}"
+                + (
+                    f", tracking error {row['tracking_error']:.4g}"
+                    if "tracking_error" in row
+                    else ""
+                )
             )
     return "\n".join([*lines, f"compare it with: pyro-animacy evaluate {path}"])
 
@@ -81,7 +87,8 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
         exit_on_error=False,
         description=(
             "Returns of an agent beside random actions and beside cross-entropy search in the true "
-            "simulator; all in the same episodes, without exploration."
+            "simulator; all in the same episodes, without exploration. Of control_vae also how far "
+            "it is from held-out references."
         ),
     )
     parser.add_argument("run", type=str, help="folder of `act`")

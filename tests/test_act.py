@@ -31,7 +31,7 @@ from pyro_animacy.acting import act as loop
 from pyro_animacy.acting import replay
 from pyro_animacy.acting.act import act, resume_acting
 from pyro_animacy.acting.agent import Agent, AtRandom, Controls, Planned, play, returned
-from pyro_animacy.acting.config import ACT_PRESETS, AGENTS, ActConfig, act_preset
+from pyro_animacy.acting.config import ACT_PRESETS, ActConfig, act_preset
 from pyro_animacy.acting.environments.make import make
 from pyro_animacy.acting.evaluate import Evaluation, Simulated, evaluate, standard_error
 from pyro_animacy.acting.learner import Learner
@@ -52,6 +52,7 @@ from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig,
 from pyro_animacy.nets import StackConfig
 
 DOUBLE = torch.float64
+AGENTS = ("planet", "dreamer", "dreamerv2")  # those with a world model; test_tracking has the other
 STEPS, PUSH = 6, 0.2  # of Point-v0
 FRAMES = STEPS + 1
 

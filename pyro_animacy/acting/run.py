@@ -11,9 +11,10 @@ import xarray as xr
 
 from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name, play
 from pyro_animacy.acting.behaviour import Behaviour
-from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.config import ActConfig, options_of
 from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.environments.make import make
+from pyro_animacy.acting.tracking import References, Tracker, load_references
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer.checkpoint import folder, load_weights
 from pyro_animacy.infer.config import parsed
@@ -44,16 +45,11 @@ def read_acting(path: Path) -> tuple[str, ActConfig]:
         raise RunError(
             f"{path}: a run of `fit`, whose model has not learned to act; give one of `act`"
         )
-    options = {name: value for name, value in acting.items() if name != "environment"}
-    options |= {name: settings[name] for name in ("model", "train")}
-    behaviour = options.get("behaviour")
-    if isinstance(behaviour, dict) and "trace" in behaviour:  # its name in runs of November 2026
-        named = {**behaviour, "return_lambda": behaviour["trace"]}
-        options["behaviour"] = {name: value for name, value in named.items() if name != "trace"}
-    return str(acting["environment"]), parsed({"acting": options}, {"acting": ActConfig}).acting
+    config = parsed({"acting": options_of(settings)}, {"acting": ActConfig}).acting
+    return str(acting["environment"]), config
 
 
-def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) -> Agent:
+def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) -> Agent | Tracker:
     """The agent that a run has learned, to act in an environment.
 
     Args:
@@ -68,6 +64,11 @@ def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) ->
     _, config = read_acting(path)
     run, controls = Run.load(path, checkpoint), Controls.of(env)
     check_env(env, run.card.sight)
+    if config.agent == "control_vae":
+        heldout = load_references(path, config.train.seed)[1]
+        return Tracker(
+            run.guide, References(heldout, run.model.spread, config.train.window - 1), controls
+        )
     if not config.dreams:
         choose: Any = Planned(run.model, config.planner, controls)
     else:

@@ -133,8 +133,13 @@ def video(
             raise ConfigError(f"{name} is {value}; expected at least {least}")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
+        if config.agent == "control_vae":
+            raise ConfigError(
+                f"{path}: its agent is control_vae, and a video shows what a world model makes of "
+                "what it sees; see how it follows by: pyro-animacy evaluate"
+            )
         envs = [_watched(environment, config) for _ in range(episodes)]
-        agent = load_agent(path, envs[0], checkpoint)
+        agent: Any = load_agent(path, envs[0], checkpoint)
         played = _played(envs, agent, seed, progress)
         longest = max(each.episode.sizes["time"] for each in played)
         if context + open_loop > longest:

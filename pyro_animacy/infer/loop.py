@@ -66,16 +66,14 @@ def diverged(where: str, what: str, kept: str = "") -> RunError:
     return RunError(f"{where}: {what}; {mend}" + (f" ({kept})" if kept else ""))
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], options: UpdateConfig
-) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[Any], options: UpdateConfig) -> torch.optim.Optimizer:
     """The optimiser that the options name, with decoupled weight decay.
 
     Args:
         parameters: What it moves; or groups of it as torch has them, to give rates of their own.
         options: The options.
     """
-    o, parameters = options, list(parameters)  # type: ignore[arg-type]
+    o, parameters = options, list(parameters)
     if o.optimizer == "radam":
         return torch.optim.RAdam(
             parameters, lr=o.learning_rate, weight_decay=o.weight_decay, eps=o.epsilon,

@@ -216,12 +216,20 @@ class AgentControlVAE(nn.Module):
         """p(s_{t+1} | s_t, a_t), a diagonal Gaussian over (..., F) in the data's units."""
         return normal(self.after(state, action), self.spread * self.scale)
 
-    def forward(self, batch: EpisodeBatch, *, score: bool = False) -> None:
+    def forward(
+        self,
+        batch: EpisodeBatch,
+        *,
+        score: bool = False,
+        only: Literal["policy", "transition"] | None = None,
+    ) -> None:
         """Declare the joint density of latents, actions and states.
 
         Args:
             batch: Windows of T + 1 frames.
             score: Declare the true bound whatever the options: teacher forced.
+            only: Of Algorithm 1, declare one of its two sums alone, where each has its own windows
+                (`pyro_animacy.acting.tracking`). The policy's asks for no actions.
 
         Raises:
             DataError: If windows have a single frame.
@@ -230,8 +238,10 @@ class AgentControlVAE(nn.Module):
         steps = recorded(batch)
         if score or self.config.roll_out == "teacher_forced":
             self._bound(steps)
-        else:
+            return
+        if only != "transition":
             self._track(steps)
+        if only != "policy":
             self._open_loop(steps)
 
     def _bound(self, steps: Steps) -> None:
