@@ -97,6 +97,24 @@ def posterior(model, guide, batch, h, t):
     return p, (p[0] + shift, p[1] * ratio.clamp(-7, 3).exp())
 
 
+@pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("silu", F.silu)])
+def test_the_layers_before_the_memory_and_the_guide_have_the_activation_of_their_networks(
+    activation, function
+):
+    """PlaNet's is ReLU throughout."""
+    net = StackConfig(hidden=7, layers=1, activation=activation)
+    model, guide = pair(prior=net, encoder=net)
+    g = torch.Generator().manual_seed(5)
+    h, z, a = (torch.randn(B, n, generator=g, dtype=DOUBLE) for n in (H, Z, A))
+    r, embed = model.dynamics.recurrence, model.dynamics.embed
+    x = function(embed(torch.cat([z, a], -1)))
+    expected = torch.gru_cell(x, h, r.weight_ih, r.weight_hh, r.bias_ih, r.bias_hh)
+    torch.testing.assert_close(model.dynamics.predict(Memory(h, z), a)[0], expected)
+    o = batch_of().observation[0]
+    hidden = function(guide.encoder.layers[0]((o - model.mean) / model.spread))
+    torch.testing.assert_close(guide.encode(o), function(guide.encoder.layers[1](hidden)))
+
+
 def by_hand(model, guide, batch, noise, reward_weight=1.0, unit=1.0):
     """Terms of minus the bound, summed over frames and episodes, in plain PyTorch."""
     frames, size = batch.observed.shape

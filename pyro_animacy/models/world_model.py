@@ -51,7 +51,7 @@ from pyro_animacy.models.program import (
     no_memory,
 )
 from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
-from pyro_animacy.nets import Stack, StackConfig
+from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig
 
 ROWS = 2**10  # rewards in one call, of those imagined
 LEAST_SCALE = 1e-3  # of a learned sigma, in standard deviations of the data or ranges of a pixel
@@ -339,4 +339,5 @@ class WorldModelGuide(DynamicsGuide):
         model: WorldModel = self.model  # type: ignore[assignment]
         if model.sight.image:
             return self.encoder((observation - (model.mean + 0.5)) / model.spread)
-        return F.elu(self.encoder((observation - model.mean) / model.spread), inplace=True)
+        features = self.encoder((observation - model.mean) / model.spread)
+        return ACTIVATIONS[model.config.encoder.activation](features)
