@@ -82,6 +82,17 @@ DREAMER_V2 = DREAMER | {
     "train.kl_balance": 0.8, "behaviour.reinforce": None, "behaviour.entropy": 1e-4,
     "behaviour.target_every": 100, "behaviour.critic.layers": 4,
 }  # fmt: skip
+# Yao et al. 2022 and public code: 8 updates of each sum; networks as in CONTROL_VAE
+TRACKING = {
+    **{
+        name.replace("model.", "control_vae."): value
+        for name, value in CONTROL_VAE.items() if name != "model.likelihood"
+    },
+    "agent": "control_vae", "pixels": False, "updates": 8, "prior_share": 0.4,
+    "transition_rate": 2e-3, "control_vae.transition.hidden": 512,
+    "control_vae.transition.layers": 4, "control_vae.transition.activation": "elu",
+    "control_vae.transition_steps": 8, "train.window": 25,  # frames of 24 steps
+}  # fmt: skip
 TABLES = {
     "control_vae paper": (lambda: preset("paper"), CONTROL_VAE),
     "control_vae seed": (lambda: preset("seed"), SEED),
@@ -89,6 +100,7 @@ TABLES = {
     "world_model planet": (lambda: preset("planet", "world_model"), PLANET),
     "act planet": (lambda: act_preset("paper", "planet"), PLANET_ACTS),
     "act dreamer": (lambda: act_preset("paper", "dreamer"), DREAMER),
+    "act control_vae": (lambda: act_preset("paper", "control_vae"), TRACKING),
     "act dreamerv2": (lambda: act_preset("paper", "dreamerv2"), DREAMER_V2),
 }
 

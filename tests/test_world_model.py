@@ -10,6 +10,7 @@ from variants import assert_same_gradients, gradients
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.models.linear_state_space import LinearStateSpace
 from pyro_animacy.models.program import Memory, Overshooting
@@ -113,6 +114,19 @@ def test_the_layers_before_the_memory_and_the_guide_have_the_activation_of_their
     o = batch_of().observation[0]
     hidden = function(guide.encoder.layers[0]((o - model.mean) / model.spread))
     torch.testing.assert_close(guide.encode(o), function(guide.encoder.layers[1](hidden)))
+
+
+def test_without_a_latent_nothing_that_is_seen_enters_the_memory():
+    """So that planning with it is blind; and that overshooting asks nothing new of it."""
+    model, guide = pair(latent_size=0)
+    one = batch_of()
+    other = one._replace(observation=one.observation + 1)
+    with guide:
+        first, second = model.follow(one), model.follow(other)
+    assert torch.equal(first.hidden, second.hidden)
+    train = TrainConfig(window=8, overshooting=Overshooting(3))
+    with pytest.raises(ConfigError, match="latent_size 0 none is ever seen: all are predicted in"):
+        FitConfig("world_model", WorldModelConfig(latent_size=0), train)
 
 
 def by_hand(model, guide, batch, noise, reward_weight=1.0, unit=1.0):

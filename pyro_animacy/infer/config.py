@@ -17,6 +17,7 @@ from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.scene import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
+from pyro_animacy.models.world_model import WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,12 @@ class FitConfig:
         model, distance = self.model, self.train.overshooting.distance
         if distance == 1:
             return
+        if isinstance(model, WorldModelConfig) and not model.latent_size:
+            raise ConfigError(
+                "train.overshooting asks what was expected of frames before they were seen, and "
+                "with model.latent_size 0 none is ever seen: all are predicted in open loop "
+                "already; leave it out, or give a latent_size"
+            )
         remembers = isinstance(model, DynamicsConfig) and model.latent_size > 0
         if not remembers or getattr(model, "roll_out", "teacher_forced") != "teacher_forced":
             raise ConfigError(
