@@ -209,10 +209,9 @@ def _pixels(agent: Kind) -> ActConfig:
 
 
 def _paper(agent: Kind) -> ActConfig:
-    """The values of the three papers, on images, as far as the models here have them.
+    """The values of the papers, as far as the models here have them.
 
-    DreamerV2's GRU is normalised there and its continuous policy a truncated Gaussian; here they
-    are those of Dreamer.
+    What they have not is listed in docs/acting.md, "The papers' values".
     """
     if agent == "control_vae":
         paper = preset("paper")
