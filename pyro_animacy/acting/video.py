@@ -62,6 +62,7 @@ from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
+from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
@@ -191,10 +192,8 @@ def reconstruct(guide: WorldModelGuide, batch: EpisodeBatch, draws: int = DRAWS)
         batch: One episode, (T, 1, ...).
         draws: Number of draws of m_0..m_{T-1}.
     """
-    model: WorldModel = guide.model  # type: ignore[assignment]
-    with guide:
-        path = model.follow(_several(batch, draws))
-    return _draws(model, path, draws, len(batch.observed))
+    path = followed(guide, repeated(batch, draws), len(batch.observed))
+    return _draws(guide, path, draws, len(batch.observed))
 
 
 def predict(
@@ -209,15 +208,10 @@ def predict(
         open_loop: K.
         draws: Number of draws.
     """
-    model: WorldModel = guide.model  # type: ignore[assignment]
     parts = _parts(batch, context + open_loop)
-    seen = EpisodeBatch(*(None if x is None else x[:context] for x in parts))  # type: ignore[arg-type]
-    with guide:
-        followed = model.follow(_several(seen, draws))
-    last = Memory(*(x[-1] for x in followed))
-    ahead = model.imagine(last, _times(parts.action[context:], draws))
-    path = Memory(*(torch.cat(both) for both in zip(followed, ahead, strict=True)))
-    return _draws(model, path, draws, len(batch.observed))
+    parts = parts._replace(observation=parts.observation[:context])  # no copies of the others
+    path = followed(guide, repeated(parts, draws), context)
+    return _draws(guide, path, draws, len(batch.observed))
 
 
 def _parts(batch: EpisodeBatch, frames: int) -> EpisodeBatch:
@@ -234,18 +228,9 @@ def _parts(batch: EpisodeBatch, frames: int) -> EpisodeBatch:
     return EpisodeBatch(*map(cut, batch))  # type: ignore[arg-type]
 
 
-def _several(batch: EpisodeBatch, draws: int) -> EpisodeBatch:
-    """The batch ``draws`` times over, side by side."""
-    return EpisodeBatch(*(None if x is None else _times(x, draws) for x in batch))  # type: ignore[arg-type]
-
-
-def _times(x: Tensor, draws: int) -> Tensor:
-    # A view where B is 1: twenty copies of an episode of images would be a gigabyte.
-    return x.unsqueeze(1).expand(-1, draws, *x.shape[1:]).flatten(1, 2)
-
-
-def _draws(model: WorldModel, path: Memory, draws: int, frames: int) -> Draws:
+def _draws(guide: WorldModelGuide, path: Memory, draws: int, frames: int) -> Draws:
     """What a path (L, draws x S, ...) of S parts shows, in the first ``frames`` of S L."""
+    model: WorldModel = guide.model  # type: ignore[assignment]
     path = Memory(*(
         x.unflatten(1, (draws, -1)).permute(1, 2, 0, 3).flatten(1, 2)[:, :frames] for x in path
     ))  # fmt: skip
@@ -253,8 +238,7 @@ def _draws(model: WorldModel, path: Memory, draws: int, frames: int) -> Draws:
     if not model.sight.image:
         return Draws(model.observation(path).base_dist.loc.cpu().numpy(), reward)
     image = model.observation(Memory(*(x[:1] for x in path))).base_dist.loc
-    image = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
-    return Draws(image.cpu().numpy(), reward)
+    return Draws(pixels(image).cpu().numpy(), reward)
 
 
 def _film(
