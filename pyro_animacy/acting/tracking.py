@@ -173,7 +173,10 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
         ("frames a second", float(found.attrs["fps"]), fps),
     ):
         if abs(has - wanted) > 0.01 * wanted:
-            raise DataError(f"{source}: has {has:g} {what}, and the environment {wanted:g}")
+            raise DataError(
+                f"{source}: has {has:g} {what}, and the environment {wanted:g}; give episodes of "
+                "this environment, under the same --action_repeat"
+            )
     kept = found["length"].to_numpy() > 1
     if kept.sum() < 2:
         raise DataError(
