@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from pyro_animacy.acting.config import act_preset
+from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError
@@ -144,10 +144,11 @@ def _without_versions(word: str) -> str:
     if not (settings := _settings_of(word)):
         return word
     option, _, path = word.rpartition("=")
-    kept = {name: settings[name] for name in ("family", "model", "train") if name in settings}
-    if acting := settings.get("acting"):
-        del kept["family"]  # every agent's is world_model
-        kept |= {name: value for name, value in acting.items() if name != "environment"}
+    kept: dict[str, Any] = {
+        name: settings[name] for name in ("family", "model", "train") if name in settings
+    }
+    if "acting" in settings:
+        kept = options_of(settings)
     else:
         print(
             f"{path}: model and train are used, not data; give its options again", file=sys.stderr

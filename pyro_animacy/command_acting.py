@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from pyro_animacy.acting.config import ACT_PRESETS, ActConfig
 from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
-from pyro_animacy.command_data import add_run, asked_for
+from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import parsed
@@ -27,8 +27,9 @@ def _act_parser(defaults: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         description=(
-            "Learn to act: collect episodes, fit the world model to them, act by it. Writes a run "
-            "that sample and criticise take too. "
+            "Learn to act: collect episodes, fit the world model to them, act by it; or, with "
+            "--agent control_vae --reference EPISODES, learn to follow reference motion. Writes a "
+            "run that sample and criticise take too. "
             "Example: pyro-animacy act Chase-v0 --agent dreamer --out runs/chase"
         ),
     )
@@ -72,6 +73,11 @@ def _learned(path: Path) -> str:
             lines.append(
                 f"  after {row['episode'] + 1:4} episodes, {row['seconds']:6.0f} s: mean return "
                 f"{row['evaluation_return']:.2f}"
+                + (
+                    f", tracking error {row['tracking_error']:.4g}"
+                    if "tracking_error" in row
+                    else ""
+                )
             )
     return "\n".join([*lines, f"compare it with: pyro-animacy evaluate {path}"])
 
@@ -81,10 +87,12 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
         exit_on_error=False,
         description=(
             "Returns of an agent beside random actions and beside cross-entropy search in the true "
-            "simulator; all in the same episodes, without exploration."
+            "simulator; all in the same episodes, without exploration. Of control_vae also how far "
+            "it is from held-out references."
         ),
     )
     parser.add_argument("run", type=str, help="folder of `act`")
+    add_checkpoint(parser)
     parser.add_argument("--episodes", type=int, default=20, help="episodes that each plays")
     parser.add_argument("--seed", type=int, default=1, help="seed of the episodes")
     parser.add_argument(
@@ -98,8 +106,9 @@ def _evaluate(chosen: Namespace) -> None:
     from pyro_animacy.acting.evaluate import evaluate
 
     found = evaluate(
-        chosen.run, episodes=chosen.episodes, seed=chosen.seed, simulator=chosen.simulator
-    )
+        chosen.run, episodes=chosen.episodes, seed=chosen.seed, simulator=chosen.simulator,
+        checkpoint=chosen.checkpoint,
+    )  # fmt: skip
     print(found.text())
 
 
@@ -113,6 +122,7 @@ def _video_parser(_: Defaults) -> ArgumentParser:
         ),
     )
     parser.add_argument("run", type=str, help="folder of `act`")
+    add_checkpoint(parser)
     parser.add_argument("--out", type=str, required=True, help="GIF or MP4 file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument(
@@ -131,7 +141,7 @@ def _video(chosen: Namespace) -> None:
     refuse_existing(chosen.out, chosen.overwrite)
     out = video(
         chosen.run, chosen.out, open_loop=chosen.open_loop, context=chosen.context,
-        episodes=chosen.episodes, seed=chosen.seed,
+        episodes=chosen.episodes, seed=chosen.seed, checkpoint=chosen.checkpoint,
     )  # fmt: skip
     print(f"wrote {out}")
 
@@ -165,7 +175,7 @@ def _direct_parser(_: Defaults) -> ArgumentParser:
 def _direct(chosen: Namespace) -> None:
     for name in ("displays.nc", "displays.gif"):
         refuse_existing(str(Path(chosen.out) / name), chosen.overwrite)
-    run = Run.load(chosen.run)
+    run = Run.load(chosen.run, chosen.checkpoint)
     if isinstance(run.card, EpisodeCard):
         raise ConfigError(
             f"{run.path}: its model {run.card.model} is of episodes, and `direct` is of scenes of "

@@ -61,7 +61,7 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
         if "acting" in run.settings:
             from pyro_animacy.acting.evaluate import new_episodes  # takes the extra rl
 
-            episodes = new_episodes(run.path)
+            episodes = new_episodes(run.path, checkpoint=run.checkpoint)
             played = episodes.sizes["trajectory"]
             print(f"{run.path}: its agent has played {played} new episodes", file=sys.stderr)
             return episodes, True
@@ -165,9 +165,18 @@ def add_run(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a fit")
     default = "what the fit held out, or of a run of `act` new episodes of its agent"
     parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: {default}")
+    add_checkpoint(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     add_data_options(parser)
+
+
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """Which of a run's checkpoints to load."""
+    parser.add_argument(
+        "--checkpoint", type=int | None, default=None, metavar="N",
+        help="step (of `act`: episodes) of an older checkpoint, of a run with --train.keep",
+    )  # fmt: skip
 
 
 def add_data_options(parser: ArgumentParser) -> None:

@@ -232,7 +232,7 @@ def _sample(chosen: Namespace) -> None:
     refuse_existing(chosen.out, chosen.overwrite)
     if chosen.context is not None and chosen.mode != "forecast":
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")
-    run = Run.load(chosen.run)
+    run = Run.load(chosen.run, chosen.checkpoint)
     some = {} if chosen.draws is None else {"draws": chosen.draws}
     draw = predict_episodes if isinstance(run.card, EpisodeCard) else predict
     recordings = asked_for(run, chosen)[0]
@@ -249,7 +249,7 @@ def _criticise(chosen: Namespace) -> None:
     if Path(chosen.out).suffix not in ("", ".html", ".htm"):
         raise ConfigError(f"--out {chosen.out}: a report is a web page; end its name in .html")
     refuse_existing(chosen.out, chosen.overwrite)
-    run = Run.load(chosen.run)
+    run = Run.load(chosen.run, chosen.checkpoint)
     recordings, new = asked_for(run, chosen)
     if isinstance(run.card, EpisodeCard):
         _criticise_episodes(run, recordings, new, chosen)
@@ -287,7 +287,7 @@ def _criticise_episodes(run: Run, episodes: xr.Dataset, new: bool, chosen: Names
 def _score(chosen: Namespace) -> None:
     check_name(chosen.out)
     refuse_existing(chosen.out, chosen.overwrite)
-    run = Run.load(chosen.run)
+    run = Run.load(chosen.run, chosen.checkpoint)
     _refuse_episodes(run, "score")
     recordings, new = asked_for(run, chosen)
     scores = score_animacy(

@@ -32,8 +32,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import nn
 
 from pyro_animacy import Scale, ScaledELBO, Windows
+from pyro_animacy.infer.loop import TRACED_TO
 from pyro_animacy.infer.traced import Gradient
-from pyro_animacy.infer.trainer import TRACED_TO, checkpoint_activations
+from pyro_animacy.infer.trainer import checkpoint_activations
 
 MARKERS = "<!-- growth -->", "<!-- /growth -->"
 LEAST_SECONDS, LEAST_TIMES = 2.0, 5

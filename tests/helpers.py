@@ -47,6 +47,18 @@ def table(position, bodies=BODIES):
     return pd.DataFrame(rows, columns=["clip", "frame", "id", "x", "y"])
 
 
+def assert_logged(path, rows, clock):
+    """The events of a run, as TensorBoard reads them, are the numbers in its log, in float32."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(path / "tensorboard")).Reload()
+    names = {name for row in rows for name, value in row.items() if not isinstance(value, list)}
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        ours = [(row[clock], float(np.float32(row[name]))) for row in rows if name in row]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == ours
+
+
 def debug(model=None, **train):
     """The preset `debug` with other options of training, and of the model where given."""
     config = preset("debug")

@@ -7,6 +7,7 @@ Point-v0, registered here, is a world of one number that closed forms are known 
 
 import contextlib
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -18,7 +19,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same, metrics
+from helpers import assert_logged, assert_same, metrics
 from pyro.distributions import Normal
 from scipy import stats
 
@@ -30,7 +31,7 @@ from pyro_animacy.acting import act as loop
 from pyro_animacy.acting import replay
 from pyro_animacy.acting.act import act, resume_acting
 from pyro_animacy.acting.agent import Agent, AtRandom, Controls, Planned, play, returned
-from pyro_animacy.acting.config import ACT_PRESETS, AGENTS, ActConfig, act_preset
+from pyro_animacy.acting.config import ACT_PRESETS, ActConfig, act_preset
 from pyro_animacy.acting.environments.make import make
 from pyro_animacy.acting.evaluate import Evaluation, Simulated, evaluate, standard_error
 from pyro_animacy.acting.learner import Learner
@@ -51,6 +52,7 @@ from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig,
 from pyro_animacy.nets import StackConfig
 
 DOUBLE = torch.float64
+AGENTS = ("planet", "dreamer", "dreamerv2")  # those with a world model; test_tracking has the other
 STEPS, PUSH = 6, 0.2  # of Point-v0
 FRAMES = STEPS + 1
 
@@ -276,6 +278,37 @@ def test_updates_before_the_agent_collects_are_those_of_more_updates_there(tmp_p
     assert_same_acting(*paths)
 
 
+@pytest.mark.parametrize("agent", ["planet", "dreamer"])
+def test_older_checkpoints_are_what_a_run_that_ended_there_has(tmp_path, agent):
+    c = options(agent, episodes=6, evaluate_every=1)
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, keep=2))
+    path = act("Point-v0", c, out=tmp_path / "run", progress=False)
+    assert checkpoint.kept(path) == [5, 6]
+    there = act(
+        "Point-v0", dataclasses.replace(c, episodes=5), out=tmp_path / "short", progress=False
+    )
+    for name in ("best.safetensors", "behaviour.safetensors")[: 1 + c.dreams]:
+        older, ended = (
+            checkpoint.load_weights(folder / name) for folder in (path / "checkpoints/5", there)
+        )
+        assert_same(older, ended)
+    older, ended = evaluate(path, episodes=2, checkpoint=5), evaluate(there, episodes=2)
+    np.testing.assert_array_equal(older.agent, ended.agent)
+    with pytest.raises(RunError, match=r"has no checkpoint 4; it has 5, 6$"):
+        evaluate(path, episodes=2, checkpoint=4)
+    act("Point-v0", options(), out=path, overwrite=True, progress=False)
+    assert not (path / "checkpoints").exists()
+
+
+def test_tensorboard_has_the_numbers_of_the_log(tmp_path):
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    c = options()
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, tensorboard=True))
+    path = act("Point-v0", c, out=tmp_path / "run", progress=False)
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert_logged(path, rows, "episode")
+
+
 def test_collecting_at_random_never_asks_the_agent(tmp_path):
     path = act("Point-v0", options(collect="random"), out=tmp_path / "run", progress=False)
     torch.manual_seed(stream(0, 3, 1))
@@ -309,7 +342,7 @@ def test_another_seed_gives_another_run(runs, tmp_path):
 @pytest.mark.slow
 def test_updates_that_are_recorded_go_on_to_the_same_run(tmp_path, monkeypatch):
     """Of many updates one is written down and run again: after a stop, the same record."""
-    monkeypatch.setattr("pyro_animacy.acting.learner.TRACED_FROM", 1)
+    monkeypatch.setattr("pyro_animacy.infer.loop.TRACED_FROM", 1)
     whole = act("Point-v0", options("dreamer"), out=tmp_path / "whole", progress=False)
     path = tmp_path / "run"
     stopped(
@@ -943,6 +976,41 @@ def test_search_in_the_simulator_is_a_loop_of_plans():
         start, total = found.moved_on(), total + reward
     assert returned([episode])[0] == pytest.approx(total, rel=1e-6)
     assert total == pytest.approx(optimum(float(episode["observation"][0, 0, 0])), abs=0.02)
+
+
+@pytest.mark.parametrize(("repeat", "actions"), [(1, 6), (2, 3), (4, 2)])
+def test_the_bar_of_an_evaluation_ends_full(tmp_path, monkeypatch, repeat, actions):
+    """Of actions, not of the world's steps: those are ``repeat`` times as many, or fewer."""
+    path = act(
+        "Point-v0", options(action_repeat=repeat, train=dataclasses.replace(
+            options().train, window=2)), out=tmp_path / "run", progress=False,
+    )  # fmt: skip
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, **_):
+            super().__init__(self)
+            self.total, self.n = total, 0
+            bars.append(self)
+
+        def update(self):
+            self.n += 1
+
+    monkeypatch.setattr("pyro_animacy.acting.evaluate.tqdm", Bar)
+    evaluate(path, episodes=2, simulator=False)
+    assert [(bar.n, bar.total) for bar in bars] == [(actions, actions)] * 2
+
+
+def test_the_lambda_of_a_run_from_before_it_was_called_return_lambda(copied):
+    expected = read_acting(copied)
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    behaviour = settings["acting"]["behaviour"]
+    behaviour["trace"] = behaviour.pop("return_lambda")
+    edited(copied, "acting", behaviour=behaviour)
+    assert read_acting(copied) == expected
+    behaviour["trace"] = 0.5
+    edited(copied, "acting", behaviour=behaviour)
+    assert read_acting(copied)[1].behaviour.return_lambda == 0.5
 
 
 def test_evaluate_plays_the_same_episodes_with_each(runs, monkeypatch):

@@ -275,7 +275,10 @@ def test_out_that_exists(copied, tmp_path, refused):
         (["Chase-v0", "--out", "o", "--episodess", "9"], "episodess"),
         (["Chase-v0", "--out", "o", "--model.unimx", "9"], "model.unimx"),
         (["Chase-v0", "--out", "o", "--planner.elites", "900"], r"planner.elites is 900 of \d+"),
-        (["Chase-v0", "--out", "o", "--behaviour.trace", "2"], "behaviour.trace is 2"),
+        (
+            ["Chase-v0", "--out", "o", "--behaviour.return_lambda", "2"],
+            "behaviour.return_lambda is 2",
+        ),
         (["Chase-v0", "--out", "o", "--train.seed", "-1"], "train.seed is -1"),
         (["Chase-v0", "--out", "o", "--collect", "later"], "collect.*later"),
         (["Chase-v0", "--out", "o", "--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -104,24 +104,24 @@ def k_step(k, t, r, v, gamma):
     return total + discount * v[end]
 
 
-def enumerated(r, v, gamma, trace):
+def enumerated(r, v, gamma, lam):
     """V_lambda, equation 6: (1 - lambda) sum_{k=1}^{H-1} lambda^{k-1} V^k + lambda^{H-1} V^H."""
     steps = len(r)
     return torch.stack([
-        (1 - trace) * sum(trace ** (k - 1) * k_step(k, t, r, v, gamma) for k in range(1, steps))
-        + trace ** (steps - 1) * k_step(steps, t, r, v, gamma)
+        (1 - lam) * sum(lam ** (k - 1) * k_step(k, t, r, v, gamma) for k in range(1, steps))
+        + lam ** (steps - 1) * k_step(steps, t, r, v, gamma)
         for t in range(steps)
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.3, 0.95, 1.0])
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.95, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_lambda_returns_are_those_of_the_enumeration(steps, trace):
+def test_lambda_returns_are_those_of_the_enumeration(steps, lam):
     """Of k-step returns, with a discount of its own for every step."""
     r, v = normal(steps, B), normal(steps + 1, B, seed=1)
     gamma = normal(steps, B, seed=2).sigmoid()
-    ours = lambda_returns(r, v, gamma, trace)
-    torch.testing.assert_close(ours, enumerated(r, v, gamma, trace), rtol=1e-12, atol=1e-12)
+    ours = lambda_returns(r, v, gamma, lam)
+    torch.testing.assert_close(ours, enumerated(r, v, gamma, lam), rtol=1e-12, atol=1e-12)
 
 
 def test_lambda_returns_at_both_ends():
@@ -134,12 +134,24 @@ def test_lambda_returns_at_both_ends():
         torch.testing.assert_close(every[t], k_step(H, t, r, v, gamma), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.5, 1.0])
-def test_true_values_are_their_own_returns(trace):
+def test_returns_of_the_imagined_rewards_alone_and_of_k_steps_are_special_cases():
+    """Equations 4 and 5: V_R has no value after the horizon; V_N^k sees k rewards and a value."""
+    r, v, gamma = normal(H, B), normal(H + 1, B, seed=1), normal(H, B, seed=2).sigmoid()
+    V_R = lambda_returns(r, torch.zeros_like(v), torch.ones_like(gamma), 1.0)
+    for t in range(H):
+        torch.testing.assert_close(V_R[t], r[t:].sum(0), rtol=1e-12, atol=1e-13)
+        for k in range(1, H - t + 1):
+            part = slice(t, t + k)
+            ours = lambda_returns(r[part], v[t : t + k + 1], gamma[part], 1.0)[0]
+            torch.testing.assert_close(ours, k_step(k, t, r, v, gamma), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_true_values_are_their_own_returns(lam):
     """Where v solves Bellman's equation, V_t = v_t whatever lambda."""
     v, gamma = normal(H + 1, B), normal(H, B, seed=2).sigmoid()
     r = v[:-1] - gamma * v[1:]
-    torch.testing.assert_close(lambda_returns(r, v, gamma, trace), v[:-1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lambda_returns(r, v, gamma, lam), v[:-1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("continuation", [False, True])
@@ -147,7 +159,7 @@ def test_returns_of_a_dream_step_by_step(continuation):
     """Rewards, values and discounts are those of the memories they belong to, weights likewise."""
     model = world(continuation=continuation)
     actor, critic = heads(model)
-    config = BehaviourConfig(horizon=H, discount=0.9, trace=0.7)
+    config = BehaviourConfig(horizon=H, discount=0.9, return_lambda=0.7)
     dreamt = seeded(lambda: dream(model, actor, belief(model), H))
     worth = returns(model, critic, dreamt, config)
     at = [Memory(*(x[t] for x in dreamt.memory)) for t in range(H + 1)]
@@ -218,7 +230,7 @@ def test_the_gradient_through_a_linear_world_is_that_of_algebra():
     critic = Critic(X, StackConfig(hidden=X, layers=0)).double().requires_grad_(False)
     for parameter in critic.parameters():
         parameter.zero_()
-    config = BehaviourConfig(horizon=H, discount=0.9, trace=1.0)
+    config = BehaviourConfig(horizon=H, discount=0.9, return_lambda=1.0)
     dreamt = seeded(lambda: dream(model, actor, belief(model), H))
     value = returns(model, critic, dreamt, config).value
     found = torch.autograd.grad(value.sum(), a)[0]
@@ -264,7 +276,7 @@ def test_gradients_of_the_imagined_return_by_finite_differences(linear, entropy)
     """Under the same draws. The actor sees m_t as a constant, so differences hold what it sees."""
     model = linear_world()[0] if linear else world(continuation=False)
     actor, critic = heads(model)
-    config = BehaviourConfig(horizon=H, discount=0.9, trace=0.8)
+    config = BehaviourConfig(horizon=H, discount=0.9, return_lambda=0.8)
     start = belief(model)
 
     def loss(act, steps=H):
@@ -301,7 +313,7 @@ def test_the_score_function_gradient_is_that_of_the_expected_return(baseline):
     actor, critic = heads(model, discrete=True)
     with torch.no_grad():
         actor.network.layers[-1].weight.mul_(4)
-    config = BehaviourConfig(horizon=steps, discount=gamma, trace=1.0)
+    config = BehaviourConfig(horizon=steps, discount=gamma, return_lambda=1.0)
     start, parameters = belief(model, 1), list(actor.parameters())
     expected_return, found = 0.0, [torch.zeros_like(p) for p in parameters]
     for classes in itertools.product(range(size), repeat=steps):
@@ -390,7 +402,7 @@ def test_the_actors_loss_is_pyros_elbo():
     eta, model = 0.3, world()
     actor, critic = heads(model)
     start = belief(model)
-    config = BehaviourConfig(horizon=H, discount=1.0, trace=0.8)
+    config = BehaviourConfig(horizon=H, discount=1.0, return_lambda=0.8)
 
     def uniform(memory):
         one = torch.ones(len(memory.hidden), A, dtype=DOUBLE)
@@ -636,7 +648,7 @@ def test_a_discrete_actor_takes_one_of_its_actions():
         ("starts", 0, "at least 1, or null"),
         ("discount", 0.0, r"in \(0, 1\]"),
         ("discount", 1.1, r"in \(0, 1\]"),
-        ("trace", -0.1, r"in \[0, 1\]"),
+        ("return_lambda", -0.1, r"in \[0, 1\]"),
         ("reinforce", 2.0, r"in \[0, 1\], or null"),
         ("entropy", -1.0, "not negative"),
         ("actor_rate", 0.0, "positive"),

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 import yaml
 from helpers import (
+    assert_logged,
     assert_same,
     assert_same_run,
     chase,
@@ -127,6 +128,13 @@ def test_learning_rate(schedule, tiny_data, tmp_path):
     assert learning_rate(0, 40, 1.0, "cosine") == 1.0
 
 
+def test_tensorboard_has_the_numbers_of_the_log(tiny_data, tmp_path):
+    pytest.importorskip("tensorboard", reason="the tensorboard extra is not installed")
+    path = fit(tiny_data, debug(tensorboard=True), out=tmp_path / "run", progress=False).path
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert_logged(path, rows, "step")
+
+
 def test_clipping_bounds_the_update(tiny_data, tmp_path):
     """With plain gradients of norm one at most, RAdam's first steps are lr x gradient."""
     config = debug(
@@ -189,6 +197,34 @@ def test_no_patience_keeps_the_last(few, tmp_path):
 
 
 # --- what a fit leaves ---------------------------------------------------------------------------
+
+
+def test_older_checkpoints_are_what_a_run_that_ended_there_has(tiny_data, tmp_path):
+    steps = {"evaluate_every": 10, "patience": None, "schedule": "constant"}
+    path = fit(
+        tiny_data, debug(steps=40, keep=2, **steps), out=tmp_path / "run", progress=False
+    ).path
+    ended = fit(tiny_data, debug(steps=30, **steps), out=tmp_path / "short", progress=False)
+    assert sorted(f.name for f in (path / "checkpoints").iterdir()) == ["30", "40"]
+    older = Run.load(path, checkpoint=30)
+    assert_same(older.model.state_dict(), ended.model.state_dict())
+    assert_same(older.guide.state_dict(), ended.guide.state_dict())
+    assert older.checkpoint == 30
+    assert not older.summary
+    with pytest.raises(RunError, match=r"has no checkpoint 10; it has 30, 40$"):
+        Run.load(path, checkpoint=10)
+    with pytest.raises(RunError, match=r"it has none \(--train.keep 0\)$"):
+        Run.load(ended.path, checkpoint=30)
+
+
+def test_older_checkpoints_on_the_command_line(tiny_data, tmp_path):
+    config = debug(steps=20, keep=1, evaluate_every=10)
+    run = fit(tiny_data, config, out=tmp_path / "run", progress=False)
+    file, out = tmp_path / "scene.nc", tmp_path / "draws.nc"
+    tiny_data.to_netcdf(file)
+    words = ["sample", str(run.path), str(file), "--draws", "2", "--out", str(out)]
+    assert main([*words, "--checkpoint", "20"]) == 0
+    assert main([*words, "--overwrite", "--checkpoint", "10"]) == 2
 
 
 def test_same_seed_same_run_whatever_was_drawn_before(tiny_data, tiny_run, tmp_path):

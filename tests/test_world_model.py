@@ -10,6 +10,7 @@ from variants import assert_same_gradients, gradients
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.models.linear_state_space import LinearStateSpace
 from pyro_animacy.models.program import Memory, Overshooting
@@ -95,6 +96,37 @@ def posterior(model, guide, batch, h, t):
     out = mlp(guide.residual.network, torch.cat([h, features], -1)) * seen
     shift, ratio = out.chunk(2, -1)
     return p, (p[0] + shift, p[1] * ratio.clamp(-7, 3).exp())
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("silu", F.silu)])
+def test_the_layers_before_the_memory_and_the_guide_have_the_activation_of_their_networks(
+    activation, function
+):
+    """PlaNet's is ReLU throughout."""
+    net = StackConfig(hidden=7, layers=1, activation=activation)
+    model, guide = pair(prior=net, encoder=net)
+    g = torch.Generator().manual_seed(5)
+    h, z, a = (torch.randn(B, n, generator=g, dtype=DOUBLE) for n in (H, Z, A))
+    r, embed = model.dynamics.recurrence, model.dynamics.embed
+    x = function(embed(torch.cat([z, a], -1)))
+    expected = torch.gru_cell(x, h, r.weight_ih, r.weight_hh, r.bias_ih, r.bias_hh)
+    torch.testing.assert_close(model.dynamics.predict(Memory(h, z), a)[0], expected)
+    o = batch_of().observation[0]
+    hidden = function(guide.encoder.layers[0]((o - model.mean) / model.spread))
+    torch.testing.assert_close(guide.encode(o), function(guide.encoder.layers[1](hidden)))
+
+
+def test_without_a_latent_nothing_that_is_seen_enters_the_memory():
+    """So that planning with it is blind; and that overshooting asks nothing new of it."""
+    model, guide = pair(latent_size=0)
+    one = batch_of()
+    other = one._replace(observation=one.observation + 1)
+    with guide:
+        first, second = model.follow(one), model.follow(other)
+    assert torch.equal(first.hidden, second.hidden)
+    train = TrainConfig(window=8, overshooting=Overshooting(3))
+    with pytest.raises(ConfigError, match="latent_size 0 none is ever seen: all are predicted in"):
+        FitConfig("world_model", WorldModelConfig(latent_size=0), train)
 
 
 def by_hand(model, guide, batch, noise, reward_weight=1.0, unit=1.0):

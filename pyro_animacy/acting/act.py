@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
-from pyro_animacy.acting.config import ActConfig
-from pyro_animacy.acting.learner import Learner
+from pyro_animacy.acting.config import ActConfig, model_option
+from pyro_animacy.acting.learner import Learner, TrackingLearner
 from pyro_animacy.acting.replay import Replay
 from pyro_animacy.acting.run import (
     BEHAVIOUR,
@@ -41,17 +42,26 @@ from pyro_animacy.acting.run import (
     make_env,
     read_acting,
 )
-from pyro_animacy.errors import RunError
+from pyro_animacy.acting.tracking import (
+    REFERENCE,
+    References,
+    Tracker,
+    load_references,
+    read_references,
+    tracking_error,
+)
+from pyro_animacy.data.episodes import save_episodes
+from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.episodes import see
+from pyro_animacy.infer.episodes import action_spread, see
 from pyro_animacy.infer.fit import make_folder, save_settings
-from pyro_animacy.infer.loop import Interrupted, signals, stream, tensorboard
+from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.run import METRICS, REPLAY, pick_device
 from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.models.agent_control_vae import acted
 
-SAVE_EVERY = 30.0  # seconds
 STATE = {"step", "seconds", "episodes", "terms"}
 
 
@@ -125,7 +135,9 @@ class Acting:
             evaluate = (n + 1) % c.evaluate_every == 0 or n + 1 == c.episodes
             if evaluate and self.learner is not None:
                 row |= self.evaluate(n)
-                bar.set_postfix(evaluation=f"{row['evaluation_return']:.1f}")
+                checkpoint.keep(self.path, n + 1, c.train.keep, self.learner.save_weights)
+                shown = "tracking_error" if "tracking_error" in row else "evaluation_return"
+                bar.set_postfix({shown: f"{row[shown]:.3g}"})
         except WorldError as error:
             self.save(n)
             raise RunError(
@@ -155,13 +167,31 @@ class Acting:
         episodes = self.replay.dataset(self.config.seed_episodes)
         sight = see(episodes)
         check_env(self.env, sight)
-        sight = sight._replace(continuation=bool(episodes["terminal"].any()))
+        name, model = self.config.learned
         card = EpisodeCard(
-            model="world_model", config=dataclasses.asdict(self.config.model), sight=sight,
-            fps=self.fps,
+            model=name, config=dataclasses.asdict(model), fps=self.fps,
+            sight=sight._replace(continuation=bool(episodes["terminal"].any())),
         )  # fmt: skip
-        self.learner = Learner(card, self.config, self.controls, self.device)
+        if self.config.agent == "control_vae":
+            self.learner = self._tracking(card, episodes)
+        else:
+            self.learner = Learner(card, self.config, self.controls, self.device)
         return self.learner
+
+    def _tracking(self, card: EpisodeCard, episodes: xr.Dataset) -> TrackingLearner:
+        """That of a ControlVAE, whose unit of a state is its spread in the references."""
+        learned, heldout = load_references(self.path, self.config.train.seed)
+        shown = see(learned)
+        sight = acted(card.sight)._replace(mean=shown.mean, spread=shown.spread)
+        options = dataclasses.replace(
+            self.config.control_vae,
+            action_spread=self.config.control_vae.action_spread or action_spread(episodes),
+        )
+        card = dataclasses.replace(card, sight=sight, config=dataclasses.asdict(options))
+        learner = TrackingLearner(card, self.config, self.controls, self.device, learned)
+        steps = self.config.train.window - 1
+        self.heldout = References(heldout, learner.model.spread, steps)
+        return learner
 
     def collect(self, n: int) -> dict[str, float]:
         """Episode ``n``, into the replay."""
@@ -181,12 +211,18 @@ class Acting:
         """Episodes without exploration, on the same seeds at every evaluation."""
         assert self.learner is not None
         c, agent = self.config, self.learner.agent
+        if c.agent == "control_vae":
+            agent = Tracker(self.learner.guide, self.heldout, self.controls)
         episodes = evaluation(
             lambda: make_env(self.environment, c), lambda _: agent, c.evaluation_episodes,
             seed=c.train.seed, fps=self.fps, each_step=lambda: self._stop_if_asked(n),
         )  # fmt: skip
         values = returned(episodes)
-        return {"evaluation_return": float(values.mean()), "evaluation_returns": values.tolist()}
+        row = {"evaluation_return": float(values.mean()), "evaluation_returns": values.tolist()}
+        if c.agent == "control_vae":
+            errors = [tracking_error(episode, self.heldout) for episode in episodes]
+            row["tracking_error"] = sum(errors) / len(errors)
+        return row
 
     def _stop_if_asked(self, n: int) -> None:
         """After a signal, save and stop; episode ``n``, which is not there yet, is done again."""
@@ -256,7 +292,8 @@ def act(
         environment: Its name, see `pyro_animacy.acting.environments.make`.
         config: The options, see `act_preset`.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors`` (the world
-            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``.
+            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``;
+            with ``train.keep`` ``checkpoints/``, by the episodes there were.
         overwrite: Replace a folder that exists.
         progress: Show progress bars.
 
@@ -265,22 +302,33 @@ def act(
 
     Raises:
         ConfigError: If the environment does not exist, or cannot be acted in, or images are too
-            small.
+            small; if there is no reference to follow.
+        DataError: If the reference is not of the environment.
         RunError: If ``out`` exists or cannot be written, the loss stops being a number, or the
             environment fails.
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume_acting` goes on.
     """
     path = Path(out)
     with closing(make_env(environment, config)) as env:  # fail now, before anything is written
-        Controls.of(env)
+        controls, follows = Controls.of(env), config.agent == "control_vae"
+        if follows:
+            if controls.discrete:
+                raise ConfigError(
+                    f"{environment} has discrete actions, and the policy of control_vae is a "
+                    "Gaussian; choose another agent or environment"
+                )
+            shape: Any = env.observation_space.shape
+            references = read_references(config.reference, shape[0], frames_per_second(env))
     pick_device(config.train.device)
     if config.pixels:
         check_size(config.size, config.size)
     make_folder(path, overwrite)
-    save_settings(
-        path, "world_model", config.model, config.train, acting=_acting(environment, config)
-    )
+    save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
     _forget(path)
+    if follows:
+        checkpoint.write_atomically(
+            path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
+        )
     Acting(environment, config, path, progress=progress).run()
     return path
 
@@ -305,7 +353,8 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
 def _forget(path: Path) -> None:
     """Delete what a run of `act` that is replaced has, and one of `fit` has not."""
     try:
-        (path / BEHAVIOUR).unlink(missing_ok=True)
+        for name in (BEHAVIOUR, REFERENCE):
+            (path / name).unlink(missing_ok=True)
         if (path / REPLAY).exists():
             shutil.rmtree(path / REPLAY)
     except OSError as error:
@@ -316,8 +365,8 @@ def _forget(path: Path) -> None:
 
 
 def _acting(environment: str, config: ActConfig) -> dict[str, Any]:
-    """What ``config.yaml`` holds beside the model and its updates."""
-    options = dataclasses.asdict(config)
+    """What ``config.yaml`` holds beside the model that is learned and its updates."""
+    elsewhere, options = (model_option(config.agent), "train"), dataclasses.asdict(config)
     return {"environment": environment} | {
-        name: value for name, value in options.items() if name not in ("model", "train")
+        name: value for name, value in options.items() if name not in elsewhere
     }

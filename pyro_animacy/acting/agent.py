@@ -200,13 +200,18 @@ class Agent:
         action = self.choose(self.memory, explore=explore)
         if explore:
             action = self.controls.explored(action, self.exploration)
-        if not torch.isfinite(action).all():
-            raise RunError(
-                "the agent's action is not a number: its world model has diverged; lower "
-                "train.learning_rate or train.clip_norm"
-            )
-        self.action = action
+        self.action = finite(action)
         return action.cpu()
+
+
+def finite(action: Tensor) -> Tensor:
+    """An agent's action, which is to be a number; else RunError."""
+    if not torch.isfinite(action).all():
+        raise RunError(
+            "the agent's action is not a number: its world model has diverged; lower "
+            "train.learning_rate or train.clip_norm"
+        )
+    return action
 
 
 class AtRandom:

@@ -61,7 +61,7 @@ class BehaviourConfig:
         starts: Beliefs that dreams begin at, drawn of those of a batch; null for all, as in the
             papers.
         discount: gamma.
-        trace: lambda of the returns.
+        return_lambda: lambda of the returns, in [0, 1].
         reinforce: rho, the share of the score-function gradient; null is 1 for discrete actions
             and 0 for continuous ones, as in DreamerV2.
         entropy: eta, weight of the policy's entropy.
@@ -77,7 +77,7 @@ class BehaviourConfig:
     horizon: int = 15
     starts: int | None = None
     discount: float = 0.99
-    trace: float = 0.95
+    return_lambda: float = 0.95
     reinforce: float | None = 0.0
     entropy: float = 0.0
     actor_rate: float = 8e-5
@@ -98,7 +98,7 @@ class BehaviourConfig:
             ("horizon", self.horizon >= 1, "at least 1"),
             ("starts", self.starts is None or self.starts >= 1, "at least 1, or null"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
-            ("trace", 0 <= self.trace <= 1, "in [0, 1]"),
+            ("return_lambda", 0 <= self.return_lambda <= 1, "in [0, 1]"),
             ("reinforce", rho is None or 0 <= rho <= 1, "in [0, 1], or null"),
             ("entropy", self.entropy >= 0, "not negative"),
             ("actor_rate", self.actor_rate > 0, "positive"),
@@ -229,20 +229,24 @@ def _entropy(pi: Any, action: Tensor) -> Tensor:
         return -pi.log_prob(action)
 
 
-def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, trace: float) -> Tensor:
+def lambda_returns(reward: Tensor, value: Tensor, discount: Tensor, return_lambda: float) -> Tensor:
     """V_{0..H-1} (H, ...), of equation 6 of Dream to Control in its recursive form.
 
         V_t = r_{t+1} + gamma_{t+1} [ (1 - lambda) v_{t+1} + lambda V_{t+1} ],   V_H = v_H
+
+    The paper's two others are cases of it: V_R, the sum of imagined rewards (equation 4), has
+    lambda = 1, v = 0 and gamma = 1; V_N^k of step t, k rewards and the value after them (equation
+    5), is V_0 of what there is from t to t + k, at lambda = 1.
 
     Args:
         reward: r_{1..H} (H, ...).
         value: v_{0..H} (H + 1, ...); v_0 is not used.
         discount: gamma_{1..H} (H, ...).
-        trace: lambda.
+        return_lambda: lambda.
     """
     V, returns = value[-1], []
     for r, v, gamma in zip(*(x.flip(0) for x in (reward, value[1:], discount)), strict=True):
-        V = r + gamma * ((1 - trace) * v + trace * V)
+        V = r + gamma * ((1 - return_lambda) * v + return_lambda * V)
         returns.append(V)
     return torch.stack(returns[::-1])
 
@@ -265,7 +269,7 @@ def returns(model: WorldModel, critic: Critic, dreamt: Dream, config: BehaviourC
     discount = torch.full_like(reward, config.discount)
     if model.ends is not None:
         discount = discount * model.continues(met).mean
-    V = lambda_returns(reward, critic(dreamt.memory).mean, discount, config.trace)
+    V = lambda_returns(reward, critic(dreamt.memory).mean, discount, config.return_lambda)
     weight = torch.cat([torch.ones_like(discount[:1]), discount[:-1]]).cumprod(0).detach()
     return Returns(V, weight)
 

@@ -1,8 +1,8 @@
 """Options of an agent that learns by acting, and presets of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pyro_animacy.acting.behaviour import BehaviourConfig
 from pyro_animacy.acting.planners import PlannerConfig
@@ -11,11 +11,19 @@ from pyro_animacy.images import LEAST
 from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.world_model import WorldModelConfig
 from pyro_animacy.nets import StackConfig
 
-Kind = Literal["planet", "dreamer", "dreamerv2"]
-AGENTS: tuple[Kind, ...] = ("planet", "dreamer", "dreamerv2")
+Kind = Literal["planet", "dreamer", "dreamerv2", "control_vae"]
+AGENTS: tuple[Kind, ...] = ("planet", "dreamer", "dreamerv2", "control_vae")
+
+
+def _tracking(**options: Any) -> AgentControlVAEConfig:
+    """What `control_vae` learns: in closed loop, with the paper's scales."""
+    return AgentControlVAEConfig(
+        roll_out="closed_loop", policy_scale=0.05, posterior_scale="prior", **options
+    )
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class ActConfig:
     Args:
         agent: ``planet`` plans by search in what the world model imagines; ``dreamer`` and
             ``dreamerv2`` learn an actor and a critic in it; what tells the two apart is options of
-            ``model``, ``train`` and ``behaviour``, which `act_preset` sets.
+            ``model``, ``train`` and ``behaviour``, which `act_preset` sets. ``control_vae`` learns
+            to follow ``reference``, see `pyro_animacy.acting.tracking`.
         pixels: Whether the agent sees images in place of vectors.
         size: Height and width of the images.
         bits: Bits of an image's values, below which there is noise; 8 for all, without noise.
@@ -42,7 +51,14 @@ class ActConfig:
         evaluate_every: Episodes from one evaluation to the next.
         evaluation_episodes: Episodes of each evaluation, without exploration.
         replay_memory: Bytes of episodes held in memory; all are on disk.
-        model: Options of the world model.
+        reference: Of ``control_vae``, the file or folder of the reference motion: episodes whose
+            states are to be followed. Rewards and actions in them are not looked at.
+        prior_share: Of ``control_vae``, how often it collects with z_t from the prior, not from the
+            posterior towards the reference; 0.4 in the paper's code.
+        transition_rate: Of ``control_vae``, the learning rate of the transition; that of the policy
+            is ``train.learning_rate``.
+        control_vae: Options of the model of ``control_vae``.
+        model: Options of the world model, of all others.
         train: Options of its updates.
         planner: Options of the search, of ``planet``.
         behaviour: Options of actor and critic, of ``dreamer`` and ``dreamerv2``.
@@ -62,6 +78,10 @@ class ActConfig:
     evaluate_every: int = 10
     evaluation_episodes: int = 10
     replay_memory: int = 2**31
+    reference: str | None = None
+    prior_share: float = 0.4
+    transition_rate: float = 2e-3
+    control_vae: AgentControlVAEConfig = field(default_factory=_tracking)
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     train: UpdateConfig = field(default_factory=UpdateConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -86,12 +106,35 @@ class ActConfig:
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
             ("evaluation_episodes", self.evaluation_episodes >= 1, "at least 1"),
             ("replay_memory", self.replay_memory >= 0, "0 or more"),
+            ("prior_share", 0 <= self.prior_share <= 1, "in [0, 1]"),
+            ("transition_rate", self.transition_rate > 0, "positive"),
         ):
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected it {wanted}")
         # whether its windows are long enough for it
         train = TrainConfig(window=self.train.window, overshooting=self.train.overshooting)
-        FitConfig("world_model", self.model, train)
+        FitConfig(*self.learned, train)
+        if self.agent == "control_vae":
+            self._check_tracking()
+        elif self.reference is not None:
+            raise ConfigError(
+                f"reference is of control_vae; {self.agent} follows none: leave it out"
+            )
+
+    def _check_tracking(self) -> None:
+        if self.pixels:
+            raise ConfigError("control_vae sees vectors; leave pixels out, or choose another agent")
+        if self.control_vae.roll_out != "closed_loop":
+            raise ConfigError(
+                f"control_vae.roll_out is {self.control_vae.roll_out}; expected closed_loop, which "
+                "is how it learns to follow a reference"
+            )
+
+    @property
+    def learned(self) -> tuple[str, Any]:
+        """Name and options of the model that is learned."""
+        name = "agent_control_vae" if self.agent == "control_vae" else "world_model"
+        return name, getattr(self, model_option(self.agent))
 
     def updates_before(self, episode: int) -> int:
         """How many updates there are before an episode that is not a seed episode is collected."""
@@ -100,12 +143,24 @@ class ActConfig:
     @property
     def dreams(self) -> bool:
         """Whether the agent has an actor that learns in what the model imagines."""
-        return self.agent != "planet"
+        return self.agent in ("dreamer", "dreamerv2")
 
 
 def _small(agent: Kind) -> ActConfig:
     """Sizes for two cores, on vectors; minutes."""
     net = StackConfig(hidden=64, layers=2)
+    if agent == "control_vae":
+        return ActConfig(
+            agent=agent, episodes=50, evaluation_episodes=5, exploration=0.1,
+            control_vae=_tracking(
+                action_cost=0.001, discount=0.95, prior=net, posterior=net, policy=net,
+                transition=StackConfig(hidden=128, layers=2),
+            ),
+            train=UpdateConfig(
+                batch_size=64, window=17, learning_rate=1e-3, clip_norm=1.0, weight_decay=0.0,
+                kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=400),
+            ),
+        )  # fmt: skip
     two = agent == "dreamerv2"
     return ActConfig(
         agent=agent, episodes=50, evaluation_episodes=5,
@@ -137,6 +192,8 @@ def _pixels(agent: Kind) -> ActConfig:
     prior learns how bodies move much later. The KL weight rises, since at first a body is not
     worth the nats of its place.
     """
+    if agent == "control_vae":
+        raise ConfigError("control_vae sees vectors; choose the preset small, paper or debug")
     small = _small(agent)
     return replace(
         small, pixels=True, episodes=100, seed_episodes=40, pretrain=1500,
@@ -152,11 +209,21 @@ def _pixels(agent: Kind) -> ActConfig:
 
 
 def _paper(agent: Kind) -> ActConfig:
-    """The values of the three papers, on images, as far as the models here have them.
+    """The values of the papers, as far as the models here have them.
 
-    DreamerV2's GRU is normalised there and its continuous policy a truncated Gaussian; here they
-    are those of Dreamer.
+    What they have not is listed in docs/acting.md, "The papers' values".
     """
+    if agent == "control_vae":
+        paper = preset("paper")
+        vae, net = paper.model, StackConfig(hidden=512, layers=4)
+        return ActConfig(
+            agent=agent, episodes=1000, updates=8, evaluate_every=50, exploration=0.0,
+            control_vae=_tracking(
+                latent_size=64, action_cost=vae.action_cost, discount=vae.discount,
+                prior=vae.prior, posterior=vae.posterior, policy=vae.policy, transition=net,
+            ),
+            train=replace(_updates(paper.train), window=25),  # frames of 24 steps
+        )  # fmt: skip
     planet = preset("planet", "world_model")
     if agent == "planet":
         return ActConfig(
@@ -192,6 +259,14 @@ def _paper(agent: Kind) -> ActConfig:
 def _debug(agent: Kind) -> ActConfig:
     """Seconds, to see that everything runs."""
     net, two = StackConfig(hidden=8, layers=1), agent == "dreamerv2"
+    if agent == "control_vae":
+        return ActConfig(
+            agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
+            evaluation_episodes=2, train=UpdateConfig(batch_size=4, window=6),
+            control_vae=_tracking(
+                latent_size=4, prior=net, posterior=net, policy=net, transition=net
+            ),
+        )  # fmt: skip
     return ActConfig(
         agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
         evaluation_episodes=2,
@@ -214,6 +289,23 @@ def _updates(train: UpdateConfig) -> UpdateConfig:
     return UpdateConfig(**{name: getattr(train, name) for name in names})
 
 
+def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an `ActConfig` by name, from what ``config.yaml`` of a run of `act` holds."""
+    options = {name: value for name, value in settings["acting"].items() if name != "environment"}
+    behaviour = options.get("behaviour")
+    if isinstance(behaviour, dict) and "trace" in behaviour:  # its name in runs of November 2026
+        named = {**behaviour, "return_lambda": behaviour["trace"]}
+        options["behaviour"] = {name: value for name, value in named.items() if name != "trace"}
+    return options | {
+        model_option(options.get("agent")): settings["model"], "train": settings["train"],
+    }  # fmt: skip
+
+
+def model_option(agent: str | None) -> str:
+    """Name of the option that holds those of the model that an agent learns."""
+    return "control_vae" if agent == "control_vae" else "model"
+
+
 ACT_PRESETS: dict[str, Callable[[Kind], ActConfig]] = {
     "small": _small,
     "pixels": _pixels,
@@ -227,7 +319,7 @@ def act_preset(name: str = "small", agent: str = "planet") -> ActConfig:
 
     Args:
         name: ``small``, ``pixels``, ``paper`` or ``debug``.
-        agent: ``planet``, ``dreamer`` or ``dreamerv2``.
+        agent: ``planet``, ``dreamer``, ``dreamerv2`` or ``control_vae``.
 
     Raises:
         ConfigError: If there is no such preset or agent.

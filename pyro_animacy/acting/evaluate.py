@@ -24,10 +24,12 @@ from pyro_animacy.acting.run import (
     evaluation,
     frames_per_second,
     load_agent,
+    longest,
     make_env,
     read_acting,
 )
 from pyro_animacy.acting.simulator import TrueSimulator
+from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.traced import no_validation
@@ -92,6 +94,31 @@ class Evaluation(NamedTuple):
         return "\n".join(lines)
 
 
+class Tracked(NamedTuple):
+    """Of an agent that follows references: figures of single episodes, by who acted.
+
+    ``prior`` is the same policy with z_t from its prior, which knows no reference.
+
+    Attributes:
+        errors: Tracking errors towards held-out references, see `tracking_error`.
+        returns: Sums of rewards.
+    """
+
+    errors: dict[str, np.ndarray]
+    returns: dict[str, np.ndarray]
+
+    def text(self) -> str:
+        """A table of means and their standard errors."""
+        count = len(self.errors["agent"])
+        lines = [f"{'':16}{'tracking error':>22}{'return':>22}   mean, standard error, of {count}"]
+        for name in self.errors:
+            both = self.errors[name], self.returns[name]
+            lines.append(
+                f"{name:16}" + "".join(f"{x.mean():14.4g}{standard_error(x):8.2g}" for x in both)
+            )
+        return "\n".join(lines)
+
+
 def standard_error(values: np.ndarray) -> float:
     """Of a mean; NaN with one value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
@@ -103,15 +130,21 @@ def evaluate(
     episodes: int = 20,
     seed: int = 1,
     simulator: bool = True,
+    checkpoint: int | None = None,
     progress: bool = True,
-) -> Evaluation:
+) -> Evaluation | Tracked:
     """Play episodes with the agent of a run, at random, and by search in the true simulator.
+
+    Of ``control_vae``, which follows held-out references: with z_t from its prior in place of the
+    search, and beside returns how far each is from the references.
 
     Args:
         path: The run's folder.
         episodes: How many each plays.
         seed: Of the episodes. Evaluations during `act` have the seed of the run.
-        simulator: Also search in the true simulator, which may take minutes.
+        simulator: Also search in the true simulator, which may take minutes; not of
+            ``control_vae``.
+        checkpoint: The episodes of an older checkpoint of the agent.
         progress: Show a progress bar.
 
     Raises:
@@ -122,19 +155,21 @@ def evaluate(
         if value < least:
             raise ConfigError(f"{option} is {value}; expected at least {least}")
     environment, config = read_acting(Path(path))
-    found: list[Any] = []
+    returns, errors = dict[str, np.ndarray](), dict[str, np.ndarray]()
     with closing(make_env(environment, config)) as probe:
         agent, controls, fps = (
-            load_agent(Path(path), probe), Controls.of(probe), frames_per_second(probe)
+            load_agent(Path(path), probe, checkpoint), Controls.of(probe), frames_per_second(probe)
         )  # fmt: skip
-        limit = probe.spec.max_episode_steps if probe.spec else None
-        if simulator:
+        limit = longest(probe)
+        actors: dict[str, Any] = {"agent": lambda _: agent}
+        if isinstance(agent, Tracker):
+            free = Tracker(agent.guide, agent.references, controls, led=False)
+            actors["prior"] = lambda _: free
+        actors["random"] = lambda _: AtRandom(controls)
+        if simulator and not isinstance(agent, Tracker):
             _check_simulated(probe)
-    actors = [lambda _: agent, lambda _: AtRandom(controls)]
-    if simulator:
-        actors.append(Simulated)
-    names = ("agent", "random", "true simulator")
-    for name, of in zip(names, actors, strict=False):
+            actors["true simulator"] = Simulated
+    for name, of in actors.items():
         with (
             no_validation(),
             tqdm(total=limit, desc=name, unit="step", disable=not progress, delay=2) as bar,
@@ -143,24 +178,31 @@ def evaluate(
                 lambda: make_env(environment, config), of, episodes, seed=seed, fps=fps,
                 each_step=bar.update,
             )  # fmt: skip
-        found.append(returned(played))
-    return Evaluation(found[0], found[1], found[2] if simulator else None)
+        returns[name] = returned(played)
+        if isinstance(agent, Tracker):
+            errors[name] = np.array([tracking_error(one, agent.references) for one in played])
+    if errors:
+        return Tracked(errors, returns)
+    return Evaluation(returns["agent"], returns["random"], returns.get("true simulator"))
 
 
-def new_episodes(path: str | Path, *, episodes: int = 10, seed: int = 1) -> xr.Dataset:
+def new_episodes(
+    path: str | Path, *, episodes: int = 10, seed: int = 1, checkpoint: int | None = None
+) -> xr.Dataset:
     """Episodes that the agent of a run plays without exploration, and has not learned from.
 
     Args:
         path: The run's folder.
         episodes: How many.
         seed: Decides how they begin.
+        checkpoint: The episodes of an older checkpoint of the agent.
 
     Raises:
         RunError: If the folder is not that of a run of `act`, or its environment is another now.
     """
     environment, config = read_acting(Path(path))
     with closing(make_env(environment, config)) as probe:
-        agent, fps = load_agent(Path(path), probe), frames_per_second(probe)
+        agent, fps = load_agent(Path(path), probe, checkpoint), frames_per_second(probe)
     with no_validation():
         played = evaluation(
             lambda: make_env(environment, config), lambda _: agent, episodes, seed=seed, fps=fps

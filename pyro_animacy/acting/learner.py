@@ -1,27 +1,33 @@
-"""What is learned by acting: the world model and, of Dreamer, actor and critic."""
+"""What is learned by acting: a world model, of Dreamer actor and critic; or a ControlVAE."""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import xarray as xr
 from torch import nn
 
 from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned
 from pyro_animacy.acting.behaviour import Behaviour
 from pyro_animacy.acting.config import ActConfig
 from pyro_animacy.acting.run import BEHAVIOUR, fitting
-from pyro_animacy.data.episode_windows import EpisodeBatch
+from pyro_animacy.acting.tracking import References, Tracker
+from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.loop import make_optimizer, stream
+from pyro_animacy.infer.loop import (
+    clip,
+    diverged,
+    make_elbo,
+    make_optimizer,
+    stream,
+    worth_tracing,
+)
 from pyro_animacy.infer.run import build
 from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.program import Memory
-
-TRACED_FROM = 1000  # updates from which it is worth the seconds to record one
 
 
 class Learner:
@@ -51,21 +57,26 @@ class Learner:
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         if self.behaviour is not None:
             self.behaviour.to(device)
-        self.optimizer = make_optimizer(self.modules.parameters(), o)
-        elbo = ScaledELBO(
-            free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
-            overshooting=o.overshooting if o.overshooting.distance > 1 else None,
-        )  # fmt: skip
-        traced = config.updates_before(config.episodes - 1) >= TRACED_FROM
-        self.gradient = Gradient(elbo, self.model, self.guide, traced=traced)
+        self.optimizer = make_optimizer(self.moved(), o)
+        traced = worth_tracing(o, config.updates_before(config.episodes - 1))
+        self.gradient = Gradient(make_elbo(o), self.model, self.guide, traced=traced)
+        self.agent = self.acts(controls)
+
+    def moved(self) -> list[Any]:
+        """What the optimiser moves: parameters, or groups of them."""
+        return list(self.modules.parameters())
+
+    def acts(self, controls: Controls) -> Any:
+        """The agent that acts by what is learned."""
         choose = (
             Acted(self.behaviour.actor)
             if self.behaviour is not None
-            else Planned(self.model, config.planner, controls)
+            else Planned(self.model, self.config.planner, controls)
         )
-        self.agent = Agent(
-            self.guide, choose, controls, bits=config.bits, exploration=config.exploration
-        )
+        return Agent(
+            self.guide, choose, controls, bits=self.config.bits,
+            exploration=self.config.exploration,
+        )  # fmt: skip
 
     def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
         """One update of everything from a batch of windows; returns the terms of the losses.
@@ -78,12 +89,8 @@ class Learner:
         elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
         elbo.scale = 1 / max(int(batch.observed.sum()), 1)
         loss = self.gradient(batch)
-        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise RunError(
-                f"update {step}: the loss is {loss.item():.4g} and its gradient's norm "
-                f"{norm.item():.4g}; lower train.learning_rate or train.clip_norm"
-            )
+        if wrong := clip(self.modules.parameters(), loss, o):
+            raise diverged(f"update {step}", wrong)
         self.optimizer.step()
         row = {"loss": loss.item(), **elbo.logged()}
         if self.behaviour is not None:
@@ -141,3 +148,72 @@ class Learner:
         checkpoint.save_weights(path / checkpoint.WEIGHTS, self.modules.state_dict(), self.card)
         if self.behaviour is not None:
             checkpoint.save_weights(path / BEHAVIOUR, self.behaviour.state_dict(), self.card)
+
+
+class TrackingLearner(Learner):
+    """Prior, policy, guide and transition, learned by turns: see `acting.tracking`.
+
+    Args:
+        card: What the model is of.
+        config: The options.
+        controls: What can be done.
+        device: Where.
+        references: Episodes to learn from.
+    """
+
+    def __init__(
+        self,
+        card: EpisodeCard,
+        config: ActConfig,
+        controls: Controls,
+        device: torch.device,
+        references: xr.Dataset,
+    ) -> None:
+        self.references = references
+        self.windows = EpisodeWindows(references, config.train.window, "observation")
+        super().__init__(card, config, controls, device)
+
+    def moved(self) -> list[Any]:
+        """The transition has a rate of its own."""
+        transition = [*self.model.change.parameters(), self.model.raw_scale]
+        its = {id(p) for p in transition}
+        others = [p for p in self.modules.parameters() if id(p) not in its]
+        return [{"params": others}, {"params": transition, "lr": self.config.transition_rate}]
+
+    def acts(self, controls: Controls) -> Tracker:
+        """The agent, which collects by following the references that it learns from."""
+        c = self.config
+        references = References(self.references, self.model.spread, c.train.window - 1)
+        return Tracker(
+            self.guide, references, controls, prior_share=c.prior_share, exploration=c.exploration
+        )
+
+    def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
+        """One update of the transition, from windows of the replay, and one of all else.
+
+        Raises:
+            RunError: If a loss is not finite.
+        """
+        which = torch.randint(len(self.windows), (self.config.train.batch_size,))
+        row = self._turn("transition", batch, step)
+        other = self._turn("policy", self.windows.batch(which), step)
+        return row | other | {"loss": row["loss"] + other["loss"]}
+
+    def _turn(
+        self, only: Literal["policy", "transition"], batch: EpisodeBatch, step: int
+    ) -> dict[str, float]:
+        """One update by one of the two sums, in nats a step."""
+        o, elbo = self.config.train, self.gradient.elbo
+        batch = batch.to(self.device)
+        elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
+        elbo.scale = 1 / max(int(batch.observed[1:].sum()), 1)
+        self.optimizer.zero_grad()  # to none: what this sum says nothing of does not move
+        loss = elbo.differentiable_loss(self.model, self.guide, batch, only=only)
+        loss.backward()
+        if wrong := clip(self.modules.parameters(), loss, o):
+            raise diverged(f"update {step}, {only}", wrong)
+        self.optimizer.step()
+        terms = elbo.logged()
+        if only == "transition":
+            del terms["kl"]
+        return {"loss": loss.item(), **terms}

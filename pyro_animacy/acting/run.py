@@ -1,5 +1,6 @@
 """A run of `act` read back: its environment, its options, and the agent that has learned there."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,12 @@ import xarray as xr
 
 from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name, play
 from pyro_animacy.acting.behaviour import Behaviour
-from pyro_animacy.acting.config import ActConfig
+from pyro_animacy.acting.config import ActConfig, options_of
 from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.environments.make import make
+from pyro_animacy.acting.tracking import References, Tracker, load_references
 from pyro_animacy.errors import RunError
-from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.checkpoint import folder, load_weights
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.run import Run, read_settings
@@ -43,28 +45,38 @@ def read_acting(path: Path) -> tuple[str, ActConfig]:
         raise RunError(
             f"{path}: a run of `fit`, whose model has not learned to act; give one of `act`"
         )
-    options = {name: value for name, value in acting.items() if name != "environment"}
-    options |= {name: settings[name] for name in ("model", "train")}
-    return str(acting["environment"]), parsed({"acting": options}, {"acting": ActConfig}).acting
+    config = parsed({"acting": options_of(settings)}, {"acting": ActConfig}).acting
+    return str(acting["environment"]), config
 
 
-def load_agent(path: Path, env: gymnasium.Env) -> Agent:
+def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) -> Agent | Tracker:
     """The agent that a run has learned, to act in an environment.
 
+    Args:
+        path: The run's folder.
+        env: The environment.
+        checkpoint: The episodes of an older checkpoint; by default as it was saved last.
+
     Raises:
-        RunError: If the folder is not that of a run of `act`, a file is missing or damaged, or the
-            environment is another.
+        RunError: If the folder is not that of a run of `act`, the checkpoint or a file is missing
+            or damaged, or the environment is another.
     """
     _, config = read_acting(path)
-    run, controls = Run.load(path), Controls.of(env)
+    run, controls = Run.load(path, checkpoint), Controls.of(env)
     check_env(env, run.card.sight)
+    if config.agent == "control_vae":
+        heldout = load_references(path, config.train.seed)[1]
+        return Tracker(
+            run.guide, References(heldout, run.model.spread, config.train.window - 1), controls
+        )
     if not config.dreams:
         choose: Any = Planned(run.model, config.planner, controls)
     else:
         with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
             behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
-        tensors, _ = checkpoint.load_weights(path / BEHAVIOUR)
-        with fitting(str(path / BEHAVIOUR)):
+        weights = folder(path, checkpoint) / BEHAVIOUR
+        tensors, _ = load_weights(weights)
+        with fitting(str(weights)):
             behaviour.load_state_dict(tensors)
         choose = Acted(behaviour.actor)
     return Agent(run.guide, choose, controls, bits=config.bits, exploration=config.exploration)
@@ -126,6 +138,12 @@ def evaluation(
     finally:
         for env in envs:
             env.close()
+
+
+def longest(env: gymnasium.Env) -> int | None:
+    """Actions in the longest episode, each repeated as often as it is; None where none is known."""
+    limit = env.spec.max_episode_steps if env.spec else None
+    return math.ceil(limit / env.get_wrapper_attr("repeat")) if limit else None
 
 
 def frames_per_second(env: gymnasium.Env) -> float:

@@ -62,6 +62,7 @@ from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
+from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
@@ -100,6 +101,7 @@ def video(
     context: int = CONTEXT,
     episodes: int = 1,
     seed: int = 0,
+    checkpoint: int | None = None,
     progress: bool = True,
 ) -> Path:
     """Let a run's agent play, and film it: recorded, reconstructed, predicted side by side.
@@ -111,6 +113,7 @@ def video(
         context: C, frames seen before.
         episodes: Episodes played, one after another.
         seed: Of the episodes and of all draws; that of the run for those it was evaluated on.
+        checkpoint: The episodes of an older checkpoint of the agent.
         progress: Show progress bars.
 
     Returns:
@@ -131,7 +134,14 @@ def video(
             raise ConfigError(f"{name} is {value}; expected at least {least}")
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
-        agent, played = _played(path, environment, config, episodes, seed, progress)
+        if config.agent == "control_vae":
+            raise ConfigError(
+                f"{path}: its agent is control_vae, and a video shows what a world model makes of "
+                "what it sees; see how it follows by: pyro-animacy evaluate"
+            )
+        envs = [_watched(environment, config) for _ in range(episodes)]
+        agent: Any = load_agent(path, envs[0], checkpoint)
+        played = _played(envs, agent, seed, progress)
         longest = max(each.episode.sizes["time"] for each in played)
         if context + open_loop > longest:
             raise ConfigError(
@@ -149,20 +159,16 @@ def video(
     return out
 
 
-def _played(
-    path: Path, environment: str, config: ActConfig, episodes: int, seed: int, progress: bool
-) -> tuple[Agent, list[Played]]:
-    """The agent, and episodes of it without exploration."""
-    envs = [_watched(environment, config) for _ in range(episodes)]
-    agent = load_agent(path, envs[0])
+def _played(envs: list[Any], agent: Agent, seed: int, progress: bool) -> list[Played]:
+    """Episodes of the agent without exploration, one in each environment."""
     with tqdm(desc="play", unit="step", disable=not progress) as bar:
         found = evaluation(
-            iter(envs).__next__, lambda _: agent, episodes, seed=seed,
+            iter(envs).__next__, lambda _: agent, len(envs), seed=seed,
             fps=frames_per_second(envs[0]), each_step=bar.update,
         )  # fmt: skip
     kept = gymnasium.wrappers.RenderCollection
     rendered = [env.render() if isinstance(env, kept) else None for env in envs]
-    return agent, [Played(*each) for each in zip(found, rendered, strict=True)]
+    return [Played(*each) for each in zip(found, rendered, strict=True)]
 
 
 def _watched(environment: str, config: ActConfig) -> Any:
@@ -186,10 +192,8 @@ def reconstruct(guide: WorldModelGuide, batch: EpisodeBatch, draws: int = DRAWS)
         batch: One episode, (T, 1, ...).
         draws: Number of draws of m_0..m_{T-1}.
     """
-    model: WorldModel = guide.model  # type: ignore[assignment]
-    with guide:
-        path = model.follow(_several(batch, draws))
-    return _draws(model, path, draws, len(batch.observed))
+    path = followed(guide, repeated(batch, draws), len(batch.observed))
+    return _draws(guide, path, draws, len(batch.observed))
 
 
 def predict(
@@ -204,15 +208,10 @@ def predict(
         open_loop: K.
         draws: Number of draws.
     """
-    model: WorldModel = guide.model  # type: ignore[assignment]
     parts = _parts(batch, context + open_loop)
-    seen = EpisodeBatch(*(None if x is None else x[:context] for x in parts))  # type: ignore[arg-type]
-    with guide:
-        followed = model.follow(_several(seen, draws))
-    last = Memory(*(x[-1] for x in followed))
-    ahead = model.imagine(last, _times(parts.action[context:], draws))
-    path = Memory(*(torch.cat(both) for both in zip(followed, ahead, strict=True)))
-    return _draws(model, path, draws, len(batch.observed))
+    parts = parts._replace(observation=parts.observation[:context])  # no copies of the others
+    path = followed(guide, repeated(parts, draws), context)
+    return _draws(guide, path, draws, len(batch.observed))
 
 
 def _parts(batch: EpisodeBatch, frames: int) -> EpisodeBatch:
@@ -229,18 +228,9 @@ def _parts(batch: EpisodeBatch, frames: int) -> EpisodeBatch:
     return EpisodeBatch(*map(cut, batch))  # type: ignore[arg-type]
 
 
-def _several(batch: EpisodeBatch, draws: int) -> EpisodeBatch:
-    """The batch ``draws`` times over, side by side."""
-    return EpisodeBatch(*(None if x is None else _times(x, draws) for x in batch))  # type: ignore[arg-type]
-
-
-def _times(x: Tensor, draws: int) -> Tensor:
-    # A view where B is 1: twenty copies of an episode of images would be a gigabyte.
-    return x.unsqueeze(1).expand(-1, draws, *x.shape[1:]).flatten(1, 2)
-
-
-def _draws(model: WorldModel, path: Memory, draws: int, frames: int) -> Draws:
+def _draws(guide: WorldModelGuide, path: Memory, draws: int, frames: int) -> Draws:
     """What a path (L, draws x S, ...) of S parts shows, in the first ``frames`` of S L."""
+    model: WorldModel = guide.model  # type: ignore[assignment]
     path = Memory(*(
         x.unflatten(1, (draws, -1)).permute(1, 2, 0, 3).flatten(1, 2)[:, :frames] for x in path
     ))  # fmt: skip
@@ -248,8 +238,7 @@ def _draws(model: WorldModel, path: Memory, draws: int, frames: int) -> Draws:
     if not model.sight.image:
         return Draws(model.observation(path).base_dist.loc.cpu().numpy(), reward)
     image = model.observation(Memory(*(x[:1] for x in path))).base_dist.loc
-    image = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
-    return Draws(image.cpu().numpy(), reward)
+    return Draws(pixels(image).cpu().numpy(), reward)
 
 
 def _film(

@@ -3,8 +3,9 @@
 - ``best.safetensors``: the parameters with the best validation score; its header holds what is
   needed to build the model again and a digest of the parameters.
 - ``trainer.pt``: parameters, optimiser and counters, loaded with ``weights_only=True``.
-
 - ``baselines.safetensors``: the linear-Gaussian baselines, fitted to the same recordings.
+- ``checkpoints/N/``: with ``train.keep``, the parameters as they were at the evaluation after step
+  (of `act`: episode) N.
 
 All are written to a temporary file and renamed, so that a kill at any moment leaves the last good
 one. Nothing is ever unpickled.
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Set
@@ -35,6 +37,7 @@ FORMAT = 1
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 FILES = WEIGHTS, TRAINER, BASELINES = "best.safetensors", "trainer.pt", "baselines.safetensors"
+KEPT = "checkpoints"  # folder of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,41 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], ModelCard | EpisodeCard
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: not the weights of a pyro-animacy model ({error!r})") from error
     return tensors, card
+
+
+def keep(path: Path, number: int, most: int, save: Callable[[Path], object]) -> None:
+    """Save the parameters of now in ``checkpoints/<number>/`` too, and delete the oldest.
+
+    Args:
+        path: The run's folder.
+        number: The step or episode that they are of.
+        most: How many are kept; 0 for none.
+        save: Writes them into a folder.
+    """
+    if not most:
+        return
+    save(path / KEPT / str(number))
+    for old in kept(path)[:-most]:
+        shutil.rmtree(path / KEPT / str(old), ignore_errors=True)
+
+
+def kept(path: Path) -> list[int]:
+    """The steps or episodes of which a run has older checkpoints, in order."""
+    return sorted(int(one.name) for one in (path / KEPT).glob("*") if one.name.isdecimal())
+
+
+def folder(path: Path, checkpoint: int | None) -> Path:
+    """Where a run's parameters are: its own folder, or that of an older checkpoint.
+
+    Raises:
+        RunError: If there is no such checkpoint; the message names those there are.
+    """
+    if checkpoint is None:
+        return path
+    if checkpoint not in (there := kept(path)):
+        has = f"it has {', '.join(map(str, there))}" if there else "it has none (--train.keep 0)"
+        raise RunError(f"{path}: has no checkpoint {checkpoint}; {has}")
+    return path / KEPT / str(checkpoint)
 
 
 def save_baselines(path: Path, baselines: dict[str, LinearAutoregression]) -> None:

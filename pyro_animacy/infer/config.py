@@ -17,6 +17,7 @@ from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.scene import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
+from pyro_animacy.models.world_model import WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class UpdateConfig:
         seed: Seeds the split, the initial parameters, the batches and all noise.
         device: Where to train, as torch names it.
         tensorboard: Also write the metrics for TensorBoard (extra ``tensorboard``).
+        keep: Older checkpoints kept, the parameters as they were at the last so many evaluations
+            (``checkpoints/<step or episode>/``, see `Run.load`); 0 for none.
     """
 
     batch_size: int = 512
@@ -59,6 +62,7 @@ class UpdateConfig:
     seed: int = 0
     device: str = "cpu"
     tensorboard: bool = False
+    keep: int = 0
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -72,8 +76,11 @@ class UpdateConfig:
         for name in ("learning_rate", "epsilon", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it positive")
-        if self.seed < 0:
-            raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
+        for name in ("seed", "keep"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}; expected it not negative"
+                )
         if not self.weight_decay >= 0:
             raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
         if not self.free_nats >= 0:
@@ -206,6 +213,12 @@ class FitConfig:
         model, distance = self.model, self.train.overshooting.distance
         if distance == 1:
             return
+        if isinstance(model, WorldModelConfig) and not model.latent_size:
+            raise ConfigError(
+                "train.overshooting asks what was expected of frames before they were seen, and "
+                "with model.latent_size 0 none is ever seen: all are predicted in open loop "
+                "already; leave it out, or give a latent_size"
+            )
         remembers = isinstance(model, DynamicsConfig) and model.latent_size > 0
         if not remembers or getattr(model, "roll_out", "teacher_forced") != "teacher_forced":
             raise ConfigError(

@@ -66,7 +66,7 @@ class EpisodeSource:
         if isinstance(model, AgentControlVAEConfig):
             sight = acted(sight)
             if model.action_spread is None:
-                model = dataclasses.replace(model, action_spread=_action_spread(self.fit_part))
+                model = dataclasses.replace(model, action_spread=action_spread(self.fit_part))
         self.card = EpisodeCard(
             model=config.family, config=dataclasses.asdict(model), sight=sight,
             fps=float(dataset.attrs.get("fps", 1.0)),
@@ -158,7 +158,7 @@ def given_frames(model: Any) -> int:
     return getattr(model, "given", 0)
 
 
-def _action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
+def action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
     """Standard deviation of each control over what was done; 1 where it never changes."""
     done = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None] - 1
     action = dataset["action"].to_numpy()[done].astype(np.float64)

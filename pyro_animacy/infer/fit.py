@@ -5,6 +5,7 @@ Under `torchrun` the processes fit one model together; the first of them writes.
 
 import dataclasses
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +42,7 @@ def fit(
             episodes in that of `pyro_animacy.data.episodes`.
         config: Options; the preset ``small`` by default.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``,
-            ``trainer.pt``, ``summary.json``.
+            ``trainer.pt``, ``summary.json``; with ``train.keep`` ``checkpoints/``.
         overwrite: Replace a folder that exists.
         data: Where the recordings come from, kept in ``config.yaml`` so that they can be read
             again (`Run.recordings`): the arguments of `read_trajectories`.
@@ -137,6 +138,8 @@ def make_folder(path: Path, overwrite: bool) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for name in (*checkpoint.FILES, CONFIG, METRICS, SUMMARY):  # what else is there stays
             (path / name).unlink(missing_ok=True)
+        if (path / checkpoint.KEPT).exists():
+            shutil.rmtree(path / checkpoint.KEPT)
         for events in (path / BOARD).glob("events.out.tfevents.*"):
             events.unlink()  # or TensorBoard draws both runs as one
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every training loop needs: an optimiser, streams of random numbers, signals, a board."""
+"""What every training loop needs: loss and optimiser of its options, random numbers, signals."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer.config import UpdateConfig
+from pyro_animacy.infer.elbo import ScaledELBO
 
 BOARD = "tensorboard"  # folder of a run
+SAVE_EVERY = 30.0  # seconds
+# Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
+TRACED_FROM, TRACED_TO = 1000, 64
 
 
 class Interrupted(AnimacyError):  # noqa: N818
@@ -25,10 +29,50 @@ class Interrupted(AnimacyError):  # noqa: N818
         self.signal = signal_number
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], options: UpdateConfig
-) -> torch.optim.Optimizer:
-    """The optimiser that the options name, with decoupled weight decay."""
+def make_elbo(options: UpdateConfig) -> ScaledELBO:
+    """The loss that the options name; its KL weight and scale are set at every update."""
+    o = options
+    return ScaledELBO(
+        free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
+        overshooting=o.overshooting if o.overshooting.distance > 1 else None,
+    )  # fmt: skip
+
+
+def worth_tracing(options: UpdateConfig, updates: int) -> bool:
+    """Whether an update is to be recorded, of so many in all.
+
+    By the options alone: a run that is resumed takes the same steps, to the last digit.
+    """
+    return updates >= TRACED_FROM and options.window <= TRACED_TO
+
+
+def clip(parameters: Iterable[nn.Parameter], loss: Tensor, options: UpdateConfig) -> str:
+    """Clip the gradient of a loss; returns what is wrong where either is not finite, else ""."""
+    norm = nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return ""
+    return f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
+
+
+def diverged(where: str, what: str, kept: str = "") -> RunError:
+    """The error to raise where training went astray, and what to do.
+
+    Args:
+        where: The update.
+        what: What is not a number.
+        kept: What is on the disk.
+    """
+    mend = "lower train.learning_rate or train.clip_norm"
+    return RunError(f"{where}: {what}; {mend}" + (f" ({kept})" if kept else ""))
+
+
+def make_optimizer(parameters: Iterable[Any], options: UpdateConfig) -> torch.optim.Optimizer:
+    """The optimiser that the options name, with decoupled weight decay.
+
+    Args:
+        parameters: What it moves; or groups of it as torch has them, to give rates of their own.
+        options: The options.
+    """
     o, parameters = options, list(parameters)
     if o.optimizer == "radam":
         return torch.optim.RAdam(

@@ -38,6 +38,7 @@ from pyro_animacy.infer.run import Run
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, recorded
 from pyro_animacy.models.image_vae import ImageVAE
 from pyro_animacy.models.program import Memory
+from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
 
 Act = Literal["policy", "recorded"]
 CONTEXT = 5  # frames given before a forecast, as in PlaNet's video predictions
@@ -110,7 +111,7 @@ def predict_episodes(
         for these, rows in _chunks(draws, len(usable), frames, progress):
             several = these.stop - these.start
             batch = windows.batch(torch.arange(rows.start, rows.stop))
-            batch = _repeated(batch.to(parameter.device, parameter.dtype), several)
+            batch = repeated(batch.to(parameter.device, parameter.dtype), several)
             for name, values in draw(run, batch, mode, given).items():
                 made[name][these, rows] = _by_draw(values, several)
     latent = made.pop("latent", None)
@@ -185,33 +186,44 @@ def _draw_images(run: Run, batch: EpisodeBatch, mode: Mode, _: int) -> dict[str,
     """Z ~ q(z | x) or z ~ p(z) of every frame by itself, decoded."""
     if mode == "generate":
         z = run.model.prior(*batch.observed.shape).sample()
-        return {"image": _pixels(run.model.decoder(z))}
+        return {"image": pixels(run.model.decoder(z))}
     guide: Any = run.guide
     z = guide.encode(batch.observation).sample()
-    return {"image": _pixels(run.model.decoder(z)), "latent": z}
+    return {"image": pixels(run.model.decoder(z)), "latent": z}
 
 
 def _draw_world(run: Run, batch: EpisodeBatch, mode: Mode, context: int) -> dict[str, Tensor]:
     """Follow the frames given by the guide, all of them to reconstruct, and roll the prior on."""
     model, sight = run.model, run.card.sight
-    T, B = batch.observed.shape
-    seen = T if mode == "reconstruct" else context
-    parts, memory = [], model.start((B,))
-    if seen:
-        with run.guide:
-            followed = model.follow(EpisodeBatch(*_first(batch, seen)))
-        parts.append(followed)
-        memory = Memory(*(x[-1] for x in followed))
-    if seen < T:
-        parts.append(model.imagine(memory, batch.action[seen:]))
-    path = Memory(*(torch.cat(both) for both in zip(*parts, strict=True)))
+    guide: Any = run.guide
+    path = followed(guide, batch, len(batch.observed) if mode == "reconstruct" else context)
     mean = model.observation(path).base_dist.loc
-    drawn = {"image": _pixels(mean)} if sight.image else {"observation": mean}
+    drawn = {"image": pixels(mean)} if sight.image else {"observation": mean}
     if sight.reward:
         drawn["reward"] = model.rewarded(path).loc
     if mode == "reconstruct" and model.latent_size:
         drawn["latent"] = path.latent
     return drawn
+
+
+def followed(guide: WorldModelGuide, batch: EpisodeBatch, seen: int) -> Memory:
+    """A draw of m_0 .. m_{T-1}: by the guide while frames are seen, then by the prior (open loop).
+
+    Args:
+        guide: Of a world model.
+        batch: (T, B, ...); what it observed is looked at in the first frames alone.
+        seen: How many of them; the others are under the recorded actions.
+    """
+    model: WorldModel = guide.model  # type: ignore[assignment]
+    T, B = batch.action.shape[:2]
+    parts, memory = [], model.start((B,))
+    if seen:
+        with guide:
+            parts.append(model.follow(EpisodeBatch(*_first(batch, seen))))
+        memory = Memory(*(x[-1] for x in parts[0]))
+    if seen < T:
+        parts.append(model.imagine(memory, batch.action[seen:]))
+    return Memory(*(torch.cat(both) for both in zip(*parts, strict=True)))
 
 
 def _draw_acts(run: Run, batch: EpisodeBatch, mode: Mode, context: int) -> dict[str, Tensor]:
@@ -248,10 +260,14 @@ def _first(batch: EpisodeBatch, frames: int) -> list[Any]:
     return [None if x is None else x[:frames] for x in batch]
 
 
-def _repeated(batch: EpisodeBatch, several: int) -> EpisodeBatch:
-    """The batch ``several`` times over, side by side."""
+def repeated(batch: EpisodeBatch, draws: int) -> EpisodeBatch:
+    """The batch ``draws`` times over, side by side.
+
+    A view where B is 1: twenty copies of an episode of images would be a gigabyte.
+    """
     parts: list[Any] = [
-        None if x is None else x.repeat(1, several, *[1] * (x.dim() - 2)) for x in batch
+        None if x is None else x.unsqueeze(1).expand(-1, draws, *x.shape[1:]).flatten(1, 2)
+        for x in batch
     ]
     return EpisodeBatch(*parts)
 
@@ -261,7 +277,7 @@ def _by_draw(x: Tensor, several: int) -> npt.NDArray:
     return x.unflatten(1, (several, -1)).movedim(0, 2).cpu().numpy()
 
 
-def _pixels(image: Tensor) -> Tensor:
+def pixels(image: Tensor) -> Tensor:
     """Images (..., channels, height, width) of [0, 1] as uint8 (..., height, width, channels)."""
     return (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
 

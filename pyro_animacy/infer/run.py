@@ -14,8 +14,7 @@ from torch import nn
 
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
-from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import EpisodeCard, ModelCard
+from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said
 from pyro_animacy.infer.recordings import HOW_READ, read_data
 from pyro_animacy.models import FAMILIES
@@ -38,7 +37,8 @@ class Run:
         card: How the model was built: options, scale, bodies (`ModelCard`); of episodes, what
             there is to see (`EpisodeCard`).
         settings: ``config.yaml``: every option, the data's source, versions and seed.
-        summary: ``summary.json``, or empty before the fit has ended.
+        summary: ``summary.json``; empty before the fit has ended, and of an older checkpoint.
+        checkpoint: The step or episode of an older checkpoint that was loaded, or None.
     """
 
     path: Path
@@ -47,24 +47,32 @@ class Run:
     card: Any
     settings: dict[str, Any]
     summary: dict[str, Any]
+    checkpoint: int | None = None
 
     def __repr__(self) -> str:
         episodes = isinstance(self.card, EpisodeCard)
         of = "episodes" if episodes else _some(self.card.bodies)
-        return f"<Run {self.path}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
+        at = "" if self.checkpoint is None else f" at {self.checkpoint}"
+        return f"<Run {self.path}{at}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Run":
+    def load(cls, path: str | Path, checkpoint: int | None = None) -> "Run":
         """Load a run from its folder.
 
+        Args:
+            path: The folder.
+            checkpoint: The step (of `act`: episodes) of an older checkpoint, of a run with
+                ``train.keep``; by default the best or last parameters.
+
         Raises:
-            RunError: If the folder is missing, or a file in it is missing, damaged, altered or of
-                a later version.
+            RunError: If the folder or the checkpoint is missing, or a file in it is missing,
+                damaged, altered or of a later version.
         """
         path = Path(path)
         if not path.is_dir():
             raise RunError(f"{path}: no such run folder; give the folder that `fit --out` made")
-        tensors, card = checkpoint.load_weights(path / checkpoint.WEIGHTS)
+        weights = folder(path, checkpoint) / WEIGHTS
+        tensors, card = load_weights(weights)
         with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
             model, guide = build(card)
         try:
@@ -72,12 +80,13 @@ class Run:
         except RuntimeError as error:
             first = " ".join(str(error).split())[:200]
             raise RunError(
-                f"{path / checkpoint.WEIGHTS}: does not fit the {card.model} it describes ({first})"
+                f"{weights}: does not fit the {card.model} it describes ({first})"
             ) from error
         return cls(
             path=path, model=model, guide=guide, card=card,
             settings=read_settings(path),
-            summary=_read_summary(path / SUMMARY),
+            summary=_read_summary(path / SUMMARY) if checkpoint is None else {},
+            checkpoint=checkpoint,
         )  # fmt: skip
 
     def metrics(self) -> list[dict[str, Any]]:

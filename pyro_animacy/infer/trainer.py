@@ -32,12 +32,17 @@ from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.episodes import EpisodeSource
 from pyro_animacy.infer.loop import (
+    SAVE_EVERY,
     Interrupted,
+    clip,
+    diverged,
+    make_elbo,
     make_optimizer,
     signals,
     stream,
     summary_writer,
     tensorboard,
+    worth_tracing,
 )
 from pyro_animacy.infer.run import METRICS, build, pick_device
 from pyro_animacy.infer.schedules import learning_rate
@@ -49,9 +54,6 @@ from pyro_animacy.nets import Stack
 from pyro_animacy.sets import SetNetwork
 
 LOG_EVERY = 10  # updates
-SAVE_EVERY = 30.0  # seconds
-# Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
-TRACED_FROM, TRACED_TO = 1000, 64
 FEEDFORWARD = (Stack, SetNetwork, ImageEncoder, ImageDecoder)
 # Those of keypoints are places, which eight bits are too few for.
 NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRUCell, nn.GRU)
@@ -123,12 +125,7 @@ class Trainer:
             LostProcess: If another process is gone; what the last update left is saved.
         """
         o = self.options
-        elbo = ScaledELBO(
-            free_nats=o.free_nats, free_nats_of=o.free_nats_of, kl_balance=o.kl_balance,
-            overshooting=o.overshooting if o.overshooting.distance > 1 else None,
-        )  # fmt: skip
-        # by the options alone: a run that is resumed takes the same steps, to the last digit
-        traced = o.steps >= TRACED_FROM and o.window <= TRACED_TO
+        elbo, traced = make_elbo(o), worth_tracing(o, o.steps)
         gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
         batches = self.source.batches(map(self._drawn, range(self.step, o.steps)))
@@ -195,20 +192,15 @@ class Trainer:
             group["lr"] = rate
         loss = gradient(batch)
         processes.add_up(self.modules, [loss, *elbo.terms.values()])
-        norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise self._diverged(
-                f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
-            )
+        if wrong := clip(self.modules.parameters(), loss, o):
+            raise self._diverged(wrong)
         self.optimizer.step()
         return loss
 
     def _diverged(self, what: str) -> RunError:
         saved = (self.path / checkpoint.TRAINER).is_file()
         kept = f"the last good checkpoint is kept in {self.path}" if saved else "nothing was saved"
-        return RunError(
-            f"step {self.step}: {what}; lower train.learning_rate or train.clip_norm ({kept})"
-        )
+        return diverged(f"step {self.step}", what, kept)
 
     def _patience_spent(self) -> bool:
         return self.options.patience is not None and self.stale >= self.options.patience
@@ -234,13 +226,17 @@ class Trainer:
         self.last = self.source.validate(self.guide)
         if not math.isfinite(self.last):
             raise self._diverged(f"the validation score is {self.last}")
+        checkpoint.keep(self.path, self.step, self.options.keep, self._save_weights)
         if self.last > self.best or self.best == -np.inf or self.options.patience is None:
             self.best, self.stale = self.last, 0
-            path = self.path / checkpoint.WEIGHTS
-            checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
+            self._save_weights(self.path)
         else:
             self.stale += 1
         return {"validation_nats_per_step": self.last}
+
+    def _save_weights(self, folder: Path) -> None:
+        path = folder / checkpoint.WEIGHTS
+        checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
 
     @contextmanager
     def _saved_if_lost(self) -> Iterator[None]:

@@ -16,8 +16,9 @@ Teacher forced, every step from the recording, the program is a true bound:
     log p(s~_{1..T}, a~_{0..T-1} | s~_0)
         >= E_q sum_t [ log pi(a~_t | s~_t, z_t) + log p(s~_{t+1} | s~_t, a~_t) - KL(q || p) ]
 
-In closed loop it is the paper's Algorithm 1, which trains the two parts by two sums, each of which
-leaves the other's parameters alone (K is ``transition_steps``, and k its last multiple up to t):
+In closed loop it is what the paper's Algorithm 1 minimises (`pyro_animacy.acting.tracking` collects
+as it does): two parts by two sums, each of which leaves the other's parameters alone (K is
+``transition_steps``, and k its last multiple up to t):
 
     policy       sum_t gamma^t { |s~_{t+1} - s_{t+1}|^2 + w_a E|a_t|^2 + beta KL_t },
                  a_t ~ pi, s_{t+1} = s_t + omega(s_t, a_t) from s_0 = s~_0, with omega a constant
@@ -80,7 +81,7 @@ class AgentControlVAEConfig:
         policy_scale: Fixed standard deviation of the policy, in those of each control, or null to
             learn it (teacher forced only).
         roll_out: ``teacher_forced`` takes every step from the recording, a true bound;
-            ``closed_loop`` feeds the model's own state back, the paper's Algorithm 1.
+            ``closed_loop`` feeds the model's own state back, as the paper's Algorithm 1.
         transition_steps: K, recorded actions over which the transition is rolled on from a recorded
             state while it is trained; of ``closed_loop``.
         action_cost: w_a, weight of the expected squared action; of ``closed_loop``.
@@ -216,12 +217,20 @@ class AgentControlVAE(nn.Module):
         """p(s_{t+1} | s_t, a_t), a diagonal Gaussian over (..., F) in the data's units."""
         return normal(self.after(state, action), self.spread * self.scale)
 
-    def forward(self, batch: EpisodeBatch, *, score: bool = False) -> None:
+    def forward(
+        self,
+        batch: EpisodeBatch,
+        *,
+        score: bool = False,
+        only: Literal["policy", "transition"] | None = None,
+    ) -> None:
         """Declare the joint density of latents, actions and states.
 
         Args:
             batch: Windows of T + 1 frames.
             score: Declare the true bound whatever the options: teacher forced.
+            only: Of Algorithm 1, declare one of its two sums alone, where each has its own windows
+                (`pyro_animacy.acting.tracking`). The policy's asks for no actions.
 
         Raises:
             DataError: If windows have a single frame.
@@ -230,8 +239,10 @@ class AgentControlVAE(nn.Module):
         steps = recorded(batch)
         if score or self.config.roll_out == "teacher_forced":
             self._bound(steps)
-        else:
+            return
+        if only != "transition":
             self._track(steps)
+        if only != "policy":
             self._open_loop(steps)
 
     def _bound(self, steps: Steps) -> None:

@@ -42,6 +42,7 @@ from pyro_animacy.models.categorical import categorical
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, Overshooting
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import (
+    ACTIVATIONS,
     LearnedNormal,
     PolicyNormal,
     ResidualNormal,
@@ -63,7 +64,8 @@ class DynamicsConfig:
         unimix: Share of the uniform distribution in the probabilities of classes (Hafner et al.,
             Mastering Diverse Domains through World Models, 2023), so that no KL is infinite.
         least_scale: Least standard deviation of the prior.
-        prior: Sizes of the network of p(z_t | h_t).
+        prior: Sizes of the network of p(z_t | h_t); its activation is also that of the layer before
+            the GRU.
         posterior: Sizes of the network of q(z_t | h_t, o_t).
     """
 
@@ -138,7 +140,7 @@ class Dynamics(nn.Module):
         embed, gru = self.embed, self.recurrence
         if embed is not None and gru is not None:  # as functions: a module's call costs more
             x = F.linear(belief.flatten(0, -2), embed.weight, embed.bias)
-            x = F.elu(x, inplace=True)  # of no view, whose gradient would be copied
+            x = ACTIVATIONS[self.config.prior.activation](x)
             weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
             h = torch.gru_cell(x, h.flatten(0, -2), *weights).view(h.shape)
             belief = torch.cat([h, u], -1) if self.direct else h

@@ -14,8 +14,10 @@
        v    /   v       /                           the sample of the *posterior* is rolled on; at
     z_{t-1}    z_t ----+                            a frame that was not observed, the prior's
 
-The dynamics are those of `pyro_animacy.models.state_space`: ``latent_size`` 0 gives the
-deterministic model, ``memory_size`` 0 the stochastic one, ``classes`` one-hot latents. The bound:
+The dynamics are those of `pyro_animacy.models.state_space`: ``memory_size`` 0 gives PlaNet's
+stochastic model, ``classes`` one-hot latents. With ``latent_size`` 0 the actions alone decide h_t:
+nothing that is observed enters it, and the model foresees the mean of all episodes under these
+actions. (PlaNet's deterministic model, figure 2a, infers its state from what it sees.) The bound:
 
     ELBO = E_q sum_t [ log p(o_t|h_t,z_t) + w_r log p(r_t|h_t,z_t) + log p(c_t|h_t,z_t)
                        - KL( q(z_t|h_t,o_t) || p(z_t|h_t) ) ]
@@ -51,7 +53,7 @@ from pyro_animacy.models.program import (
     no_memory,
 )
 from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
-from pyro_animacy.nets import Stack, StackConfig
+from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig
 
 ROWS = 2**10  # rewards in one call, of those imagined
 LEAST_SCALE = 1e-3  # of a learned sigma, in standard deviations of the data or ranges of a pixel
@@ -339,4 +341,5 @@ class WorldModelGuide(DynamicsGuide):
         model: WorldModel = self.model  # type: ignore[assignment]
         if model.sight.image:
             return self.encoder((observation - (model.mean + 0.5)) / model.spread)
-        return F.elu(self.encoder((observation - model.mean) / model.spread), inplace=True)
+        features = self.encoder((observation - model.mean) / model.spread)
+        return ACTIVATIONS[model.config.encoder.activation](features)
