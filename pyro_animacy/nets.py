@@ -22,7 +22,10 @@ Activation = Literal["elu", "relu", "silu"]
 
 
 def _in_place(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """Of an affine map's output, which nobody else reads; a view's gradient would be copied so."""
+    """Apply in place, since nobody else reads an affine map's output.
+
+    Not to a view, whose gradient autograd would copy.
+    """
     return function(x, inplace=not x._is_view())
 
 

@@ -113,7 +113,10 @@ class Overshooting:
 
 
 def all_true(mask: Tensor) -> bool:
-    """Whether all are true. Not asked while a step is recorded, which must do for any mask."""
+    """Whether all are true.
+
+    False while a step is being traced, since the trace must hold for any mask.
+    """
     return get_proxy_mode() is None and bool(mask.all())
 
 

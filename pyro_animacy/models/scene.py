@@ -257,7 +257,6 @@ class SceneModel(nn.Module):
         actions: list[Tensor],
         steps: int,
         recording: tuple[Tensor, Tensor] | None = None,
-        memory: Memory | None = None,
     ) -> RollOut:
         """Run the step program in closed loop: s_{t+1} = s_t + a_t, a_t ~ pi, z_t ~ p or a guide.
 
@@ -268,10 +267,9 @@ class SceneModel(nn.Module):
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             steps: Number of steps T.
             recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
-            memory: m before the first step; that of `start` by default.
         """
         found = RollOut([], [], [], [])
-        for step in self.rolling(state, actions, steps, recording, memory):
+        for step in self.rolling(state, actions, steps, recording):
             for kept, one in zip(found, step, strict=True):
                 kept.append(one)
         return found
@@ -284,7 +282,11 @@ class SceneModel(nn.Module):
         recording: tuple[Tensor, Tensor] | None = None,
         memory: Memory | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Independent, Tensor]]:
-        """`roll_out` step by step: s_{t+1}, a_t, its policy, and z_t, kept by who asks for them."""
+        """Run `roll_out` step by step, yielding s_{t+1}, a_t, its policy and z_t.
+
+        The caller keeps what it needs. ``memory`` is m before the first step, that of `start` by
+        default; all else is as in `roll_out`.
+        """
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
