@@ -35,7 +35,8 @@ class UpdateConfig:
         free_nats: Nats of KL a step, summed over the latent's dimensions, that cost nothing.
         free_nats_of: Clip the KL of each ``step`` (PlaNet), or the ``mean`` over all (Dreamer).
         kl_balance: alpha of alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)), which moves the
-            prior faster than the posterior (DreamerV2: 0.8); null for the plain KL.
+            prior faster than the posterior (DreamerV2: 0.8), and by the KL alone; null for the
+            plain KL.
         overshooting: What is asked of steps further ahead, of state-space models.
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
         seed: Seeds the split, the initial parameters, the batches and all noise.

@@ -2,7 +2,8 @@
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.densities import stop_gradient
 
 
 class Memory(NamedTuple):
@@ -159,6 +161,7 @@ class MessengerGuide(GuideMessenger, nn.Module):
         nn.Module.__init__(self)
         GuideMessenger.__init__(self, model)
         self._evidence: Any = None
+        self._prior_held = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the model under this guide; returns the value of every sample site by name."""
@@ -176,7 +179,23 @@ class MessengerGuide(GuideMessenger, nn.Module):
 
     def get_posterior(self, name: str, prior: TorchDistributionMixin) -> TorchDistributionMixin:
         """Return the posterior of the site ``name`` whose prior the model has just declared."""
-        return prior if self._evidence is None else self.posterior(prior, self._evidence)
+        if self._evidence is None:
+            return prior
+        held = stop_gradient(prior) if self._prior_held else None
+        return self.posterior(prior if held is None else held, self._evidence)
+
+    @contextmanager
+    def prior_held(self) -> Iterator[None]:
+        """Within, what `posterior` shifts is the prior as a constant, sg(p).
+
+        The values are the same. The prior's parameters then learn nothing by the posterior or by
+        what is drawn from it, only by a KL in which the prior stands itself.
+        """
+        self._prior_held = True
+        try:
+            yield
+        finally:
+            self._prior_held = False
 
     @abstractmethod
     def posterior(self, prior: TorchDistributionMixin, evidence: Any) -> TorchDistributionMixin:

@@ -39,16 +39,10 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.categorical import categorical
+from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, Overshooting
 from pyro_animacy.models.scene import SceneConfig, SceneModel
-from pyro_animacy.nets import (
-    LearnedNormal,
-    PolicyNormal,
-    ResidualNormal,
-    Stack,
-    StackConfig,
-    normal,
-)
+from pyro_animacy.nets import LearnedNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 
 
 @dataclass(frozen=True)
@@ -256,14 +250,8 @@ class DynamicsGuide(MessengerGuide):
 
     def _answered(self, steps: range) -> TorchDistributionMixin:
         """The posteriors of some steps as one, (steps, B), detached."""
-        answers = [self.trace.nodes[f"latent_{t}"]["fn"].base_dist for t in steps]
-        if self.classes is None:
-            loc, scale = (
-                torch.stack([getattr(q, name) for q in answers]).detach()
-                for name in ("loc", "scale")
-            )
-            return normal(loc, scale)
-        return categorical(torch.stack([q.logits for q in answers]).detach())
+        answers = [self.trace.nodes[f"latent_{t}"]["fn"] for t in steps]
+        return rebuilt(answers, lambda parameters: torch.stack(parameters).detach())
 
 
 @dataclass(frozen=True)
