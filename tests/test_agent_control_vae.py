@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from helpers import assert_same
 from plain_pytorch import gaussian_kl, mlp
 from test_episode_runs import agent, film
 from torch.nn import functional as F  # noqa: N812
@@ -27,6 +29,7 @@ from pyro_animacy import (
 from pyro_animacy.cli import main
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, save_episodes
+from pyro_animacy.infer.checkpoint import load_weights, save_weights
 from pyro_animacy.infer.episodes import elbo_per_frame
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import split_episodes
@@ -37,8 +40,11 @@ from pyro_animacy.nets import StackConfig
 DOUBLE = torch.float64
 T, B, S, A, Z = 6, 4, 3, 2, 5  # T steps, T + 1 frames
 NET = StackConfig(hidden=8, layers=2)
-SIGHT = Sight((S,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True)
 UNIT = (0.5, 4.0)
+SIGHT = Sight(
+    (S,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True,
+    action_spread=UNIT,
+)  # fmt: skip
 CLOSED = {
     "roll_out": "closed_loop", "policy_scale": 0.05, "discount": 0.9, "action_cost": 0.3,
     "transition_steps": 4,
@@ -49,8 +55,7 @@ TIED = {"policy_scale": 0.2, "posterior_scale": "prior"}
 def pair(sight=SIGHT, seed=0, net=NET, **options):
     nets = dict.fromkeys(("prior", "posterior", "policy", "transition"), net)
     torch.manual_seed(seed)
-    sizes = {"latent_size": Z, "action_spread": UNIT}
-    model = AgentControlVAE(AgentControlVAEConfig(**{**sizes, **nets, **options}), sight)
+    model = AgentControlVAE(AgentControlVAEConfig(**{"latent_size": Z, **nets, **options}), sight)
     return model.double(), AgentControlVAEGuide(model).double()
 
 
@@ -147,7 +152,7 @@ def closed_loop(model, guide, batch, noise):
     """Algorithm 1: the policy's sum, whose transition is a constant, and the transition's own."""
     c = model.config
     # another model of the same parameters, of which nobody asks the gradient
-    frozen, _ = pair(action_spread=UNIT, **CLOSED)
+    frozen, _ = pair(**CLOSED)
     frozen.load_state_dict(model.state_dict())
     terms = dict.fromkeys(("reconstruction", "action_cost", "latent", "transition"), 0.0)
     x, a = batch.observation, batch.action
@@ -250,7 +255,7 @@ def test_controls_in_other_units_are_the_same_model():
     factor, batch = 1024.0, batch_of()
     losses = []
     for c in (1.0, factor):
-        model, guide = pair(action_spread=tuple(c * u for u in UNIT))
+        model, guide = pair(SIGHT._replace(action_spread=tuple(c * u for u in UNIT)))
         torch.manual_seed(0)
         scaled = batch._replace(action=c * batch.action)
         losses.append(ScaledELBO().loss(model, guide, scaled))
@@ -489,7 +494,7 @@ def test_a_loaded_run_is_the_same_model(run, file, tmp_path):
     data = agent()
     done = np.arange(14) < run_fit_part(run, data)["length"].to_numpy()[:, None] - 1
     spread = run_fit_part(run, data)["action"].to_numpy()[done].astype(float).std(0)
-    assert run.card.config["action_spread"] == pytest.approx(spread, rel=1e-6)
+    assert run.card.sight.action_spread == pytest.approx(spread, rel=1e-6)
     frames = run.settings["train"]["window"]
     found = elbo_per_frame(run.guide, EpisodeWindows(run.heldout(data), frames), most=2048)[0]
     assert found == run.summary["heldout_elbo_per_frame"]
@@ -499,6 +504,19 @@ def test_a_loaded_run_is_the_same_model(run, file, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(
         again.model.parameters(), run.model.parameters(), strict=True
     ))  # fmt: skip
+
+
+def test_a_run_that_has_the_spread_among_its_options_loads(run, tmp_path):
+    """As earlier versions wrote it; the spread itself is with the parameters."""
+    copied = shutil.copytree(run.path, tmp_path / "run")
+    tensors, card = load_weights(copied / "best.safetensors")
+    options = {**card.config, "action_spread": list(card.sight.action_spread)}
+    old = dataclasses.replace(card, config=options, sight=tuple(card.sight)[:-1])
+    save_weights(copied / "best.safetensors", tensors, old)
+    loaded = Run.load(copied)
+    assert torch.equal(loaded.model.action_spread, run.model.action_spread)
+    assert loaded.model.action_spread != 1
+    assert_same(loaded.model.state_dict(), run.model.state_dict())
 
 
 def run_fit_part(run, data):
@@ -591,8 +609,6 @@ def test_images_and_episodes_without_actions_are_refused(refused, tmp_path):
         ({"action_cost": 0.1}, "closed_loop"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "action_cost": -1.0}, "action_cost"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "discount": 1.5}, "discount"),
-        ({"action_spread": (1.0, 0.0)}, "action_spread"),
-        ({"action_spread": (1.0, 1.0, 1.0)}, "3 numbers for 2 controls"),
     ],
 )
 def test_options_that_cannot_be_used(options, words):

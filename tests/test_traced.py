@@ -161,7 +161,7 @@ def test_a_fused_optimiser_moves_convolutions_as_the_program_does(family):
     for way in (False, True):
         torch.manual_seed(0)
         if family == "image_vae":
-            model: Any = ImageVAE(ImageVAEConfig(latent_size=2, height=46, width=46))
+            model: Any = ImageVAE(ImageVAEConfig(latent_size=2), Sight((3, 46, 46)))
             guide: Any = ImageVAEGuide(model)
         else:
             nets = dict.fromkeys(("prior", "posterior", "reward"), SMALL_NET)

@@ -85,8 +85,6 @@ class AgentControlVAEConfig:
             state while it is trained; of ``closed_loop``.
         action_cost: w_a, weight of the expected squared action; of ``closed_loop``.
         discount: gamma, the weight of step t is gamma^t; of ``closed_loop``.
-        action_spread: Standard deviation of each control, the unit in which networks see and give
-            it; null measures it in the training part, and is 1 without one.
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
         policy: Sizes of the network of pi.
@@ -101,7 +99,6 @@ class AgentControlVAEConfig:
     transition_steps: int = 8
     action_cost: float = 0.0
     discount: float = 1.0
-    action_spread: tuple[float, ...] | None = None
     prior: StackConfig = field(default_factory=StackConfig)
     posterior: StackConfig = field(default_factory=StackConfig)
     policy: StackConfig = field(default_factory=StackConfig)
@@ -120,7 +117,6 @@ class AgentControlVAEConfig:
             ("transition_steps", self.transition_steps >= 1, "at least 1"),
             ("action_cost", self.action_cost >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
-            ("action_spread", min(self.action_spread or (1.0,)) > 0, "positive"),
         ):
             if not good:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
@@ -157,9 +153,11 @@ class AgentControlVAE(nn.Module):
 
     Args:
         config: The options.
-        sight: What there is to see: vectors, and actions.
+        sight: What there is to see: vectors, and actions, whose spread is the unit that networks
+            see and give them in.
 
     Attributes:
+        latent_size: Numbers in z_t.
         given: First frames of a window that are conditioned on: the bound is of the others.
 
     Raises:
@@ -176,12 +174,9 @@ class AgentControlVAE(nn.Module):
         self.config, self.sight = config, acted(sight)
         self.latent_size = Z = config.latent_size
         (S,), A = sight.shape, sight.actions
-        unit = config.action_spread or (1.0,) * A
-        if len(unit) != A:
-            raise ConfigError(f"model.action_spread has {len(unit)} numbers for {A} controls")
         self.register_buffer("mean", torch.tensor(sight.mean))
         self.register_buffer("spread", torch.tensor(sight.spread))
-        self.register_buffer("action_spread", torch.tensor(unit))
+        self.register_buffer("action_spread", torch.tensor(sight.action_spread or (1.0,) * A))
         self.chooses = FixedScaleNormal(Stack(S, Z, config.prior), config.latent_scale)
         self.acts = PolicyNormal(
             S, Z, A, config.policy, scale=config.policy_scale, floor=LEAST_SCALE,

@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -121,6 +121,7 @@ class Sight(NamedTuple):
         reward: Whether there are rewards.
         continuation: Whether episodes say that they ended.
         reward_spread: Standard deviation of the rewards, positive.
+        action_spread: Standard deviation of each control, positive; empty for 1.
     """
 
     shape: tuple[int, ...]
@@ -130,6 +131,7 @@ class Sight(NamedTuple):
     reward: bool = False
     continuation: bool = False
     reward_spread: float = 1.0
+    action_spread: tuple[float, ...] = ()
 
     @property
     def image(self) -> bool:
@@ -143,8 +145,12 @@ class WorldModel(nn.Module):
     Args:
         config: The options.
         sight: What there is to see.
+
+    Attributes:
+        given: First frames of a window that are conditioned on: none.
     """
 
+    given: ClassVar[int] = 0
     mean: Tensor
     spread: Tensor
 
