@@ -20,6 +20,13 @@ def mlp(stack, x: Tensor) -> Tensor:
     return F.linear(x, last.weight, last.bias)
 
 
+def action_cost(cfg, mu: Tensor, sigma: Tensor) -> Tensor:
+    """Expected cost of a normal action: E|a| is 2 s phi(m / s) + m (2 Phi(m / s) - 1)."""
+    squared, x, standard = (mu**2 + sigma**2).sum(-1), mu / sigma, torch.distributions.Normal(0, 1)
+    absolute = 2 * sigma * standard.log_prob(x).exp() + mu * (2 * torch.special.ndtr(x) - 1)
+    return cfg.action_cost * squared + cfg.action_cost_absolute * absolute.sum(-1)
+
+
 def loss(
     model, guide, x: Tensor, kl_weight: float, seen: Tensor | None = None, noise: dict | None = None
 ) -> dict:
@@ -90,9 +97,9 @@ def loss(
         else:
             error = ((x[f + 1] - s - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
         rec = rec + w * (error if ok is None else torch.where(ok, error, 0.0)).sum()
-        if cfg.action_cost:
-            cost = (mu**2 + sigma**2).sum(-1)
-            act = act + w * cfg.action_cost * (cost if ok is None else cost * ok.any(-1)).sum()
+        if cfg.action_cost or cfg.action_cost_absolute:
+            cost = action_cost(cfg, mu, sigma)
+            act = act + w * (cost if ok is None else cost * ok.any(-1)).sum()
         if closed:
             s = s + a
             past = [a, *past][: k - 1]
@@ -237,6 +244,6 @@ def state_space_loss(
     else:
         error = ((shown - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
     rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()
-    act = cfg.action_cost * (w * (mu**2 + sigma**2).sum(-1) * ok.any(-1)).sum()
+    act = (w * action_cost(cfg, mu, sigma) * ok.any(-1)).sum()
     terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
     return {"loss": sum(terms.values()), **terms}

@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from helpers import assert_same
-from plain_pytorch import gaussian_kl, mlp
+from plain_pytorch import action_cost, gaussian_kl, mlp
 from test_episode_runs import agent, film
 from torch.nn import functional as F  # noqa: N812
 from variants import assert_same_gradients, gradients
@@ -47,7 +47,7 @@ SIGHT = Sight(
 )  # fmt: skip
 CLOSED = {
     "roll_out": "closed_loop", "policy_scale": 0.05, "discount": 0.9, "action_cost": 0.3,
-    "transition_steps": 4,
+    "action_cost_absolute": 0.2, "transition_steps": 4,
 }  # fmt: skip
 TIED = {"policy_scale": 0.2, "posterior_scale": "prior"}
 
@@ -165,9 +165,9 @@ def closed_loop(model, guide, batch, noise):
         # |.|^2 in spreads, with the constant of N(0, 1/2) in the data's units
         error = (((x[t + 1] - s) / model.spread) ** 2 + math.log(math.pi) / 2).sum(-1)
         error = error + model.spread.log().sum()
-        expected = ((mean**2 + scale**2) / model.action_spread**2).sum(-1)
+        expected = action_cost(c, *(x / model.action_spread for x in (mean, scale)))
         terms["reconstruction"] += weight * (error * seen).sum()
-        terms["action_cost"] += weight * c.action_cost * (expected * seen).sum()
+        terms["action_cost"] += weight * (expected * seen).sum()
         terms["latent"] += weight * gaussian_kl(q, p).sum()
         r = moved(model, r if t % c.transition_steps else x[t], a[t + 1])
         terms["transition"] += (minus_log_normal(x[t + 1], r, sigma(model)) * seen).sum()
@@ -607,6 +607,7 @@ def test_images_and_episodes_without_actions_are_refused(refused, tmp_path):
         ({"roll_out": "closed_loop"}, "policy_scale must be given"),
         ({"discount": 0.9}, "closed_loop"),
         ({"action_cost": 0.1}, "closed_loop"),
+        ({"action_cost_absolute": 0.1}, "closed_loop"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "action_cost": -1.0}, "action_cost"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "discount": 1.5}, "discount"),
     ],

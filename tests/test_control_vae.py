@@ -59,8 +59,9 @@ def test_kl_identity():
     {}, {"likelihood": "squared_error", "policy_scale": 0.3}, {"roll_out": "closed_loop"},
 ])  # fmt: skip
 def test_action_cost_is_that_of_the_policy(options):
-    """E|a|^2 under pi, by closed form and by Monte Carlo, whatever the likelihood and driver."""
-    model, guide = build("small", 2, action_cost=0.7, discount=0.9, **options)
+    """E|a|^2 and E|a| under pi, by closed form and Monte Carlo, for any likelihood and driver."""
+    weights = {"action_cost": 0.7, "action_cost_absolute": 0.4}
+    model, guide = build("small", 2, discount=0.9, **weights, **options)
     batch, elbo = recording(model.config.history + 3, 4, bodies=2), ScaledELBO()
     torch.manual_seed(3)
     elbo(model, guide)(batch)
@@ -74,13 +75,18 @@ def test_action_cost_is_that_of_the_policy(options):
         z = trace.nodes["latent"]["value"]
         pi = model.step.policy(model.evidence(batch).context, z).base_dist
         pis = [Independent(Normal(*x), 1) for x in zip(pi.loc, pi.scale, strict=True)]
-    closed_form = [(pi.mean**2 + pi.variance).sum(-1) for pi in pis]
-    weighted = sum(0.7 * 0.9**t * x.sum() for t, x in enumerate(closed_form))
-    torch.testing.assert_close(elbo.terms["action_cost"], weighted.detach(), rtol=1e-12, atol=0)
+    closed_form = []
+    for pi in pis:
+        m, s, standard = pi.mean, pi.stddev, Normal(0.0, 1.0)
+        folded = 2 * s * standard.log_prob(m / s).exp() + m * (2 * standard.cdf(m / s) - 1)
+        closed_form.append(0.7 * (m**2 + s**2).sum(-1) + 0.4 * folded.sum(-1))
+    weighted = sum(0.9**t * x.sum() for t, x in enumerate(closed_form))
+    torch.testing.assert_close(elbo.terms["action_cost"], weighted.detach(), rtol=1e-10, atol=0)
     for pi, expected in zip(pis, closed_form, strict=True):
-        squares = pi.sample((100_000,)).square().sum(-1)
-        error = squares.std(0) / math.sqrt(len(squares))
-        assert ((squares.mean(0) - expected).abs() < 5 * error).all()
+        a = pi.sample((100_000,))
+        costs = 0.7 * a.square().sum(-1) + 0.4 * a.abs().sum(-1)
+        error = costs.std(0) / math.sqrt(len(costs))
+        assert ((costs.mean(0) - expected).abs() < 5 * error).all()
 
 
 def test_action_cost_moves_the_policy_under_the_policy_likelihood():
@@ -248,6 +254,7 @@ def test_a_body_that_starts_beyond_a_wall_does_not_meet_it():
         ({"latent_scale": 0.0}, "latent_scale"),
         ({"discount": 1.5}, "discount"),
         ({"action_cost": -1.0}, "action_cost"),
+        ({"action_cost_absolute": -1.0}, "action_cost_absolute"),
         ({"likelihood": "squared_error"}, "policy_scale"),
     ],
 )

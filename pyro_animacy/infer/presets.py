@@ -59,8 +59,8 @@ def _paper() -> FitConfig:
     return FitConfig(
         model=ControlVAEConfig(
             history=2, latent_size=64, posterior_scale="prior", likelihood="squared_error",
-            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
-            prior=net, posterior=net, policy=experts,
+            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001,
+            action_cost_absolute=0.01, discount=0.95, prior=net, posterior=net, policy=experts,
         ),
         train=TrainConfig(
             steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",

@@ -19,7 +19,7 @@ Teacher forced, every step from the recording, the program is a true bound:
 In closed loop it is the paper's Algorithm 1, which trains the two parts by two sums, each of which
 leaves the other's parameters alone (K is ``transition_steps``, and k its last multiple up to t):
 
-    policy       sum_t gamma^t { |s~_{t+1} - s_{t+1}|^2 + w_a E|a_t|^2 + beta KL_t },
+    policy       sum_t gamma^t { |s~_{t+1} - s_{t+1}|^2 + w_a E|a_t|^2 + w_1 E|a_t|_1 + beta KL_t },
                  a_t ~ pi, s_{t+1} = s_t + omega(s_t, a_t) from s_0 = s~_0, with omega a constant
     transition   - sum_t log N(s~_{t+1}; what omega makes of s~_k under a~_k .. a~_t, diag sigma^2)
 
@@ -47,6 +47,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
     MessengerGuide,
@@ -84,6 +85,7 @@ class AgentControlVAEConfig:
         transition_steps: K, recorded actions over which the transition is rolled on from a recorded
             state while it is trained; of ``closed_loop``.
         action_cost: w_a, weight of the expected squared action; of ``closed_loop``.
+        action_cost_absolute: w_1, likewise of the expected absolute action, summed over controls.
         discount: gamma, the weight of step t is gamma^t; of ``closed_loop``.
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
@@ -98,6 +100,7 @@ class AgentControlVAEConfig:
     roll_out: Literal["teacher_forced", "closed_loop"] = "teacher_forced"
     transition_steps: int = 8
     action_cost: float = 0.0
+    action_cost_absolute: float = 0.0
     discount: float = 1.0
     prior: StackConfig = field(default_factory=StackConfig)
     posterior: StackConfig = field(default_factory=StackConfig)
@@ -116,6 +119,7 @@ class AgentControlVAEConfig:
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
             ("transition_steps", self.transition_steps >= 1, "at least 1"),
             ("action_cost", self.action_cost >= 0, "not negative"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
         ):
             if not good:
@@ -125,10 +129,12 @@ class AgentControlVAEConfig:
                 "model.policy_scale must be given with model.roll_out closed_loop, whose squared "
                 "error would drive a learned scale to zero; the paper uses 0.05"
             )
-        if self.roll_out == "teacher_forced" and (self.action_cost or self.discount != 1):
+        costs = self.action_cost or self.action_cost_absolute
+        if self.roll_out == "teacher_forced" and (costs or self.discount != 1):
             raise ConfigError(
-                "model.action_cost and model.discount are of model.roll_out closed_loop; teacher "
-                "forced, the actions are the recorded ones, and every step counts alike"
+                "model.action_cost, model.action_cost_absolute and model.discount are of "
+                "model.roll_out closed_loop; teacher forced, the actions are the recorded ones, "
+                "and every step counts alike"
             )
 
 
@@ -247,7 +253,8 @@ class AgentControlVAE(nn.Module):
         constant is a density's; the action is in its spreads too.
         """
         state, _, target, seen = steps
-        (T, B), gamma, cost = seen.shape, self.config.discount, self.config.action_cost
+        (T, B), gamma = seen.shape, self.config.discount
+        weights = self.config.action_cost, self.config.action_cost_absolute
         change = constant(self.change)
         with every_trajectory("trajectory", B):
             rolled = self.roll_out(
@@ -263,10 +270,9 @@ class AgentControlVAE(nn.Module):
         ):
             fits = Normal(torch.stack(rolled.state), self.spread * math.sqrt(0.5))
             pyro.sample("reconstruction", fits.to_event(1), obs=target)
-            if cost:
-                loc, scale = pi.base_dist.loc, pi.base_dist.scale
-                expected = ((loc**2 + scale**2) / self.action_spread**2).sum(-1)  # E|a_t|^2
-                pyro.factor("action_cost", -cost * expected)
+            if any(weights):
+                mu, sigma = (x / self.action_spread for x in (pi.base_dist.loc, pi.base_dist.scale))
+                pyro.factor("action_cost", -expected_cost(mu, sigma, *weights))
 
     def _open_loop(self, steps: Steps) -> None:
         """The transition's own term: from every K-th recorded state, under the recorded actions."""

@@ -1,5 +1,6 @@
-"""The parameters of densities: joined over several alike, or cut from the gradient."""
+"""Densities: their parameters, joined or cut from the gradient, and what an action costs."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,29 @@ def rebuilt(alike: list[Distribution], join: Callable[[list[Tensor]], Tensor]) -
         return None
     parameters = {name: join([getattr(b, name) for b in bases]) for name in names}
     return type(first)(**parameters).to_event(dims[0])
+
+
+def expected_cost(mu: Tensor, sigma: Tensor, squared: float, absolute: float) -> Tensor:
+    """The expected cost (...) of an action a ~ N(mu, diag sigma^2) of (..., D).
+
+        w_2 E sum_i a_i^2 + w_1 E sum_i |a_i|,      E a_i^2 = mu_i^2 + sigma_i^2,
+        E |a_i| = sigma_i sqrt(2 / pi) exp(-mu_i^2 / 2 sigma_i^2) + mu_i erf(mu_i / sigma_i sqrt 2)
+
+    the second the mean of a folded normal (Leone, Nelson & Nottingham, The Folded Normal
+    Distribution, Technometrics 3, 1961).
+
+    Args:
+        mu: (..., D).
+        sigma: (..., D), or as broadcasts to it.
+        squared: w_2.
+        absolute: w_1.
+    """
+    cost = squared * (mu**2 + sigma**2).sum(-1)
+    if absolute:
+        x = mu / (math.sqrt(2) * sigma)
+        folded = math.sqrt(2 / math.pi) * sigma * (-(x**2)).exp() + mu * x.erf()
+        cost = cost + absolute * folded.sum(-1)
+    return cost
 
 
 def base(d: Distribution) -> tuple[Distribution, int]:

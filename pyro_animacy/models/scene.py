@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
     Memory,
@@ -60,6 +61,7 @@ class SceneConfig:
             none was recorded beyond, as at a wall, of which recordings only show the near side;
             ``open``: it goes on.
         action_cost: w_a, weight of the expected squared action.
+        action_cost_absolute: Likewise of the expected absolute action, summed over coordinates.
         discount: gamma, the weight of step t is gamma^t.
     """
 
@@ -71,6 +73,7 @@ class SceneConfig:
     policy_scale: float | None = None
     arena: Literal["recorded", "open"] = "recorded"
     action_cost: float = 0.0
+    action_cost_absolute: float = 0.0
     discount: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class SceneConfig:
             ("history", self.history >= 1, "at least 1"),
             ("memory_steps", self.memory_steps is None or self.memory_steps >= 2, "at least 2"),
             ("action_cost", self.action_cost >= 0, "not negative"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
         ):
@@ -226,9 +230,9 @@ class SceneModel(nn.Module):
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
             # p(s_{t+1} | s_t, a_t) is a Dirac delta
             pyro.deterministic("state", state + action, 1)
-            if config.action_cost and not score:
-                expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
-                pyro.factor("action_cost", -config.action_cost * expected)
+            weights = config.action_cost, config.action_cost_absolute
+            if any(weights) and not score:
+                pyro.factor("action_cost", -expected_cost(mu, sigma, *weights) * seen.any(-1))
 
     def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
         """Run the step program teacher forced: declare z_t at every recorded step.
