@@ -34,6 +34,7 @@ from pyro_animacy.infer.episodes import elbo_per_frame
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import split_episodes
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.infer.trainer import Trainer
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import StackConfig
 
@@ -577,6 +578,38 @@ def test_criticise(run, file, tmp_path):
     for section in ("bound", "forecast", "latent"):
         assert f'<section id="{section}">' in page
     assert "The actions are" in page
+
+
+def test_the_transition_has_a_rate_and_a_decay_of_its_own(tmp_path):
+    """The first update of Adam moves every parameter by its learning rate, after the decay."""
+    rate, own, decay = 1e-3, 4e-3, 0.5
+    config = preset("debug", "agent_control_vae")
+    train = dataclasses.replace(
+        config.train, steps=1, schedule="constant", learning_rate=rate, weight_decay=0.0,
+        transition_learning_rate=own, transition_weight_decay=decay, epsilon=1e-30,
+    )  # fmt: skip
+    trainer = Trainer(
+        agent(), dataclasses.replace(config, train=train), tmp_path, progress=False
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in trainer.modules.named_parameters()}
+    trainer.train()
+    for name, after in trainer.modules.named_parameters():
+        transition = name.startswith("model.change") or name == "model.raw_scale"
+        step = own if transition else rate
+        kept = before[name] * (1 - own * decay) if transition else before[name]
+        moved = after.grad != 0
+        assert moved.any()
+        found, expected = (after - kept)[moved], -step * after.grad[moved].sign()
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["transition_learning_rate", "transition_weight_decay"])
+def test_no_other_model_has_a_transition_of_its_own(option):
+    train = dataclasses.replace(preset().train, **{option: 1e-3})
+    with pytest.raises(ConfigError, match=f"{option} is 0.001; control_vae has no transition"):
+        dataclasses.replace(preset(), train=train)
+    with pytest.raises(ConfigError, match=option):
+        dataclasses.replace(train, **{option: -1.0})
 
 
 # --- what cannot be used -------------------------------------------------------------------------

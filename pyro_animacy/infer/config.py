@@ -94,6 +94,9 @@ class TrainConfig(UpdateConfig):
     Args:
         steps: Updates in all.
         schedule: ``constant``, or ``cosine`` down to 1 % of it at the last step.
+        transition_learning_rate: That of a learned transition (`agent_control_vae`), under the same
+            schedule; null for ``learning_rate``.
+        transition_weight_decay: Likewise; null for ``weight_decay``.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
@@ -116,6 +119,8 @@ class TrainConfig(UpdateConfig):
 
     steps: int = 4000
     schedule: Literal["constant", "cosine"] = "cosine"
+    transition_learning_rate: float | None = None
+    transition_weight_decay: float | None = None
     symmetry: Symmetry | None = None
     heldout: float = 0.2
     validation: float = 0.1
@@ -135,6 +140,11 @@ class TrainConfig(UpdateConfig):
         for name in ("steps", "evaluate_every", "score_draws"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"train.{name} is {value}; expected at least 1")
+        rate, decay = self.transition_learning_rate, self.transition_weight_decay
+        if rate is not None and not rate > 0:
+            raise ConfigError(f"train.transition_learning_rate is {rate}; expected it positive")
+        if decay is not None and not decay >= 0:
+            raise ConfigError(f"train.transition_weight_decay is {decay}; expected 0 or more")
         for name in ("heldout", "validation"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
@@ -176,6 +186,7 @@ class FitConfig:
                     "without it; take the model rssm, which has both"
                 )
         self._check_of_scenes()
+        self._check_transition()
         self._check_window()
         self._check_overshooting()
 
@@ -191,6 +202,16 @@ class FitConfig:
                 raise ConfigError(
                     f"train.{name} is {value}; it is of models of scenes, and {self.family} is one "
                     "of episodes: leave it out"
+                )
+
+    def _check_transition(self) -> None:
+        if isinstance(self.model, AgentControlVAEConfig):
+            return
+        for name in ("transition_learning_rate", "transition_weight_decay"):
+            if (value := getattr(self.train, name)) is not None:
+                raise ConfigError(
+                    f"train.{name} is {value}; {self.family} has no transition with a term of its "
+                    "own, as agent_control_vae has: leave it out"
                 )
 
     def _check_window(self) -> None:

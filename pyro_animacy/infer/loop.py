@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer.config import UpdateConfig
@@ -25,10 +24,13 @@ class Interrupted(AnimacyError):  # noqa: N818
         self.signal = signal_number
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], options: UpdateConfig
-) -> torch.optim.Optimizer:
-    """The optimiser that the options name, with decoupled weight decay."""
+def make_optimizer(parameters: Iterable[Any], options: UpdateConfig) -> torch.optim.Optimizer:
+    """The optimiser that the options name, with decoupled weight decay.
+
+    Args:
+        parameters: What it moves; or groups of it as torch has them, to give rates of their own.
+        options: The options.
+    """
     o, parameters = options, list(parameters)
     if o.optimizer == "radam":
         return torch.optim.RAdam(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from pyro_animacy.errors import ConfigError
@@ -196,6 +197,25 @@ def _agent_control_vae() -> FitConfig:
     )  # fmt: skip
 
 
+def _paper_agent_control_vae() -> FitConfig:
+    """The paper's Algorithm 1 and the values of its code: see docs/models/agent_control_vae.md."""
+    paper = _paper()
+    scene: ControlVAEConfig = paper.model
+    return FitConfig(
+        family="agent_control_vae",
+        model=AgentControlVAEConfig(
+            latent_size=64, posterior_scale="prior", roll_out="closed_loop", policy_scale=0.05,
+            transition_steps=8, action_cost=0.001, action_cost_absolute=0.01, discount=0.95,
+            prior=scene.prior, posterior=scene.posterior, policy=scene.policy,
+            transition=StackConfig(hidden=512, layers=4),
+        ),
+        train=replace(
+            paper.train, window=25, symmetry=None, score_draws=None,
+            transition_learning_rate=2e-3, transition_weight_decay=1e-3,
+        ),
+    )  # fmt: skip
+
+
 def _debug_agent_control_vae() -> FitConfig:
     """Seconds, to see that everything runs."""
     net = StackConfig(hidden=16, layers=1)
@@ -215,7 +235,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "rssm": _state_space("rssm", memory_size=128, latent_size=16),
     "image_vae": {"small": _image_vae, "paper": _paper_image_vae, "debug": _debug_image_vae},
     "world_model": {"small": _world_model, "planet": _planet, "debug": _debug_world_model},
-    "agent_control_vae": {"small": _agent_control_vae, "debug": _debug_agent_control_vae},
+    "agent_control_vae": {
+        "small": _agent_control_vae,
+        "paper": _paper_agent_control_vae,
+        "debug": _debug_agent_control_vae,
+    },
 }
 
 

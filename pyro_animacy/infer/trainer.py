@@ -110,9 +110,21 @@ class Trainer:
             mixed_precision(self.model)
             mixed_precision(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
-        self.optimizer = make_optimizer(self.modules.parameters(), options)
+        self.optimizer = make_optimizer(self._groups(), options)
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
         self.rows: list[dict[str, float]] = []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """All parameters, those of a transition by themselves if they are moved otherwise."""
+        o, parameters = self.options, list(self.modules.parameters())
+        if o.transition_learning_rate is None and o.transition_weight_decay is None:
+            return [{"params": parameters}]
+        own = self.model.transition_parameters()
+        apart = {id(p) for p in own}
+        group = {"params": own}
+        if o.transition_weight_decay is not None:
+            group["weight_decay"] = o.transition_weight_decay
+        return [{"params": [p for p in parameters if id(p) not in apart]}, group]
 
     def train(self) -> None:
         """Run the loop from the present step to the end, or to the last of the patience.
@@ -191,8 +203,9 @@ class Trainer:
         torch.manual_seed(stream(o.seed, self.step, processes.rank) + 1)
         elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rates = (rate, rate * ((o.transition_learning_rate or o.learning_rate) / o.learning_rate))
+        for group, its_rate in zip(self.optimizer.param_groups, rates, strict=False):
+            group["lr"] = its_rate
         loss = gradient(batch)
         processes.add_up(self.modules, [loss, *elbo.terms.values()])
         norm = nn.utils.clip_grad_norm_(self.modules.parameters(), o.clip_norm)

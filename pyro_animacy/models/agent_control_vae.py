@@ -217,6 +217,10 @@ class AgentControlVAE(nn.Module):
         """p(s_{t+1} | s_t, a_t), a diagonal Gaussian over (..., F) in the data's units."""
         return normal(self.after(state, action), self.spread * self.scale)
 
+    def transition_parameters(self) -> list[nn.Parameter]:
+        """Those of omega and sigma, which a term of their own alone moves."""
+        return [*self.change.parameters(), self.raw_scale]
+
     def forward(self, batch: EpisodeBatch, *, score: bool = False) -> None:
         """Declare the joint density of latents, actions and states.
 
