@@ -5,6 +5,7 @@ experts. Its skip connections hand the input (or the part of it named by ``repea
 layer again, as in the ControlVAE code (Yao et al. 2022).
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,6 +189,14 @@ def normal(loc: Tensor, scale: Tensor | float) -> Independent:
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number as a tensor, made once: in a loop over time to make it costs as much as a layer."""
     return torch.tensor(value, dtype=dtype, device=device)
+
+
+def constant(network: nn.Module) -> nn.Module:
+    """The network with its present parameters as constants: a gradient goes through, not into it.
+
+    A copy that shares their memory, and may recompute its activations as the network does.
+    """
+    return copy.deepcopy(network, {id(p): p.detach() for p in network.parameters()})
 
 
 class FixedScaleNormal(nn.Module):

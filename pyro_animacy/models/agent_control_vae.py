@@ -32,7 +32,6 @@ Yao, Song, Chen & Liu, ControlVAE: Model-Based Learning of Generative Controller
 Characters, ACM Transactions on Graphics 41(6), 2022, equations 2 to 9 and Algorithm 1.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +62,7 @@ from pyro_animacy.nets import (
     ResidualNormal,
     Stack,
     StackConfig,
+    constant,
     normal,
 )
 
@@ -85,7 +85,8 @@ class AgentControlVAEConfig:
         transition_steps: K, recorded actions over which the transition is rolled on from a recorded
             state while it is trained; of ``closed_loop``.
         action_cost: w_a, weight of the expected squared action; of ``closed_loop``.
-        action_cost_absolute: w_1, likewise of the expected absolute action, summed over controls.
+        action_cost_absolute: w_1, weight of the expected absolute action, summed over controls;
+            of ``closed_loop``.
         discount: gamma, the weight of step t is gamma^t; of ``closed_loop``.
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
@@ -129,8 +130,8 @@ class AgentControlVAEConfig:
                 "model.policy_scale must be given with model.roll_out closed_loop, whose squared "
                 "error would drive a learned scale to zero; the paper uses 0.05"
             )
-        costs = self.action_cost or self.action_cost_absolute
-        if self.roll_out == "teacher_forced" and (costs or self.discount != 1):
+        others = self.action_cost, self.action_cost_absolute, 1 - self.discount
+        if self.roll_out == "teacher_forced" and any(others):
             raise ConfigError(
                 "model.action_cost, model.action_cost_absolute and model.discount are of "
                 "model.roll_out closed_loop; teacher forced, the actions are the recorded ones, "
@@ -251,10 +252,10 @@ class AgentControlVAE(nn.Module):
                 pyro.sample("reconstruction", self.transition(state, action), obs=target)
 
     def _track(self, steps: Steps) -> None:
-        """The policy's term: a roll-out through the transition's mean, which learns nothing by it.
+        """The policy's term: a roll-out through the transition's mean, which learns nothing.
 
-        The squared error is that of states in their spreads, as -log N(.; 1/2 I), so that its
-        constant is a density's; the action is in its spreads too.
+        States and actions are in units of their spreads. The squared error is -log N(.; 1/2 I), so
+        that its constant is that of a density.
         """
         state, _, target, seen = steps
         (T, B), gamma = seen.shape, self.config.discount
@@ -346,8 +347,8 @@ class AgentControlVAE(nn.Module):
 class AgentControlVAEGuide(MessengerGuide):
     """q(z_t | s_t, s~_{t+1}) = N(mu_p + mu_q, sigma_q^2 I), in the model's own run.
 
-    It sees states and no action, as in the paper: so it also follows recordings without any. Every
-    other site (actions in closed loop, steps that were not recorded) keeps its prior.
+    It sees states and no actions, as in the paper, so it can also follow recordings without any.
+    Every other site (actions in closed loop, steps that were not recorded) keeps its prior.
 
     Args:
         model: The model; its parameters are shared, not registered again.
@@ -369,7 +370,7 @@ class AgentControlVAEGuide(MessengerGuide):
 
 
 def acted(sight: Sight) -> Sight:
-    """What the model sees of it: vectors and actions, no rewards and no ends.
+    """What the model sees of it: vectors and actions, neither rewards nor ends.
 
     Raises:
         ConfigError: If there are images in place of vectors, or no actions.
@@ -397,11 +398,3 @@ def recorded(batch: EpisodeBatch) -> Steps:
     if len(x) < 2:
         raise DataError("windows of 1 frame hold no step; give 2 or more, by --train.window")
     return Steps(x[:-1], batch.action[1:], x[1:], seen[:-1] & seen[1:])
-
-
-def constant(network: nn.Module) -> nn.Module:
-    """The network with its present parameters as constants: a gradient goes through, not into it.
-
-    A copy that shares their memory, so that it also may recompute its activations.
-    """
-    return copy.deepcopy(network, {id(p): p.detach() for p in network.parameters()})

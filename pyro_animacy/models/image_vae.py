@@ -110,7 +110,7 @@ class ImageVAE(nn.Module):
 
         Args:
             batch: Windows of episodes with images (T, B, channels, H, W).
-            score: Nothing changes by it: this is the true bound at any rate.
+            score: Makes no difference: this is the true bound in any case.
 
         Raises:
             DataError: If the batch holds no images of the model's size.
@@ -145,7 +145,7 @@ class ImageVAE(nn.Module):
     def generate(self, count: int) -> Tensor:
         """Return the mean images of ``count`` draws of z from the prior, (count, channels, H, W).
 
-        It takes the decoder only. The noise of sigma around the mean, which no one wants to see,
+        It takes the decoder only. The noise of sigma around the mean, which nobody wants to see,
         is left out.
         """
         return self.decoder(self.prior(count).sample())
@@ -154,7 +154,7 @@ class ImageVAE(nn.Module):
 class ImageVAEGuide(MessengerGuide):
     """q(z | x) = N(mu(x), diag sigma_q(x)^2), from two heads, mean and log variance.
 
-    It is no residual around the prior, which is the same for every image; a frame that was not
+    It is not a residual around the prior, which is the same for every image; a frame that was not
     seen keeps the prior.
 
     Args:
@@ -212,7 +212,7 @@ class ImageVAEGuide(MessengerGuide):
 
     @torch.no_grad()
     def active_dimensions(self, image: Tensor) -> Tensor:
-        """Which dimensions of z say something: Var_x E[z | x] > 0.01 (Burda et al. 2016).
+        """Which dimensions of z are in use: Var_x E[z | x] > 0.01 (Burda et al. 2016).
 
         Args:
             image: (N, channels, H, W) images of different scenes, at least 2.

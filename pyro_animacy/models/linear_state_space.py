@@ -69,9 +69,9 @@ class Path(NamedTuple):
 class LinearStateSpace(nn.Module):
     """A Pyro program like the others, in the precision of the matrices that it is built from.
 
-    They are buffers; tensors that ask for gradients get them. An action is an array (T, B, U) whose
-    row t is u_t, taken after o_t, so that its last row changes nothing; none given is u_t = 0. For
-    a batch whose row t is the action *before* frame t, that is ``batch.action.roll(-1, 0)``.
+    The matrices are buffers; those that require gradients get them. Actions are an array (T, B, U)
+    whose row t is u_t, taken after o_t, so that its last row changes nothing; without actions u_t
+    is 0. Of a batch whose row t is the action *before* frame t, give ``batch.action.roll(-1, 0)``.
 
     Args:
         transition_matrix: A, (X, X).
@@ -84,7 +84,7 @@ class LinearStateSpace(nn.Module):
         offset: d, (O,); none: 0.
 
     Raises:
-        ConfigError: If shapes or types do not agree or a covariance is none.
+        ConfigError: If shapes or types do not agree, or a covariance matrix is not one.
     """
 
     transition_matrix: Tensor
@@ -145,9 +145,9 @@ class LinearStateSpace(nn.Module):
     ) -> Tensor:
         """Declare every o_t at one site ``observation``, with its exact density given the past.
 
-        The site scores a recording. To draw, use `sample`, `posterior_sample` or `predict`: with
-        the site unconditioned, each o_t is drawn given the *recorded* past, and where it was not
-        observed the draw means nothing.
+        The site is there to score a recording. To draw, use `sample`, `posterior_sample` or
+        `predict`: with the site unconditioned, each o_t is drawn given the *recorded* past, and
+        where it was not observed the draw means nothing.
 
         Args:
             observation: o_{1:T}, (T, B, O).

@@ -72,8 +72,8 @@ class Overshooting:
 
     in place of the one-step KL (Hafner et al., Learning Latent Dynamics for Planning from Pixels,
     2019, equation 7). A step t < d has no term of distance d, so that for D > 1 the loss is a bound
-    only up to the first D steps of a window. The stop is on the target q(z_t); the sample that is
-    rolled on, of q(z_{t-d}), keeps its gradient.
+    only up to the first D steps of a window. The gradient stops at the target q(z_t); the sample
+    that is rolled on, from q(z_{t-d}), keeps its own.
 
     Args:
         distance: D; 1 is the plain bound.
@@ -125,8 +125,8 @@ def all_true(mask: Tensor) -> bool:
 def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
     """A plate over the last batch dimension, for the many sites of a loop over time.
 
-    What `pyro.plate` says of independence, without its subsampling, and without its broadcasting of
-    densities, which have the plate's size already: together they cost more than a small network.
+    It declares the same independence as `pyro.plate`, but neither subsamples nor broadcasts the
+    densities, which have the plate's size already: together these cost more than a small network.
     """
     return IndepMessenger(name, trajectories, -1)
 
@@ -134,8 +134,8 @@ def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
 def declare_parameters(module: nn.Module) -> None:
     """Show a module's parameters to Pyro's handlers, so that `pyro.infer.SVI` finds them.
 
-    What `pyro.module` does, less the global parameter store: two models never share a parameter
-    because their names agree, and nothing is kept when a model goes.
+    What `pyro.module` does, without the global parameter store: two models never share a parameter
+    merely because their names agree, and nothing outlives its model.
     """
     for name, parameter in module.named_parameters():
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
@@ -173,7 +173,7 @@ class MessengerGuide(GuideMessenger, nn.Module):
         return entered
 
     def _pyro_sample(self, msg: dict) -> None:
-        # past nn.Module.__setattr__, which would look for a parameter in it, at every site
+        # not by nn.Module.__setattr__, which would check at every site whether it is a parameter
         self.__dict__["_evidence"] = msg["infer"].get("evidence")
         super()._pyro_sample(msg)
 

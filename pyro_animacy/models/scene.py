@@ -38,7 +38,7 @@ from pyro_animacy.models.program import (
     no_memory,
 )
 
-MEMORY_STEPS = 32  # where neither the options nor a fit's window say
+MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,19 @@ class SceneConfig:
     Args:
         history: Frames the networks see: s_t and the ``history - 1`` displacements before it.
         latent_size: Size Z of the latent z_t.
-        memory_steps: Steps before the one in question that a model which remembers is shown, at
-            most, in scores and forecasts; null for as many as it is trained on
-            (``train.window``). What its memory does later it has never learned.
+        memory_steps: The most steps before the one in question that scores and forecasts show to a
+            model that remembers; null for as many as it is trained on (``train.window``). What its
+            memory is to do after more steps it has never learned.
         likelihood: ``squared_error`` of the next state under a sampled action, or the ``policy``
             density of the recorded displacement.
         roll_out: ``closed_loop`` feeds the model's own state back; ``teacher_forced`` takes every
             step from the recording.
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
-        arena: Part of the known transition in free motion. ``recorded``: bodies stop where
-            none was recorded beyond, as at a wall, of which recordings only show the near side;
-            ``open``: it goes on.
+        arena: Part of the known transition in free motion. ``recorded``: bodies stop, as at a
+            wall, where nothing was recorded beyond; ``open``: they go on.
         action_cost: w_a, weight of the expected squared action.
-        action_cost_absolute: Likewise of the expected absolute action, summed over coordinates.
+        action_cost_absolute: Weight of the expected absolute action, summed over coordinates.
         discount: gamma, the weight of step t is gamma^t.
     """
 
@@ -128,7 +127,7 @@ class SceneModel(nn.Module):
     Attributes:
         latent_size: Numbers in z_t; 0 where the model has no latent.
         memory_size: Numbers in h_t; 0 where the model has no memory.
-        memory_steps: Steps of the past that a score or forecast shows a model which remembers.
+        memory_steps: Past steps that scores and forecasts show to a model that remembers.
         latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
             given the recorded states.
     """
@@ -167,7 +166,7 @@ class SceneModel(nn.Module):
             name: Of the site.
             context: c_t (..., C).
             memory: m_{t-1}.
-            evidence: What a guide may look at; nobody else does.
+            evidence: What a guide may look at; the model itself does not.
         """
         raise NotImplementedError
 
@@ -294,7 +293,7 @@ class SceneModel(nn.Module):
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
-        # A body that starts beyond a wall is in another arena, where that wall does not stand.
+        # A body that starts beyond a wall is taken to be in another arena, without that wall.
         low = self.low.where(state >= self.low, -torch.inf)
         high = self.high.where(state <= self.high, torch.inf)
         recorded = recording and (*recording, recording[1].any(-1))
@@ -353,8 +352,8 @@ class SceneModel(nn.Module):
     def evidence(self, batch: Batch) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
 
-        A step is seen where its context was recorded in full and some of its next coordinates; a
-        context that was not is 0.
+        A step is seen where its context was recorded in full, and at least one coordinate of the
+        next state. A context that was not recorded in full is 0.
         """
         state, target, seen, actions = self.recorded(batch)
         complete = self.complete(batch)[..., None]

@@ -97,9 +97,9 @@ class Dynamics(nn.Module):
     Args:
         config: The sizes.
         inputs: Size U of u_t.
-        direct: Whether prior and posterior see u_t beside h_t. The densities are the same, since
-            h_t is a function of u_t; but what must be exact, as a distance in a scene, need not
-            pass through the GRU's saturating units.
+        direct: Whether prior and posterior see u_t beside h_t. That conditions on nothing new,
+            since h_t is a function of u_t; but what must be exact, such as a distance in a scene,
+            need not pass through the GRU's saturating units.
     """
 
     def __init__(self, config: DynamicsConfig, inputs: int, *, direct: bool) -> None:
@@ -132,7 +132,7 @@ class Dynamics(nn.Module):
         embed, gru = self.embed, self.recurrence
         if embed is not None and gru is not None:  # as functions: a module's call costs more
             x = F.linear(belief.flatten(0, -2), embed.weight, embed.bias)
-            x = F.elu(x, inplace=True)  # of no view, whose gradient would be copied
+            x = F.elu(x, inplace=True)  # not a view, whose gradient would be copied
             weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
             h = torch.gru_cell(x, h.flatten(0, -2), *weights).view(h.shape)
             belief = torch.cat([h, u], -1) if self.direct else h
@@ -243,7 +243,7 @@ class DynamicsGuide(MessengerGuide):
         shift = self.residual(x).unflatten(-1, (-1, self.classes))
         unmoved = prior.base_dist.logits
         moved = categorical(unmoved + shift, self.unimix).base_dist.logits
-        # to mix in the uniform distribution once more would move a step that was not observed
+        # mixing in the uniform distribution once more would move a step that was not observed
         if (seen := evidence.mask) is not None:
             moved = moved.where(seen[..., None, None], unmoved)
         return categorical(moved)
