@@ -5,6 +5,7 @@ experts. Its skip connections hand the input (or the part of it named by ``repea
 layer again, as in the ControlVAE code (Yao et al. 2022).
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ Activation = Literal["elu", "relu", "silu"]
 
 
 def _in_place(function: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """Of an affine map's output, which nobody else reads; a view's gradient would be copied so."""
+    """Apply in place, since nobody else reads an affine map's output.
+
+    Not to a view, whose gradient autograd would copy.
+    """
     return function(x, inplace=not x._is_view())
 
 
@@ -185,6 +189,14 @@ def normal(loc: Tensor, scale: Tensor | float) -> Independent:
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number as a tensor, made once: in a loop over time to make it costs as much as a layer."""
     return torch.tensor(value, dtype=dtype, device=device)
+
+
+def constant(network: nn.Module) -> nn.Module:
+    """The network with its present parameters as constants: a gradient goes through, not into it.
+
+    A copy that shares their memory, and may recompute its activations as the network does.
+    """
+    return copy.deepcopy(network, {id(p): p.detach() for p in network.parameters()})
 
 
 class FixedScaleNormal(nn.Module):

@@ -9,9 +9,9 @@
     y_2 ---+-------> g ----> out_2    p_i  position, in units of the bodies' separation
 
 Bodies of one type are exchangeable: to reorder them reorders the outputs. No parameter depends on
-the number of bodies N, so one model serves any number. Absent bodies say nothing. The cost is
-O(N^2) additions: messages have one hidden layer, whose affine part needs no pairs, and whose next
-layer is the first of g, because a mean and a linear map commute.
+the number of bodies N, so one model serves any number. The cost is O(N^2) additions: messages have
+one hidden layer, whose affine part needs no pairs, and whose next layer is the first of g, because
+a mean and a linear map commute.
 
 Battaglia et al., Interaction Networks for Learning about Objects, Relations and Physics, NeurIPS
 2016 (messages of pairs); Zaheer et al., Deep Sets, NeurIPS 2017 (pooling that ignores order).
@@ -176,33 +176,26 @@ class SetNetwork(nn.Module):
         self.between = nn.Linear(layout.axes, M, bias=False)
         self.network = Stack(size + M, outputs, config, repeat=besides or None)
 
-    def forward(
-        self, tokens: Tensor, besides: Tensor | None = None, present: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, besides: Tensor | None = None) -> Tensor:
         """Map tokens (..., N, F) to (..., N, O).
 
         Args:
             tokens: x, the first ``axes`` numbers of each a position.
             besides: u (..., N, besides). It may have more leading axes than the tokens, such as
                 draws.
-            present: Whether each body is there (..., N); all by default. What stands in the place
-                of an absent one, even NaN, changes nothing, and its output is 0.
         """
         x = tokens if besides is None else _beside(besides, tokens)
-        x = _only(x, present)
         place = x[..., x.shape[-1] - tokens.shape[-1] :][..., : self.axes]
         y = torch.cat([x, self.kind.expand(*x.shape[:-1], -1)], -1)
-        heard = self._heard(y, self.between(place * self.nearness), present)
-        return _only(self.network(torch.cat([y, heard], -1)), present)
+        heard = self._heard(y, self.between(place * self.nearness))
+        return self.network(torch.cat([y, heard], -1))
 
-    def _heard(self, y: Tensor, near: Tensor, present: Tensor | None) -> Tensor:
+    def _heard(self, y: Tensor, near: Tensor) -> Tensor:
         """Mean message of the others (..., N, M), 0 where there are none; ``near`` is C p."""
         N = y.shape[-2]
         receiver, sender = self.mine(y) - near, self.theirs(y) + near
         m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=y.dtype, device=y.device)
-        if present is not None:
-            weight = weight * present.unsqueeze(-2)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("...ij,...ijm->...im", weight, m)
 
@@ -221,9 +214,9 @@ class SetMean(nn.Module):
         self.layout = layout
         self.network = SetNetwork(layout, latent_size, config)
 
-    def forward(self, context: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, context: Tensor) -> Tensor:
         """Map c_t (..., C) to (..., N * Z), body after body."""
-        return self.network(self.layout.tokens(context), present=present).flatten(-2)
+        return self.network(self.layout.tokens(context)).flatten(-2)
 
 
 class SetResidual(nn.Module):
@@ -247,12 +240,12 @@ class SetResidual(nn.Module):
         self.parts = 2 if learn_scale else 1
         self.network = SetNetwork(layout, self.parts * latent_size, config, besides=layout.axes)
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map x = (c_t, displacement) (..., C + D) to (..., N * Z), or (..., 2 * N * Z)."""
         context, move = x.split(
             [self.layout.context_size, self.layout.bodies * self.layout.axes], -1
         )
-        out = self.network(self.layout.tokens(context), self.layout.split(move), present)
+        out = self.network(self.layout.tokens(context), self.layout.split(move))
         return torch.cat([part.flatten(-2) for part in out.chunk(self.parts, -1)], -1)
 
 
@@ -293,17 +286,12 @@ class SetPolicy(nn.Module):
         self.weight = nn.Parameter(inertia.repeat(layout.kinds, 1, 1))
         self.bias = nn.Parameter(torch.zeros(layout.kinds, layout.axes))
 
-    def forward(
-        self, context: Tensor, latent: Tensor, present: Tensor | None = None
-    ) -> Independent:
-        """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z).
-
-        An absent body's mean is 0; mask its coordinates.
-        """
-        x = _only(self.layout.tokens(context), present)
+    def forward(self, context: Tensor, latent: Tensor) -> Independent:
+        """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z)."""
+        x = self.layout.tokens(context)
         affine = torch.einsum("...nf,nfa->...na", x, self.weight[self.types])
-        affine = _only(affine + self.bias[self.types], present)
-        out = self.network(x, self.layout.split(latent), present)
+        affine = affine + self.bias[self.types]
+        out = self.network(x, self.layout.split(latent))
         if self.scale is not None:
             return normal((out + affine).flatten(-2), self.scale)
         mean, raw = out.chunk(2, -1)
@@ -314,8 +302,3 @@ def _beside(first: Tensor, second: Tensor) -> Tensor:
     """Side by side, each as often as the other asks by its leading axes."""
     shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], -1)
-
-
-def _only(x: Tensor, present: Tensor | None) -> Tensor:
-    """The rows x (..., N, size), 0 where a body is not there."""
-    return x if present is None else x.where(present.unsqueeze(-1), 0.0)

@@ -78,7 +78,9 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=Path("docs/model-comparison.md"))
     options.add_argument("--runs", type=Path, default=Path("runs/compared"), help="fits are kept")
     options.add_argument("--sets", default="", help="only these sets: termites,metrica")
-    options.add_argument("--models", default="", help="only these models")
+    options.add_argument(
+        "--models", default="", help="only these models: control_vae;control_vae, set"
+    )
     given = options.parse_args()
     parts = [INTRODUCTION]
     for recordings in SETS:
@@ -96,7 +98,7 @@ def _rows(recordings: Recordings, dataset: xr.Dataset, runs: Path, only: str) ->
     """Each model, and after them the baselines that the first of them was scored beside."""
     first: Run | None = None
     for name, config in models().items():
-        if only and name not in only.split(","):
+        if only and name not in only.split(";"):
             continue
         run = _fitted(runs / recordings.name / name.replace(", ", "_"), dataset, config)
         summary = run.summary

@@ -20,6 +20,13 @@ def mlp(stack, x: Tensor) -> Tensor:
     return F.linear(x, last.weight, last.bias)
 
 
+def action_cost(cfg, mu: Tensor, sigma: Tensor) -> Tensor:
+    """Expected cost of a normal action: E|a| is 2 s phi(m / s) + m (2 Phi(m / s) - 1)."""
+    squared, x, standard = (mu**2 + sigma**2).sum(-1), mu / sigma, torch.distributions.Normal(0, 1)
+    absolute = 2 * sigma * standard.log_prob(x).exp() + mu * (2 * torch.special.ndtr(x) - 1)
+    return cfg.action_cost * squared + cfg.action_cost_absolute * absolute.sum(-1)
+
+
 def loss(
     model, guide, x: Tensor, kl_weight: float, seen: Tensor | None = None, noise: dict | None = None
 ) -> dict:
@@ -90,9 +97,9 @@ def loss(
         else:
             error = ((x[f + 1] - s - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
         rec = rec + w * (error if ok is None else torch.where(ok, error, 0.0)).sum()
-        if cfg.action_cost:
-            cost = (mu**2 + sigma**2).sum(-1)
-            act = act + w * cfg.action_cost * (cost if ok is None else cost * ok.any(-1)).sum()
+        if cfg.action_cost or cfg.action_cost_absolute:
+            cost = action_cost(cfg, mu, sigma)
+            act = act + w * (cost if ok is None else cost * ok.any(-1)).sum()
         if closed:
             s = s + a
             past = [a, *past][: k - 1]
@@ -129,12 +136,19 @@ def mixed(logits: Tensor, unimix: float) -> Tensor:
 
 
 def state_space_loss(
-    model, guide, x: Tensor, kl_weight: float, seen: Tensor | None = None, noise: dict | None = None
+    model,
+    guide,
+    x: Tensor,
+    kl_weight: float,
+    seen: Tensor | None = None,
+    noise: dict | None = None,
+    kl_balance: float | None = None,
 ) -> dict:
     """Terms of the loss of a state-space model; arguments and terms as of `loss`.
 
     What need not wait for the next step (teacher forced: policy and KL) is computed once for all.
-    Classes are drawn by `torch.multinomial`, step by step.
+    Classes are drawn by `torch.multinomial`, step by step. With ``kl_balance`` the KL
+    is DreamerV2's (Hafner et al. 2021, equation 2), of a posterior whose parameters are its own.
     """
 
     def standard_normal(name: str, like: Tensor, t: int) -> Tensor:
@@ -178,10 +192,11 @@ def state_space_loss(
             shown = torch.cat([belief, d], -1)
             if K:
                 p = mixed(mlp(dynamics.prior, belief).unflatten(-1, (Z, K)), cfg.unimix)
+                about = p if kl_balance is None else p.detach()
                 shift = mlp(guide.residual, shown).unflatten(-1, (Z, K))
-                q = mixed(p.log() + shift, cfg.unimix)
+                q = mixed(about.log() + shift, cfg.unimix)
                 if any_seen is not None:
-                    q = torch.where(any_seen[..., None], q, p)
+                    q = torch.where(any_seen[..., None], q, about)
                 drawn = torch.multinomial(q.detach().reshape(-1, K), 1).reshape(B, Z)
                 z = (F.one_hot(drawn, K) + q - q.detach()).flatten(-2)
             else:
@@ -189,7 +204,8 @@ def state_space_loss(
                 shift, ratio = mlp(guide.residual.network, shown).chunk(2, -1)
                 if any_seen is not None:
                     shift, ratio = shift * any_seen, ratio * any_seen
-                q = p[0] + shift, p[1] * ratio.clamp(-7, 3).exp()
+                about = p if kl_balance is None else [x.detach() for x in p]
+                q = about[0] + shift, about[1] * ratio.clamp(-7, 3).exp()
                 z = q[0] + q[1] * standard_normal("latent", q[0], t)
                 p, q = torch.cat(p, -1), torch.cat(q, -1)
             held["p"].append(p)
@@ -205,11 +221,18 @@ def state_space_loss(
 
     of = {name: torch.stack(values) for name, values in held.items() if values}
     w = cfg.discount ** torch.arange(T, dtype=x.dtype)[:, None]
+
+    def divergence(q: Tensor, p: Tensor) -> Tensor:
+        if K:
+            return (w * (q * (q.log() - p.log())).sum((-1, -2))).sum()
+        return (w * gaussian_kl(q.chunk(2, -1), p.chunk(2, -1))).sum()
+
     kl = x.new_zeros(())
-    if K and Z:
-        kl = (w * (of["q"] * (of["q"].log() - of["p"].log())).sum((-1, -2))).sum()
+    if Z and kl_balance is None:
+        kl = divergence(of["q"], of["p"])
     elif Z:
-        kl = (w * gaussian_kl(of["q"].chunk(2, -1), of["p"].chunk(2, -1))).sum()
+        q, p = of["q"], of["p"]
+        kl = kl_balance * divergence(q.detach(), p) + (1 - kl_balance) * divergence(q, p.detach())
     if closed:
         mu, sigma = (torch.stack(part) for part in zip(*policies, strict=True))
     else:
@@ -221,6 +244,6 @@ def state_space_loss(
     else:
         error = ((shown - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
     rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()
-    act = cfg.action_cost * (w * (mu**2 + sigma**2).sum(-1) * ok.any(-1)).sum()
+    act = (w * action_cost(cfg, mu, sigma) * ok.any(-1)).sum()
     terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
     return {"loss": sum(terms.values()), **terms}

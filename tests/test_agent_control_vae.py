@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from plain_pytorch import gaussian_kl, mlp
+from helpers import assert_same
+from plain_pytorch import action_cost, gaussian_kl, mlp
 from test_episode_runs import agent, film
 from torch.nn import functional as F  # noqa: N812
 from variants import assert_same_gradients, gradients
@@ -27,21 +29,26 @@ from pyro_animacy import (
 from pyro_animacy.cli import main
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, save_episodes
+from pyro_animacy.infer.checkpoint import load_weights, save_weights
 from pyro_animacy.infer.episodes import elbo_per_frame
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import split_episodes
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.infer.trainer import Trainer
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import StackConfig
 
 DOUBLE = torch.float64
 T, B, S, A, Z = 6, 4, 3, 2, 5  # T steps, T + 1 frames
 NET = StackConfig(hidden=8, layers=2)
-SIGHT = Sight((S,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True)
 UNIT = (0.5, 4.0)
+SIGHT = Sight(
+    (S,), (0.5, -1.0, 2.0), (1.5, 0.4, 3.0), actions=A, reward=True, continuation=True,
+    action_spread=UNIT,
+)  # fmt: skip
 CLOSED = {
     "roll_out": "closed_loop", "policy_scale": 0.05, "discount": 0.9, "action_cost": 0.3,
-    "transition_steps": 4,
+    "action_cost_absolute": 0.2, "transition_steps": 4,
 }  # fmt: skip
 TIED = {"policy_scale": 0.2, "posterior_scale": "prior"}
 
@@ -49,8 +56,7 @@ TIED = {"policy_scale": 0.2, "posterior_scale": "prior"}
 def pair(sight=SIGHT, seed=0, net=NET, **options):
     nets = dict.fromkeys(("prior", "posterior", "policy", "transition"), net)
     torch.manual_seed(seed)
-    sizes = {"latent_size": Z, "action_spread": UNIT}
-    model = AgentControlVAE(AgentControlVAEConfig(**{**sizes, **nets, **options}), sight)
+    model = AgentControlVAE(AgentControlVAEConfig(**{"latent_size": Z, **nets, **options}), sight)
     return model.double(), AgentControlVAEGuide(model).double()
 
 
@@ -147,7 +153,7 @@ def closed_loop(model, guide, batch, noise):
     """Algorithm 1: the policy's sum, whose transition is a constant, and the transition's own."""
     c = model.config
     # another model of the same parameters, of which nobody asks the gradient
-    frozen, _ = pair(action_spread=UNIT, **CLOSED)
+    frozen, _ = pair(**CLOSED)
     frozen.load_state_dict(model.state_dict())
     terms = dict.fromkeys(("reconstruction", "action_cost", "latent", "transition"), 0.0)
     x, a = batch.observation, batch.action
@@ -160,9 +166,9 @@ def closed_loop(model, guide, batch, noise):
         # |.|^2 in spreads, with the constant of N(0, 1/2) in the data's units
         error = (((x[t + 1] - s) / model.spread) ** 2 + math.log(math.pi) / 2).sum(-1)
         error = error + model.spread.log().sum()
-        expected = ((mean**2 + scale**2) / model.action_spread**2).sum(-1)
+        expected = action_cost(c, *(x / model.action_spread for x in (mean, scale)))
         terms["reconstruction"] += weight * (error * seen).sum()
-        terms["action_cost"] += weight * c.action_cost * (expected * seen).sum()
+        terms["action_cost"] += weight * (expected * seen).sum()
         terms["latent"] += weight * gaussian_kl(q, p).sum()
         r = moved(model, r if t % c.transition_steps else x[t], a[t + 1])
         terms["transition"] += (minus_log_normal(x[t + 1], r, sigma(model)) * seen).sum()
@@ -250,7 +256,7 @@ def test_controls_in_other_units_are_the_same_model():
     factor, batch = 1024.0, batch_of()
     losses = []
     for c in (1.0, factor):
-        model, guide = pair(action_spread=tuple(c * u for u in UNIT))
+        model, guide = pair(SIGHT._replace(action_spread=tuple(c * u for u in UNIT)))
         torch.manual_seed(0)
         scaled = batch._replace(action=c * batch.action)
         losses.append(ScaledELBO().loss(model, guide, scaled))
@@ -489,7 +495,7 @@ def test_a_loaded_run_is_the_same_model(run, file, tmp_path):
     data = agent()
     done = np.arange(14) < run_fit_part(run, data)["length"].to_numpy()[:, None] - 1
     spread = run_fit_part(run, data)["action"].to_numpy()[done].astype(float).std(0)
-    assert run.card.config["action_spread"] == pytest.approx(spread, rel=1e-6)
+    assert run.card.sight.action_spread == pytest.approx(spread, rel=1e-6)
     frames = run.settings["train"]["window"]
     found = elbo_per_frame(run.guide, EpisodeWindows(run.heldout(data), frames), most=2048)[0]
     assert found == run.summary["heldout_elbo_per_frame"]
@@ -499,6 +505,19 @@ def test_a_loaded_run_is_the_same_model(run, file, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(
         again.model.parameters(), run.model.parameters(), strict=True
     ))  # fmt: skip
+
+
+def test_a_run_that_has_the_spread_among_its_options_loads(run, tmp_path):
+    """As earlier versions wrote it; the spread itself is with the parameters."""
+    copied = shutil.copytree(run.path, tmp_path / "run")
+    tensors, card = load_weights(copied / "best.safetensors")
+    options = {**card.config, "action_spread": list(card.sight.action_spread)}
+    old = dataclasses.replace(card, config=options, sight=tuple(card.sight)[:-1])
+    save_weights(copied / "best.safetensors", tensors, old)
+    loaded = Run.load(copied)
+    assert torch.equal(loaded.model.action_spread, run.model.action_spread)
+    assert loaded.model.action_spread != 1
+    assert_same(loaded.model.state_dict(), run.model.state_dict())
 
 
 def run_fit_part(run, data):
@@ -561,6 +580,38 @@ def test_criticise(run, file, tmp_path):
     assert "The actions are" in page
 
 
+def test_the_transition_has_a_rate_and_a_decay_of_its_own(tmp_path):
+    """The first update of Adam moves every parameter by its learning rate, after the decay."""
+    rate, own, decay = 1e-3, 4e-3, 0.5
+    config = preset("debug", "agent_control_vae")
+    train = dataclasses.replace(
+        config.train, steps=1, schedule="constant", learning_rate=rate, weight_decay=0.0,
+        transition_learning_rate=own, transition_weight_decay=decay, epsilon=1e-30,
+    )  # fmt: skip
+    trainer = Trainer(
+        agent(), dataclasses.replace(config, train=train), tmp_path, progress=False
+    )  # fmt: skip
+    before = {name: p.detach().clone() for name, p in trainer.modules.named_parameters()}
+    trainer.train()
+    for name, after in trainer.modules.named_parameters():
+        transition = name.startswith("model.change") or name == "model.raw_scale"
+        step = own if transition else rate
+        kept = before[name] * (1 - own * decay) if transition else before[name]
+        moved = after.grad != 0
+        assert moved.any()
+        found, expected = (after - kept)[moved], -step * after.grad[moved].sign()
+        torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["transition_learning_rate", "transition_weight_decay"])
+def test_no_other_model_has_a_transition_of_its_own(option):
+    train = dataclasses.replace(preset().train, **{option: 1e-3})
+    with pytest.raises(ConfigError, match=f"{option} is 0.001; control_vae has no transition"):
+        dataclasses.replace(preset(), train=train)
+    with pytest.raises(ConfigError, match=option):
+        dataclasses.replace(train, **{option: -1.0})
+
+
 # --- what cannot be used -------------------------------------------------------------------------
 
 
@@ -589,10 +640,9 @@ def test_images_and_episodes_without_actions_are_refused(refused, tmp_path):
         ({"roll_out": "closed_loop"}, "policy_scale must be given"),
         ({"discount": 0.9}, "closed_loop"),
         ({"action_cost": 0.1}, "closed_loop"),
+        ({"action_cost_absolute": 0.1}, "closed_loop"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "action_cost": -1.0}, "action_cost"),
         ({"roll_out": "closed_loop", "policy_scale": 0.05, "discount": 1.5}, "discount"),
-        ({"action_spread": (1.0, 0.0)}, "action_spread"),
-        ({"action_spread": (1.0, 1.0, 1.0)}, "3 numbers for 2 controls"),
     ],
 )
 def test_options_that_cannot_be_used(options, words):

@@ -17,7 +17,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import TrainConfig
+from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.run import Run
 
 FIT = ["--fps", "10", "--preset", "debug"]
@@ -650,11 +650,11 @@ def test_an_option_that_a_config_lacks_has_its_default(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     settings = yaml.safe_load((copied / "config.yaml").read_text())
     score_draws = settings["train"].pop("score_draws")
-    assert score_draws != TrainConfig().score_draws
+    assert score_draws != FitConfig().train.score_draws
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     assert main(["fit", "--resume", str(copied)]) == 0
     said = Run.load(copied).summary["score_density"]
-    assert f"(K = {TrainConfig().score_draws})" in said
+    assert f"(K = {FitConfig().train.score_draws})" in said
 
 
 def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):

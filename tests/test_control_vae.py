@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions import Independent, Normal
 from pyro.infer import SVI
 from variants import (
     PLAIN,
@@ -52,6 +53,55 @@ def test_kl_identity():
     mu_q = guide.residual.network(torch.cat([evidence.context, evidence.shown], -1))
     expected = (mu_q**2).sum() / (2 * model.config.latent_scale**2)
     torch.testing.assert_close(elbo.terms["latent"], expected.detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"likelihood": "squared_error", "policy_scale": 0.3}, {"roll_out": "closed_loop"},
+])  # fmt: skip
+def test_action_cost_is_that_of_the_policy(options):
+    """E|a|^2 and E|a| under pi, by closed form and Monte Carlo, for any likelihood and driver."""
+    weights = {"action_cost": 0.7, "action_cost_absolute": 0.4}
+    model, guide = build("small", 2, discount=0.9, **weights, **options)
+    batch, elbo = recording(model.config.history + 3, 4, bodies=2), ScaledELBO()
+    torch.manual_seed(3)
+    elbo(model, guide)(batch)
+    torch.manual_seed(3)
+    guide(batch)
+    trace = guide.get_traces()[0]
+    closed = model.config.roll_out == "closed_loop"
+    if closed:
+        pis = [trace.nodes[f"action_{t}"]["fn"] for t in range(3)]
+    else:
+        z = trace.nodes["latent"]["value"]
+        pi = model.step.policy(model.evidence(batch).context, z).base_dist
+        pis = [Independent(Normal(*x), 1) for x in zip(pi.loc, pi.scale, strict=True)]
+    closed_form = []
+    for pi in pis:
+        m, s, standard = pi.mean, pi.stddev, Normal(0.0, 1.0)
+        folded = 2 * s * standard.log_prob(m / s).exp() + m * (2 * standard.cdf(m / s) - 1)
+        closed_form.append(0.7 * (m**2 + s**2).sum(-1) + 0.4 * folded.sum(-1))
+    weighted = sum(0.9**t * x.sum() for t, x in enumerate(closed_form))
+    torch.testing.assert_close(elbo.terms["action_cost"], weighted.detach(), rtol=1e-10, atol=0)
+    for pi, expected in zip(pis, closed_form, strict=True):
+        a = pi.sample((100_000,))
+        costs = 0.7 * a.square().sum(-1) + 0.4 * a.abs().sum(-1)
+        error = costs.std(0) / math.sqrt(len(costs))
+        assert ((costs.mean(0) - expected).abs() < 5 * error).all()
+
+
+def test_action_cost_moves_the_policy_under_the_policy_likelihood():
+    """It is no constant there: it penalises the policy's mean and scale."""
+    costs = []
+    for factor in (1.0, 1.5):
+        model, guide = build("small", 2, action_cost=1.0)
+        with torch.no_grad():
+            for parameter in model.step.policy.parameters():
+                parameter.mul_(factor)
+        elbo = ScaledELBO()
+        torch.manual_seed(3)
+        elbo(model, guide)(recording(6, 4, bodies=2))
+        costs.append(elbo.terms["action_cost"].item())
+    assert costs[1] > 1.3 * costs[0]
 
 
 def test_two_models_share_nothing_under_svi():
@@ -204,6 +254,7 @@ def test_a_body_that_starts_beyond_a_wall_does_not_meet_it():
         ({"latent_scale": 0.0}, "latent_scale"),
         ({"discount": 1.5}, "discount"),
         ({"action_cost": -1.0}, "action_cost"),
+        ({"action_cost_absolute": -1.0}, "action_cost_absolute"),
         ({"likelihood": "squared_error"}, "policy_scale"),
     ],
 )

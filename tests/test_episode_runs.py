@@ -1,5 +1,6 @@
 """Runs of models of episodes: fit, resume, load, sample and criticise, and what cannot be used."""
 
+import dataclasses
 import re
 import shutil
 import signal
@@ -9,7 +10,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, chase, table
+from helpers import assert_same, assert_same_run, chase, table
 
 from pyro_animacy import Run, ScaledELBO, fit, preset, resume
 from pyro_animacy.cli import main
@@ -29,6 +30,8 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
+from pyro_animacy.infer.checkpoint import load_weights, save_weights
+from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.episodes import elbo_per_frame, see
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
@@ -349,6 +352,47 @@ def test_every_kind_of_dynamics_is_criticised(options, files, tmp_path):
                  "--out", str(tmp_path / "r.html")]) == 0  # fmt: skip
     page = (tmp_path / "r.html").read_text()
     assert ('id="latent"' in page) == (options.get("latent_size") != 0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_of_earlier_versions_are_passed_over(name, files, runs, tmp_path):
+    """What an old run says of an image's size, and of what only scenes have, is not needed."""
+    copied = shutil.copytree(runs[name], tmp_path / "run")
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    settings["train"] |= {"symmetry": "rotate", "score_draws": 64}
+    tensors, card = load_weights(copied / "best.safetensors")
+    if name == "image_vae":
+        size = {"height": 64, "width": 64, "channels": 3}
+        settings["model"] |= size
+        card = dataclasses.replace(card, config={**card.config, **size})
+        card = dataclasses.replace(card, sight=tuple(card.sight)[:-1])
+    save_weights(copied / "best.safetensors", tensors, card)
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    fresh = Run.load(runs[name])
+    assert Run.load(copied).config == fresh.config
+    again = resume(copied, read_episodes(files[name]), progress=False)
+    assert_same(again.model.state_dict(), fresh.model.state_dict())
+    assert again.summary["heldout_elbo_per_frame"] == fresh.summary["heldout_elbo_per_frame"]
+
+
+@pytest.mark.parametrize("option", ["symmetry=rotate", "symmetry=none", "score_draws=64"])
+@pytest.mark.parametrize("name", MODELS)
+def test_options_of_scenes_are_refused(name, option, files, refused, tmp_path):
+    command = ["fit", files[name], "--model", name, "--preset", "debug", "--out", tmp_path / "r"]
+    said = refused(*command, f"--train.{option}")
+    assert f"train.{option.partition('=')[0]} is" in said
+    assert f"{name} is one of episodes: leave it out" in said
+
+
+def test_the_papers_image_vae_is_not_clipped():
+    """A step without a clip: gradients stay, bit for bit, and the option outlives a file."""
+    config = preset("paper", "image_vae")
+    settings = yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config)))
+    assert parse_config(settings) == config
+    parameter = torch.nn.Parameter(torch.tensor([3e4, 4e4]))
+    parameter.grad = parameter.detach().clone()
+    torch.nn.utils.clip_grad_norm_([parameter], config.train.clip_norm)
+    assert torch.equal(parameter.grad, parameter)
 
 
 def test_a_window_that_the_config_lacks_is_the_default(runs, tmp_path):

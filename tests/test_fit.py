@@ -55,6 +55,22 @@ def test_kl_weight_of_every_update(name):
     assert train.steps >= every * len(levels)  # the last level is reached and used
 
 
+def test_geometric_kl_weight():
+    """0.01 x 1.122^k after 500 k epochs, up to 0.0891 from epoch 9,500 on (2-D soccer)."""
+    table = [
+        0.01, 0.01122, 0.01258884, 0.01412467848, 0.01584788925456, 0.01778133174361632,
+    ]  # fmt: skip
+    beta = KLWeightConfig(0.01, 0.01 * 1.122**19, levels=20, shape="geometric")
+    for epoch in range(3000):
+        assert beta(epoch) == pytest.approx(table[epoch // 500], rel=1e-14)
+    assert beta(9499) == pytest.approx(0.01 * 1.122**18, rel=1e-14)
+    assert beta(9500) == beta(10**6) == pytest.approx(0.01 * 1.122**19, rel=1e-14)
+    assert beta(9500) == pytest.approx(0.1, rel=0.11)
+    assert KLWeightConfig(0.3, 0.3, shape="geometric")(7) == 0.3
+    with pytest.raises(ConfigError, match="no factor leads from 0"):
+        KLWeightConfig(0.0, 0.1, levels=3, shape="geometric")
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_kl_weight_as_logged(name, tiny_data, tmp_path):
     """Train across the edge of every level: a run is put a few updates before it and goes on."""

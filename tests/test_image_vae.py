@@ -14,6 +14,7 @@ from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
+from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import normal
 
 DOUBLE = torch.float64
@@ -27,8 +28,8 @@ def _double():
     torch.set_default_dtype(torch.float32)
 
 
-def pair(**options):
-    model = ImageVAE(ImageVAEConfig(**{"latent_size": 4, "height": 46, "width": 46} | options))
+def pair(shape=(3, 46, 46), **options):
+    model = ImageVAE(ImageVAEConfig(**{"latent_size": 4} | options), Sight(shape))
     return model, ImageVAEGuide(model)
 
 
@@ -48,13 +49,13 @@ def loss_and_gradients(elbo, model, guide, batch, seed=1):
 
 @pytest.mark.parametrize(("image_scale", "count"), [(0.1, 4_348_547), (None, 4_348_548)])
 def test_parameters_of_world_models(image_scale, count):
-    model, guide = pair(latent_size=32, height=64, width=64, image_scale=image_scale)
+    model, guide = pair((3, 64, 64), latent_size=32, image_scale=image_scale)
     assert sum(p.numel() for m in (model, guide) for p in m.parameters()) == count
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 80)])
 def test_shapes(height, width):
-    model, guide = pair(latent_size=32, height=height, width=width)
+    model, guide = pair((3, height, width), latent_size=32)
     image = torch.rand(2, 3, 3, height, width)
     sites = guide(batch_of(image))
     assert sites["latent"].shape == (2, 3, 32)
@@ -189,7 +190,7 @@ class Linear(nn.Module):
 def pca():
     """Model and guide with a linear decoder, its exact posterior, images of it, log p(x)."""
     sigma = 0.2
-    model, guide = pair(image_scale=sigma, channels=1)
+    model, guide = pair((1, 46, 46), image_scale=sigma)
     model.decoder = Linear()
     W, b = model.decoder.weight, model.decoder.bias
     image = model.image(torch.randn(6, 4)).sample()
@@ -258,13 +259,13 @@ def test_active_dimensions(pca):
     [
         ({"latent_size": 0}, "latent_size is 0"),
         ({"image_scale": 0.0}, "image_scale is 0.0"),
-        ({"channels": 0}, "channels is 0"),
-        ({"height": 40}, "height of the images is 40"),
+        ({"shape": (3, 40, 46)}, "height of the images is 40"),
+        ({"shape": (7,)}, "these have vectors"),
     ],
 )
-def test_options_that_cannot_be_used(options, named):
+def test_what_cannot_be_used(options, named):
     with pytest.raises(ConfigError, match=named):
-        ImageVAEConfig(**options)
+        pair(**options)
 
 
 def test_images_of_another_size_are_named():

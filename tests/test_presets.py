@@ -37,8 +37,8 @@ SEED = {
 }  # fmt: skip
 # Ha & Schmidhuber 2018; 0.5 nats of each of 32 dimensions
 IMAGE_VAE = {
-    "model.latent_size": 32, "model.height": 64, "model.width": 64, "model.channels": 3,
-    "model.image_scale": math.sqrt(0.5), "train.free_nats": 16.0, "train.learning_rate": 1e-4,
+    "model.latent_size": 32, "model.image_scale": math.sqrt(0.5), "train.free_nats": 16.0,
+    "train.learning_rate": 1e-4,
     "train.batch_size": 100, "train.steps": 10_000,  # 10 epochs of 10^5 windows
 }  # fmt: skip
 # Hafner et al. 2019, appendix A and public code
@@ -89,7 +89,7 @@ TRACKING = {
         for name, value in CONTROL_VAE.items() if name != "model.likelihood"
     },
     "agent": "control_vae", "pixels": False, "updates": 8, "prior_share": 0.4,
-    "transition_rate": 2e-3, "control_vae.transition.hidden": 512,
+    "train.transition_learning_rate": 2e-3, "control_vae.transition.hidden": 512,
     "control_vae.transition.layers": 4, "control_vae.transition.activation": "elu",
     "control_vae.transition_steps": 8, "train.window": 25,  # frames of 24 steps
 }  # fmt: skip

@@ -61,17 +61,14 @@ def trio(types, config=NET, learn_scale=True, scale=None):
     )
 
 
-def answers(networks, state, actions, move, latent, present=None):
+def answers(networks, state, actions, move, latent):
     """All that the three networks give: a list of (..., N, size)."""
     mean, residual, policy = networks
     N = state.shape[-2]
     c = context_of(state, actions)
-    pi = policy(c, latent.flatten(-2), present).base_dist
-    out = residual(torch.cat([c, move.flatten(-2)], -1), present).chunk(residual.parts, -1)
-    return [
-        x.unflatten(-1, (N, -1))
-        for x in (mean(c, present), *out, pi.loc, pi.scale.expand_as(pi.loc))
-    ]
+    pi = policy(c, latent.flatten(-2)).base_dist
+    out = residual(torch.cat([c, move.flatten(-2)], -1)).chunk(residual.parts, -1)
+    return [x.unflatten(-1, (N, -1)) for x in (mean(c), *out, pi.loc, pi.scale.expand_as(pi.loc))]
 
 
 def scene(N, B=5):
@@ -125,31 +122,26 @@ def test_tokens_are_of_the_context(N, history):
 @pytest.mark.parametrize("own", [0, 3])
 @pytest.mark.parametrize("types", [(0,), (0, 0), TYPES])
 def test_network_is_the_equation(types, own, config):
-    """Body by body, message by message, with p_j - p_i spelt out; some bodies absent."""
+    """Body by body, message by message, with p_j - p_i spelt out."""
     N = len(types)
     net = network(types, own, config)
     x, u = noise(6, N, 6), noise(6, N, own, seed=1) if own else None
-    present = noise(6, N, seed=2) > -0.5
     phi = {"elu": F.elu, "silu": F.silu}[config.activation]
 
     def y(b, i):
         e = torch.eye(max(types) + 1).double()[types[i]]
         return torch.cat([*([u[b, i]] if own else []), x[b, i], e])
 
-    for there in (present, None):
-        out = net(x, u, there)
-        for b, i in itertools.product(range(6), range(N)):
-            if there is not None and not there[b, i]:
-                assert out[b, i].abs().max() == 0
-                continue
-            others = [j for j in range(N) if j != i and (there is None or there[b, j])]
-            heard = torch.zeros(config.hidden, dtype=torch.float64)
-            for j in others:
-                apart = (x[b, j, :2] - x[b, i, :2]) * (5.0 / 3.0)
-                A, B, C = net.mine.weight, net.theirs.weight, net.between.weight
-                first = A @ y(b, i) + net.mine.bias + B @ y(b, j) + C @ apart
-                heard = heard + phi(first) / len(others)
-            close(out[b, i], net.network(torch.cat([y(b, i), heard])))
+    out = net(x, u)
+    for b, i in itertools.product(range(6), range(N)):
+        others = [j for j in range(N) if j != i]
+        heard = torch.zeros(config.hidden, dtype=torch.float64)
+        for j in others:
+            apart = (x[b, j, :2] - x[b, i, :2]) * (5.0 / 3.0)
+            A, B, C = net.mine.weight, net.theirs.weight, net.between.weight
+            first = A @ y(b, i) + net.mine.bias + B @ y(b, j) + C @ apart
+            heard = heard + phi(first) / len(others)
+        close(out[b, i], net.network(torch.cat([y(b, i), heard])))
 
 
 @pytest.mark.parametrize("config", [NET, EXPERTS])
@@ -167,57 +159,6 @@ def test_equivariant_within_a_type(config):
     for a, b in zip(before, after, strict=True):
         # every body's answer differs, by far more than the 1e-12 of the reordered
         assert ((b - a[..., across, :]).abs().amax((0, -1)) > 1e-8).all()
-
-
-def test_absent_bodies_are_not_there():
-    """As a smaller set with the same parameters, whatever stands in their place, gradients too."""
-    there = [0, 3, 4]
-    net = network(TYPES, own=3)
-    small = network([TYPES[i] for i in there], own=3, known_types=3)
-    small.load_state_dict(net.state_dict())
-    present = torch.tensor([i in there for i in range(6)])
-    x, u = noise(5, 6, 6), noise(5, 6, 3, seed=1)
-    x[:, ~present], u[:, ~present] = torch.nan, torch.inf
-    x.requires_grad_()
-    u.requires_grad_()
-    out = net(x, u, present.expand(5, 6))
-    close(out[:, there], small(x[:, there], u[:, there]))
-    inputs = (x, u, *net.parameters())
-    for g in torch.autograd.grad(out.square().sum(), inputs):
-        assert g.isfinite().all()
-    for g in torch.autograd.grad(net(x, u, present).square().sum(), (x, u)):
-        assert (g[:, present].abs().sum((0, -1)) > 0).all()
-        assert (g[:, ~present] == 0).all()
-
-
-def test_absent_bodies_in_the_flat_networks():
-    there = [0, 3, 4]
-    present = torch.tensor([i in there for i in range(6)])
-    networks, data = trio(TYPES), scene(6)
-    few = [x[..., there, :] for x in data]
-    torch.manual_seed(0)
-    layout = layout_of([TYPES[i] for i in there], known_types=3)
-    small = (
-        SetMean(layout, Z, NET).double(),
-        SetResidual(layout, Z, NET, learn_scale=True).double(),
-        SetPolicy(layout, Z, NET, scale=None, floor=0.01).double(),
-    )
-    for a, b in zip(small, networks, strict=True):
-        a.load_state_dict(b.state_dict())
-    for x, anything in zip(data, (1e6, torch.nan, torch.nan, torch.inf), strict=True):
-        x[..., ~present, :] = anything
-    for a, b in zip(answers(networks, *data, present), answers(small, *few), strict=True):
-        close(a[..., there, :], b)
-        assert a.isfinite().all()
-
-
-def test_nobody_there():
-    net = network((0, 0), own=3)
-    x, u = torch.full((4, 2, 6), torch.nan).double(), noise(4, 2, 3)
-    out = net(x, u, torch.zeros(4, 2, dtype=torch.bool))
-    assert (out == 0).all()
-    for g in torch.autograd.grad(out.sum(), list(net.parameters())):
-        assert (g == 0).all()
 
 
 def test_parameters_do_not_depend_on_the_number():

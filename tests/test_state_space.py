@@ -38,7 +38,9 @@ def both(model, guide, batch, monkeypatch, **options):
     loss = elbo(model, guide)(batch)
     torch.manual_seed(0)
     seen = None if batch.observed.all() else batch.observed
-    plain = plain_pytorch.state_space_loss(model, guide, batch.position, 0.37, seen, noise)
+    plain = plain_pytorch.state_space_loss(
+        model, guide, batch.position, 0.37, seen, noise, options.get("kl_balance")
+    )
     return loss, elbo.terms, plain
 
 
@@ -56,6 +58,18 @@ def test_loss_is_the_algebra(monkeypatch, name, T, B, missing):
     torch.testing.assert_close(loss, plain["loss"], rtol=1e-10, atol=1e-10)
     for term, value in terms.items():
         torch.testing.assert_close(value, plain[term].detach(), rtol=1e-10, atol=1e-10)
+    assert_same_gradients(gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide)))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8])
+@pytest.mark.parametrize("missing", [0.0, 0.05])
+@pytest.mark.parametrize("name", [name for name in STATE_SPACE if name != "deterministic"])
+def test_balance_is_dreamers(monkeypatch, name, missing, alpha):
+    """alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)), where no parameter of p moves q."""
+    model, guide = build(name)
+    batch = windows(model, 6, 4, missing)
+    loss, _, plain = both(model, guide, batch, monkeypatch, kl_balance=alpha)
+    torch.testing.assert_close(loss, plain["loss"], rtol=1e-10, atol=1e-10)
     assert_same_gradients(gradients(loss, (model, guide)), gradients(plain["loss"], (model, guide)))
 
 

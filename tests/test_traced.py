@@ -75,8 +75,9 @@ def test_another_shape_is_recorded_anew():
     [dict(free_nats=0.4), dict(free_nats=0.4, free_nats_of="mean"), dict(kl_balance=0.8)],
     ids=str,
 )
-def test_options_of_the_loss(options):
-    program, record = both("rssm", **options)
+@pytest.mark.parametrize("name", ["rssm", "categorical"])
+def test_options_of_the_loss(name, options):
+    program, record = both(name, **options)
     batch = recording(7, 3, missing=0.1)
     assert_same(record, program, batch)
 
@@ -160,7 +161,7 @@ def test_a_fused_optimiser_moves_convolutions_as_the_program_does(family):
     for way in (False, True):
         torch.manual_seed(0)
         if family == "image_vae":
-            model: Any = ImageVAE(ImageVAEConfig(latent_size=2, height=46, width=46))
+            model: Any = ImageVAE(ImageVAEConfig(latent_size=2), Sight((3, 46, 46)))
             guide: Any = ImageVAEGuide(model)
         else:
             nets = dict.fromkeys(("prior", "posterior", "reward"), SMALL_NET)

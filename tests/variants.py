@@ -24,7 +24,7 @@ CONTROL_VAE = {
         **SQUARED, "history": 1, "posterior_scale": "prior", "roll_out": "closed_loop",
         "action_cost": 0.1, "discount": 0.95,
     },
-    "action_cost": {"roll_out": "closed_loop", "action_cost": 0.1},
+    "action_cost": {"roll_out": "closed_loop", "action_cost": 0.1, "action_cost_absolute": 0.2},
     "blended_weights": {"policy": EXPERTS},
     "blended_outputs": {
         "policy": StackConfig(hidden=6, layers=2, experts=3, blend="outputs"),
@@ -39,7 +39,9 @@ STATE_SPACE = {
     "rssm": {},
     "rssm_history_3": {"history": 3, "discount": 0.9},
     "rssm_squared_error": {**SQUARED, "history": 1, "action_cost": 0.01},
-    "rssm_closed_loop": {"roll_out": "closed_loop", "discount": 0.9, "action_cost": 0.1},
+    "rssm_closed_loop": {
+        "roll_out": "closed_loop", "discount": 0.9, "action_cost": 0.1, "action_cost_absolute": 0.2,
+    },
     "deterministic": {"latent_size": 0},
     "stochastic": {"memory_size": 0},
     "categorical": {"latent_size": 3, "classes": 4},

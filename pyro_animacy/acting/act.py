@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xarray as xr
 from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
@@ -55,7 +54,7 @@ from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.episodes import action_spread, see
+from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.run import METRICS, REPLAY, pick_device
@@ -173,21 +172,17 @@ class Acting:
             sight=sight._replace(continuation=bool(episodes["terminal"].any())),
         )  # fmt: skip
         if self.config.agent == "control_vae":
-            self.learner = self._tracking(card, episodes)
+            self.learner = self._tracking(card)
         else:
             self.learner = Learner(card, self.config, self.controls, self.device)
         return self.learner
 
-    def _tracking(self, card: EpisodeCard, episodes: xr.Dataset) -> TrackingLearner:
+    def _tracking(self, card: EpisodeCard) -> TrackingLearner:
         """That of a ControlVAE, whose unit of a state is its spread in the references."""
         learned, heldout = load_references(self.path, self.config.train.seed)
         shown = see(learned)
         sight = acted(card.sight)._replace(mean=shown.mean, spread=shown.spread)
-        options = dataclasses.replace(
-            self.config.control_vae,
-            action_spread=self.config.control_vae.action_spread or action_spread(episodes),
-        )
-        card = dataclasses.replace(card, sight=sight, config=dataclasses.asdict(options))
+        card = dataclasses.replace(card, sight=sight)
         learner = TrackingLearner(card, self.config, self.controls, self.device, learned)
         steps = self.config.train.window - 1
         self.heldout = References(heldout, learner.model.spread, steps)

@@ -55,8 +55,6 @@ class ActConfig:
             states are to be followed. Rewards and actions in them are not looked at.
         prior_share: Of ``control_vae``, how often it collects with z_t from the prior, not from the
             posterior towards the reference; 0.4 in the paper's code.
-        transition_rate: Of ``control_vae``, the learning rate of the transition; that of the policy
-            is ``train.learning_rate``.
         control_vae: Options of the model of ``control_vae``.
         model: Options of the world model, of all others.
         train: Options of its updates.
@@ -80,7 +78,6 @@ class ActConfig:
     replay_memory: int = 2**31
     reference: str | None = None
     prior_share: float = 0.4
-    transition_rate: float = 2e-3
     control_vae: AgentControlVAEConfig = field(default_factory=_tracking)
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     train: UpdateConfig = field(default_factory=UpdateConfig)
@@ -107,13 +104,18 @@ class ActConfig:
             ("evaluation_episodes", self.evaluation_episodes >= 1, "at least 1"),
             ("replay_memory", self.replay_memory >= 0, "0 or more"),
             ("prior_share", 0 <= self.prior_share <= 1, "in [0, 1]"),
-            ("transition_rate", self.transition_rate > 0, "positive"),
         ):
             if not good:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected it {wanted}")
-        # whether its windows are long enough for it
-        train = TrainConfig(window=self.train.window, overshooting=self.train.overshooting)
-        FitConfig(*self.learned, train)
+        o = self.train  # whether the model has them, and its windows are long enough for it
+        FitConfig(
+            *self.learned,
+            TrainConfig(
+                window=o.window, overshooting=o.overshooting,
+                transition_learning_rate=o.transition_learning_rate,
+                transition_weight_decay=o.transition_weight_decay,
+            ),
+        )  # fmt: skip
         if self.agent == "control_vae":
             self._check_tracking()
         elif self.reference is not None:
@@ -157,7 +159,8 @@ def _small(agent: Kind) -> ActConfig:
                 transition=StackConfig(hidden=128, layers=2),
             ),
             train=UpdateConfig(
-                batch_size=64, window=17, learning_rate=1e-3, clip_norm=1.0, weight_decay=0.0,
+                batch_size=64, window=17, learning_rate=1e-3, transition_learning_rate=2e-3,
+                clip_norm=1.0, weight_decay=0.0,
                 kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=400),
             ),
         )  # fmt: skip
@@ -214,15 +217,10 @@ def _paper(agent: Kind) -> ActConfig:
     What they have not is listed in docs/acting.md, "The papers' values".
     """
     if agent == "control_vae":
-        paper = preset("paper")
-        vae, net = paper.model, StackConfig(hidden=512, layers=4)
+        paper = preset("paper", "agent_control_vae")
         return ActConfig(
             agent=agent, episodes=1000, updates=8, evaluate_every=50, exploration=0.0,
-            control_vae=_tracking(
-                latent_size=64, action_cost=vae.action_cost, discount=vae.discount,
-                prior=vae.prior, posterior=vae.posterior, policy=vae.policy, transition=net,
-            ),
-            train=replace(_updates(paper.train), window=25),  # frames of 24 steps
+            control_vae=paper.model, train=_updates(paper.train),
         )  # fmt: skip
     planet = preset("planet", "world_model")
     if agent == "planet":

@@ -20,6 +20,7 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.loop import (
     clip,
     diverged,
+    groups,
     make_elbo,
     make_optimizer,
     stream,
@@ -57,14 +58,10 @@ class Learner:
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         if self.behaviour is not None:
             self.behaviour.to(device)
-        self.optimizer = make_optimizer(self.moved(), o)
+        self.optimizer = make_optimizer(groups(self.modules, o), o)
         traced = worth_tracing(o, config.updates_before(config.episodes - 1))
         self.gradient = Gradient(make_elbo(o), self.model, self.guide, traced=traced)
         self.agent = self.acts(controls)
-
-    def moved(self) -> list[Any]:
-        """What the optimiser moves: parameters, or groups of them."""
-        return list(self.modules.parameters())
 
     def acts(self, controls: Controls) -> Any:
         """The agent that acts by what is learned."""
@@ -172,13 +169,6 @@ class TrackingLearner(Learner):
         self.references = references
         self.windows = EpisodeWindows(references, config.train.window, "observation")
         super().__init__(card, config, controls, device)
-
-    def moved(self) -> list[Any]:
-        """The transition has a rate of its own."""
-        transition = [*self.model.change.parameters(), self.model.raw_scale]
-        its = {id(p) for p in transition}
-        others = [p for p in self.modules.parameters() if id(p) not in its]
-        return [{"params": others}, {"params": transition, "lr": self.config.transition_rate}]
 
     def acts(self, controls: Controls) -> Tracker:
         """The agent, which collects by following the references that it learns from."""

@@ -15,7 +15,7 @@ from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.episodes import elbo_per_frame, suited_episodes
-from pyro_animacy.infer.predict_episodes import CONTEXT, latent_size
+from pyro_animacy.infer.predict_episodes import CONTEXT
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.image_vae import ImageVAE
 
@@ -65,7 +65,7 @@ def criticise_episodes(
     cut, episode = windows(dataset, frames, most)
     sight, summary = run.card.sight, run.summary
     sections: list[Section] = []
-    Z, found = latent_size(run), None
+    Z, found = run.model.latent_size, None
     total = 2 + sight.image + (Z > 0) + (not images)
     with tqdm(total=total, unit="part", disable=not progress) as bar:
         bar.set_description("criticise: bound")

@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.episodes import AT_ONCE
-from pyro_animacy.infer.predict_episodes import latent_size, predict_episodes
+from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.image_vae import ACTIVE, RESOLUTION, ImageVAE
 
@@ -197,7 +197,7 @@ def pictures(run: Run, cut: xr.Dataset, episode: npt.NDArray, fitted: xr.Dataset
     K = 0
     if fitted is not None:
         frames = training_frames(fitted)
-        Z = latent_size(run)
+        Z = run.model.latent_size
         K = min(Z, len(frames) - 1)
         of = principal_components(frames, K) if K else None
         flat = x.reshape(len(x), -1)

@@ -11,13 +11,15 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.schedules import KLWeightConfig
-from pyro_animacy.models import family
+from pyro_animacy.models import FAMILIES, family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.scene import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
+
+OF_SCENES: dict[str, Any] = {"symmetry": "rotate", "score_draws": 64}  # of TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,16 @@ class UpdateConfig:
         learning_rate: Its largest value.
         epsilon: Added to the root of the second moment.
         weight_decay: Decoupled weight decay.
+        transition_learning_rate: That of a learned transition (`agent_control_vae`), under the same
+            schedule; null for ``learning_rate``.
+        transition_weight_decay: Likewise; null for ``weight_decay``.
         clip_norm: Largest norm of the gradient.
         kl_weight: beta over epochs.
         free_nats: Nats of KL a step, summed over the latent's dimensions, that cost nothing.
         free_nats_of: Clip the KL of each ``step`` (PlaNet), or the ``mean`` over all (Dreamer).
         kl_balance: alpha of alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)), which moves the
-            prior faster than the posterior (DreamerV2: 0.8); null for the plain KL.
+            prior faster than the posterior (DreamerV2: 0.8), and by the KL alone; null for the
+            plain KL.
         overshooting: What is asked of steps further ahead, of state-space models.
         steps_per_epoch: Updates that make an epoch, the unit of the KL weight's schedule.
         seed: Seeds the split, the initial parameters, the batches and all noise.
@@ -52,6 +58,8 @@ class UpdateConfig:
     learning_rate: float = 1e-3
     epsilon: float = 1e-8
     weight_decay: float = 1e-4
+    transition_learning_rate: float | None = None
+    transition_weight_decay: float | None = None
     clip_norm: float = 10.0
     kl_weight: KLWeightConfig = field(default_factory=KLWeightConfig)
     free_nats: float = 0.0
@@ -83,6 +91,11 @@ class UpdateConfig:
                 )
         if not self.weight_decay >= 0:
             raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
+        rate, decay = self.transition_learning_rate, self.transition_weight_decay
+        if rate is not None and not rate > 0:
+            raise ConfigError(f"train.transition_learning_rate is {rate}; expected it positive")
+        if decay is not None and not decay >= 0:
+            raise ConfigError(f"train.transition_weight_decay is {decay}; expected 0 or more")
         if not self.free_nats >= 0:
             raise ConfigError(f"train.free_nats is {self.free_nats}; expected 0 or more")
         if self.kl_balance is not None and not 0 < self.kl_balance < 1:
@@ -101,13 +114,15 @@ class TrainConfig(UpdateConfig):
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
-            walls). ``none``: where its ends differ too (who attacks which goal).
+            walls). ``none``: where its ends differ too (who attacks which goal). Of scenes, where
+            the default is ``rotate``.
         heldout: Share of the recordings (or of each recording's frames) never trained on.
         validation: Share of the rest that early stopping looks at.
         evaluate_every: Updates between evaluations on the validation part.
         patience: Evaluations without a better validation score before stopping; the best
             parameters are kept. Null: never stop, and keep the last.
-        score_draws: K of the importance-weighted held-out score.
+        score_draws: K of the importance-weighted held-out score. Of scenes, where the default
+            is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
         precision: ``bf16-mixed`` takes products of matrices within feedforward networks, and their
@@ -118,12 +133,12 @@ class TrainConfig(UpdateConfig):
 
     steps: int = 4000
     schedule: Literal["constant", "cosine"] = "cosine"
-    symmetry: Symmetry = "rotate"
+    symmetry: Symmetry | None = None
     heldout: float = 0.2
     validation: float = 0.1
     evaluate_every: int = 250
     patience: int | None = 6
-    score_draws: int = 64
+    score_draws: int | None = None
     checkpoint_activations: bool = False
     precision: Literal["float32", "bf16-mixed"] = "float32"
 
@@ -135,8 +150,8 @@ class TrainConfig(UpdateConfig):
         """
         super().__post_init__()
         for name in ("steps", "evaluate_every", "score_draws"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"train.{name} is {value}; expected at least 1")
         for name in ("heldout", "validation"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
@@ -177,8 +192,34 @@ class FitConfig:
                     f"model.{without} is {getattr(self.model, without)}, and {name} is the model "
                     "without it; take the model rssm, which has both"
                 )
+        self._check_of_scenes()
+        self._check_transition()
         self._check_window()
         self._check_overshooting()
+
+    def _check_of_scenes(self) -> None:
+        """Give the options that only scenes have their defaults, and refuse them of episodes."""
+        given = {name: getattr(self.train, name) for name in OF_SCENES}
+        if family(self.family).data == "scenes":
+            chosen = {n: OF_SCENES[n] if value is None else value for n, value in given.items()}
+            object.__setattr__(self, "train", dataclasses.replace(self.train, **chosen))
+            return
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    f"train.{name} is {value}; it is of models of scenes, and {self.family} is one "
+                    "of episodes: leave it out"
+                )
+
+    def _check_transition(self) -> None:
+        if isinstance(self.model, AgentControlVAEConfig):
+            return
+        for name in ("transition_learning_rate", "transition_weight_decay"):
+            if (value := getattr(self.train, name)) is not None:
+                raise ConfigError(
+                    f"train.{name} is {value}; {self.family} has no transition with a term of its "
+                    "own, as agent_control_vae has: leave it out"
+                )
 
     def _check_window(self) -> None:
         """A model that remembers learns from windows of several steps, and no further back.
@@ -230,6 +271,25 @@ class FitConfig:
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
                 "expected a longer window, or no step is so far ahead"
             )
+
+
+def without_old(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run less the options of earlier versions that the data decides now.
+
+    An image's size and the spread of controls, which are part of what there is to see (and, the
+    spread, of the model's state); and what models of episodes never took note of.
+    """
+    name = settings.get("family", "control_vae")
+    old = {"image_vae": ("height", "width", "channels"), "agent_control_vae": ("action_spread",)}
+    drop = {"model": old.get(name, ()), "train": ()}
+    if name in FAMILIES and FAMILIES[name].data == "episodes":
+        drop["train"] = tuple(OF_SCENES)
+    kept = {
+        part: {n: value for n, value in settings[part].items() if n not in names}
+        for part, names in drop.items()
+        if isinstance(settings.get(part), Mapping)
+    }
+    return {**settings, **kept}
 
 
 def parse_config(settings: Mapping[str, Any]) -> FitConfig:

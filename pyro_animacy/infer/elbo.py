@@ -19,20 +19,18 @@ Three options change the KL term. With b the trajectory and sg() a stop of the g
 Free nats a step are PlaNet's (Hafner et al. 2019), of the mean Dreamer's (Hafner et al. 2020);
 balance is DreamerV2's (Hafner et al. 2021, equation 2), overshooting PlaNet's (equation 7). Both
 sums of the free nats run over the elements that the evidence spoke of: see `ScaledELBO`.
+
+Where q is a residual around p, sg(p) under balance is also what the guide shifts
+(`MessengerGuide.prior_held`): alpha's part alone moves the parameters of p, as in DreamerV2.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
-from pyro.distributions import (
-    Independent,
-    Normal,
-    OneHotCategorical,
-    OneHotCategoricalStraightThrough,
-)
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import torch_item
@@ -43,16 +41,8 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.models.categorical import OneHot
-from pyro_animacy.models.program import Overshooting
-
-# The families that can be stacked, compared and cut from the gradient, and their parameters.
-_PARAMETERS: dict[type, tuple[str, ...]] = {
-    Normal: ("loc", "scale"),
-    OneHotCategorical: ("logits",),
-    OneHotCategoricalStraightThrough: ("logits",),
-    OneHot: ("logits",),
-}
+from pyro_animacy.models.densities import PARAMETERS, base, rebuilt, stop_gradient
+from pyro_animacy.models.program import MessengerGuide, Overshooting
 
 
 class ScaledELBO(TraceMeanField_ELBO):
@@ -78,8 +68,9 @@ class ScaledELBO(TraceMeanField_ELBO):
         free_nats_of: What is held at F: each ``step`` of each trajectory, or the ``mean`` over
             the steps and trajectories of a term (and of one particle), weighted by their scales.
         kl_balance: alpha, the share of the gradient that moves the prior towards the posterior;
-            the value stays KL(q || p). None is the plain gradient, which is that of twice
-            the term at alpha = 1/2. For normal and one-hot categorical latents.
+            the value stays KL(q || p). A `MessengerGuide` then shifts a constant prior, so that the
+            prior learns by that share of the KL and by nothing else. None is the plain gradient.
+            For normal and one-hot categorical latents.
         overshooting: If not None, the KL terms are weighted by beta_1 / D, and model and guide are
             called with the keyword ``overshooting`` and this object, for the model to declare
             sites that predict further ahead (``latent_ahead_2`` for two steps, ...), scaled by
@@ -137,7 +128,9 @@ class ScaledELBO(TraceMeanField_ELBO):
         messenger = poutine.unwrap(guide)
         if not isinstance(messenger, GuideMessenger):
             return super()._get_trace(model, guide, args, kwargs)
-        guide(*args, **kwargs)  # one run makes both traces; densities are left to be scored stacked
+        held = self.kl_balance is not None and isinstance(messenger, MessengerGuide)
+        with messenger.prior_held() if held else nullcontext():
+            guide(*args, **kwargs)  # one run makes both traces; densities are scored stacked, later
         model_trace, guide_trace = messenger.get_traces()
         return prune_subsample_sites(model_trace), guide_trace
 
@@ -260,7 +253,7 @@ class _Sites(NamedTuple):
     def balanced_kl(self, alpha: float) -> Tensor:
         """KL(q || p) whose gradient is alpha's share to p and the rest to q."""
         q, p = self.posterior, self.prior
-        fixed_q, fixed_p = _stop_gradient(q), _stop_gradient(p)
+        fixed_q, fixed_p = stop_gradient(q), stop_gradient(p)
         if fixed_q is None or fixed_p is None:
             raise ConfigError(
                 f"kl_balance: the posterior of site {self.name} is {q} and its prior {p}; "
@@ -270,9 +263,9 @@ class _Sites(NamedTuple):
 
     def seen(self, kl: Tensor) -> Tensor:
         """1 where the posterior is not the prior, 0 where it is: of the shape and type of KL."""
-        q, p = _base(self.posterior)[0], _base(self.prior)[0]
-        names = _PARAMETERS.get(type(q))
-        if names is None or names != _PARAMETERS.get(type(p)):
+        q, p = base(self.posterior)[0], base(self.prior)[0]
+        names = PARAMETERS.get(type(q))
+        if names is None or names != PARAMETERS.get(type(p)):
             return (kl != 0).to(kl)
         # To rounding: a categorical normalises its logits again when it is built of another's.
         rounding = 8 * torch.finfo(kl.dtype).eps
@@ -301,8 +294,8 @@ def _joined(pairs: list[tuple[dict, dict]]) -> list[_Sites]:
     if all(isinstance(scale, int | float) for scale in scales) and (
         masked or all(mask is None for mask in masks)
     ):
-        q = _rebuilt([q["fn"] for q in sites], torch.stack)
-        p = _rebuilt([p["fn"] for _, p in pairs], torch.stack)
+        q = rebuilt([q["fn"] for q in sites], torch.stack)
+        p = rebuilt([p["fn"] for _, p in pairs], torch.stack)
         if q is not None and p is not None:
             mask = torch.stack(masks) if masked else None
             # a draw is asked for only where there is no formula, which these families have
@@ -310,37 +303,3 @@ def _joined(pairs: list[tuple[dict, dict]]) -> list[_Sites]:
     return [
         _Sites(q["name"], q["fn"], p["fn"], q["value"], q["scale"], q["mask"]) for q, p in pairs
     ]
-
-
-def _stop_gradient(d: Distribution) -> Distribution | None:
-    """sg(d), the same distribution as a constant; None where its family is not known here."""
-    return _rebuilt([d], lambda parameter: parameter[0].detach())
-
-
-def _rebuilt(
-    alike: list[Distribution], join: Callable[[list[Tensor]], Tensor]
-) -> Distribution | None:
-    """One distribution whose parameters are those of the given ones, joined.
-
-    None where they differ in family or shape, or the family is not known here.
-    """
-    bases, dims = zip(*map(_base, alike), strict=True)
-    first = bases[0]
-    names = _PARAMETERS.get(type(first))
-    if names is None or any(
-        type(b) is not type(first) or b.batch_shape != first.batch_shape or n != dims[0]
-        or b.event_shape != first.event_shape
-        for b, n in zip(bases, dims, strict=True)
-    ):  # fmt: skip
-        return None
-    parameters = {name: join([getattr(b, name) for b in bases]) for name in names}
-    return type(first)(**parameters).to_event(dims[0])
-
-
-def _base(d: Distribution) -> tuple[Distribution, int]:
-    """What lies under `Independent`, and how many of its batch dimensions are event dimensions."""
-    base: Any = d
-    dims = 0
-    while isinstance(base, Independent):
-        base, dims = base.base_dist, dims + base.reinterpreted_batch_ndims
-    return base, dims

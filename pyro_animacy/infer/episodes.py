@@ -21,7 +21,6 @@ from pyro_animacy.infer.run import Run, split_episodes
 from pyro_animacy.infer.source import Draw
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
-from pyro_animacy.models.image_vae import ImageVAEConfig
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.models.world_model import Sight
 
@@ -34,11 +33,10 @@ class EpisodeSource:
 
     Args:
         dataset: In the schema of `pyro_animacy.data.episodes`.
-        config: The options of the fit; an image VAE takes the images' size from the data, an
-            agent's ControlVAE the spread of the controls.
+        config: The options of the fit.
 
     Raises:
-        ConfigError: If the model is of vectors and actions, and there are none.
+        ConfigError: If the model is of images, or of vectors and actions, and there are none.
         DataError: If there are too few episodes to train on, to validate and to hold out, or too
             short ones.
     """
@@ -50,25 +48,18 @@ class EpisodeSource:
         self.windows = EpisodeWindows(self.fit_part, options.window)
         self.validation = EpisodeWindows(self.validation_part, options.window)
         sight = see(self.fit_part)
-        model = config.model
-        if isinstance(model, ImageVAEConfig):
-            if not sight.image:
-                raise DataError("the image VAE needs episodes with images; these have none")
-            channels, height, width = sight.shape
-            model = dataclasses.replace(model, channels=channels, height=height, width=width)
-        self.given = given_frames(family(config.family).model)
+        model: Any = family(config.family).model
+        self.given = model.given
         for name, part in zip(("training", "validation", "held-out"), parts[1:], strict=True):
             if (longest := int(part["length"].max())) <= self.given:
                 raise DataError(
                     f"the longest of the {name} episodes has {longest} frames, and "
                     f"{config.family} needs at least {self.given + 1}; give longer episodes"
                 )
-        if isinstance(model, AgentControlVAEConfig):
+        if isinstance(config.model, AgentControlVAEConfig):
             sight = acted(sight)
-            if model.action_spread is None:
-                model = dataclasses.replace(model, action_spread=action_spread(self.fit_part))
         self.card = EpisodeCard(
-            model=config.family, config=dataclasses.asdict(model), sight=sight,
+            model=config.family, config=dataclasses.asdict(config.model), sight=sight,
             fps=float(dataset.attrs.get("fps", 1.0)),
         )  # fmt: skip
 
@@ -119,7 +110,7 @@ class EpisodeSource:
 
 
 def see(dataset: xr.Dataset) -> Sight:
-    """What there is to see in episodes; colours, features of a vector and rewards are measured."""
+    """What there is to see in episodes; colours, features, rewards and controls are measured."""
     seen = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None]
     if "image" in dataset:
         size = dataset["image"].sizes
@@ -140,7 +131,7 @@ def see(dataset: xr.Dataset) -> Sight:
         shape, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()),
         actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
         reward="reward" in dataset, continuation="terminal" in dataset,
-        reward_spread=_reward_spread(dataset, seen),
+        reward_spread=_reward_spread(dataset, seen), action_spread=_action_spread(dataset),
     )  # fmt: skip
 
 
@@ -153,15 +144,14 @@ def _reward_spread(dataset: xr.Dataset, seen: npt.NDArray[np.bool_]) -> float:
     return float(met.std()) if differ else 1.0
 
 
-def given_frames(model: Any) -> int:
-    """First frames of a window that a model is conditioned on, not asked for: 0 for most."""
-    return getattr(model, "given", 0)
-
-
-def action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
+def _action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
     """Standard deviation of each control over what was done; 1 where it never changes."""
+    if "action" not in dataset:
+        return ()
     done = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None] - 1
     action = dataset["action"].to_numpy()[done].astype(np.float64)
+    if not len(action):  # episodes of a single frame
+        return (1.0,) * action.shape[1]
     return tuple(np.where(np.ptp(action, 0) > 0, action.std(0), 1.0).tolist())
 
 
@@ -216,7 +206,7 @@ def elbo_per_frame(
             for part in these.split(max(1, AT_ONCE // windows.frames)):
                 batch = windows.batch(part).to(parameter.device, parameter.dtype)
                 total -= ScaledELBO().loss(model, guide, batch, score=True)
-                seen += int(batch.observed[given_frames(model) :].sum())
+                seen += int(batch.observed[model.given :].sum())
             found.append((total, seen))
     values, frames = np.array(found).T
     mean = values.sum() / frames.sum()

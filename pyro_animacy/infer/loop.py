@@ -66,6 +66,27 @@ def diverged(where: str, what: str, kept: str = "") -> RunError:
     return RunError(f"{where}: {what}; {mend}" + (f" ({kept})" if kept else ""))
 
 
+def groups(modules: nn.ModuleDict, options: UpdateConfig) -> list[dict[str, Any]]:
+    """All parameters, those of the model's transition by themselves if they have a rate of theirs.
+
+    Args:
+        modules: The ``model`` and the rest of what is learned.
+        options: The options.
+    """
+    o, parameters = options, list(modules.parameters())
+    if o.transition_learning_rate is None and o.transition_weight_decay is None:
+        return [{"params": parameters}]
+    model: Any = modules["model"]
+    own = model.transition_parameters()
+    apart = {id(p) for p in own}
+    decay = o.weight_decay if o.transition_weight_decay is None else o.transition_weight_decay
+    rate = o.transition_learning_rate or o.learning_rate
+    return [
+        {"params": [p for p in parameters if id(p) not in apart]},
+        {"params": own, "lr": rate, "weight_decay": decay},
+    ]
+
+
 def make_optimizer(parameters: Iterable[Any], options: UpdateConfig) -> torch.optim.Optimizer:
     """The optimiser that the options name, with decoupled weight decay.
 

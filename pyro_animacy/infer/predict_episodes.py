@@ -32,7 +32,7 @@ from tqdm import tqdm
 from pyro_animacy.criticism.draws import episodes_tree
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.episodes import AT_ONCE, given_frames, suited_episodes
+from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
 from pyro_animacy.infer.predict import Mode, check_memory
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, recorded
@@ -146,8 +146,8 @@ def _room(
         wanted["reward"] = (), np.float32
     if isinstance(run.model, AgentControlVAE):
         wanted["action"] = (sight.actions,), np.float32
-    if mode == "reconstruct" and latent_size(run):
-        wanted["latent"] = (latent_size(run),), np.float32
+    if mode == "reconstruct" and run.model.latent_size:
+        wanted["latent"] = (run.model.latent_size,), np.float32
     each = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in wanted.values())
     check_memory(draws * trajectories * frames * each, draws, trajectories, frames)
     size = draws, trajectories, frames
@@ -179,7 +179,7 @@ def _given(
             raise ConfigError(f"{name} is {value}; expected at least 1")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
-    return context if mode == "forecast" else given_frames(run.model)
+    return context if mode == "forecast" else run.model.given
 
 
 def _draw_images(run: Run, batch: EpisodeBatch, mode: Mode, _: int) -> dict[str, Tensor]:
@@ -280,12 +280,6 @@ def _by_draw(x: Tensor, several: int) -> npt.NDArray:
 def pixels(image: Tensor) -> Tensor:
     """Images (..., channels, height, width) of [0, 1] as uint8 (..., height, width, channels)."""
     return (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(-3, -1)
-
-
-def latent_size(run: Run) -> int:
-    """Z, the numbers in a code of a frame."""
-    model = run.model
-    return model.config.latent_size if isinstance(model, ImageVAE) else model.latent_size
 
 
 def _cut(dataset: xr.Dataset, frames: int) -> xr.Dataset:

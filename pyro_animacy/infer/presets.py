@@ -1,6 +1,8 @@
 """Presets: options that belong together, for each model."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from pyro_animacy.errors import ConfigError
@@ -61,8 +63,8 @@ def _paper() -> FitConfig:
     return FitConfig(
         model=ControlVAEConfig(
             history=2, latent_size=64, posterior_scale="prior", likelihood="squared_error",
-            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
-            prior=net, posterior=net, policy=experts,
+            roll_out="closed_loop", policy_scale=0.05, action_cost=0.001,
+            action_cost_absolute=0.01, discount=0.95, prior=net, posterior=net, policy=experts,
         ),
         train=TrainConfig(
             steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",
@@ -128,13 +130,17 @@ def _debug_image_vae() -> FitConfig:
 
 
 def _paper_image_vae() -> FitConfig:
-    """Sum of squares, Adam 1e-4, batches of 100, no less than 0.5 nats of each dimension."""
+    """Sum of squares, Adam 1e-4 and no clip, batches of 100, 0.5 free nats a dimension.
+
+    The steps are World Models' 10 epochs if there are 100,000 frames to train on, about as many as
+    theirs; of N frames, 10 epochs are N / 10 steps.
+    """
     return FitConfig(
         family="image_vae",
         model=ImageVAEConfig(),
         train=TrainConfig(
             steps=10_000, batch_size=100, learning_rate=1e-4, schedule="constant",
-            weight_decay=0.0, free_nats=16.0, patience=None,
+            clip_norm=math.inf, weight_decay=0.0, free_nats=16.0, patience=None,
         ),
     )  # fmt: skip
 
@@ -144,7 +150,7 @@ def _world_model() -> FitConfig:
     return FitConfig(
         family="world_model",
         model=WorldModelConfig(memory_size=128, latent_size=16),
-        train=TrainConfig(steps=2000, batch_size=32, window=32, symmetry="none"),
+        train=TrainConfig(steps=2000, batch_size=32, window=32),
     )
 
 
@@ -173,7 +179,7 @@ def _planet() -> FitConfig:
         ),
         train=TrainConfig(
             steps=100_000, batch_size=50, window=50, schedule="constant", learning_rate=1e-3,
-            epsilon=1e-4, clip_norm=1000.0, weight_decay=0.0, free_nats=3.0, symmetry="none",
+            epsilon=1e-4, clip_norm=1000.0, weight_decay=0.0, free_nats=3.0,
             patience=None,
         ),
     )  # fmt: skip
@@ -188,8 +194,27 @@ def _agent_control_vae() -> FitConfig:
         family="agent_control_vae",
         model=AgentControlVAEConfig(),
         train=TrainConfig(
-            steps=4000, batch_size=32, window=17, symmetry="none",
+            steps=4000, batch_size=32, window=17,
             kl_weight=KLWeightConfig(start=0.01, end=1.0, levels=20, every=50),
+        ),
+    )  # fmt: skip
+
+
+def _paper_agent_control_vae() -> FitConfig:
+    """The paper's Algorithm 1 and the values of its code: see docs/models/agent_control_vae.md."""
+    paper = _paper()
+    scene: ControlVAEConfig = paper.model
+    return FitConfig(
+        family="agent_control_vae",
+        model=AgentControlVAEConfig(
+            latent_size=64, posterior_scale="prior", roll_out="closed_loop", policy_scale=0.05,
+            transition_steps=8, action_cost=0.001, action_cost_absolute=0.01, discount=0.95,
+            prior=scene.prior, posterior=scene.posterior, policy=scene.policy,
+            transition=StackConfig(hidden=512, layers=4),
+        ),
+        train=replace(
+            paper.train, window=25, symmetry=None, score_draws=None,
+            transition_learning_rate=2e-3, transition_weight_decay=1e-3,
         ),
     )  # fmt: skip
 
@@ -213,7 +238,11 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "rssm": _state_space("rssm", memory_size=128, latent_size=16),
     "image_vae": {"small": _image_vae, "paper": _paper_image_vae, "debug": _debug_image_vae},
     "world_model": {"small": _world_model, "planet": _planet, "debug": _debug_world_model},
-    "agent_control_vae": {"small": _agent_control_vae, "debug": _debug_agent_control_vae},
+    "agent_control_vae": {
+        "small": _agent_control_vae,
+        "paper": _paper_agent_control_vae,
+        "debug": _debug_agent_control_vae,
+    },
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
-from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said
+from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said, without_old
 from pyro_animacy.infer.recordings import HOW_READ, read_data
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
@@ -195,7 +195,8 @@ def build(
     if family.data != of:
         raise RunError(f"the run's model {card.model} is one of {family.data}, its card of {of}")
     try:
-        config = parse_model(card.model, card.config)
+        options = without_old({"family": card.model, "model": card.config})["model"]
+        config = parse_model(card.model, options)
     except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
     if isinstance(card, EpisodeCard):
@@ -233,7 +234,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     files = source if isinstance(source, list) else [source]
     if not all(isinstance(name, str) for name in files):
         raise RunError(f"{file}: data.source is {said(source)}; expected a path, or a list of them")
-    return settings
+    return without_old(settings)
 
 
 def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class SceneSource:
             fps=float(dataset.attrs["fps"]),
             units=str(dataset.attrs.get("units", "unknown")),
         )
+        assert options.symmetry is not None  # FitConfig gives it, to scenes
         history, self.steps = config.model.history, options.window
         self.windows = Windows(
             self.fit_part, frames=history + options.window, context=history, scale=scale,

@@ -32,6 +32,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         DataError: If no trajectory is long enough.
     """
     draws = run.config.train.score_draws
+    assert draws is not None  # FitConfig gives it, to scenes
     result: Score = score(
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,

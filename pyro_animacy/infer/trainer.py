@@ -36,6 +36,7 @@ from pyro_animacy.infer.loop import (
     Interrupted,
     clip,
     diverged,
+    groups,
     make_elbo,
     make_optimizer,
     signals,
@@ -112,7 +113,7 @@ class Trainer:
             mixed_precision(self.model)
             mixed_precision(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
-        self.optimizer = make_optimizer(self.modules.parameters(), options)
+        self.optimizer = make_optimizer(groups(self.modules, options), options)
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
         self.rows: list[dict[str, float]] = []
 
@@ -188,8 +189,9 @@ class Trainer:
         torch.manual_seed(stream(o.seed, self.step, processes.rank) + 1)
         elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rates = (rate, rate * ((o.transition_learning_rate or o.learning_rate) / o.learning_rate))
+        for group, its_rate in zip(self.optimizer.param_groups, rates, strict=False):
+            group["lr"] = its_rate
         loss = gradient(batch)
         processes.add_up(self.modules, [loss, *elbo.terms.values()])
         if wrong := clip(self.modules.parameters(), loss, o):

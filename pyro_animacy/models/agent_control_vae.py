@@ -20,7 +20,7 @@ In closed loop it is what the paper's Algorithm 1 minimises (`pyro_animacy.actin
 as it does): two parts by two sums, each of which leaves the other's parameters alone (K is
 ``transition_steps``, and k its last multiple up to t):
 
-    policy       sum_t gamma^t { |s~_{t+1} - s_{t+1}|^2 + w_a E|a_t|^2 + beta KL_t },
+    policy       sum_t gamma^t { |s~_{t+1} - s_{t+1}|^2 + w_a E|a_t|^2 + w_1 E|a_t|_1 + beta KL_t },
                  a_t ~ pi, s_{t+1} = s_t + omega(s_t, a_t) from s_0 = s~_0, with omega a constant
     transition   - sum_t log N(s~_{t+1}; what omega makes of s~_k under a~_k .. a~_t, diag sigma^2)
 
@@ -33,7 +33,6 @@ Yao, Song, Chen & Liu, ControlVAE: Model-Based Learning of Generative Controller
 Characters, ACM Transactions on Graphics 41(6), 2022, equations 2 to 9 and Algorithm 1.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,6 +47,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
     MessengerGuide,
@@ -63,6 +63,7 @@ from pyro_animacy.nets import (
     ResidualNormal,
     Stack,
     StackConfig,
+    constant,
     normal,
 )
 
@@ -85,9 +86,9 @@ class AgentControlVAEConfig:
         transition_steps: K, recorded actions over which the transition is rolled on from a recorded
             state while it is trained; of ``closed_loop``.
         action_cost: w_a, weight of the expected squared action; of ``closed_loop``.
+        action_cost_absolute: w_1, weight of the expected absolute action, summed over controls;
+            of ``closed_loop``.
         discount: gamma, the weight of step t is gamma^t; of ``closed_loop``.
-        action_spread: Standard deviation of each control, the unit in which networks see and give
-            it; null measures it in the training part, and is 1 without one.
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
         policy: Sizes of the network of pi.
@@ -101,8 +102,8 @@ class AgentControlVAEConfig:
     roll_out: Literal["teacher_forced", "closed_loop"] = "teacher_forced"
     transition_steps: int = 8
     action_cost: float = 0.0
+    action_cost_absolute: float = 0.0
     discount: float = 1.0
-    action_spread: tuple[float, ...] | None = None
     prior: StackConfig = field(default_factory=StackConfig)
     posterior: StackConfig = field(default_factory=StackConfig)
     policy: StackConfig = field(default_factory=StackConfig)
@@ -120,8 +121,8 @@ class AgentControlVAEConfig:
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
             ("transition_steps", self.transition_steps >= 1, "at least 1"),
             ("action_cost", self.action_cost >= 0, "not negative"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
-            ("action_spread", min(self.action_spread or (1.0,)) > 0, "positive"),
         ):
             if not good:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
@@ -130,10 +131,12 @@ class AgentControlVAEConfig:
                 "model.policy_scale must be given with model.roll_out closed_loop, whose squared "
                 "error would drive a learned scale to zero; the paper uses 0.05"
             )
-        if self.roll_out == "teacher_forced" and (self.action_cost or self.discount != 1):
+        others = self.action_cost, self.action_cost_absolute, 1 - self.discount
+        if self.roll_out == "teacher_forced" and any(others):
             raise ConfigError(
-                "model.action_cost and model.discount are of model.roll_out closed_loop; teacher "
-                "forced, the actions are the recorded ones, and every step counts alike"
+                "model.action_cost, model.action_cost_absolute and model.discount are of "
+                "model.roll_out closed_loop; teacher forced, the actions are the recorded ones, "
+                "and every step counts alike"
             )
 
 
@@ -158,9 +161,11 @@ class AgentControlVAE(nn.Module):
 
     Args:
         config: The options.
-        sight: What there is to see: vectors, and actions.
+        sight: What there is to see: vectors, and actions, whose spread is the unit that networks
+            see and give them in.
 
     Attributes:
+        latent_size: Numbers in z_t.
         given: First frames of a window that are conditioned on: the bound is of the others.
 
     Raises:
@@ -177,12 +182,9 @@ class AgentControlVAE(nn.Module):
         self.config, self.sight = config, acted(sight)
         self.latent_size = Z = config.latent_size
         (S,), A = sight.shape, sight.actions
-        unit = config.action_spread or (1.0,) * A
-        if len(unit) != A:
-            raise ConfigError(f"model.action_spread has {len(unit)} numbers for {A} controls")
         self.register_buffer("mean", torch.tensor(sight.mean))
         self.register_buffer("spread", torch.tensor(sight.spread))
-        self.register_buffer("action_spread", torch.tensor(unit))
+        self.register_buffer("action_spread", torch.tensor(sight.action_spread or (1.0,) * A))
         self.chooses = FixedScaleNormal(Stack(S, Z, config.prior), config.latent_scale)
         self.acts = PolicyNormal(
             S, Z, A, config.policy, scale=config.policy_scale, floor=LEAST_SCALE,
@@ -216,6 +218,10 @@ class AgentControlVAE(nn.Module):
     def transition(self, state: Tensor, action: Tensor) -> Independent:
         """p(s_{t+1} | s_t, a_t), a diagonal Gaussian over (..., F) in the data's units."""
         return normal(self.after(state, action), self.spread * self.scale)
+
+    def transition_parameters(self) -> list[nn.Parameter]:
+        """Those of omega and sigma, which a term of their own alone moves."""
+        return [*self.change.parameters(), self.raw_scale]
 
     def forward(
         self,
@@ -257,13 +263,14 @@ class AgentControlVAE(nn.Module):
                 pyro.sample("reconstruction", self.transition(state, action), obs=target)
 
     def _track(self, steps: Steps) -> None:
-        """The policy's term: a roll-out through the transition's mean, which learns nothing by it.
+        """The policy's term: a roll-out through the transition's mean, which learns nothing.
 
-        The squared error is that of states in their spreads, as -log N(.; 1/2 I), so that its
-        constant is a density's; the action is in its spreads too.
+        States and actions are in units of their spreads. The squared error is -log N(.; 1/2 I), so
+        that its constant is that of a density.
         """
         state, _, target, seen = steps
-        (T, B), gamma, cost = seen.shape, self.config.discount, self.config.action_cost
+        (T, B), gamma = seen.shape, self.config.discount
+        weights = self.config.action_cost, self.config.action_cost_absolute
         change = constant(self.change)
         with every_trajectory("trajectory", B):
             rolled = self.roll_out(
@@ -279,10 +286,9 @@ class AgentControlVAE(nn.Module):
         ):
             fits = Normal(torch.stack(rolled.state), self.spread * math.sqrt(0.5))
             pyro.sample("reconstruction", fits.to_event(1), obs=target)
-            if cost:
-                loc, scale = pi.base_dist.loc, pi.base_dist.scale
-                expected = ((loc**2 + scale**2) / self.action_spread**2).sum(-1)  # E|a_t|^2
-                pyro.factor("action_cost", -cost * expected)
+            if any(weights):
+                mu, sigma = (x / self.action_spread for x in (pi.base_dist.loc, pi.base_dist.scale))
+                pyro.factor("action_cost", -expected_cost(mu, sigma, *weights))
 
     def _open_loop(self, steps: Steps) -> None:
         """The transition's own term: from every K-th recorded state, under the recorded actions."""
@@ -352,8 +358,8 @@ class AgentControlVAE(nn.Module):
 class AgentControlVAEGuide(MessengerGuide):
     """q(z_t | s_t, s~_{t+1}) = N(mu_p + mu_q, sigma_q^2 I), in the model's own run.
 
-    It sees states and no action, as in the paper: so it also follows recordings without any. Every
-    other site (actions in closed loop, steps that were not recorded) keeps its prior.
+    It sees states and no actions, as in the paper, so it can also follow recordings without any.
+    Every other site (actions in closed loop, steps that were not recorded) keeps its prior.
 
     Args:
         model: The model; its parameters are shared, not registered again.
@@ -375,7 +381,7 @@ class AgentControlVAEGuide(MessengerGuide):
 
 
 def acted(sight: Sight) -> Sight:
-    """What the model sees of it: vectors and actions, no rewards and no ends.
+    """What the model sees of it: vectors and actions, neither rewards nor ends.
 
     Raises:
         ConfigError: If there are images in place of vectors, or no actions.
@@ -403,11 +409,3 @@ def recorded(batch: EpisodeBatch) -> Steps:
     if len(x) < 2:
         raise DataError("windows of 1 frame hold no step; give 2 or more, by --train.window")
     return Steps(x[:-1], batch.action[1:], x[1:], seen[:-1] & seen[1:])
-
-
-def constant(network: nn.Module) -> nn.Module:
-    """The network with its present parameters as constants: a gradient goes through, not into it.
-
-    A copy that shares their memory, so that it also may recompute its activations.
-    """
-    return copy.deepcopy(network, {id(p): p.detach() for p in network.parameters()})

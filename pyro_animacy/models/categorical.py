@@ -23,16 +23,17 @@ from pyro_animacy.errors import ConfigError
 
 
 class OneHot(OneHotCategoricalStraightThrough):
-    """As its base, drawn without a look at the values of the draw or of the probabilities.
+    """As its base, but drawn without inspecting the values of the probabilities or of the draw.
 
-    `torch.multinomial` and `torch.nn.functional.one_hot` take one to check them, for which a GPU
-    must wait, and which a recorded step cannot take.
+    `torch.multinomial` and `torch.nn.functional.one_hot` inspect them as a check, for which a GPU
+    has to wait, and which a recorded step cannot do.
     """
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw one-hot vectors (*sample_shape, ..., K); of one draw as multinomial does.
+        """Draw one-hot vectors (*sample_shape, ..., K); a single draw is that of multinomial.
 
-        Of exponential times with rates p_k the first is that of k with probability p_k.
+        Of K independent exponential times with rates p_k, the k-th is the first to end with
+        probability p_k.
         """
         p = self.probs.expand(self._extended_shape(sample_shape)).detach()
         waited = torch.empty_like(p, memory_format=torch.contiguous_format).exponential_()

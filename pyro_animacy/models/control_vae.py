@@ -51,8 +51,8 @@ class ControlVAEConfig(SceneConfig):
             context (`pyro_animacy.sets`), so that bodies whose names differ by a number alone are
             exchangeable, and the model serves any number of them.
         memory_size: Units H of a GRU over the past, which every network sees beside c_t; 0 for
-            none. It looks back without end, where ``history`` looks back a few frames; train it on
-            windows of several steps (``train.window``).
+            none. It looks back without limit, where ``history`` looks back a few frames; train it
+            on windows of several steps (``train.window``).
         prior: Sizes of the network mu_p.
         posterior: Sizes of the network mu_q.
         policy: Sizes of the network of pi.
@@ -162,7 +162,7 @@ class ControlVAE(SceneModel):
     def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
         """As `SceneModel.follow`, all steps at one site: given the recording they are independent.
 
-        They are so given h_t too, which the recorded states alone decide.
+        A memory h_t does not change that, since it depends on the recorded states alone.
         """
         evidence = self.evidence(batch)
         T, B = evidence.seen.shape
@@ -195,7 +195,7 @@ class ControlVAE(SceneModel):
 class ControlVAEGuide(MessengerGuide):
     """q(z_t | c_t, s~_{t+1}) = N(mu_p + mu_q, sigma_q^2 I), in the model's own run.
 
-    It answers each z_t that comes with evidence by a residual around the prior just declared, and
+    It answers each z_t that comes with evidence with a residual around the prior just declared, and
     leaves every other site (the actions, steps that were not recorded) to its prior.
 
     Args:
@@ -219,7 +219,7 @@ class ControlVAEGuide(MessengerGuide):
 
 
 def _beside(context: Tensor, hidden: Tensor) -> Tensor:
-    """(c_t, h_t), the context as often as there are memories."""
+    """(c_t, h_t), the context repeated for as many memories as there are."""
     if not hidden.shape[-1]:
         return context
     return torch.cat([context.expand(*hidden.shape[:-1], -1), hidden], -1)

@@ -18,7 +18,7 @@ dimension, 16 in all: that is `ScaledELBO`'s free nats, and no longer a bound.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -29,6 +29,7 @@ from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
 from pyro_animacy.models.program import MessengerGuide, declare_parameters
+from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import normal
 
 RESOLUTION = 1 / 255  # of a recorded pixel; no learned sigma falls below its standard deviation
@@ -41,17 +42,11 @@ class ImageVAEConfig:
 
     Args:
         latent_size: Size Z of the code z.
-        height: Rows of an image, in pixels.
-        width: Columns of an image.
-        channels: 3 for colour.
         image_scale: sigma, standard deviation of a pixel, whose range is 1; null learns one number
             for all pixels. The square root of 1/2 is World Models' sum of squares.
     """
 
     latent_size: int = 32
-    height: int = 64
-    width: int = 64
-    channels: int = 3
     image_scale: float | None = math.sqrt(0.5)
 
     def __post_init__(self) -> None:
@@ -62,12 +57,10 @@ class ImageVAEConfig:
         """
         for name, good, wanted in (
             ("latent_size", self.latent_size >= 1, "at least 1"),
-            ("channels", self.channels >= 1, "at least 1"),
             ("image_scale", self.image_scale is None or self.image_scale > 0, "positive or null"),
         ):
             if not good:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
-        check_size(self.height, self.width)
 
 
 class Evidence(NamedTuple):
@@ -82,39 +75,53 @@ class ImageVAE(nn.Module):
 
     Args:
         config: The options.
-        sight: What there is to see, which ``config`` says already.
+        sight: What there is to see: images.
+
+    Attributes:
+        latent_size: Numbers in the code z.
+        given: First frames of a window that are conditioned on: none.
+
+    Raises:
+        ConfigError: If there are vectors in place of images, or images too small for the networks.
     """
 
+    given: ClassVar[int] = 0
     log_scale: Tensor
 
-    def __init__(self, config: ImageVAEConfig, sight: object = None) -> None:
+    def __init__(self, config: ImageVAEConfig, sight: Sight) -> None:
         super().__init__()
-        self.config = config
-        c = config
-        self.decoder = ImageDecoder(c.latent_size, c.height, c.width, c.channels, squash=True)
-        if c.image_scale is None:
+        if not sight.image:
+            raise ConfigError(
+                "image_vae needs episodes with images, and these have vectors; take the model "
+                "world_model"
+            )
+        self.config, self.sight, self.latent_size = config, sight, config.latent_size
+        channels, height, width = sight.shape
+        check_size(height, width)
+        self.decoder = ImageDecoder(self.latent_size, height, width, channels, squash=True)
+        if config.image_scale is None:
             self.log_scale = nn.Parameter(torch.tensor(0.1).log())
         else:
-            self.register_buffer("log_scale", torch.tensor(c.image_scale).log(), persistent=False)
+            scale = torch.tensor(config.image_scale).log()
+            self.register_buffer("log_scale", scale, persistent=False)
 
     def forward(self, batch: EpisodeBatch, *, score: bool = False) -> None:
         """Declare the joint density of codes and images.
 
         Args:
             batch: Windows of episodes with images (T, B, channels, H, W).
-            score: Nothing changes by it: this is the true bound at any rate.
+            score: Makes no difference: this is the true bound in any case.
 
         Raises:
             DataError: If the batch holds no images of the model's size.
         """
         declare_parameters(self)
         image, seen = batch.observation, batch.observed
-        c, (T, B) = self.config, seen.shape
-        if image.shape[2:] != (c.channels, c.height, c.width):
+        T, B = seen.shape
+        if image.shape[2:] != self.sight.shape:
             raise DataError(
                 f"observations of a frame have shape {tuple(image.shape[2:])}; this model takes "
-                f"images of channels, height, width {(c.channels, c.height, c.width)}: set "
-                "model.channels, model.height and model.width by the recording"
+                f"images of channels, height, width {self.sight.shape}"
             )
         with pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1):
             z = pyro.sample("latent", self.prior(T, B), infer={"evidence": Evidence(image, seen)})
@@ -122,7 +129,7 @@ class ImageVAE(nn.Module):
 
     def prior(self, *batch: int) -> Independent:
         """p(z) = N(0, I) of ``batch`` and event shape (Z,)."""
-        return normal(self.log_scale.new_zeros(*batch, self.config.latent_size), 1.0)
+        return normal(self.log_scale.new_zeros(*batch, self.latent_size), 1.0)
 
     def image(self, latent: Tensor) -> Independent:
         """p(x | z) of (..., channels, H, W), given z (..., Z)."""
@@ -138,7 +145,7 @@ class ImageVAE(nn.Module):
     def generate(self, count: int) -> Tensor:
         """Return the mean images of ``count`` draws of z from the prior, (count, channels, H, W).
 
-        It takes the decoder only. The noise of sigma around the mean, which no one wants to see,
+        It takes the decoder only. The noise of sigma around the mean, which nobody wants to see,
         is left out.
         """
         return self.decoder(self.prior(count).sample())
@@ -147,7 +154,7 @@ class ImageVAE(nn.Module):
 class ImageVAEGuide(MessengerGuide):
     """q(z | x) = N(mu(x), diag sigma_q(x)^2), from two heads, mean and log variance.
 
-    It is no residual around the prior, which is the same for every image; a frame that was not
+    It is not a residual around the prior, which is the same for every image; a frame that was not
     seen keeps the prior.
 
     Args:
@@ -156,10 +163,10 @@ class ImageVAEGuide(MessengerGuide):
 
     def __init__(self, model: ImageVAE) -> None:
         super().__init__(model)
-        c = model.config
-        self.encoder = ImageEncoder(c.height, c.width, c.channels)
-        self.mean = nn.Linear(self.encoder.features, c.latent_size)
-        self.log_variance = nn.Linear(self.encoder.features, c.latent_size)
+        channels, height, width = model.sight.shape
+        self.encoder = ImageEncoder(height, width, channels)
+        self.mean = nn.Linear(self.encoder.features, model.latent_size)
+        self.log_variance = nn.Linear(self.encoder.features, model.latent_size)
 
     def posterior(self, prior: Independent, evidence: Evidence) -> Independent:
         """Return q(z | x), and the prior N(0, I) where the image was not seen."""
@@ -205,7 +212,7 @@ class ImageVAEGuide(MessengerGuide):
 
     @torch.no_grad()
     def active_dimensions(self, image: Tensor) -> Tensor:
-        """Which dimensions of z say something: Var_x E[z | x] > 0.01 (Burda et al. 2016).
+        """Which dimensions of z are in use: Var_x E[z | x] > 0.01 (Burda et al. 2016).
 
         Args:
             image: (N, channels, H, W) images of different scenes, at least 2.

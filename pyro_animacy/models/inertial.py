@@ -53,11 +53,11 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
             resolution of a recording a density means nothing.
 
     Returns:
-        The maximum-likelihood parameters: friction, noise and restitution in turn, by least squares
-        of what the expected displacement leaves, in the slopes of the law about the last estimate;
-        to about 0.01 nats a step, since the likelihood jumps where a body just reaches a wall.
-        The walls are the extremes of what was recorded of a body, which are the maximum-likelihood
-        estimate of hard walls.
+        The maximum-likelihood parameters. Friction, noise and restitution are fitted in turn, each
+        by least squares of the residual displacement on the slopes of the law about the last
+        estimate; to about 0.01 nats a step, since the likelihood jumps where a body just reaches a
+        wall. The walls are the extremes of what was recorded of a body, which are the
+        maximum-likelihood estimate of hard walls.
     """
     N, _, bodies, _ = position.shape
     with np.errstate(invalid="ignore"):

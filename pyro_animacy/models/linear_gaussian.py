@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Windows, evenly
 
-MOST_WINDOWS = 2**20  # that are fitted to
+MOST_WINDOWS = 2**20  # used in a fit
 
 
 class LinearAutoregression(nn.Module):
@@ -40,8 +40,8 @@ class LinearAutoregression(nn.Module):
     def fit(cls, order: int, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
         """Fit AR(``order``) to windows of one step whose context is ``order + 1`` frames or more.
 
-        Sums are accumulated over chunks, in float64, so that memory does not grow with the data. Of
-        more than 2^20 windows so many are taken, evenly spaced.
+        Sums are accumulated over chunks, in float64, so that memory does not grow with the data. If
+        there are more than 2^20 windows, that many are taken, evenly spaced.
         """
         D = windows.coordinates
         size = 1 + order * D
@@ -124,7 +124,7 @@ def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:
 
 
 def _positive(covariance: Tensor) -> Tensor:
-    """The covariance with its rounding errors mended, so that it has a Cholesky factor."""
+    """The covariance with rounding errors removed, so that it has a Cholesky factor."""
     symmetric = (covariance + covariance.T) / 2
     least = 1e-10 * symmetric.diagonal().mean().clamp(min=1e-12)
     values, vectors = torch.linalg.eigh(symmetric)

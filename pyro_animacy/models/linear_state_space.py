@@ -11,64 +11,35 @@
      v             v           v
     o_1           o_2         o_3               observation
 
-The filter is Kalman's in Joseph's form, the smoother that of Rauch, Tung & Striebel (Särkkä,
-Bayesian Filtering and Smoothing, 2013, theorems 4.2 and 8.2); draws of the whole path given the
+Filter and smoother are those of `pyro_animacy.models.kalman`; draws of the whole path given the
 observations run the same two passes (Carter & Kohn, On Gibbs sampling for state space models,
 Biometrika 81, 1994). A recurrent state-space model with these densities has this evidence and these
 posteriors, so what bounds or approximates them is measured here.
-
-A coordinate that was not observed is left out exactly: its row of C is zero, its error is zero, and
-its noise is by itself with variance 1 / (2 pi), where a normal's density at its mean is 1.
 """
 
-import math
 from typing import NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import MultivariateNormal
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_animacy.errors import ConfigError, DataError
-
-
-class Belief(NamedTuple):
-    """Gaussian beliefs, one for each leading index.
-
-    Attributes:
-        mean: (..., X).
-        covariance: (..., X, X).
-    """
-
-    mean: Tensor
-    covariance: Tensor
-
-
-class Filtered(NamedTuple):
-    """What the forward pass gives.
-
-    Attributes:
-        filtered: p(x_t | o_{<=t}): mean (T, B, X), covariance (T, B, X, X).
-        predicted: p(x_t | o_{<t}), likewise; at the first step N(m_1, P_1).
-        log_evidence: log p(o_t | o_{<t}), (T, B) nats; 0 where nothing was observed.
-    """
-
-    filtered: Belief
-    predicted: Belief
-    log_evidence: Tensor
-
-
-class Smoothed(NamedTuple):
-    """What the backward pass gives.
-
-    Attributes:
-        latent: p(x_t | o_{1:T}): mean (T, B, X), covariance (T, B, X, X).
-        cross_covariance: Cov(x_{t+1}, x_t | o_{1:T}), (T - 1, B, X, X); rows are x_{t+1}.
-    """
-
-    latent: Belief
-    cross_covariance: Tensor
+from pyro_animacy.models.kalman import (
+    Belief,
+    Emission,
+    Filtered,
+    Motion,
+    Smoothed,
+    advance,
+    apply,
+    backward,
+    factor,
+    predictive,
+    smooth,
+    stack,
+    symmetric,
+    update,
+)
 
 
 class Ahead(NamedTuple):
@@ -98,9 +69,9 @@ class Path(NamedTuple):
 class LinearStateSpace(nn.Module):
     """A Pyro program like the others, in the precision of the matrices that it is built from.
 
-    They are buffers; tensors that ask for gradients get them. An action is an array (T, B, U) whose
-    row t is u_t, taken after o_t, so that its last row changes nothing; none given is u_t = 0. For
-    a batch whose row t is the action *before* frame t, that is ``batch.action.roll(-1, 0)``.
+    The matrices are buffers; those that require gradients get them. Actions are an array (T, B, U)
+    whose row t is u_t, taken after o_t, so that its last row changes nothing; without actions u_t
+    is 0. Of a batch whose row t is the action *before* frame t, give ``batch.action.roll(-1, 0)``.
 
     Args:
         transition_matrix: A, (X, X).
@@ -113,7 +84,7 @@ class LinearStateSpace(nn.Module):
         offset: d, (O,); none: 0.
 
     Raises:
-        ConfigError: If shapes or types do not agree or a covariance is none.
+        ConfigError: If shapes or types do not agree, or a covariance matrix is not one.
     """
 
     transition_matrix: Tensor
@@ -159,14 +130,24 @@ class LinearStateSpace(nn.Module):
         for name in ("transition_covariance", "initial_covariance", "observation_covariance"):
             _check_covariance(name, getattr(self, name), positive=name.startswith("observation"))
 
+    @property
+    def motion(self) -> Motion:
+        """A and Q."""
+        return Motion(self.transition_matrix, self.transition_covariance)
+
+    @property
+    def emission(self) -> Emission:
+        """C, d and R."""
+        return Emission(self.observation_matrix, self.offset, self.observation_covariance)
+
     def forward(
         self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
     ) -> Tensor:
         """Declare every o_t at one site ``observation``, with its exact density given the past.
 
-        The site scores a recording. To draw, use `sample`, `posterior_sample` or `predict`: with
-        the site unconditioned, each o_t is drawn given the *recorded* past, and where it was not
-        observed the draw means nothing.
+        The site is there to score a recording. To draw, use `sample`, `posterior_sample` or
+        `predict`: with the site unconditioned, each o_t is drawn given the *recorded* past, and
+        where it was not observed the draw means nothing.
 
         Args:
             observation: o_{1:T}, (T, B, O).
@@ -181,9 +162,9 @@ class LinearStateSpace(nn.Module):
         """
         o, seen = self._observations(observation, observed)
         result = self.filter(observation, action, observed)
-        predictive = self._predictive(result.predicted, seen)
+        density = predictive(result.predicted, self.emission, seen)
         with pyro.plate("time", len(o), dim=-2), pyro.plate("trajectory", o.shape[1], dim=-1):
-            pyro.sample("observation", predictive, obs=o)
+            pyro.sample("observation", density, obs=o)
         return result.log_evidence
 
     def filter(
@@ -199,11 +180,11 @@ class LinearStateSpace(nn.Module):
         predicted, filtered = [], []
         for t in range(len(o)):
             predicted.append(belief)
-            belief = self._update(belief, o[t], seen[t])
+            belief = update(belief, self.emission, o[t], seen[t])
             filtered.append(belief)
-            belief = self._advance(belief, shift[t])
-        before, after = _stack(predicted), _stack(filtered)
-        return Filtered(after, before, self._predictive(before, seen).log_prob(o))
+            belief = advance(belief, self.motion, shift[t])
+        before, after = stack(predicted), stack(filtered)
+        return Filtered(after, before, predictive(before, self.emission, seen).log_prob(o))
 
     def log_evidence(
         self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
@@ -215,18 +196,7 @@ class LinearStateSpace(nn.Module):
         self, observation: Tensor, action: Tensor | None = None, observed: Tensor | None = None
     ) -> Smoothed:
         """Beliefs about x_t given the whole recording o_{1:T}; arguments as of `forward`."""
-        result = self.filter(observation, action, observed)
-        (x, P), (x_ahead, _) = result.filtered, result.predicted
-        G, V = self._backward(result)
-        belief = Belief(x[-1], P[-1])
-        smoothed, cross = [belief], []
-        for t in reversed(range(len(G))):
-            later = belief
-            mean = x[t] + _apply(G[t], later.mean - x_ahead[t + 1])
-            belief = Belief(mean, _symmetric(V[t] + G[t] @ later.covariance @ G[t].mT))
-            smoothed.append(belief)
-            cross.append(later.covariance @ G[t].mT)
-        return Smoothed(_stack(smoothed[::-1]), torch.stack(cross[::-1]) if cross else V)
+        return smooth(self.filter(observation, action, observed), self.motion)
 
     @torch.no_grad()
     def posterior_sample(
@@ -252,12 +222,11 @@ class LinearStateSpace(nn.Module):
         """
         result = self.filter(observation, action, observed)
         (x, P), (x_ahead, _) = result.filtered, result.predicted
-        G, V = self._backward(result)
-        factor = _factor(torch.cat([V, P[-1:]]))
-        noise = _apply(factor, _randn(x.expand(draws, *x.shape), generator))
+        G, V = backward(result, self.motion)
+        noise = apply(factor(torch.cat([V, P[-1:]])), _randn(x.expand(draws, *x.shape), generator))
         path = [x[-1] + noise[:, -1]]
         for t in reversed(range(len(G))):
-            path.append(x[t] + _apply(G[t], path[-1] - x_ahead[t + 1]) + noise[:, t])
+            path.append(x[t] + apply(G[t], path[-1] - x_ahead[t + 1]) + noise[:, t])
         return torch.stack(path[::-1], 1)
 
     @torch.no_grad()
@@ -271,13 +240,13 @@ class LinearStateSpace(nn.Module):
         """Draw ``size`` trajectories of ``steps`` steps, given their actions (steps, size, U)."""
         shift = self._shift(action, (steps, size))
         w = _randn(shift, generator)
-        x = [self.initial_mean + w[0] @ _factor(self.initial_covariance).T]
-        q = w[1:] @ _factor(self.transition_covariance).T
+        x = [self.initial_mean + w[0] @ factor(self.initial_covariance).T]
+        q = w[1:] @ factor(self.transition_covariance).T
         for t in range(steps - 1):
             x.append(x[-1] @ self.transition_matrix.T + shift[t] + q[t])
         latent = torch.stack(x)
         mean = latent @ self.observation_matrix.T + self.offset
-        noise = _randn(mean, generator) @ _factor(self.observation_covariance).T
+        noise = _randn(mean, generator) @ factor(self.observation_covariance).T
         return Path(latent, mean + noise)
 
     def predict(self, belief: Belief, steps: int, action: Tensor | None = None) -> Ahead:
@@ -294,10 +263,10 @@ class LinearStateSpace(nn.Module):
         shift = self._shift(action, (steps, *belief.mean.shape[:-1]))
         beliefs = []
         for t in range(steps):
-            belief = self._advance(belief, shift[t])
+            belief = advance(belief, self.motion, shift[t])
             beliefs.append(belief)
-        latent, C = _stack(beliefs), self.observation_matrix
-        covariance = _symmetric(C @ latent.covariance @ C.T + self.observation_covariance)
+        latent, C = stack(beliefs), self.observation_matrix
+        covariance = symmetric(C @ latent.covariance @ C.T + self.observation_covariance)
         return Ahead(latent, Belief(latent.mean @ C.T + self.offset, covariance))
 
     def multistep_evidence(
@@ -336,51 +305,6 @@ class LinearStateSpace(nn.Module):
         evidence = self.filter(o.repeat(1, distance, 1), u, seen).log_evidence
         return evidence.view(steps, distance, batch).sum(1)
 
-    def _advance(self, belief: Belief, shift: Tensor) -> Belief:
-        """p(x_{t+1}) from p(x_t) and B u_t."""
-        A, Q = self.transition_matrix, self.transition_covariance
-        x, P = belief
-        return Belief(x @ A.T + shift, _symmetric(A @ P @ A.T + Q))
-
-    def _update(self, belief: Belief, observation: Tensor, seen: Tensor) -> Belief:
-        """p(x_t | o_t) from p(x_t), in Joseph's form: a sum of squares stays positive."""
-        x, P = belief
-        C, R = self._emission(seen)
-        e = torch.where(seen, observation - _apply(C, x) - self.offset, 0)
-        S = torch.linalg.cholesky(_symmetric(C @ P @ C.mT + R))
-        K = torch.cholesky_solve(C @ P, S).mT
-        left = torch.eye(len(self.initial_mean)).to(P) - K @ C
-        return Belief(x + _apply(K, e), _symmetric(left @ P @ left.mT + K @ R @ K.mT))
-
-    def _emission(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """C (..., O, X) and R (..., O, O), in which the coordinates that were not seen say nothing.
-
-        A normal of variance 1 / (2 pi) has the density 1 at its mean.
-        """
-        both = seen[..., :, None] & seen[..., None, :]
-        alone = torch.diag_embed((~seen).to(self.offset) / (2 * math.pi))
-        C = torch.where(seen[..., None], self.observation_matrix, 0)
-        return C, torch.where(both, self.observation_covariance, 0) + alone
-
-    def _predictive(self, predicted: Belief, seen: Tensor) -> TorchDistributionMixin:
-        """p(o_t | o_{<t}), batch shape (T, B); 0 is the value of what was not seen."""
-        C, R = self._emission(seen)
-        mean = torch.where(seen, _apply(C, predicted.mean) + self.offset, 0)
-        S = torch.linalg.cholesky(_symmetric(C @ predicted.covariance @ C.mT + R))
-        return MultivariateNormal(mean, scale_tril=S).mask(seen.any(-1))
-
-    def _backward(self, result: Filtered) -> tuple[Tensor, Tensor]:
-        """G_t, V_t (T - 1, B, X, X) of x_t given x_{t+1} and o_{<=t}.
-
-        That is N(x_{t|t} + G_t (x_{t+1} - x_{t+1|t}), V_t), with V_t in Joseph's form. The
-        pseudo-inverse also serves where a part of the state is known without noise.
-        """
-        A, Q = self.transition_matrix, self.transition_covariance
-        P, P_ahead = result.filtered.covariance[:-1], result.predicted.covariance[1:]
-        G = P @ A.T @ torch.linalg.pinv(P_ahead, hermitian=True)
-        left = torch.eye(len(A)).to(P) - G @ A
-        return G, _symmetric(left @ P @ left.mT + G @ Q @ G.mT)
-
     def _observations(self, observation: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check o (T, B, O): it with 0 where not observed, and what was observed (T, B, O)."""
         O = len(self.offset)  # noqa: E741
@@ -414,30 +338,8 @@ class LinearStateSpace(nn.Module):
         return action.to(self.offset) @ self.control_matrix.T
 
 
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Matrix (..., N, M) times vector (..., M)."""
-    return (matrix @ vector[..., None])[..., 0]
-
-
-def _symmetric(matrix: Tensor) -> Tensor:
-    """The matrix without the asymmetry of rounding errors."""
-    return (matrix + matrix.mT) / 2
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    """L with L L' = the covariance, which may be singular."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()[..., None, :]
-
-
 def _randn(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-
-
-def _stack(beliefs: list[Belief]) -> Belief:
-    """Beliefs of successive steps as one, time first."""
-    means, covariances = zip(*beliefs, strict=True)
-    return Belief(torch.stack(means), torch.stack(covariances))
 
 
 def _check_finite(name: str, value: Tensor, mend: str) -> None:

@@ -2,7 +2,8 @@
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.densities import stop_gradient
 
 
 class Memory(NamedTuple):
@@ -70,8 +72,8 @@ class Overshooting:
 
     in place of the one-step KL (Hafner et al., Learning Latent Dynamics for Planning from Pixels,
     2019, equation 7). A step t < d has no term of distance d, so that for D > 1 the loss is a bound
-    only up to the first D steps of a window. The stop is on the target q(z_t); the sample that is
-    rolled on, of q(z_{t-d}), keeps its gradient.
+    only up to the first D steps of a window. The gradient stops at the target q(z_t); the sample
+    that is rolled on, from q(z_{t-d}), keeps its own.
 
     Args:
         distance: D; 1 is the plain bound.
@@ -113,15 +115,18 @@ class Overshooting:
 
 
 def all_true(mask: Tensor) -> bool:
-    """Whether all are true. Not asked while a step is recorded, which must do for any mask."""
+    """Whether all are true.
+
+    False while a step is being traced, since the trace must hold for any mask.
+    """
     return get_proxy_mode() is None and bool(mask.all())
 
 
 def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
     """A plate over the last batch dimension, for the many sites of a loop over time.
 
-    What `pyro.plate` says of independence, without its subsampling, and without its broadcasting of
-    densities, which have the plate's size already: together they cost more than a small network.
+    It declares the same independence as `pyro.plate`, but neither subsamples nor broadcasts the
+    densities, which have the plate's size already: together these cost more than a small network.
     """
     return IndepMessenger(name, trajectories, -1)
 
@@ -129,8 +134,8 @@ def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
 def declare_parameters(module: nn.Module) -> None:
     """Show a module's parameters to Pyro's handlers, so that `pyro.infer.SVI` finds them.
 
-    What `pyro.module` does, less the global parameter store: two models never share a parameter
-    because their names agree, and nothing is kept when a model goes.
+    What `pyro.module` does, without the global parameter store: two models never share a parameter
+    merely because their names agree, and nothing outlives its model.
     """
     for name, parameter in module.named_parameters():
         parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
@@ -156,6 +161,7 @@ class MessengerGuide(GuideMessenger, nn.Module):
         nn.Module.__init__(self)
         GuideMessenger.__init__(self, model)
         self._evidence: Any = None
+        self._prior_held = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run the model under this guide; returns the value of every sample site by name."""
@@ -167,13 +173,29 @@ class MessengerGuide(GuideMessenger, nn.Module):
         return entered
 
     def _pyro_sample(self, msg: dict) -> None:
-        # past nn.Module.__setattr__, which would look for a parameter in it, at every site
+        # not by nn.Module.__setattr__, which would check at every site whether it is a parameter
         self.__dict__["_evidence"] = msg["infer"].get("evidence")
         super()._pyro_sample(msg)
 
     def get_posterior(self, name: str, prior: TorchDistributionMixin) -> TorchDistributionMixin:
         """Return the posterior of the site ``name`` whose prior the model has just declared."""
-        return prior if self._evidence is None else self.posterior(prior, self._evidence)
+        if self._evidence is None:
+            return prior
+        held = stop_gradient(prior) if self._prior_held else None
+        return self.posterior(prior if held is None else held, self._evidence)
+
+    @contextmanager
+    def prior_held(self) -> Iterator[None]:
+        """Within, what `posterior` shifts is the prior as a constant, sg(p).
+
+        The values are the same. The prior's parameters then learn nothing by the posterior or by
+        what is drawn from it, only by a KL in which the prior stands itself.
+        """
+        self._prior_held = True
+        try:
+            yield
+        finally:
+            self._prior_held = False
 
     @abstractmethod
     def posterior(self, prior: TorchDistributionMixin, evidence: Any) -> TorchDistributionMixin:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
     Memory,
@@ -37,7 +38,7 @@ from pyro_animacy.models.program import (
     no_memory,
 )
 
-MEMORY_STEPS = 32  # where neither the options nor a fit's window say
+MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,19 @@ class SceneConfig:
     Args:
         history: Frames the networks see: s_t and the ``history - 1`` displacements before it.
         latent_size: Size Z of the latent z_t.
-        memory_steps: Steps before the one in question that a model which remembers is shown, at
-            most, in scores and forecasts; null for as many as it is trained on
-            (``train.window``). What its memory does later it has never learned.
+        memory_steps: The most steps before the one in question that scores and forecasts show to a
+            model that remembers; null for as many as it is trained on (``train.window``). What its
+            memory is to do after more steps it has never learned.
         likelihood: ``squared_error`` of the next state under a sampled action, or the ``policy``
             density of the recorded displacement.
         roll_out: ``closed_loop`` feeds the model's own state back; ``teacher_forced`` takes every
             step from the recording.
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
-        arena: Part of the known transition in free motion. ``recorded``: bodies stop where
-            none was recorded beyond, as at a wall, of which recordings only show the near side;
-            ``open``: it goes on.
+        arena: Part of the known transition in free motion. ``recorded``: bodies stop, as at a
+            wall, where nothing was recorded beyond; ``open``: they go on.
         action_cost: w_a, weight of the expected squared action.
+        action_cost_absolute: Weight of the expected absolute action, summed over coordinates.
         discount: gamma, the weight of step t is gamma^t.
     """
 
@@ -71,6 +72,7 @@ class SceneConfig:
     policy_scale: float | None = None
     arena: Literal["recorded", "open"] = "recorded"
     action_cost: float = 0.0
+    action_cost_absolute: float = 0.0
     discount: float = 1.0
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class SceneConfig:
             ("history", self.history >= 1, "at least 1"),
             ("memory_steps", self.memory_steps is None or self.memory_steps >= 2, "at least 2"),
             ("action_cost", self.action_cost >= 0, "not negative"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
             ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
         ):
@@ -124,7 +127,7 @@ class SceneModel(nn.Module):
     Attributes:
         latent_size: Numbers in z_t; 0 where the model has no latent.
         memory_size: Numbers in h_t; 0 where the model has no memory.
-        memory_steps: Steps of the past that a score or forecast shows a model which remembers.
+        memory_steps: Past steps that scores and forecasts show to a model that remembers.
         latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
             given the recorded states.
     """
@@ -163,7 +166,7 @@ class SceneModel(nn.Module):
             name: Of the site.
             context: c_t (..., C).
             memory: m_{t-1}.
-            evidence: What a guide may look at; nobody else does.
+            evidence: What a guide may look at; the model itself does not.
         """
         raise NotImplementedError
 
@@ -226,9 +229,9 @@ class SceneModel(nn.Module):
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
             # p(s_{t+1} | s_t, a_t) is a Dirac delta
             pyro.deterministic("state", state + action, 1)
-            if config.action_cost and not score:
-                expected = (mu**2 + sigma**2).sum(-1) * seen.any(-1)  # E|a_t|^2 under pi
-                pyro.factor("action_cost", -config.action_cost * expected)
+            weights = config.action_cost, config.action_cost_absolute
+            if any(weights) and not score:
+                pyro.factor("action_cost", -expected_cost(mu, sigma, *weights) * seen.any(-1))
 
     def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
         """Run the step program teacher forced: declare z_t at every recorded step.
@@ -257,7 +260,6 @@ class SceneModel(nn.Module):
         actions: list[Tensor],
         steps: int,
         recording: tuple[Tensor, Tensor] | None = None,
-        memory: Memory | None = None,
     ) -> RollOut:
         """Run the step program in closed loop: s_{t+1} = s_t + a_t, a_t ~ pi, z_t ~ p or a guide.
 
@@ -268,10 +270,9 @@ class SceneModel(nn.Module):
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             steps: Number of steps T.
             recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
-            memory: m before the first step; that of `start` by default.
         """
         found = RollOut([], [], [], [])
-        for step in self.rolling(state, actions, steps, recording, memory):
+        for step in self.rolling(state, actions, steps, recording):
             for kept, one in zip(found, step, strict=True):
                 kept.append(one)
         return found
@@ -284,11 +285,15 @@ class SceneModel(nn.Module):
         recording: tuple[Tensor, Tensor] | None = None,
         memory: Memory | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Independent, Tensor]]:
-        """`roll_out` step by step: s_{t+1}, a_t, its policy, and z_t, kept by who asks for them."""
+        """Run `roll_out` step by step, yielding s_{t+1}, a_t, its policy and z_t.
+
+        The caller keeps what it needs. ``memory`` is m before the first step, that of `start` by
+        default; all else is as in `roll_out`.
+        """
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
         walls = recording is None and self.config.arena == "recorded"
-        # A body that starts beyond a wall is in another arena, where that wall does not stand.
+        # A body that starts beyond a wall is taken to be in another arena, without that wall.
         low = self.low.where(state >= self.low, -torch.inf)
         high = self.high.where(state <= self.high, torch.inf)
         recorded = recording and (*recording, recording[1].any(-1))
@@ -347,8 +352,8 @@ class SceneModel(nn.Module):
     def evidence(self, batch: Batch) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
 
-        A step is seen where its context was recorded in full and some of its next coordinates; a
-        context that was not is 0.
+        A step is seen where its context was recorded in full, and at least one coordinate of the
+        next state. A context that was not recorded in full is 0.
         """
         state, target, seen, actions = self.recorded(batch)
         complete = self.complete(batch)[..., None]

@@ -39,6 +39,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.categorical import categorical
+from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, Overshooting
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import (
@@ -48,7 +49,6 @@ from pyro_animacy.nets import (
     ResidualNormal,
     Stack,
     StackConfig,
-    normal,
 )
 
 
@@ -105,9 +105,9 @@ class Dynamics(nn.Module):
     Args:
         config: The sizes.
         inputs: Size U of u_t.
-        direct: Whether prior and posterior see u_t beside h_t. The densities are the same, since
-            h_t is a function of u_t; but what must be exact, as a distance in a scene, need not
-            pass through the GRU's saturating units.
+        direct: Whether prior and posterior see u_t beside h_t. That conditions on nothing new,
+            since h_t is a function of u_t; but what must be exact, such as a distance in a scene,
+            need not pass through the GRU's saturating units.
     """
 
     def __init__(self, config: DynamicsConfig, inputs: int, *, direct: bool) -> None:
@@ -251,21 +251,15 @@ class DynamicsGuide(MessengerGuide):
         shift = self.residual(x).unflatten(-1, (-1, self.classes))
         unmoved = prior.base_dist.logits
         moved = categorical(unmoved + shift, self.unimix).base_dist.logits
-        # to mix in the uniform distribution once more would move a step that was not observed
+        # mixing in the uniform distribution once more would move a step that was not observed
         if (seen := evidence.mask) is not None:
             moved = moved.where(seen[..., None, None], unmoved)
         return categorical(moved)
 
     def _answered(self, steps: range) -> TorchDistributionMixin:
         """The posteriors of some steps as one, (steps, B), detached."""
-        answers = [self.trace.nodes[f"latent_{t}"]["fn"].base_dist for t in steps]
-        if self.classes is None:
-            loc, scale = (
-                torch.stack([getattr(q, name) for q in answers]).detach()
-                for name in ("loc", "scale")
-            )
-            return normal(loc, scale)
-        return categorical(torch.stack([q.logits for q in answers]).detach())
+        answers = [self.trace.nodes[f"latent_{t}"]["fn"] for t in steps]
+        return rebuilt(answers, lambda parameters: torch.stack(parameters).detach())
 
 
 @dataclass(frozen=True)

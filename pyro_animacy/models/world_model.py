@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -55,8 +55,8 @@ from pyro_animacy.models.program import (
 from pyro_animacy.models.state_space import Ahead, Dynamics, DynamicsConfig, DynamicsGuide
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig
 
-ROWS = 2**10  # rewards in one call, of those imagined
-LEAST_SCALE = 1e-3  # of a learned sigma, in standard deviations of the data or ranges of a pixel
+ROWS = 2**10  # imagined rewards that are computed in one call
+LEAST_SCALE = 1e-3  # learned sigmas are above, in standard deviations or in ranges of a pixel
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,13 @@ class WorldModelConfig(DynamicsConfig):
         observation_scale: sigma, the standard deviation of an observation about its mean: in
             ranges of a pixel, or standard deviations of each feature of a vector; null learns one
             number for all. 1 for images is PlaNet's sum of squares.
-        reward_scale: s, the standard deviation of a reward about its mean, and the unit that its
-            network counts in; null for the standard deviation of the rewards in the data. 1 in
+        reward_scale: s, the standard deviation of a reward about its mean, and the unit of its
+            network's output; null for the standard deviation of the rewards in the data. 1 in
             the papers, whose rewards are all of that size.
         reward_weight: w_r, weight of the log density of the reward.
         filters: Channels of the image networks' widest pictures, see `pyro_animacy.images`; 32 in
-            the papers. Work goes with its square. With keypoints, channels are some times as many.
+            the papers. The work grows with its square. With keypoints there are several times as
+            many channels.
         keypoints: Number of keypoints that images are seen and drawn by, see
             `pyro_animacy.keypoints`, for bodies of a few pixels; null for the papers' convolutions.
         encoder: Sizes of the network that a vector goes through before the guide sees it.
@@ -123,6 +124,7 @@ class Sight(NamedTuple):
         reward: Whether there are rewards.
         continuation: Whether episodes say that they ended.
         reward_spread: Standard deviation of the rewards, positive.
+        action_spread: Standard deviation of each control, positive; empty for 1.
     """
 
     shape: tuple[int, ...]
@@ -132,6 +134,7 @@ class Sight(NamedTuple):
     reward: bool = False
     continuation: bool = False
     reward_spread: float = 1.0
+    action_spread: tuple[float, ...] = ()
 
     @property
     def image(self) -> bool:
@@ -145,8 +148,12 @@ class WorldModel(nn.Module):
     Args:
         config: The options.
         sight: What there is to see.
+
+    Attributes:
+        given: First frames of a window that are conditioned on: none.
     """
 
+    given: ClassVar[int] = 0
     mean: Tensor
     spread: Tensor
 
@@ -236,7 +243,7 @@ class WorldModel(nn.Module):
     def _observe(
         self, batch: EpisodeBatch, memory: Memory, ahead: str, weight: float, reward_weight: float
     ) -> None:
-        """Declare what the frames show, given m_t of each (T, B, ...), as far as it has weight."""
+        """Declare what the frames show, given m_t of each (T, B, ...), if its weight is not 0."""
         T, B = batch.observed.shape
         sites: list[tuple[str, Any, Tensor | None, float]] = [
             ("reconstruction", self.observation, batch.observation, weight)
@@ -272,18 +279,18 @@ class WorldModel(nn.Module):
     def imagine(self, memory: Memory, actions: Tensor) -> Memory:
         """Roll the prior on from m_t under actions a_{t..t+H-1} (H, ..., A): m_{t+1..t+H}.
 
-        Where actions have more batch dimensions in front than m_t, as a planner's candidates of
-        each environment, all of them begin at m_t.
+        Where actions have more leading batch dimensions than m_t, as a planner's candidates for
+        each environment have, all of them begin at m_t.
         """
         imagined = zip(*self._imagined(memory, actions), strict=True)
         return Memory(*(torch.stack(parts).unflatten(1, actions.shape[1:-1]) for parts in imagined))
 
     def imagined_rewards(self, memory: Memory, actions: Tensor) -> Tensor:
-        """Means of the rewards r_{t+1..t+H} (H, ...) on the way that `imagine` goes.
+        """Means of the rewards r_{t+1..t+H} (H, ...) along the path of `imagine`.
 
-        Each times the probability that it is still met, c_{t+1} ... c_{t+k-1}, where episodes end.
-        Those of a few steps in one call, as many as the processor's cache holds: of a planner's
-        thousand candidates the rewards of all steps at once take over half as long again.
+        Where episodes end, each is weighted by the probability c_{t+1} ... c_{t+k-1} that it is
+        reached. A few steps are taken in one call, as many as the processor's cache holds: for a
+        planner's thousand candidates all steps at once take over half as long again.
         """
         each = max(1, ROWS // actions[0, ..., 0].numel())
         steps, rewards, goes_on = self._imagined(memory, actions), [], []

@@ -99,10 +99,13 @@ def teacher_forced(hidden: int, latent: int, layers: int) -> ControlVAEConfig:
 
 
 def experts(teacher_forced: bool) -> ControlVAEConfig:
-    """The paper's mixture of experts, as the preset ``paper`` has it; or its true bound."""
+    """The paper's mixture of experts, as the preset ``paper`` has it; or its true bound.
+
+    Without the absolute action cost, which the other ways to write the loss do not have.
+    """
     config: ControlVAEConfig = preset("paper").model
     if not teacher_forced:
-        return config
+        return dataclasses.replace(config, action_cost_absolute=0.0)
     return ControlVAEConfig(
         history=config.history, latent_size=config.latent_size,
         prior=config.prior, posterior=config.posterior, policy=config.policy,
