@@ -253,8 +253,8 @@ def test_help(capsys):
         assert "usage: " in capsys.readouterr().out
 
 
-def test_signal_outside_training(monkeypatch, capsys):
-    """SIGINT where there is nothing to save yet."""
+def test_signal_outside_training(run, monkeypatch, capsys):
+    """SIGINT where there is nothing to save yet; what is there already can be resumed."""
     # a shell in the background starts its jobs with SIGINT ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -263,10 +263,15 @@ def test_signal_outside_training(monkeypatch, capsys):
 
     monkeypatch.setattr("pyro_animacy.infer.recordings.read_trajectories", interrupted)
     try:
-        assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
+        for out, says in (
+            (["--out", "nowhere"], ""),
+            (["--out", str(run)], f"; go on with: pyro-animacy fit --resume {run}"),
+            ([f"--out={run}"], f"; go on with: pyro-animacy fit --resume {run}"),
+        ):
+            assert main(["fit", "x.csv", *out, "--overwrite"]) == 130
+            assert capsys.readouterr().err == f"pyro-animacy: stopped{says}\n"
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == "pyro-animacy: stopped\n"
 
 
 # --- recordings that cannot be used --------------------------------------------------------------
@@ -348,11 +353,15 @@ def test_files_that_are_no_tables(content, says, tmp_path, refused):
         ([*FIT, "--resolution", "-1"], "--resolution -1"),
         (["--fps", "10", "--preset", "huge"], "'huge' does not exist; .*small, seed, paper, debug"),
         ([*FIT, "--train.steps", "0"], "train.steps is 0"),
-        ([*FIT, "--train.steps", "many"], "train.steps.*many"),
+        ([*FIT, "--train.steps", "many"], "--train.steps many: expected int;"),
+        ([*FIT, "--train.overshooting.weights", "x"], "expected a list of float or null;"),
         ([*FIT, "--train.stepps", "3"], "train.stepps"),
         ([*FIT, "--train.kl_weight.start", "0.01"], "0.01 .* give --train.kl_weight.levels too"),
         ([*FIT, "--train.kl_weight.end", "0.5"], "give --train.kl_weight.levels too"),
-        ([*FIT, "--model.likelihood", "gamma"], "model.likelihood.*gamma"),
+        (
+            [*FIT, "--model.likelihood", "gamma"],
+            "likelihood gamma: expected squared_error or policy;",
+        ),
         ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
         ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -374,7 +383,16 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["fit", "--resume", "nowhere"], "nowhere"),
         (["fit", "a.csv", "--resume", "nowhere"], "--resume"),
         (["sample", "nowhere", "--out", "o.nc"], "nowhere: no such run folder"),
-        (["sample", "nowhere"], "required: .*out"),
+        (["sample", "sample.out"], "required: --out; see pyro-animacy sample"),
+        (["score"], "required: RUN, --out; see"),
+        (["video"], "required: RUN, --out; see"),
+        (["direct", "nowhere", "--out", "o"], "required: --objective; see"),
+        (["compare"], "required: RUNS; see"),
+        (
+            ["sample", "r", "--draws", "x", "--out", "sample.out"],
+            "--draws x: expected int or null;",
+        ),
+        (["sample", "r", "--seed", "x", "--out", "o"], "--seed x: expected int;"),
         (["criticise", "nowhere"], "nowhere: no such run folder"),
         (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose soccer"),
         (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
@@ -588,7 +606,7 @@ def test_a_trainer_state_of_a_later_version(run, tmp_path, refused):
         ("data", {"columns": [1]}, "data.columns"),
         ("data", {"source": None}, "does not say where the recordings are"),
         ("data", {"source": "nowhere.csv"}, "nowhere.csv: no such file"),
-        ("train", {"heldout": "some"}, "train.heldout"),
+        ("train", {"heldout": "some"}, "train.heldout some: expected float"),
         ("train", {"futures": 1}, "train.futures"),
     ],
 )
@@ -673,8 +691,13 @@ def test_refusals_of_the_program(csv, run, tmp_path):
     cell(9, "x", "far").to_csv(bad, index=False)
     weights = shutil.copytree(run, tmp_path / "run") / "best.safetensors"
     weights.write_bytes(half(weights.read_bytes()))
+    damaged = tmp_path / "damaged.nc"
+    whole = read_trajectories(csv, fps=10)
+    whole.to_netcdf(damaged, engine="h5netcdf")
+    damaged.write_bytes(damaged.read_bytes()[:400] + b"no" + damaged.read_bytes()[402:])
     for words, says in (
         (["fit", bad, *FIT, "--out", tmp_path / "new"], "bad.csv: row 9, column 'x'"),
+        (["fit", damaged, *FIT, "--out", tmp_path / "new"], "damaged.nc: cannot be read as netCDF"),
         (["sample", weights.parent, "--out", tmp_path / "o.nc"], f"{weights}: damaged"),
     ):
         done = call(*words)

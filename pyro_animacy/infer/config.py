@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -255,9 +255,39 @@ def parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     try:
         return parser.instantiate(parser.parse_object(chosen))
     except ArgumentError as error:
-        text = " ".join(str(error).split())
-        text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
-        raise ConfigError(f"config.yaml: {text}") from None
+        raise ConfigError(f"config.yaml: {in_words(error)}") from None
+
+
+def in_words(error: Exception, before: str = "") -> str:
+    """What jsonargparse says of an option, in one line and without Python's types.
+
+    Args:
+        error: What it raised.
+        before: What stands before the name of an option, such as ``--``.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
+    found = re.match(
+        r'Parser key "(.+?)": '
+        r"(?:Does not validate .*Subtypes: \[(.+)\] Errors: .*Given|Expected an? (.+?)\. Got) "
+        r"value: (.*)",
+        text,
+    )
+    if not found:
+        return re.sub('^Parser key "(.+?)": ', rf"{before}\1: ", text)
+    name, several, one, value = found.groups()
+    return f"{before}{name} {value}: expected {' or '.join(_kinds(several or one))}"
+
+
+def _kinds(types: str) -> Iterator[str]:
+    """Types as Python prints them, in the words of a person who writes values: int, null, adam."""
+    for name, literal, list_of in re.findall(
+        r"<class '(\w+)'>|Literal\[(.+?)\]|tuple\[(\w+), \.\.\.\]", types
+    ):
+        if literal:
+            yield from (choice.strip("'\"") for choice in literal.split(", "))
+        else:
+            yield f"a list of {list_of}" if list_of else "null" if name == "NoneType" else name
 
 
 def said(value: Any) -> str:
