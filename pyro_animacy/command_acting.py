@@ -13,9 +13,8 @@ from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_run, asked_for
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import parsed
-from pyro_animacy.infer.run import METRICS, Run
+from pyro_animacy.infer.run import METRICS, Run, check_kind
 
 ENVIRONMENTS = (
     "Chase-v0, Soccer-v0, an environment of gymnasium (Pendulum-v1, CarRacing-v3) or a task of "
@@ -166,12 +165,8 @@ def _direct(chosen: Namespace) -> None:
     for name in ("displays.nc", "displays.gif"):
         refuse_existing(str(Path(chosen.out) / name), chosen.overwrite)
     run = Run.load(chosen.run)
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: its model {run.card.model} is of episodes, and `direct` is of scenes of "
-            "moving bodies"
-        )
-    recordings, _ = asked_for(run, chosen)
+    check_kind(run.card, "scenes", run.path)
+    recordings = asked_for(run, chosen).recordings
     options = parsed({"direct": chosen.direct.as_dict()}, {"direct": DirectConfig}).direct
     displays = direct(
         run, objective=chosen.objective, subtlety=chosen.subtlety, frames=chosen.frames,

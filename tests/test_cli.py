@@ -11,13 +11,14 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, metrics, table
+from helpers import assert_same_run, call, chase, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import TrainConfig
+from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.run import Run
 
 FIT = ["--fps", "10", "--preset", "debug"]
@@ -192,10 +193,30 @@ def test_its_own_files_are_known_however_they_are_given(tmp_path, capfd, refused
         assert "0.csv; leave DATA out" in said
 
 
+def test_a_relative_path_is_the_file_that_it_was(tmp_path, monkeypatch, refused):
+    """Of a run that was fitted in Python to "tandem.csv", from whatever folder it is asked."""
+    monkeypatch.chdir(tmp_path)
+    table(chase()).to_csv("tandem.csv", index=False)
+    data = {"source": "tandem.csv", "fps": 10}
+    run = fit(read_trajectories(**data), debug(steps=1), out="run", data=data, progress=False)
+    assert run.settings["data"]["source"] == str(tmp_path / "tandem.csv")
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    settings["data"]["source"] = "tandem.csv"  # as earlier versions wrote it
+    (tmp_path / "old").mkdir()
+    shutil.copytree("run", "old/run")
+    (tmp_path / "old" / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
+    said = "to some of every recording in DATA"
+    for name in ("run", "old/run"):
+        words = "sample", name, "tandem.csv", "--resolution", "0.5", "--out", "draws.nc"
+        assert said in refused(*words)
+
+
 def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
     out = ["--out", tmp_path / "draws.nc"]
-    assert "--bodies is of DATA" in refused("sample", run, "--bodies", "each", *out)
-    assert "--labels is of DATA" in refused("score", run, "--labels", "nosuch", *out)
+    assert "--bodies applies to DATA, and no DATA was given" in refused(
+        "sample", run, "--bodies", "each", *out
+    )
+    assert "--labels applies to DATA" in refused("score", run, "--labels", "nosuch", *out)
     # a part of its one recording was held out, by time: no other choice of it is unseen
     assert "fitted to some of every recording" in refused(
         "sample", run, csv, "--fps", "10", "--resolution", "0.5", *out

@@ -50,9 +50,9 @@ from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError, RunError
-from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
+from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.predict import predict
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import (
     BASELINE_ORDERS,
     DEQUANTISE_HELDOUT,
@@ -274,11 +274,7 @@ def direct(
 
 def _check(run: Run, subtlety: float, frames: int, displays: int, seed: int) -> None:
     """Raise ConfigError for what cannot be asked of the run."""
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: its model {run.card.model} is of episodes, and displays are of scenes of "
-            "moving bodies; direct a run of such a model, as control_vae"
-        )
+    check_kind(run.card, "scenes", run.path)
     least = max(run.model.config.history, max(BASELINE_ORDERS) + 1) + 1
     for name, given, good, wanted in (
         ("subtlety", subtlety, 0 <= subtlety <= 180, "from 0 to 180 degrees"),

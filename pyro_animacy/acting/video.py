@@ -59,6 +59,7 @@ from pyro_animacy.acting.run import (
 )
 from pyro_animacy.criticism.plots import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
@@ -314,7 +315,7 @@ def _saving(out: Path) -> Save:
 
 def _save_gif(frames: Frames, path: Path, fps: float, progress: bool) -> None:
     """Write a looping GIF with one palette, so that colours hold still."""
-    palette = _palette([frames[i]() for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
+    palette = _palette([frames[i]() for i in evenly(len(frames), 8)])
     images = (
         Image.fromarray(frame()).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in _counted(frames, progress)

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
-from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
@@ -67,11 +66,6 @@ def predict(
         DataError: If the recordings do not suit the model, or none has the context observed.
         RunError: If a position that is drawn is not a finite number.
     """
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: the model {run.card.model} is of episodes; use predict_episodes of "
-            "pyro_animacy.infer.predict_episodes"
-        )
     dataset = suited(run.card, dataset)
     history = run.card.config["history"]
     context, horizon = _asked(mode, draws, context, horizon, seed, history, dataset)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,8 +49,7 @@ class Run:
     summary: dict[str, Any]
 
     def __repr__(self) -> str:
-        episodes = isinstance(self.card, EpisodeCard)
-        of = "episodes" if episodes else _some(self.card.bodies)
+        of = "episodes" if self.data == "episodes" else _some(self.card.bodies)
         return f"<Run {self.path}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
 
     @classmethod
@@ -91,6 +90,11 @@ class Run:
         if rows is None:
             raise RunError(f"{file}: damaged; delete it to go without the log")
         return rows
+
+    @property
+    def data(self) -> Literal["scenes", "episodes"]:
+        """What the run's model is a model of."""
+        return FAMILIES[self.card.model].data
 
     @property
     def config(self) -> FitConfig:
@@ -160,7 +164,7 @@ class Run:
 
     def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
         train = self.config.train
-        divide = split_episodes if isinstance(self.card, EpisodeCard) else split_recordings
+        divide = split_episodes if self.data == "episodes" else split_recordings
         return divide(dataset, train.heldout, train.validation, train.seed)
 
 
@@ -310,6 +314,36 @@ def split_episodes(
     return train, fit, valid, held
 
 
+def check_kind(
+    card: ModelCard | EpisodeCard, data: Literal["scenes", "episodes"], path: Path | None = None
+) -> None:
+    """Check that a model is one of scenes, or one of episodes, as what is asked of it needs.
+
+    Args:
+        card: The model's.
+        data: What it is to be a model of.
+        path: The run's folder, for the message.
+
+    Raises:
+        ConfigError: If it is of the other.
+    """
+    has = FAMILIES[card.model].data
+    if has == data:
+        return
+    kinds = {"scenes": "moving bodies", "episodes": "episodes"}
+    instead = {
+        "scenes": "for moving bodies there are `predict` and `criticise`",
+        "episodes": (
+            "for episodes there are `sample` and `criticise`, in Python `predict_episodes` and "
+            "`criticise_episodes`"
+        ),
+    }
+    raise ConfigError(
+        f"{'' if path is None else f'{path}: '}{card.model} is a model of {kinds[has]}, and this "
+        f"works on models of {kinds[data]} only; {instead[has]}"
+    )
+
+
 def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     """The recordings with their bodies in the model's order.
 
@@ -317,9 +351,15 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     others.
 
     Raises:
-        DataError: If the number of bodies, the rate or the units are not the model's, or the times
-            are not at that rate.
+        ConfigError: If the model is one of episodes.
+        DataError: If there are no positions, the number of bodies, the rate or the units are not
+            the model's, or the times are not at that rate.
     """
+    check_kind(card, "scenes")
+    if "position" not in dataset:
+        raise DataError(
+            f"these recordings have no `position`, and {card.model} is a model of moving bodies"
+        )
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
         raise DataError(
