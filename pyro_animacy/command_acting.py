@@ -3,7 +3,6 @@
 What the first three call needs gymnasium, of the extra rl: so it is imported where it is called.
 """
 
-import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -14,7 +13,7 @@ from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_run, asked_for
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.config import parsed
-from pyro_animacy.infer.run import METRICS, Run, check_kind
+from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
 ENVIRONMENTS = (
     "Chase-v0, Soccer-v0, an environment of gymnasium (Pendulum-v1, CarRacing-v3) or a task of "
@@ -63,7 +62,7 @@ def _act(chosen: Namespace) -> None:
 
 def _learned(path: Path) -> str:
     """What an agent's log says of it, in a few lines."""
-    rows = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
+    rows = read_metrics(path)
     frames = f", {rows[-1]['frames']} frames" if rows else ""
     lines = [f"wrote {path}: {len(rows)} episodes{frames}"]
     for row in rows:

@@ -13,5 +13,22 @@ class ConfigError(AnimacyError):
     """An option has a value that cannot be used."""
 
 
+class MissingExtra(AnimacyError):  # noqa: N818
+    """A package that is not part of the plain installation is needed.
+
+    Args:
+        what: What needs it.
+        extra: The extra of pyro-animacy that installs it.
+        error: What was raised where it was imported.
+    """
+
+    def __init__(self, what: str, extra: str, error: Exception | None = None) -> None:
+        why = f" ({error})" if error else ""
+        super().__init__(
+            f"{what} needs the extra {extra}, which is not installed{why}; install it with: "
+            f'pip install "pyro-animacy[{extra}]"'
+        )
+
+
 class RunError(AnimacyError):
     """A run folder, a checkpoint or a file of draws cannot be used."""

@@ -183,7 +183,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(run, tmp_path, words)
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
-    said = r'pyro-animacy: .* need gymnasium .*: pip install "pyro-animacy\[rl\]"\n'
+    said = r'pyro-animacy: .* needs the extra rl, .*gymnasium.*: pip install "pyro-animacy\[rl\]"\n'
     assert re.fullmatch(said, done.stderr)
     assert not list(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.data import carracing
 from pyro_animacy.data.carracing import _bearing, _environment, _resized, simulate_carracing
 from pyro_animacy.data.episodes import check_episodes, read_episodes
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 pytest.importorskip("gymnasium", reason="the rl extra is not installed")
 
@@ -136,7 +136,7 @@ def test_options_that_cannot_be_used(words, said, tmp_path, monkeypatch, capsys)
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(RunError, match=r'pip install "pyro-animacy\[rl\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "pyro-animacy\[rl\]"'):
         simulate_carracing(1, 2, progress=False)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="fps"):

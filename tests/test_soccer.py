@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_animacy.data.soccer import SoccerConfig, _decide, _Match, simulate_soccer
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 pytest.importorskip("pymunk", reason="the soccer extra is not installed")
 
@@ -245,5 +245,5 @@ def test_unusable_values_are_named(arguments, words):
 
 def test_a_missing_pymunk_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymunk", None)
-    with pytest.raises(ConfigError, match=r'pip install "pyro-animacy\[soccer\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "pyro-animacy\[soccer\]"'):
         simulate_soccer(1, 5)

@@ -60,7 +60,7 @@ from pyro_animacy.acting.run import (
 from pyro_animacy.criticism.plots import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.traced import no_validation
@@ -172,7 +172,10 @@ def _watched(environment: str, config: ActConfig) -> Any:
         return make_env(environment, config)
     try:
         return gymnasium.wrappers.RenderCollection(make_env(environment, config, render=True))
-    except RunError:  # nothing can be drawn here, or of this environment: lines will do
+    except (
+        RunError,
+        MissingExtra,
+    ):  # nothing can be drawn here, or of this environment: lines will do
         return make_env(environment, config)
 
 

@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pyro_animacy.data.episodes import make_episodes
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 STEPS_PER_SECOND = 50
 CONTROLS = ("steering", "gas", "brake")
@@ -74,7 +74,7 @@ def simulate_carracing(
 
     Raises:
         ConfigError: If a value cannot be used.
-        RunError: If gymnasium or Box2D is not installed.
+        MissingExtra: If gymnasium or Box2D is not installed.
     """
     repeat = _repeat(episodes, frames, size, seed, fps)
     env = _environment()
@@ -123,7 +123,7 @@ def _environment() -> Any:
     """CarRacing-v3 without a screen.
 
     Raises:
-        RunError: If gymnasium or what it needs for Box2D is not installed.
+        MissingExtra: If gymnasium or what it needs for Box2D is not installed.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -135,10 +135,7 @@ def _environment() -> Any:
         import gymnasium
         import pygame  # noqa: F401
     except ImportError as error:
-        raise RunError(
-            f"CarRacing needs gymnasium, Box2D and pygame-ce ({error}): "
-            'pip install "pyro-animacy[rl]"'
-        ) from error
+        raise MissingExtra("CarRacing", "rl", error) from error
     # Frames are counted here, so its limit of 1000 steps is lifted.
     return gymnasium.make("CarRacing-v3", render_mode="rgb_array", max_episode_steps=10**9)
 

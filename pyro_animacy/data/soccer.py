@@ -35,7 +35,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from pyro_animacy.data.trajectories import make_trajectories
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 BODIES = ("player_1", "player_2", "ball")
 _GOAL_LINE = 0b10  # collision category of the lines that stop players and let the ball pass
@@ -115,7 +115,8 @@ def simulate_soccer(
         units, bodies player_1, player_2 and ball, and `animate` (True, True, False) along body.
 
     Raises:
-        ConfigError: pymunk is not installed, or a value cannot be used.
+        ConfigError: a value cannot be used.
+        MissingExtra: pymunk is not installed.
     """
     config = config or SoccerConfig()
     _check(trajectories, frames, fps, seed, config)
@@ -185,9 +186,7 @@ class _Match:
         try:
             import pymunk
         except ImportError as error:
-            raise ConfigError(
-                'the soccer simulator needs pymunk: pip install "pyro-animacy[soccer]"'
-            ) from error
+            raise MissingExtra("the soccer simulator", "soccer") from error
         self.config = config
         self.space = pymunk.Space()
         self.space.damping = config.damping

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns, find_columns
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, MissingExtra
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
 LINES = 20  # of a text file, that are looked at to see how it is written
@@ -426,9 +426,7 @@ def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise DataError(
-            f"{path.name}: parquet needs pyarrow: pip install 'pyro-animacy[parquet]'"
-        ) from None
+        raise MissingExtra(f"reading {path.name}", "parquet") from None
     try:
         names = [str(n) for n in parquet.read_schema(path).names]
         found = find_columns(names, columns, path.name)

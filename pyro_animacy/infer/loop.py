@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pyro_animacy.errors import AnimacyError, RunError
+from pyro_animacy.errors import AnimacyError, MissingExtra
 from pyro_animacy.infer.config import UpdateConfig
 
 BOARD = "tensorboard"  # folder of a run
@@ -81,12 +81,10 @@ def summary_writer() -> Any:
     """The class of TensorBoard writers.
 
     Raises:
-        RunError: If TensorBoard is not installed.
+        MissingExtra: If TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise RunError(
-            'train.tensorboard needs an extra: pip install "pyro-animacy[tensorboard]"'
-        ) from None
+        raise MissingExtra("train.tensorboard", "tensorboard") from None
     return SummaryWriter

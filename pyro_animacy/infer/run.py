@@ -85,11 +85,7 @@ class Run:
         Raises:
             RunError: If the file is damaged.
         """
-        file = self.path / METRICS
-        rows = _json_objects(file, lines=True)
-        if rows is None:
-            raise RunError(f"{file}: damaged; delete it to go without the log")
-        return rows
+        return read_metrics(self.path)
 
     @property
     def data(self) -> Literal["scenes", "episodes"]:
@@ -255,6 +251,22 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         if value is not None and not isinstance(value, kind):
             raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
     return {name: value for name, value in data.items() if name in {"source", *HOW_READ}}
+
+
+def read_metrics(path: Path, count: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of ``metrics.jsonl`` of a run; none where there is no such file.
+
+    Args:
+        path: The run's folder.
+        count: A whole number that every row must hold, such as ``step``.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    rows = _json_objects(path / METRICS, lines=True)
+    if rows is None or not all(count is None or isinstance(row.get(count), int) for row in rows):
+        raise RunError(f"{path / METRICS}: damaged; delete it to go on without the log")
+    return rows
 
 
 def _read_summary(file: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from pyro_animacy.acting.environments import EPISODE
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError
 
 # Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
 # their domain how often an action is repeated.
@@ -48,7 +48,6 @@ PAPER_REPEAT = {
     **{"cartpole": 8, "reacher": 4, "cheetah": 4},
     **{"finger": 2, "ball_in_cup": 4, "walker": 2},
 }
-_INSTALL = 'pip install "pyro-animacy[rl]"'
 _GL = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # what draws without a screen, in Linux
 
 
@@ -78,7 +77,8 @@ def make(
     Raises:
         ConfigError: If the name is not known (the message has the nearest), a number cannot be
             used, or the world has no such observations or actions.
-        RunError: If a library is missing or nothing can be drawn.
+        MissingExtra: If a library is missing.
+        RunError: If nothing can be drawn.
     """
     if action_repeat is None:
         domain = name.removeprefix("dm_control/").partition("-")[0]
@@ -186,7 +186,7 @@ def _world(name: str, rendering: bool, size: int | None) -> gymnasium.Env:
     try:
         env = _made(known, options)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise RunError(f"{name} needs a library ({error}): {_INSTALL}") from error
+        raise MissingExtra(name, "rl", error) from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         raise ConfigError(f"there is no environment {name!r}; {_nearest(name)}") from error
     if of_dm_control:
@@ -239,7 +239,7 @@ def _import_dm_control(name: str, rendering: bool) -> None:
     """Import dm_control, without what draws unless that is asked for, and register its tasks.
 
     Raises:
-        RunError: If it or what it needs is missing.
+        MissingExtra: If it or what it needs is missing.
     """
     chosen = os.environ.get("MUJOCO_GL")
     try:
@@ -247,7 +247,7 @@ def _import_dm_control(name: str, rendering: bool) -> None:
             importlib.import_module("shimmy")  # registers, if dm_control can be imported
             module = importlib.import_module("dm_control._render")
     except ImportError as error:
-        raise RunError(f"{name} needs dm_control and shimmy ({error}): {_INSTALL}") from error
+        raise MissingExtra(name, "rl", error) from error
     if not rendering or module.BACKEND != "off":
         return
     try:
