@@ -1,5 +1,8 @@
 """The errors a person can mend. The command line prints them as one line and exits with 2."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class AnimacyError(Exception):
     """Something the user gave cannot be used; the message says what, where and how to mend it."""
@@ -32,3 +35,19 @@ class MissingExtra(AnimacyError):  # noqa: N818
 
 class RunError(AnimacyError):
     """A run folder, a checkpoint or a file of draws cannot be used."""
+
+
+def require(prefix: str, values: Mapping[str, Any], *checks: tuple[str, Any, str]) -> None:
+    """Check the values of options.
+
+    Args:
+        prefix: What stands before their names, such as ``train.``.
+        values: By name; of a dataclass its ``vars``.
+        *checks: Of each the name, whether its value is good, and what it must be: "positive".
+
+    Raises:
+        ConfigError: For the first that is not good: "train.epsilon is 0; it must be positive".
+    """
+    for name, good, wanted in checks:
+        if not good:
+            raise ConfigError(f"{prefix}{name} is {values[name]}; it must be {wanted}")

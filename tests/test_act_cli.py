@@ -317,9 +317,9 @@ def test_config_files_that_cannot_be_used(tmp_path, refused, text):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--episodes", "0"], "episodes is 0; expected at least 1"),
+        (["--episodes", "0"], "episodes is 0; it must be at least 1"),
         (["--episodes", "few"], "episodes.*few"),
-        (["--seed", "-1"], "seed is -1; expected at least 0"),
+        (["--seed", "-1"], "seed is -1; it must be 0 or more"),
         (["--simulator", "maybe"], "simulator.*maybe"),
         (["--candidates", "9"], "candidates"),
     ],

@@ -514,7 +514,7 @@ def test_overwrite(run, csv, tmp_path):
         (["--mode", "forecast", "--context", "24"], "24 frames and 24 are context"),
         (["--mode", "forecast", "--context", "99", "--horizon", "2"], "--context"),
         (["--mode", "forecast", "--context", "1"], "context is 1 frames.*history needs 2"),
-        (["--horizon", "0"], "horizon is 0; expected at least 1"),
+        (["--horizon", "0"], "horizon is 0; it must be at least 1"),
         (["--draws", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
         (["--horizon", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
         (["--seed", "-1"], "seed is -1"),

@@ -540,8 +540,8 @@ def test_an_environment_of_ones_own_needs_only_the_interface(monkeypatch):
         ("pendulum-v1", {}, "did you mean Pendulum-v1"),
         ("cartpole_swingup", {}, "cartpole-swingup"),
         ("qqqqqq", {}, "there are Chase-v0, Soccer-v0, gymnasium's"),
-        ("Chase-v0", {"size": 0}, "size: 0 is too small"),
-        ("Chase-v0", {"action_repeat": 0}, "action_repeat: 0 is too small"),
+        ("Chase-v0", {"size": 0}, "size is 0; it must be at least 1"),
+        ("Chase-v0", {"action_repeat": 0}, "action_repeat is 0; it must be at least 1"),
     ],
 )
 def test_what_cannot_be_made_is_named(name, options, words):

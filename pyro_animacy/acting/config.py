@@ -6,7 +6,7 @@ from typing import Literal
 
 from pyro_animacy.acting.behaviour import BehaviourConfig
 from pyro_animacy.acting.planners import PlannerConfig
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.images import LEAST
 from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
 from pyro_animacy.infer.presets import preset
@@ -73,7 +73,9 @@ class ActConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        require(
+            "",
+            vars(self),
             ("agent", self.agent in AGENTS, f"one of {', '.join(AGENTS)}"),
             ("size", self.size >= LEAST, f"at least {LEAST}"),
             ("bits", 1 <= self.bits <= 8, "from 1 to 8"),
@@ -82,13 +84,11 @@ class ActConfig:
             ("episodes", self.episodes > self.seed_episodes, "more than seed_episodes"),
             ("pretrain", self.pretrain >= 0, "0 or more"),
             ("updates", self.updates >= 1, "at least 1"),
-            ("exploration", self.exploration >= 0, "not negative"),
+            ("exploration", self.exploration >= 0, "0 or more"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
             ("evaluation_episodes", self.evaluation_episodes >= 1, "at least 1"),
             ("replay_memory", self.replay_memory >= 0, "0 or more"),
-        ):
-            if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected it {wanted}")
+        )
         # whether its windows are long enough for it
         train = TrainConfig(window=self.train.window, overshooting=self.train.overshooting)
         FitConfig("world_model", self.model, train)

@@ -60,7 +60,7 @@ from pyro_animacy.acting.run import (
 from pyro_animacy.criticism.plots import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import ConfigError, MissingExtra, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.traced import no_validation
@@ -124,12 +124,15 @@ def video(
     """
     path, out = Path(path), Path(out)
     save = _saving(out)
-    for name, value, least in (
-        ("open_loop", open_loop, 1), ("context", context, 1), ("episodes", episodes, 1),
-        ("seed", seed, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    given = {"open_loop": open_loop, "context": context, "episodes": episodes, "seed": seed}
+    require(
+        "",
+        given,
+        ("open_loop", open_loop >= 1, "at least 1"),
+        ("context", context >= 1, "at least 1"),
+        ("episodes", episodes >= 1, "at least 1"),
+        ("seed", seed >= 0, "0 or more"),
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
         agent, played = _played(path, environment, config, episodes, seed, progress)

@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pyro_animacy.data.episodes import make_episodes
-from pyro_animacy.errors import ConfigError, MissingExtra
+from pyro_animacy.errors import ConfigError, MissingExtra, require
 
 STEPS_PER_SECOND = 50
 CONTROLS = ("steering", "gas", "brake")
@@ -105,12 +105,15 @@ def simulate_carracing(
 
 def _repeat(episodes: int, frames: int, size: tuple[int, int], seed: int, fps: float) -> int:
     """How often an action is repeated; ConfigError for what cannot be simulated."""
-    for name, value, least in (
-        ("trajectories", episodes, 1), ("frames", frames, 2), ("seed", seed, 0),
-        ("size", min(size), 1),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name}: {value} is too small; give at least {least}")
+    given = {"trajectories": episodes, "frames": frames, "seed": seed, "size": size}
+    require(
+        "",
+        given,
+        ("trajectories", episodes >= 1, "at least 1"),
+        ("frames", frames >= 2, "at least 2"),
+        ("seed", seed >= 0, "0 or more"),
+        ("size", min(size) >= 1, "at least one pixel each way"),
+    )
     if not fps > 0 or STEPS_PER_SECOND % fps:
         raise ConfigError(
             f"fps: {fps} does not divide the {STEPS_PER_SECOND} steps a second of CarRacing; "

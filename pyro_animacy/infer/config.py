@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from jsonargparse import ArgumentError, ArgumentParser
 
 from pyro_animacy.data.windows import Symmetry
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
@@ -66,22 +66,21 @@ class UpdateConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name in ("batch_size", "window", "steps_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("learning_rate", "epsilon", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it positive")
-        if self.seed < 0:
-            raise ConfigError(f"train.seed is {self.seed}; expected it not negative")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
-        if not self.free_nats >= 0:
-            raise ConfigError(f"train.free_nats is {self.free_nats}; expected 0 or more")
-        if self.kl_balance is not None and not 0 < self.kl_balance < 1:
-            raise ConfigError(
-                f"train.kl_balance is {self.kl_balance}; expected it between 0 and 1, or null"
-            )
+        alpha = self.kl_balance
+        require(
+            "train.",
+            vars(self),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("window", self.window >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("epsilon", self.epsilon > 0, "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("clip_norm", self.clip_norm > 0, "positive"),
+            ("free_nats", self.free_nats >= 0, "0 or more"),
+            ("kl_balance", alpha is None or 0 < alpha < 1, "in (0, 1), or null"),
+            ("steps_per_epoch", self.steps_per_epoch >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "0 or more"),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,16 +126,21 @@ class TrainConfig(UpdateConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        for name in ("steps", "evaluate_every", "score_draws"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("heldout", "validation"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(
-                f"train.patience is {self.patience}; expected at least 1, or null to never stop"
-            )
+        patience = self.patience
+        require(
+            "train.",
+            vars(self),
+            ("steps", self.steps >= 1, "at least 1"),
+            ("heldout", 0 < self.heldout < 1, "in (0, 1)"),
+            ("validation", 0 < self.validation < 1, "in (0, 1)"),
+            ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+            (
+                "patience",
+                patience is None or patience >= 1,
+                "at least 1, or null to never stop",
+            ),
+            ("score_draws", self.score_draws >= 1, "at least 1"),
+        )
 
 
 @dataclass(frozen=True)

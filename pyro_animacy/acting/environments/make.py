@@ -36,7 +36,7 @@ from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from pyro_animacy.acting.environments import EPISODE
-from pyro_animacy.errors import ConfigError, MissingExtra, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
 
 # Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
 # their domain how often an action is repeated.
@@ -83,9 +83,12 @@ def make(
     if action_repeat is None:
         domain = name.removeprefix("dm_control/").partition("-")[0]
         action_repeat = PAPER_REPEAT.get(domain, 1) if _dm_control_id(name) else 1
-    for option, value in (("size", size), ("action_repeat", action_repeat)):
-        if value < 1:
-            raise ConfigError(f"{option}: {value} is too small; give at least 1")
+    require(
+        "",
+        {"size": size, "action_repeat": action_repeat},
+        ("size", size >= 1, "at least 1"),
+        ("action_repeat", action_repeat >= 1, "at least 1"),
+    )
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     with warnings.catch_warnings():
