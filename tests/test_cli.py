@@ -625,6 +625,7 @@ def test_a_trainer_state_of_a_later_version(run, tmp_path, refused):
     [
         ("data", {"fps": "ten"}, "data.fps is 'ten'"),
         ("data", {"columns": [1]}, "data.columns"),
+        ("data", {"downsampel": 2}, "data.downsampel is no option of how recordings are read"),
         ("data", {"source": None}, "does not say where the recordings are"),
         ("data", {"source": "nowhere.csv"}, "nowhere.csv: no such file"),
         ("train", {"heldout": "some"}, "train.heldout some: expected float"),

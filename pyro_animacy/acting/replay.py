@@ -159,7 +159,7 @@ class Replay:
             self._clean(n)
         except OSError as error:
             raise RunError(
-                f"{self.folder}: an episode cannot be deleted ({error}); give leave to write there"
+                f"{self.folder}: an episode cannot be deleted ({error}); make the folder writable"
             ) from error
 
     def sample(

@@ -48,7 +48,7 @@ Knowledge = Literal["side", "branches", "gaussian"]
 
 
 def recall(trajectories: int, seed: int, delay: int | Sequence[int] = DELAY) -> xr.Dataset:
-    """Scenes in which the jump repeats a cue that is over since `delay` frames.
+    """Scenes in which the jump repeats the direction of a cue that ended `delay` frames before.
 
     Args:
         trajectories: Number of scenes; each is a recording of its own.

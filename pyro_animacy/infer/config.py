@@ -25,7 +25,8 @@ class UpdateConfig:
 
     Args:
         batch_size: Windows in a batch, of all processes together.
-        window: Steps T predicted in each window (its frames are history + T).
+        window: Steps T predicted in each window of recordings, which has history + T frames; of
+            episodes, the frames of each window.
         optimizer: ``adam`` (with decoupled weight decay) or ``radam``.
         learning_rate: Its largest value.
         epsilon: Added to the root of the second moment.
@@ -89,7 +90,8 @@ class TrainConfig(UpdateConfig):
 
     Args:
         steps: Updates in all.
-        schedule: ``constant``, or ``cosine`` down to 1 % of it at the last step.
+        schedule: Of the learning rate: ``constant``, or ``cosine`` down to 1 % of its largest value
+            at the last step.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
@@ -149,7 +151,8 @@ class FitConfig:
 
     Args:
         family: Name of the model, one of `pyro_animacy.models.FAMILIES`.
-        model: Options of the model, of the type that its family has.
+        model: Options of the model, of the type that its family has. ``memory_steps`` that are
+            left out become the window of one that remembers.
         train: Options of the training loop.
     """
 
@@ -175,31 +178,35 @@ class FitConfig:
                     "without it; take the model rssm, which has both"
                 )
         self._check_window()
+        given: Any = self.model
+        if self._remembers and given.memory_steps is None:
+            model = dataclasses.replace(given, memory_steps=self.train.window)
+            object.__setattr__(self, "model", model)
         self._check_overshooting()
 
-    def _check_window(self) -> None:
-        """A model that remembers learns from windows of several steps, and no further back.
+    @property
+    def _remembers(self) -> bool:
+        """Whether the model is of scenes and looks back further than its history."""
+        model: Any = self.model
+        memory = getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)
+        return isinstance(model, SceneConfig) and bool(memory)
 
-        One of steps between frames learns from two frames or more.
-        """
+    def _check_window(self) -> None:
+        """Raise ConfigError for a window too short for the model, or for its memory."""
         model, window = self.model, self.train.window
         if isinstance(model, AgentControlVAEConfig) and window < 2:
             raise ConfigError(
                 "train.window is 1, a frame without a step; agent_control_vae learns from 2 frames "
                 "or more: give --train.window 17, say, for 16 steps"
             )
-        if not isinstance(model, SceneConfig):
-            return
-        if not (getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)):
+        if not self._remembers:
             return
         if window < 2:
             raise ConfigError(
                 "train.window is 1; a model that remembers learns nothing from single steps: give "
                 "as many as it should look back, such as --train.window 32"
             )
-        if model.memory_steps is None:
-            object.__setattr__(self, "model", dataclasses.replace(model, memory_steps=window))
-        elif model.memory_steps > window:
+        if model.memory_steps is not None and model.memory_steps > window:
             raise ConfigError(
                 f"model.memory_steps is {model.memory_steps} and train.window {window}; a memory "
                 "of more steps than it is trained on has not learned what it does: leave "

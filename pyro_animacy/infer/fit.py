@@ -39,7 +39,7 @@ def fit(
     """Fit a model to recordings, score it on held-out frames, and save the run.
 
     Args:
-        dataset: Recordings in the schema of `pyro_animacy.data.trajectories`, or for a model of
+        dataset: Recordings in the schema of `pyro_animacy.data.schema`, or for a model of
             episodes in that of `pyro_animacy.data.episodes`.
         config: Options; the preset ``small`` by default.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``,

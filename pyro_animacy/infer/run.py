@@ -236,7 +236,7 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         instead: What to do where it does not say.
 
     Raises:
-        RunError: If it does not say where they are, or by options that there are not.
+        RunError: If it does not say where they are, or names an option that there is not.
     """
     data = settings.get("data")
     if "acting" in settings:
@@ -250,7 +250,12 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         value = data.get(name)
         if value is not None and not isinstance(value, kind):
             raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
-    return {name: value for name, value in data.items() if name in {"source", *HOW_READ}}
+    if unknown := data.keys() - {"source", *HOW_READ}:
+        raise RunError(
+            f"{path / CONFIG}: data.{min(map(str, unknown))} is no option of how recordings are "
+            f"read; delete it; there are {', '.join(HOW_READ)}"
+        )
+    return data
 
 
 def read_metrics(path: Path, count: str | None = None) -> list[dict[str, Any]]:
