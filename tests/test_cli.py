@@ -321,7 +321,7 @@ TABLES = {
     "one frame": (rows()[:2], "only one frame"),
     "nothing moves": (rows(x=1.5, y=2.0), "no body moves"),
     "not a number": (cell(9, "x", "far"), r"row 9, column 'x': 'far' is not a number"),
-    "infinite": (cell(31, "y", "inf"), r"row 31, column 'y': infinite"),
+    "infinite": (cell(31, "frame", "inf"), r"row 31, column 'frame': infinite"),
     "half a frame": (cell(12, "frame", 5.5), "row 12, column 'frame': 5.5"),
     "no id": (cell(14, "id", None), "row 14: no 'id'"),
     "twice": (pd.concat([rows(), rows()[4:5]]), r"row 242: .*'hunter', frame 2"),
