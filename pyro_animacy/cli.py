@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError
+from pyro_animacy.infer.config import in_words
 from pyro_animacy.infer.fit import Interrupted
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGINT or SIGTERM, everything saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.unraisablehook = _unraisable
     with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -49,12 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _how_to_go_on(arguments: list[str]) -> str:
     """What to say of a fit stopped outside its training loop, which says so itself."""
-    for option in ("--out", "--resume"):
-        if arguments[:1] in (["fit"], ["act"]) and option in arguments[:-1]:
-            path = Path(arguments[arguments.index(option) + 1])
-            if (path / CONFIG).is_file():
-                return f"; go on with: pyro-animacy {arguments[0]} --resume {path}"
+    if arguments[:1] not in (["fit"], ["act"]):
+        return ""
+    given = dict(_options(arguments))
+    for path in (Path(given[name]) for name in ("out", "resume") if name in given):
+        if (path / CONFIG).is_file():
+            return f"; go on with: pyro-animacy {arguments[0]} --resume {path}"
     return ""
+
+
+def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """The options with a value: ``--name value`` or ``--name=value``."""
+    for word, after in zip_longest(arguments, arguments[1:]):
+        option, equals, value = word.partition("=")
+        if word.startswith("--") and (equals or after is not None):
+            yield option.removeprefix("--"), value if equals else str(after)
+
+
+def _unraisable(error: Any) -> None:
+    """Pass over what h5netcdf raises when it forgets a damaged file, which was named already."""
+    if getattr(error.object, "__module__", None) != "h5netcdf.core":
+        sys.__unraisablehook__(error)
 
 
 def _terminated(number: int, _: Any) -> None:
@@ -70,8 +87,10 @@ def _run(arguments: list[str]) -> int:
     try:
         chosen = parser.parse_args(arguments)
     except (ArgumentError, argparse.ArgumentError) as error:
-        of = f"{arguments[0]} " if arguments and arguments[0] in COMMANDS else ""
-        raise ConfigError(f"{_one_line(error)}; see pyro-animacy {of}--help") from None
+        command = COMMANDS.get(arguments[0]) if arguments else None
+        said = _one_line(error, command and command.parser(defaults))
+        of = f"{arguments[0]} " if command else ""
+        raise ConfigError(f"{said}; see pyro-animacy {of}--help") from None
     if chosen.command in ("fit", "act"):
         resumed = chosen[chosen.command].resume
         if resumed and len(arguments) > (2 if "=" in arguments[1] else 3):
@@ -118,11 +137,10 @@ def _defaults(arguments: list[str]) -> Defaults:
     """What is named on the command line (preset, model, agent) sets the defaults of the rest."""
     act = arguments[:1] == ["act"]
     named = {"preset": "small", "family": "control_vae", "agent": "planet"}
-    for index, word in enumerate(arguments):
-        option, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and option in named and (equals or index + 1 < len(arguments)):
-            named[option] = value if equals else arguments[index + 1]
-        elif settings := _settings_of(word):
+    for option, value in _options(arguments):
+        if option in named:
+            named[option] = value
+        elif option == "config" and (settings := _settings_of(value)):
             named["family"] = settings.get("family", "control_vae")
             named["agent"] = settings.get("acting", named).get("agent", "planet")
     if act:
@@ -157,16 +175,26 @@ def _without_versions(word: str) -> str:
     return f"{option}={options}" if option else options
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    union = re.match(
-        r'Parser key "(.+?)": Does not validate .*Subtypes: \[(.+?)\] .*Given value: (.*)', text
-    )
-    if union:
-        kinds = re.findall(r"class '(\w+)'", union[2])
-        wanted = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
-        text = f"--{union[1]} {union[3]}: expected {wanted}"
-    return text.rstrip(".").replace("sample.out", "--out").replace("simulate.out", "--out")
+def _one_line(error: Exception, parser: ArgumentParser | None) -> str:
+    """What argparse says, with the names that the person gives.
+
+    Args:
+        error: What it raised.
+        parser: Of the command; None where none was named.
+    """
+    text = in_words(error, before="--")
+    begin, required, names = text.partition("are required: ")
+    if required and parser is not None:
+        # argparse names them "command.name", and with them positional ones that may be left out
+        missing = {name.partition(".")[2] for name in names.split(", ")}
+        asked = [action for action in parser._actions if action.dest in missing]
+        shown = [
+            action.option_strings[0] if action.option_strings else action.dest.upper()
+            for action in asked
+            if action.nargs != "*"
+        ]
+        return f"{begin}{required}{', '.join(shown)}"
+    return text
 
 
 if __name__ == "__main__":

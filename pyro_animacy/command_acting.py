@@ -3,7 +3,6 @@
 What the first three call needs gymnasium, of the extra rl: so it is imported where it is called.
 """
 
-import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,9 +12,8 @@ from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import parsed
-from pyro_animacy.infer.run import METRICS, Run
+from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
 ENVIRONMENTS = (
     "Chase-v0, Soccer-v0, an environment of gymnasium (Pendulum-v1, CarRacing-v3) or a task of "
@@ -65,7 +63,7 @@ def _act(chosen: Namespace) -> None:
 
 def _learned(path: Path) -> str:
     """What an agent's log says of it, in a few lines."""
-    rows = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
+    rows = read_metrics(path)
     frames = f", {rows[-1]['frames']} frames" if rows else ""
     lines = [f"wrote {path}: {len(rows)} episodes{frames}"]
     for row in rows:
@@ -176,12 +174,8 @@ def _direct(chosen: Namespace) -> None:
     for name in ("displays.nc", "displays.gif"):
         refuse_existing(str(Path(chosen.out) / name), chosen.overwrite)
     run = Run.load(chosen.run, chosen.checkpoint)
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: its model {run.card.model} is of episodes, and `direct` is of scenes of "
-            "moving bodies"
-        )
-    recordings, _ = asked_for(run, chosen)
+    check_kind(run.card, "scenes", run.path)
+    recordings = asked_for(run, chosen).recordings
     options = parsed({"direct": chosen.direct.as_dict()}, {"direct": DirectConfig}).direct
     displays = direct(
         run, objective=chosen.objective, subtlety=chosen.subtlety, frames=chosen.frames,

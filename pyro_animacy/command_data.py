@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,8 @@ from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.recordings import absolute, read_data
 from pyro_animacy.infer.run import REPLAY, Run
 
 DATA_HELP = (
@@ -26,7 +25,7 @@ DATA_OPTIONS = {
     "bodies": (
         str,
         "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
-        "one from each group) or 'each' (every body on its own); all by default",
+        "one from each group, no body twice) or 'each' (every body on its own); all by default",
     ),
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),
@@ -44,38 +43,52 @@ SOME = 50  # episodes, that show what all of a run of `act` are like
 OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
 
 
-def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
-    """The recordings asked for, less what the run was fitted to, and whether they are new to it.
+class Asked(NamedTuple):
+    """The recordings that a command is asked for.
+
+    Attributes:
+        recordings: In the schema of the run's model.
+        new: Whether the run was fitted to none of the files that they are from.
+    """
+
+    recordings: xr.Dataset
+    new: bool
+
+
+def asked_for(run: Run, chosen: Namespace) -> Asked:
+    """The recordings asked for, less what the run was fitted to.
 
     Without DATA, and where DATA is the run's own, they are its held-out part. A run of `act` holds
     nothing out: its agent plays new episodes.
     """
-    own = run.settings.get("data", {})
     given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
-    if not chosen.recordings:
-        if given:
-            raise ConfigError(
-                f"{given[0]} is of DATA, which was not given: the run's own held-out part is read "
-                "as it was for fit"
-            )
-        if "acting" in run.settings:
-            from pyro_animacy.acting.evaluate import new_episodes  # takes the extra rl
+    if chosen.recordings:
+        return _of_data(run, chosen, given)
+    if given:
+        raise ConfigError(
+            f"{given[0]} applies to DATA, and no DATA was given; the run's held-out part is read "
+            "as it was for the fit"
+        )
+    if "acting" not in run.settings:
+        return Asked(run.heldout(run.recordings(instead="give DATA")), new=False)
+    from pyro_animacy.acting.evaluate import new_episodes  # takes the extra rl
 
-            episodes = new_episodes(run.path, checkpoint=run.checkpoint)
-            played = episodes.sizes["trajectory"]
-            print(f"{run.path}: its agent has played {played} new episodes", file=sys.stderr)
-            return episodes, True
-        return run.heldout(run.recordings(instead="give DATA")), False
+    episodes = new_episodes(run.path, checkpoint=run.checkpoint)
+    played = episodes.sizes["trajectory"]
+    print(f"{run.path}: its agent has played {played} new episodes", file=sys.stderr)
+    return Asked(episodes, new=True)
+
+
+def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
+    """What of DATA the run was not fitted to; ``given`` are the options that DATA is read with."""
+    own, acting = run.settings.get("data", {}), "acting" in run.settings
     data = data_options(chosen, own)
-    acting = "acting" in run.settings
-    source = str((run.path / REPLAY).resolve()) if acting else own.get("source") or []
-    files, learned = _files(data["source"]), _files(source)
+    source = str(run.path / REPLAY) if acting else own.get("source") or []
+    files, learned = files_named(data["source"]), files_named(source)
     new = learned.isdisjoint(files)
     if new or acting:
         found = _read_as_the_run(run, data, given)
-        if isinstance(run.card, EpisodeCard):
-            found = suited_episodes(run.card, found)
-        return found, new
+        return Asked(suited_episodes(run.card, found) if run.data == "episodes" else found, new=new)
     if learned != files:
         raise ConfigError(
             f"{run.path} was fitted to {min(learned & files)}; leave DATA out to use what it held "
@@ -84,7 +97,7 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
     data |= {"source": own["source"]}  # in the order that they were divided in
     if _present(data) == _present(own):
         print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
-        return run.heldout(read_data(run.card.model, data)), False
+        return Asked(run.heldout(read_data(run.card.model, data)), new=False)
     fitted = run.fitted(run.recordings())
     found = read_data(run.card.model, data)
     unseen = ~np.isin(found["recording"], fitted["recording"])
@@ -95,14 +108,14 @@ def asked_for(run: Run, chosen: Namespace) -> tuple[xr.Dataset, bool]:
         )
     count = f"{unseen.sum():,} of {len(unseen):,} trajectories"
     print(f"{run.path}: {count} are used, of recordings it was not fitted to", file=sys.stderr)
-    return found.isel(trajectory=unseen), True
+    return Asked(found.isel(trajectory=unseen), new=True)
 
 
-def _files(source: str | list[str]) -> set[Path]:
-    """What a source names, of a folder its files."""
+def files_named(source: str | list[str]) -> set[str]:
+    """What a source names, of a folder its files; however a file is named, it is the same."""
     paths = map(Path, [source] if isinstance(source, str) else source)
     folders = (files_of(p) if p.is_dir() and p.suffix != ".zarr" else [p] for p in paths)
-    return {file for files in folders for file in files}
+    return {absolute(file) for files in folders for file in files}
 
 
 def fitted_to(run: Run) -> xr.Dataset | None:
@@ -148,8 +161,7 @@ def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
     given = {name: chosen[name] for name in DATA_OPTIONS if chosen[name] is not None}
     if "columns" in given:
         given["columns"] = _columns(given["columns"])
-    # Absolute, so that the run can be resumed and criticised from any folder.
-    paths = [str(Path(p).resolve()) if Path(p).exists() else p for p in chosen.recordings]
+    paths = [absolute(path) for path in chosen.recordings]
     return {"source": paths[0] if len(paths) == 1 else paths, **data, **given}
 
 

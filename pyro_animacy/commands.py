@@ -18,9 +18,11 @@ from pyro_animacy.command_data import (
     add_run,
     asked_for,
     data_options,
+    files_named,
     fitted_to,
 )
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
+from pyro_animacy.criticism.contenders import comparable
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
 from pyro_animacy.criticism.draws import save_draws
@@ -39,14 +41,14 @@ from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import check_size
-from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
+from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.recordings import read_data
-from pyro_animacy.infer.run import Run, data_of_run, read_settings
+from pyro_animacy.infer.run import Run, check_kind, data_of_run, read_settings
 from pyro_animacy.infer.summary import summary_text
 from pyro_animacy.models import FAMILIES
 
@@ -234,8 +236,8 @@ def _sample(chosen: Namespace) -> None:
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")
     run = Run.load(chosen.run, chosen.checkpoint)
     some = {} if chosen.draws is None else {"draws": chosen.draws}
-    draw = predict_episodes if isinstance(run.card, EpisodeCard) else predict
-    recordings = asked_for(run, chosen)[0]
+    draw = predict_episodes if run.data == "episodes" else predict
+    recordings = asked_for(run, chosen).recordings
     draws = draw(
         run.on(recordings), recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,
@@ -251,7 +253,7 @@ def _criticise(chosen: Namespace) -> None:
     refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run, chosen.checkpoint)
     recordings, new = asked_for(run, chosen)
-    if isinstance(run.card, EpisodeCard):
+    if run.data == "episodes":
         _criticise_episodes(run, recordings, new, chosen)
         return
     sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
@@ -288,7 +290,7 @@ def _score(chosen: Namespace) -> None:
     check_name(chosen.out)
     refuse_existing(chosen.out, chosen.overwrite)
     run = Run.load(chosen.run, chosen.checkpoint)
-    _refuse_episodes(run, "score")
+    check_kind(run.card, "scenes", run.path)
     recordings, new = asked_for(run, chosen)
     scores = score_animacy(
         run.on(recordings),
@@ -313,9 +315,8 @@ def _compare(chosen: Namespace) -> None:
     if chosen.out is not None:  # fits kept there by a comparison that was stopped are used
         refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
     runs = [Run.load(path) for path in chosen.runs]
-    for run in runs:
-        _refuse_episodes(run, "compare")
     names = run_names(runs)
+    comparable(runs)
     whole, heldout = _recordings_of_all(runs, chosen)
     if chosen.leave_future_out is not None:
         expanding(whole, chosen.leave_future_out)  # what cannot be cut is said before the work
@@ -337,7 +338,10 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
     if not chosen.recordings:
         given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
         if given:
-            raise ConfigError(f"{given[0]} is of --recordings; the runs' own are read as for fit")
+            raise ConfigError(
+                f"{given[0]} applies to --recordings, and none were given; the runs' held-out "
+                "parts are read as they were for the fits"
+            )
         instead = "give others, which no run was fitted to: --recordings FILE"
         sources = [data_of_run(run.path, run.settings, instead) for run in runs]
         first = read_trajectories(**sources[0])
@@ -345,10 +349,11 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
         return first, common_heldout(runs, own)
     data = data_options(chosen, runs[0].settings.get("data", {}))
     for run in runs:
-        if data["source"] == run.settings.get("data", {}).get("source"):
+        learned = files_named(run.settings.get("data", {}).get("source") or [])
+        if not learned.isdisjoint(files := files_named(data["source"])):
             raise ConfigError(
-                f"--recordings: {run.path} was fitted to them; leave the option out to compare on "
-                "what all runs held out, or give others"
+                f"--recordings: {run.path} was fitted to {min(learned & files)}; leave the option "
+                "out to compare on what all runs held out, or give others"
             )
     recordings = read_data(runs[0].card.model, data)
     return recordings, recordings
@@ -374,8 +379,7 @@ def _simulate_soccer(chosen: Namespace) -> str:
 
 def _simulate_carracing(chosen: Namespace) -> str:
     size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
-    if min(size) >= 1:
-        check_size(*size)  # what no model of images could take
+    check_size(*size)  # what no model of images could take
     fps = 25.0 if chosen.fps is None else chosen.fps
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))
@@ -392,15 +396,6 @@ def _size(text: str) -> tuple[int, int]:
 
 
 SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
-
-
-def _refuse_episodes(run: Run, command: str) -> None:
-    """Say of a command of scenes that it is none for this run."""
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: its model {run.card.model} is of episodes, and `{command}` is of scenes "
-            "of moving bodies; `criticise` is of both"
-        )
 
 
 COMMANDS = {

@@ -17,7 +17,7 @@ from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import require
 
 Activation = Literal["elu", "relu", "silu"]
 
@@ -65,11 +65,14 @@ class StackConfig:
         Raises:
             ConfigError: If a size cannot be used; the message names it.
         """
-        for name, least in (("hidden", 1), ("layers", 0), ("experts", 1), ("gate_hidden", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"{name} of a network is {getattr(self, name)}; expected at least {least}"
-                )
+        require(
+            "a network's ",
+            vars(self),
+            ("hidden", self.hidden >= 1, "at least 1"),
+            ("layers", self.layers >= 0, "0 or more"),
+            ("experts", self.experts >= 1, "at least 1"),
+            ("gate_hidden", self.gate_hidden >= 1, "at least 1"),
+        )
 
 
 class ExpertLinear(nn.Module):

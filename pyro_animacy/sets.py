@@ -31,7 +31,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 
 # a number at the end, after a letter: home_1, home 12, dog3
@@ -97,17 +97,19 @@ class SetLayout:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        require(
+            "the set's ",
+            vars(self),
             ("types", self.types and min(self.types) >= 0, "one number from 0 for each body"),
             ("axes", self.axes >= 1, "at least 1"),
             ("history", self.history >= 1, "at least 1"),
-            ("nearness", 0 < self.nearness < math.inf, "a positive number"),
-            ("known_types", not self.types or max(self.types) < self.kinds, "as many as in types"),
-        ):
-            if not good:
-                raise ConfigError(
-                    f"{name} of a set of bodies is {getattr(self, name)}; expected {wanted}"
-                )
+            ("nearness", 0 < self.nearness < math.inf, "positive and finite"),
+            (
+                "known_types",
+                not self.types or max(self.types) < self.kinds,
+                "as many as in types",
+            ),
+        )
 
     @property
     def bodies(self) -> int:

@@ -675,7 +675,7 @@ def test_an_actor_that_diverges(tmp_path):
 
 
 def test_images_that_no_model_takes_are_refused():
-    with pytest.raises(ConfigError, match=r"^size is 20; expected it at least 46"):
+    with pytest.raises(ConfigError, match=r"^size is 20; it must be at least 46"):
         dataclasses.replace(options("planet"), pixels=True, size=20)
 
 

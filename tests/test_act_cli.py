@@ -183,7 +183,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(run, tmp_path, words)
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 2
-    said = r'pyro-animacy: .* need gymnasium .*: pip install "pyro-animacy\[rl\]"\n'
+    said = r'pyro-animacy: .* needs the extra rl, .*gymnasium.*: pip install "pyro-animacy\[rl\]"\n'
     assert re.fullmatch(said, done.stderr)
     assert not list(tmp_path.iterdir())
 
@@ -320,9 +320,9 @@ def test_config_files_that_cannot_be_used(tmp_path, refused, text):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--episodes", "0"], "episodes is 0; expected at least 1"),
+        (["--episodes", "0"], "episodes is 0; it must be at least 1"),
         (["--episodes", "few"], "episodes.*few"),
-        (["--seed", "-1"], "seed is -1; expected at least 0"),
+        (["--seed", "-1"], "seed is -1; it must be 0 or more"),
         (["--simulator", "maybe"], "simulator.*maybe"),
         (["--candidates", "9"], "candidates"),
     ],

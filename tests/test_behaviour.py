@@ -650,7 +650,7 @@ def test_a_discrete_actor_takes_one_of_its_actions():
         ("discount", 1.1, r"in \(0, 1\]"),
         ("return_lambda", -0.1, r"in \[0, 1\]"),
         ("reinforce", 2.0, r"in \[0, 1\], or null"),
-        ("entropy", -1.0, "not negative"),
+        ("entropy", -1.0, "0 or more"),
         ("actor_rate", 0.0, "positive"),
         ("critic_rate", float("nan"), "positive"),
         ("clip_norm", 0.0, "positive"),
@@ -658,5 +658,5 @@ def test_a_discrete_actor_takes_one_of_its_actions():
     ],
 )
 def test_what_cannot_be_used_is_named(name, value, wanted):
-    with pytest.raises(ConfigError, match=rf"behaviour\.{name} is {value}; expected it {wanted}"):
+    with pytest.raises(ConfigError, match=rf"behaviour\.{name} is {value}; it must be {wanted}"):
         dataclasses.replace(BehaviourConfig(), **{name: value})

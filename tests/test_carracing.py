@@ -9,7 +9,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.data import carracing
 from pyro_animacy.data.carracing import _bearing, _environment, _resized, simulate_carracing
 from pyro_animacy.data.episodes import check_episodes, read_episodes
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 pytest.importorskip("gymnasium", reason="the rl extra is not installed")
 
@@ -117,11 +117,11 @@ def test_command(tmp_path, capsys):
     ("words", "said"),
     [
         (["carracing", "--size", "64"], "--size 64: expected height x width"),
-        (["carracing", "--size", "0x64"], "size: 0 is too small"),
+        (["carracing", "--size", "0x64"], "height of the images is 0; expected at least 46"),
         (["carracing", "--fps", "20"], "fps: 20.0 does not divide the 50 steps"),
-        (["carracing", "--frames", "1"], "frames: 1 is too small"),
-        (["carracing", "--seed", "-1"], "seed: -1 is too small"),
-        (["carracing", "--trajectories", "0"], "trajectories: 0 is too small"),
+        (["carracing", "--frames", "1"], "frames is 1; it must be at least 2"),
+        (["carracing", "--seed", "-1"], "seed is -1; it must be 0 or more"),
+        (["carracing", "--trajectories", "0"], "trajectories is 0; it must be at least 1"),
         (["carracing", "--out", "cars.mp4"], "named .nc or .npz"),
         (["soccer", "--size", "64x64"], "--size is of images"),
     ],
@@ -136,7 +136,7 @@ def test_options_that_cannot_be_used(words, said, tmp_path, monkeypatch, capsys)
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(RunError, match=r'pip install "pyro-animacy\[rl\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "pyro-animacy\[rl\]"'):
         simulate_carracing(1, 2, progress=False)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="fps"):

@@ -11,13 +11,14 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, metrics, table
+from helpers import assert_same_run, call, chase, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.run import Run
 
 FIT = ["--fps", "10", "--preset", "debug"]
@@ -192,10 +193,30 @@ def test_its_own_files_are_known_however_they_are_given(tmp_path, capfd, refused
         assert "0.csv; leave DATA out" in said
 
 
+def test_a_relative_path_is_the_file_that_it_was(tmp_path, monkeypatch, refused):
+    """Of a run that was fitted in Python to "tandem.csv", from whatever folder it is asked."""
+    monkeypatch.chdir(tmp_path)
+    table(chase()).to_csv("tandem.csv", index=False)
+    data = {"source": "tandem.csv", "fps": 10}
+    run = fit(read_trajectories(**data), debug(steps=1), out="run", data=data, progress=False)
+    assert run.settings["data"]["source"] == str(tmp_path / "tandem.csv")
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    settings["data"]["source"] = "tandem.csv"  # as earlier versions wrote it
+    (tmp_path / "old").mkdir()
+    shutil.copytree("run", "old/run")
+    (tmp_path / "old" / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
+    said = "to some of every recording in DATA"
+    for name in ("run", "old/run"):
+        words = "sample", name, "tandem.csv", "--resolution", "0.5", "--out", "draws.nc"
+        assert said in refused(*words)
+
+
 def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
     out = ["--out", tmp_path / "draws.nc"]
-    assert "--bodies is of DATA" in refused("sample", run, "--bodies", "each", *out)
-    assert "--labels is of DATA" in refused("score", run, "--labels", "nosuch", *out)
+    assert "--bodies applies to DATA, and no DATA was given" in refused(
+        "sample", run, "--bodies", "each", *out
+    )
+    assert "--labels applies to DATA" in refused("score", run, "--labels", "nosuch", *out)
     # a part of its one recording was held out, by time: no other choice of it is unseen
     assert "fitted to some of every recording" in refused(
         "sample", run, csv, "--fps", "10", "--resolution", "0.5", *out
@@ -253,8 +274,8 @@ def test_help(capsys):
         assert "usage: " in capsys.readouterr().out
 
 
-def test_signal_outside_training(monkeypatch, capsys):
-    """SIGINT where there is nothing to save yet."""
+def test_signal_outside_training(run, monkeypatch, capsys):
+    """SIGINT where there is nothing to save yet; what is there already can be resumed."""
     # a shell in the background starts its jobs with SIGINT ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -263,10 +284,15 @@ def test_signal_outside_training(monkeypatch, capsys):
 
     monkeypatch.setattr("pyro_animacy.infer.recordings.read_trajectories", interrupted)
     try:
-        assert main(["fit", "x.csv", "--out", "nowhere"]) == 130
+        for out, says in (
+            (["--out", "nowhere"], ""),
+            (["--out", str(run)], f"; go on with: pyro-animacy fit --resume {run}"),
+            ([f"--out={run}"], f"; go on with: pyro-animacy fit --resume {run}"),
+        ):
+            assert main(["fit", "x.csv", *out, "--overwrite"]) == 130
+            assert capsys.readouterr().err == f"pyro-animacy: stopped{says}\n"
     finally:
         signal.signal(signal.SIGINT, before)
-    assert capsys.readouterr().err == "pyro-animacy: stopped\n"
 
 
 # --- recordings that cannot be used --------------------------------------------------------------
@@ -295,7 +321,7 @@ TABLES = {
     "one frame": (rows()[:2], "only one frame"),
     "nothing moves": (rows(x=1.5, y=2.0), "no body moves"),
     "not a number": (cell(9, "x", "far"), r"row 9, column 'x': 'far' is not a number"),
-    "infinite": (cell(31, "y", "inf"), r"row 31, column 'y': infinite"),
+    "infinite": (cell(31, "frame", "inf"), r"row 31, column 'frame': infinite"),
     "half a frame": (cell(12, "frame", 5.5), "row 12, column 'frame': 5.5"),
     "no id": (cell(14, "id", None), "row 14: no 'id'"),
     "twice": (pd.concat([rows(), rows()[4:5]]), r"row 242: .*'hunter', frame 2"),
@@ -348,11 +374,15 @@ def test_files_that_are_no_tables(content, says, tmp_path, refused):
         ([*FIT, "--resolution", "-1"], "--resolution -1"),
         (["--fps", "10", "--preset", "huge"], "'huge' does not exist; .*small, seed, paper, debug"),
         ([*FIT, "--train.steps", "0"], "train.steps is 0"),
-        ([*FIT, "--train.steps", "many"], "train.steps.*many"),
+        ([*FIT, "--train.steps", "many"], "--train.steps many: expected int;"),
+        ([*FIT, "--train.overshooting.weights", "x"], "expected a list of float or null;"),
         ([*FIT, "--train.stepps", "3"], "train.stepps"),
         ([*FIT, "--train.kl_weight.start", "0.01"], "0.01 .* give --train.kl_weight.levels too"),
         ([*FIT, "--train.kl_weight.end", "0.5"], "give --train.kl_weight.levels too"),
-        ([*FIT, "--model.likelihood", "gamma"], "model.likelihood.*gamma"),
+        (
+            [*FIT, "--model.likelihood", "gamma"],
+            "likelihood gamma: expected squared_error or policy;",
+        ),
         ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
         ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -374,7 +404,16 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["fit", "--resume", "nowhere"], "nowhere"),
         (["fit", "a.csv", "--resume", "nowhere"], "--resume"),
         (["sample", "nowhere", "--out", "o.nc"], "nowhere: no such run folder"),
-        (["sample", "nowhere"], "required: .*out"),
+        (["sample", "sample.out"], "required: --out; see pyro-animacy sample"),
+        (["score"], "required: RUN, --out; see"),
+        (["video"], "required: RUN, --out; see"),
+        (["direct", "nowhere", "--out", "o"], "required: --objective; see"),
+        (["compare"], "required: RUNS; see"),
+        (
+            ["sample", "r", "--draws", "x", "--out", "sample.out"],
+            "--draws x: expected int or null;",
+        ),
+        (["sample", "r", "--seed", "x", "--out", "o"], "--seed x: expected int;"),
         (["criticise", "nowhere"], "nowhere: no such run folder"),
         (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose soccer"),
         (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
@@ -475,7 +514,7 @@ def test_overwrite(run, csv, tmp_path):
         (["--mode", "forecast", "--context", "24"], "24 frames and 24 are context"),
         (["--mode", "forecast", "--context", "99", "--horizon", "2"], "--context"),
         (["--mode", "forecast", "--context", "1"], "context is 1 frames.*history needs 2"),
-        (["--horizon", "0"], "horizon is 0; expected at least 1"),
+        (["--horizon", "0"], "horizon is 0; it must be at least 1"),
         (["--draws", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
         (["--horizon", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
         (["--seed", "-1"], "seed is -1"),
@@ -586,9 +625,10 @@ def test_a_trainer_state_of_a_later_version(run, tmp_path, refused):
     [
         ("data", {"fps": "ten"}, "data.fps is 'ten'"),
         ("data", {"columns": [1]}, "data.columns"),
+        ("data", {"downsampel": 2}, "data.downsampel is no option of how recordings are read"),
         ("data", {"source": None}, "does not say where the recordings are"),
         ("data", {"source": "nowhere.csv"}, "nowhere.csv: no such file"),
-        ("train", {"heldout": "some"}, "train.heldout"),
+        ("train", {"heldout": "some"}, "train.heldout some: expected float"),
         ("train", {"futures": 1}, "train.futures"),
     ],
 )
@@ -673,8 +713,13 @@ def test_refusals_of_the_program(csv, run, tmp_path):
     cell(9, "x", "far").to_csv(bad, index=False)
     weights = shutil.copytree(run, tmp_path / "run") / "best.safetensors"
     weights.write_bytes(half(weights.read_bytes()))
+    damaged = tmp_path / "damaged.nc"
+    whole = read_trajectories(csv, fps=10)
+    whole.to_netcdf(damaged, engine="h5netcdf")
+    damaged.write_bytes(damaged.read_bytes()[:400] + b"no" + damaged.read_bytes()[402:])
     for words, says in (
         (["fit", bad, *FIT, "--out", tmp_path / "new"], "bad.csv: row 9, column 'x'"),
+        (["fit", damaged, *FIT, "--out", tmp_path / "new"], "damaged.nc: cannot be read as netCDF"),
         (["sample", weights.parent, "--out", tmp_path / "o.nc"], f"{weights}: damaged"),
     ):
         done = call(*words)

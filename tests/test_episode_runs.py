@@ -13,8 +13,14 @@ import yaml
 from helpers import assert_same, assert_same_run, chase, table
 
 from pyro_animacy import Run, ScaledELBO, fit, preset, resume
+from pyro_animacy.acting.direct import direct
 from pyro_animacy.cli import main
+from pyro_animacy.criticism.animacy import interaction, score_animacy
+from pyro_animacy.criticism.contenders import compare_runs
+from pyro_animacy.criticism.criticise import criticise
+from pyro_animacy.criticism.criticise_episodes import criticise_episodes
 from pyro_animacy.criticism.draws import save_draws
+from pyro_animacy.criticism.elpd import elpd
 from pyro_animacy.criticism.episodes import (
     OpenLoop,
     active,
@@ -26,6 +32,9 @@ from pyro_animacy.criticism.episodes import (
     windows,
 )
 from pyro_animacy.criticism.episodes_plots import _ahead
+from pyro_animacy.criticism.forecasts import forecast_all
+from pyro_animacy.criticism.importance import guide_quality
+from pyro_animacy.criticism.latent import latent_use as use_of_latent
 from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
@@ -484,11 +493,41 @@ def test_commands_of_scenes_say_so(runs, refused, tmp_path):
         ["score", runs["image_vae"], "--out", tmp_path / "s.csv"],
         ["compare", runs["world_model"]],
     ):
-        assert "is of scenes" in refused(*command)
+        assert "is a model of episodes, and this works on models of moving" in refused(*command)
     said = refused(
         "criticise", runs["image_vae"], "--sections", "guide", "--out", tmp_path / "r.html"
     )
     assert "--sections is of models of scenes" in said
+
+
+def test_functions_refuse_runs_of_the_other_kind(runs, tiny_run, tiny_data, tmp_path):
+    """Whichever function is first called, with whichever data: one sentence."""
+    episodes = Run.load(runs["world_model"])
+    page = {"out": tmp_path / "r.html", "progress": False}
+    for data in (tiny_data, agent()):
+        for ask in (
+            lambda d: predict(episodes, d),
+            lambda d: score_animacy(episodes, d),
+            lambda d: interaction(episodes, d),
+            lambda d: criticise(episodes, d, **page),
+            lambda d: compare_runs([tiny_run, episodes], d),
+            lambda d: elpd(episodes, d),
+            lambda d: guide_quality(episodes, d),
+            lambda d: use_of_latent(episodes, d),
+            lambda d: forecast_all(episodes, d, horizon=2),
+            lambda d: direct(episodes, objective="chase:a->b", recordings=d),
+        ):
+            with pytest.raises(ConfigError, match="world_model is a model of episodes, and this"):
+                ask(data)
+        for ask in (
+            lambda d: predict_episodes(tiny_run, d),
+            lambda d: criticise_episodes(tiny_run, d, **page),
+        ):
+            with pytest.raises(ConfigError, match="control_vae is a model of moving bodies, and"):
+                ask(data)
+    with pytest.raises(DataError, match="no `position`, and control_vae is a model of moving"):
+        predict(tiny_run, agent())
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_the_runs_own_files_give_their_held_out_part(runs, files, refused, tmp_path, capfd):

@@ -8,6 +8,7 @@ import xarray as xr
 from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import check_episodes, make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import DataError
+from pyro_animacy.infer.recordings import read_data
 
 LENGTH = np.array([6, 3, 2])
 FRAMES = 6
@@ -191,12 +192,35 @@ def test_what_cannot_be_read(tmp_path):
     for name in names:
         with pytest.raises(DataError, match=f"{name}: cannot be read as episodes"):
             read_episodes(tmp_path / name)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(DataError, match=r"array.npz: cannot be read"):
+        read_data("world_model", {"source": str(tmp_path / "array.npz")})
     with pytest.raises(DataError, match="there is no such file"):
         read_episodes(tmp_path / "none.nc")
     with pytest.raises(DataError, match=r"named \.nc or \.npz"):
         read_episodes(tmp_path / "frames.mp4")
     with pytest.raises(DataError, match="no files"):
         read_episodes([])
+
+
+@pytest.mark.parametrize(("suffix", "stride"), [("nc", 101), ("npz", 23)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of h5netcdf
+def test_a_damaged_byte_is_read_or_named(suffix, stride, tmp_path):
+    """Every so many bytes one is inverted: the file is refused by its name, or read."""
+    rng, sound = np.random.default_rng(0), tmp_path / f"sound.{suffix}"
+    arrays = rng.normal(size=(3, 6, 2)), rng.normal(size=(3, 6, 1))
+    save_episodes(make_episodes(observation=arrays[0], action=arrays[1], fps=5), sound)
+    whole, refused = sound.read_bytes(), []
+    for at in range(0, min(len(whole), 8000), stride):
+        file = tmp_path / f"{at}.{suffix}"  # HDF5 keeps those open that it fails to read
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        try:
+            read_data("world_model", {"source": str(file)})
+        except DataError as error:
+            refused.append(file.name in str(error))
+    assert all(refused)
+    assert len(refused) > 30
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_delays_are_drawn_scene_by_scene():
     "options", [dict(trajectories=0), dict(seed=-1), dict(delay=0), dict(delay=(3, 0))]
 )
 def test_what_cannot_be_made_is_named(options):
-    with pytest.raises(ConfigError, match=f"{next(iter(options))} of the task recall is"):
+    with pytest.raises(ConfigError, match=f"recall: {next(iter(options))} is"):
         recall(**({"trajectories": 2, "seed": 0} | options))
 
 

@@ -376,7 +376,7 @@ def test_far_from_the_origin_nothing_is_rounded_away():
         ({"mode": "forecast", "context": 1}, "context is 1 frames; the model's history needs 2"),
         ({"mode": "forecast", "context": 12}, "12 frames and 12 are context"),
         ({"mode": "forecast", "context": 99}, "12 frames and 99 are context"),
-        ({"horizon": 0}, "horizon is 0; expected at least 1"),
+        ({"horizon": 0}, "horizon is 0; it must be at least 1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**70}, "seed is "),
     ],

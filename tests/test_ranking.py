@@ -543,8 +543,10 @@ def test_compare_on_other_recordings(folders, tmp_path, capsys):
     [
         (["{one}", "{one}"], "given twice"),
         (["{none}"], "no such run folder"),
-        (["{one}", "--recordings", "{csv}"], "was fitted to them"),
-        (["{one}", "--bodies", "a"], "is of --recordings"),
+        (["{one}", "--recordings", "{csv}"], "chase.csv; leave the option out"),
+        (["{both}", "--recordings", "{csv}"], "chase.csv; leave the option out"),
+        (["{both}", "--recordings", "{csv}", "{new}"], "chase.csv; leave the option out"),
+        (["{one}", "--bodies", "a"], "--bodies applies to --recordings"),
         (["{one}", "--leave-future-out", "2"], "give --out"),
         (["{one}", "--draws", "3"], "at least 25"),
         (["{bare}"], "baselines.safetensors: no such file"),
@@ -553,6 +555,11 @@ def test_compare_on_other_recordings(folders, tmp_path, capsys):
 )
 def test_compare_refuses_in_one_line(folders, tmp_path, capfd, more, message):
     places = {"one": folders / "one", "none": folders / "none", "csv": folders / "chase.csv"}
+    places |= {"new": tmp_path / "new.csv", "both": tmp_path / "both"}
+    settings = yaml.safe_load((folders / "one" / "config.yaml").read_text())
+    settings["data"]["source"] = [str(places["csv"]), str(tmp_path / "other.csv")]
+    shutil.copytree(folders / "one", places["both"])
+    (places["both"] / "config.yaml").write_text(yaml.safe_dump(settings))
     for name, file in (("bare", "baselines.safetensors"), ("damaged", "best.safetensors")):
         places[name] = shutil.copytree(folders / "one", tmp_path / name)
         (places[name] / file).unlink()

@@ -118,6 +118,29 @@ def test_long_table(tmp_path):
         xr.testing.assert_equal(ds, read_trajectories(source, fps=5))
 
 
+@pytest.mark.parametrize("long", [True, False])
+def test_infinite_coordinates_are_not_observed(long, tmp_path, capfd):
+    """As TRex writes animals that it lost: the same as empty cells, and their number is said."""
+    x = walk(30, 2)
+    x[7, 1] = x[8, 0, 1] = np.inf
+    x[9, 0] = -np.inf
+    if long:
+        given = long_table(x[None], ["a", "b"])
+    else:
+        given = pd.DataFrame(x.reshape(30, 4), columns=["a_x", "a_y", "b_x", "b_y"])
+    given.to_csv(tmp_path / "trex.csv", index=False)
+    before = given.copy()
+    given.replace([np.inf, -np.inf], np.nan).to_csv(tmp_path / "empty.csv", index=False)
+    wanted = read_trajectories(tmp_path / "empty.csv", fps=10, split_gaps=False)
+    assert capfd.readouterr().err == ""
+    for source, name in ((tmp_path / "trex.csv", "trex.csv"), (given, "DataFrame")):
+        found = read_trajectories(source, fps=10, split_gaps=False)
+        np.testing.assert_array_equal(found["position"], wanted["position"])
+        said = capfd.readouterr().err
+        assert said == f"{name}: 5 infinite values are read as not observed\n"
+    pd.testing.assert_frame_equal(given, before)
+
+
 def test_wide_tables_of_all_spellings(write):
     position = walk(8, 2)
     flat = position.reshape(8, 4)
@@ -704,7 +727,7 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         (GOOD.replace("1,b", ",b"), "row 5, column 'frame'"),
         (GOOD.replace("1,b", "1,"), "row 5: no 'id'"),
         (GOOD + "0,b,7,7\n", "row 6: a second row for body 'b', frame 0"),
-        (GOOD.replace("2,2\n", "2,inf\n"), "row 4, column 'y': infinite"),
+        (GOOD.replace("1,b", "inf,b"), "row 5, column 'frame': infinite"),
         (GOOD + "0,c,,\n1,c,,\n", "'c' is never observed"),
         (GOOD + "1,a,3,4,5\n", "cannot be read as a table"),
         (GOOD.replace("frame", "shot"), "no frame or time column"),

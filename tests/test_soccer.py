@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_animacy.data.soccer import SoccerConfig, _decide, _Match, simulate_soccer
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, MissingExtra
 
 pytest.importorskip("pymunk", reason="the soccer extra is not installed")
 
@@ -224,14 +224,14 @@ def test_an_aligned_player_near_the_goal_shoots_at_it():
         ({"fps": 50}, "fps: 50"),
         ({"fps": 0}, "fps: 0"),
         ({"fps": math.nan}, "fps: nan"),
-        ({"trajectories": 0}, "trajectories: 0"),
-        ({"frames": 1}, "frames: 1"),
-        ({"seed": -1}, "seed: -1"),
+        ({"trajectories": 0}, "trajectories is 0; it must be"),
+        ({"frames": 1}, "frames is 1; it must be"),
+        ({"seed": -1}, "seed is -1; it must be"),
         ({"config": replace(CONFIG, decision_rate=7)}, "decision_rate: 7"),
-        ({"config": replace(CONFIG, damping=1.5)}, "damping: 1.5"),
-        ({"config": replace(CONFIG, damping=0.0)}, "damping: 0.0"),
-        ({"config": replace(CONFIG, player_mass=-1.0)}, "player_mass: -1.0"),
-        ({"config": replace(CONFIG, force=math.inf)}, "force: inf"),
+        ({"config": replace(CONFIG, damping=1.5)}, "damping is 1.5; it must be"),
+        ({"config": replace(CONFIG, damping=0.0)}, "damping is 0.0; it must be"),
+        ({"config": replace(CONFIG, player_mass=-1.0)}, "player_mass is -1.0; it must be"),
+        ({"config": replace(CONFIG, force=math.inf)}, "force is inf; it must be"),
         ({"config": replace(CONFIG, kick=1e5)}, "kick: 100000"),
         ({"config": replace(CONFIG, height=300.0)}, "no room"),
         ({"config": replace(CONFIG, player_radius=200.0)}, "no room"),
@@ -245,5 +245,5 @@ def test_unusable_values_are_named(arguments, words):
 
 def test_a_missing_pymunk_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pymunk", None)
-    with pytest.raises(ConfigError, match=r'pip install "pyro-animacy\[soccer\]"'):
+    with pytest.raises(MissingExtra, match=r'pip install "pyro-animacy\[soccer\]"'):
         simulate_soccer(1, 5)

@@ -414,7 +414,7 @@ def test_references_of_another_environment(file, tmp_path):
     [
         ({"pixels": True}, "control_vae sees vectors"),
         ({"agent": "planet"}, "reference is of control_vae; planet follows none"),
-        ({"prior_share": 1.5}, r"prior_share is 1.5; expected it in \[0, 1\]"),
+        ({"prior_share": 1.5}, r"prior_share is 1.5; it must be in \[0, 1\]"),
     ],
 )
 def test_options_that_cannot_be_used(changes, says):

@@ -151,6 +151,16 @@ def test_named_bodies_come_in_the_order_asked_for():
     assert list(chosen["body"].values) == ["c", "a"]
 
 
+def test_no_combination_has_a_body_twice():
+    """Groups that overlap: home_1 is of the group home too."""
+    ds = scene("home_1", "home_2", "ball", trajectories=1)
+    chosen = select_bodies(ds, "home x home_1 x ball")
+    assert chosen["trajectory"].values.tolist() == ["home_2+home_1+ball"]
+    np.testing.assert_array_equal(chosen["position"][0], ds["position"][0][:, [1, 0, 2]])
+    with pytest.raises(DataError, match="--bodies 'ball_1 x ball': the groups share their bodies"):
+        select_bodies(scene("ball_1", "a", trajectories=1), "ball_1 x ball")
+
+
 def test_groups_give_every_combination():
     names = ["home_1", "home_2", "away_1", "away_2", "away_3", "ball", "homeless"]
     ds = scene(*names, trajectories=2, label=["p", "q"], animate=[True] * 5 + [False, True])

@@ -394,7 +394,7 @@ def test_ffmpeg_that_fails_leaves_nothing(vectors, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"open_loop": 0}, "open_loop is 0; expected at least 1"),
+        ({"open_loop": 0}, "open_loop is 0; it must be at least 1"),
         ({"context": 0}, "context is 0"),
         ({"episodes": 0}, "episodes is 0"),
         ({"seed": -1}, "seed is -1"),

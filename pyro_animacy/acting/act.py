@@ -57,7 +57,7 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
-from pyro_animacy.infer.run import METRICS, REPLAY, pick_device
+from pyro_animacy.infer.run import METRICS, REPLAY, pick_device, read_metrics
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.agent_control_vae import acted
 
@@ -261,14 +261,8 @@ class Acting:
         self.step, self.terms = state["step"], state["terms"]
         self.began = time.monotonic() - state["seconds"]
         self.replay.truncate(state["episodes"])
-        file = self.path / METRICS
-        try:
-            rows = [json.loads(line) for line in file.read_text().splitlines()]
-            self.rows = [row for row in rows if row["episode"] < state["episodes"]]
-        except FileNotFoundError:
-            self.rows = []
-        except (ValueError, TypeError, KeyError):
-            raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
+        rows = read_metrics(self.path, "episode")
+        self.rows = [row for row in rows if row["episode"] < state["episodes"]]
         if "parameters" in state:
             self.begin().load(state)
 

@@ -43,7 +43,7 @@ from pyro.distributions.transforms import TanhTransform
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import require
 from pyro_animacy.models.categorical import OneHot
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel
@@ -94,22 +94,20 @@ class BehaviourConfig:
             ConfigError: If a value cannot be used; the message names it.
         """
         rho = self.reinforce
-        for name, good, wanted in (
+        require(
+            "behaviour.",
+            vars(self),
             ("horizon", self.horizon >= 1, "at least 1"),
             ("starts", self.starts is None or self.starts >= 1, "at least 1, or null"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
             ("return_lambda", 0 <= self.return_lambda <= 1, "in [0, 1]"),
             ("reinforce", rho is None or 0 <= rho <= 1, "in [0, 1], or null"),
-            ("entropy", self.entropy >= 0, "not negative"),
+            ("entropy", self.entropy >= 0, "0 or more"),
             ("actor_rate", self.actor_rate > 0, "positive"),
             ("critic_rate", self.critic_rate > 0, "positive"),
             ("clip_norm", self.clip_norm > 0, "positive"),
             ("target_every", self.target_every >= 1, "at least 1"),
-        ):
-            if not good:
-                raise ConfigError(
-                    f"behaviour.{name} is {getattr(self, name)}; expected it {wanted}"
-                )
+        )
 
 
 class Actor(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pyro_animacy.acting.behaviour import BehaviourConfig
 from pyro_animacy.acting.planners import PlannerConfig
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.images import LEAST
 from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
 from pyro_animacy.infer.presets import preset
@@ -90,7 +90,9 @@ class ActConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        require(
+            "",
+            vars(self),
             ("agent", self.agent in AGENTS, f"one of {', '.join(AGENTS)}"),
             ("size", self.size >= LEAST, f"at least {LEAST}"),
             ("bits", 1 <= self.bits <= 8, "from 1 to 8"),
@@ -99,14 +101,12 @@ class ActConfig:
             ("episodes", self.episodes > self.seed_episodes, "more than seed_episodes"),
             ("pretrain", self.pretrain >= 0, "0 or more"),
             ("updates", self.updates >= 1, "at least 1"),
-            ("exploration", self.exploration >= 0, "not negative"),
+            ("exploration", self.exploration >= 0, "0 or more"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
             ("evaluation_episodes", self.evaluation_episodes >= 1, "at least 1"),
             ("replay_memory", self.replay_memory >= 0, "0 or more"),
             ("prior_share", 0 <= self.prior_share <= 1, "in [0, 1]"),
-        ):
-            if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected it {wanted}")
+        )
         o = self.train  # whether the model has them, and its windows are long enough for it
         FitConfig(
             *self.learned,

@@ -49,10 +49,10 @@ from pyro_animacy.criticism.plots import body_legend, frame_panel, styled, view
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
-from pyro_animacy.errors import ConfigError, RunError
-from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
+from pyro_animacy.errors import RunError, require
+from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.predict import predict
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import (
     BASELINE_ORDERS,
     DEQUANTISE_HELDOUT,
@@ -97,13 +97,17 @@ class DirectConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
-            ("weight", self.weight >= 0, "not negative"),
+        require(
+            "direct.",
+            vars(self),
+            ("weight", self.weight >= 0, "0 or more"),
             ("noise", 0 < self.noise <= 1, "in (0, 1]"),
-            ("steer", self.steer in ("latent", "latent_and_policy"), "latent or latent_and_policy"),
-        ):
-            if not good:
-                raise ConfigError(f"direct.{name} is {getattr(self, name)}; expected it {wanted}")
+            (
+                "steer",
+                self.steer in ("latent", "latent_and_policy"),
+                "latent or latent_and_policy",
+            ),
+        )
 
 
 class Belief(NamedTuple):
@@ -274,20 +278,17 @@ def direct(
 
 def _check(run: Run, subtlety: float, frames: int, displays: int, seed: int) -> None:
     """Raise ConfigError for what cannot be asked of the run."""
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: its model {run.card.model} is of episodes, and displays are of scenes of "
-            "moving bodies; direct a run of such a model, as control_vae"
-        )
+    check_kind(run.card, "scenes", run.path)
     least = max(run.model.config.history, max(BASELINE_ORDERS) + 1) + 1
-    for name, given, good, wanted in (
-        ("subtlety", subtlety, 0 <= subtlety <= 180, "from 0 to 180 degrees"),
-        ("frames", frames, frames >= least, f"at least {least}, so that a step can be scored"),
-        ("displays", displays, displays >= 1, "at least 1"),
-        ("seed", seed, 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
-    ):
-        if not good:
-            raise ConfigError(f"{name} is {given}; expected it {wanted}")
+    given = {"subtlety": subtlety, "frames": frames, "displays": displays, "seed": seed}
+    require(
+        "",
+        given,
+        ("subtlety", 0 <= subtlety <= 180, "from 0 to 180 degrees"),
+        ("frames", frames >= least, f"at least {least}, so that a step can be scored"),
+        ("displays", displays >= 1, "at least 1"),
+        ("seed", 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
+    )
 
 
 def _pursue(

@@ -31,7 +31,7 @@ from pyro_animacy.acting.run import (
 from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.traced import no_validation
 
 # Of the search in the true simulator, where every candidate costs a step of the world.
@@ -151,9 +151,12 @@ def evaluate(
         RunError: If the folder is not that of a run of `act`, or its environment is another now.
         ConfigError: If a number cannot be used, or the environment cannot be simulated.
     """
-    for option, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ConfigError(f"{option} is {value}; expected at least {least}")
+    require(
+        "",
+        {"episodes": episodes, "seed": seed},
+        ("episodes", episodes >= 1, "at least 1"),
+        ("seed", seed >= 0, "0 or more"),
+    )
     environment, config = read_acting(Path(path))
     returns, errors = dict[str, np.ndarray](), dict[str, np.ndarray]()
     with closing(make_env(environment, config)) as probe:

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 
 
 class Plannable(Protocol):
@@ -73,16 +73,20 @@ class PlannerConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name in ("horizon", "iterations", "candidates", "elites"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"planner.{name} is {getattr(self, name)}; expected at least 1")
+        require(
+            "planner.",
+            vars(self),
+            ("horizon", self.horizon >= 1, "at least 1"),
+            ("iterations", self.iterations >= 1, "at least 1"),
+            ("candidates", self.candidates >= 1, "at least 1"),
+            ("elites", self.elites >= 1, "at least 1"),
+            ("temperature", self.temperature > 0, "positive"),
+        )
         if self.method == "cem" and not 2 <= self.elites <= self.candidates:
             raise ConfigError(
                 f"planner.elites is {self.elites} of {self.candidates} candidates; expected 2 or "
                 "more, and no more than there are candidates"
             )
-        if not self.temperature > 0:
-            raise ConfigError(f"planner.temperature is {self.temperature}; expected it positive")
 
 
 class Plan(NamedTuple):

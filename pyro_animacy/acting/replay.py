@@ -32,7 +32,7 @@ from torch import Tensor
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, aligned, rows, tensors_of
 from pyro_animacy.data.episodes import DAMAGED, DIMS, check_episodes, read_episodes, save_episodes
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, require
 from pyro_animacy.infer.checkpoint import write_atomically
 
 
@@ -54,10 +54,12 @@ class Replay:
     """
 
     def __init__(self, folder: str | Path, *, fps: float, memory: int = 2 * 1024**3) -> None:
-        if not fps > 0:
-            raise ConfigError(f"fps is {fps}; expected frames per second above 0")
-        if not memory >= 0:
-            raise ConfigError(f"memory is {memory} bytes; expected 0 or more")
+        require(
+            "",
+            {"fps": fps, "memory": memory},
+            ("fps", fps > 0, "positive"),
+            ("memory", memory >= 0, "0 bytes or more"),
+        )
         self.folder, self.fps, self.memory = Path(folder), float(fps), memory
         self._kind: dict[str, tuple[int, ...]] | None = None  # known once an episode was seen
         self._held: OrderedDict[int, dict[str, Tensor]] = OrderedDict()
@@ -157,7 +159,7 @@ class Replay:
             self._clean(n)
         except OSError as error:
             raise RunError(
-                f"{self.folder}: an episode cannot be deleted ({error}); give leave to write there"
+                f"{self.folder}: an episode cannot be deleted ({error}); make the folder writable"
             ) from error
 
     def sample(
@@ -205,9 +207,12 @@ class Replay:
         self, batch_size: int, frames: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Episode (B,) and first frame (B,) of windows."""
-        for name, value in (("batch_size", batch_size), ("frames", frames)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected at least 1")
+        require(
+            "",
+            {"batch_size": batch_size, "frames": frames},
+            ("batch_size", batch_size >= 1, "at least 1"),
+            ("frames", frames >= 1, "at least 1"),
+        )
         self._some()
         count = (torch.tensor(self._lengths) - frames).clamp(min=0) + 1
         after = count.cumsum(0)  # windows of the episodes so far

@@ -59,7 +59,8 @@ from pyro_animacy.acting.run import (
 )
 from pyro_animacy.criticism.plots import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.data.windows import evenly
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
@@ -126,12 +127,15 @@ def video(
     """
     path, out = Path(path), Path(out)
     save = _saving(out)
-    for name, value, least in (
-        ("open_loop", open_loop, 1), ("context", context, 1), ("episodes", episodes, 1),
-        ("seed", seed, 0),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    given = {"open_loop": open_loop, "context": context, "episodes": episodes, "seed": seed}
+    require(
+        "",
+        given,
+        ("open_loop", open_loop >= 1, "at least 1"),
+        ("context", context >= 1, "at least 1"),
+        ("episodes", episodes >= 1, "at least 1"),
+        ("seed", seed >= 0, "0 or more"),
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
         if config.agent == "control_vae":
@@ -177,7 +181,10 @@ def _watched(environment: str, config: ActConfig) -> Any:
         return make_env(environment, config)
     try:
         return gymnasium.wrappers.RenderCollection(make_env(environment, config, render=True))
-    except RunError:  # nothing can be drawn here, or of this environment: lines will do
+    except (
+        RunError,
+        MissingExtra,
+    ):  # nothing can be drawn here, or of this environment: lines will do
         return make_env(environment, config)
 
 
@@ -303,7 +310,7 @@ def _saving(out: Path) -> Save:
 
 def _save_gif(frames: Frames, path: Path, fps: float, progress: bool) -> None:
     """Write a looping GIF with one palette, so that colours hold still."""
-    palette = _palette([frames[i]() for i in np.linspace(0, len(frames) - 1, 8).astype(int)])
+    palette = _palette([frames[i]() for i in evenly(len(frames), 8)])
     images = (
         Image.fromarray(frame()).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in _counted(frames, progress)

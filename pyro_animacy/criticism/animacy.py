@@ -99,13 +99,12 @@ def score_animacy(
     """
     if draws < FEWEST:
         raise ConfigError(f"draws is {draws}; k-hat and its standard error need at least {FEWEST}")
-    linked = {}
-    if dataset.sizes["body"] > 1:
+    data, linked = _prepared(run, dataset), {}
+    if data.sizes["body"] > 1:
         linked["interaction"] = interaction(
             run, dataset, draws=draws, surrogates=surrogates, only=only, seed=seed,
             progress=progress,
         )  # fmt: skip
-    data = _prepared(run, dataset)
     animate = agents(data)
     result = _each_step(
         run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
@@ -155,13 +154,13 @@ def interaction(
     """
     if surrogates < 1:
         raise ConfigError(f"surrogates is {surrogates}; expected at least 1")
-    if dataset.sizes["body"] < 2:
+    data = _prepared(run, dataset)
+    if data.sizes["body"] < 2:
         raise ConfigError("one body alone has no interaction; give scenes of two or more")
 
     def measure(batch: Batch, pasts: list[Batch]) -> dict[str, Floats]:
         return {"interaction": _interaction(run, batch, pasts, draws)}
 
-    data = _prepared(run, dataset)
     result = _each_step(
         run, data, measure, draws=draws, surrogates=surrogates, only=only, seed=seed,
         progress=progress,

@@ -27,6 +27,7 @@ from pyro_animacy.criticism.plots import (
     styled,
     view,
 )
+from pyro_animacy.data.windows import evenly
 
 FRAMES = 110  # at most, which keeps a file under a megabyte
 SECONDS = (2.5, 8.0)  # shortest and longest play
@@ -239,7 +240,7 @@ class Scene:
 
 def gif(images: list[Image.Image], delay: int) -> bytes:
     """Frames as one looping GIF with one palette, so that colours hold still."""
-    chosen = [images[index] for index in np.linspace(0, len(images) - 1, 4).astype(int)]
+    chosen = [images[index] for index in evenly(len(images), 4)]
     sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
     for row, image in enumerate(chosen):
         sheet.paste(image, (0, row * image.height))

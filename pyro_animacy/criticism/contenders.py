@@ -21,7 +21,7 @@ from pyro_animacy.criticism.forecasts import (
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.data.trajectories import pieces, split_at_gaps
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS
 
 SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table; see `frames_ahead`
@@ -144,8 +144,11 @@ def comparable(runs: Sequence[Run]) -> None:
     """Check that the runs describe the same kind of scene.
 
     Raises:
-        ConfigError: If the number of bodies, the rate or the units differ; the message names them.
+        ConfigError: If one is of a model of episodes, or the number of bodies, the rate or the
+            units differ; the message names them.
     """
+    for run in runs:
+        check_kind(run.card, "scenes", run.path)
     first = runs[0]
     for run in runs[1:]:
         one, other = first.card, run.card

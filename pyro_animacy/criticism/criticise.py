@@ -18,6 +18,7 @@ from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
@@ -192,5 +193,5 @@ def _places(
             f"the longest trajectory has {int(length.max())} frames; the model's history of "
             f"{history} needs more"
         )
-    chosen = fit[np.linspace(0, len(fit) - 1, min(most, len(fit))).round().astype(int)]
+    chosen = fit[evenly(len(fit), most)]
     return rows[chosen], begin[chosen], end[chosen]

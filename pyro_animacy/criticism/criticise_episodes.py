@@ -13,7 +13,7 @@ from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section
 from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.data.episode_windows import EpisodeWindows
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import require
 from pyro_animacy.infer.episodes import elbo_per_frame, suited_episodes
 from pyro_animacy.infer.predict_episodes import CONTEXT
 from pyro_animacy.infer.run import Run
@@ -59,9 +59,13 @@ def criticise_episodes(
     dataset = suited_episodes(run.card, dataset)
     longest, images = int(dataset["length"].max()), isinstance(run.model, ImageVAE)
     frames = min(FRAMES, longest) if frames is None else frames
-    for name, value, least in (("windows", most, 1), ("frames", frames, 1 if images else 2)):
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    least = 1 if images else 2
+    require(
+        "",
+        {"windows": most, "frames": frames},
+        ("windows", most >= 1, "at least 1"),
+        ("frames", frames >= least, f"at least {least}"),
+    )
     cut, episode = windows(dataset, frames, most)
     sight, summary = run.card.sight, run.summary
     sections: list[Section] = []

@@ -32,7 +32,7 @@ from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
 from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
     independent_groups,
@@ -121,6 +121,7 @@ def elpd_baselines(
 
 def _steps(run: Run, dataset: xr.Dataset, context: int | None) -> tuple[Windows, torch.Tensor]:
     """Windows of one step in the run's units, and which are scored: the same for every run."""
+    check_kind(run.card, "scenes", run.path)
     context = context or run.card.config["history"]
     # The noise is drawn before the bodies are put in the run's order: each body has its own.
     noisy = suited(run.card, dequantised(dataset, DEQUANTISE_HELDOUT))

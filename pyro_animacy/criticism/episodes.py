@@ -19,6 +19,7 @@ import xarray as xr
 from torch.distributions import kl_divergence
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.episodes import AT_ONCE
 from pyro_animacy.infer.predict_episodes import predict_episodes
@@ -164,7 +165,7 @@ def windows(dataset: xr.Dataset, frames: int, most: int) -> tuple[xr.Dataset, np
     starts = [(i, s) for i, n in enumerate(length) for s in range(0, n - frames + 1, frames)]
     if not starts:
         raise DataError(f"no episode has {frames} frames; give a smaller --frames")
-    picked = np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int)
+    picked = evenly(len(starts), most)
     parts = []
     for i, start in (starts[n] for n in picked):
         part = dataset.isel(trajectory=[i], time=slice(start, start + frames))
@@ -206,7 +207,7 @@ def pictures(run: Run, cut: xr.Dataset, episode: npt.NDArray, fitted: xr.Dataset
         if of is not None:
             errors["PCA"] = _squares(projected(of, flat), flat)
             density["PCA"] = log_density(of, flat)
-    shown = np.linspace(0, len(x) - 1, 8).round().astype(int)
+    shown = evenly(len(x), 8)
     generated = np.empty((0, *x.shape[1:]), np.uint8)
     if isinstance(run.model, ImageVAE):
         guide: Any = run.guide
@@ -229,9 +230,9 @@ def training_frames(fitted: xr.Dataset) -> npt.NDArray[np.float32]:
     """At most `PCA_FRAMES` frames of episodes, evenly chosen: (N, D), pixels in [0, 1]."""
     inside = np.arange(fitted.sizes["time"]) < fitted["length"].to_numpy()[:, None]
     i, t = np.nonzero(inside)
-    chosen = np.linspace(0, len(i) - 1, min(PCA_FRAMES, len(i))).round().astype(int)
+    chosen = evenly(len(i), PCA_FRAMES)
     image = fitted["image"].to_numpy()[i[chosen], t[chosen]]
-    return image.reshape(len(chosen), -1).astype(np.float32) / 255
+    return image.reshape(len(chosen), -1).astype(np.float32) / np.float32(255)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, RECORDE
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.models.world_model import Sight
 
 Pixels = npt.NDArray[np.uint8]
@@ -325,7 +326,7 @@ def _picture_of(loop: OpenLoop, sight: Sight) -> Any:
     if not sight.image:
         return picture(plot_vectors(loop), alt)
     T, K = len(loop.recorded), loop.context
-    chosen = [K - 1, *np.unique(np.linspace(K, T - 1, min(7, T - K)).round().astype(int))]
+    chosen = [K - 1, *(K + evenly(T - K, 7))]
     rows = {
         "recorded": loop.recorded[chosen],
         "given back": loop.reconstructed[chosen],

@@ -11,7 +11,7 @@ from pyro_animacy.criticism.draws import DIMS
 from pyro_animacy.criticism.forecast_scores import CHUNK, chunks, matched
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import evenly, whole
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import DataError, require
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
@@ -71,12 +71,15 @@ def forecast_all(
     if context is None:
         context = frames_given([run], dataset)
     needed = max([history, *(baseline.history for baseline in others.values())])
-    for name, value, least in (
-        ("context", context, needed), ("horizon", horizon, 1), ("draws", draws, 1),
-        ("windows", most, 1),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name} is {value}; expected at least {least}")
+    asked = {"context": context, "horizon": horizon, "draws": draws, "windows": most}
+    require(
+        "",
+        asked,
+        ("context", context >= needed, f"at least {needed}"),
+        ("horizon", horizon >= 1, "at least 1"),
+        ("draws", draws >= 1, "at least 1"),
+        ("windows", most >= 1, "at least 1"),
+    )
     observed = _cut(dataset, context, horizon, most)
     tree = predict(
         run, observed, mode="forecast", draws=draws, context=context, horizon=horizon, seed=seed,
@@ -229,8 +232,8 @@ def displacement_errors(
         DataError: If the shapes do not match.
     """
     recorded, position = matched(recorded, position=position)
-    if not 1 <= k <= len(position):
-        raise ConfigError(f"k is {k}; expected it from 1 to the number of draws, {len(position)}")
+    S = len(position)
+    require("", {"k": k}, ("k", 1 <= k <= S, f"from 1 to the number of draws, {S}"))
     names = ("ADE", "FDE", "minADE_k", "minFDE_k")
     T = recorded.shape[1]
     total, count = np.zeros((4, T)), np.zeros((4, T))

@@ -27,7 +27,7 @@ from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import Batch, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
 from pyro_animacy.infer.steps import draw_steps, follow, needs_gaussian_latent, trajectory_batches
 from pyro_animacy.models.program import Evidence, MessengerGuide
@@ -245,6 +245,7 @@ def guide_quality(
         raise ConfigError(
             f"draws is {draws} and most is {most}; expected at least {FEWEST} draws and 1 step"
         )
+    check_kind(run.card, "scenes", run.path)
     needs_gaussian_latent(run.model)
     if run.model.latent_remembered:
         raise ConfigError(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
 from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
 
@@ -188,6 +188,7 @@ def latent_use(
     """
     if min(draws, most) < 1:
         raise ConfigError(f"draws is {draws}, most is {most}; expected at least 1 of each")
+    check_kind(run.card, "scenes", run.path)
     needs_gaussian_latent(run.model)
     dataset = _at_most(suited(run.card, dataset), most)
     scale, history = run.card.scale, run.model.config.history

@@ -23,7 +23,7 @@ from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.criticism.plots import WIDTH, body_look, frame_panel, styled
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.steps import needs_gaussian_latent
 from pyro_animacy.models.scene import RollOut
 
@@ -107,6 +107,7 @@ def _hold(
     run: Run, start_state: Array, past_actions: Array, dim: int, values: Array, steps: int
 ) -> tuple[RollOut, torch.Tensor]:
     """The roll-out of `traverse` in model units, and its start (value, D)."""
+    check_kind(run.card, "scenes", run.path)
     needs_gaussian_latent(run.model)
     config, scale, size = run.model.config, run.card.scale, run.model.latent_size
     if not 0 <= dim < size:

@@ -11,7 +11,7 @@ import xarray as xr
 from pyro_animacy.data.frames import EVEN, agreed_fps, tidy
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, MissingExtra
 
 OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
 MOVEMENT = {"individuals": "individual", "keypoints": "keypoint"}  # both spellings are in use
@@ -138,9 +138,7 @@ def read_xarray_file(path: Path, fps: float | None) -> xr.Dataset:
             with xr.open_dataset(path, engine="h5netcdf") as opened:
                 ds = opened.load()
     except ImportError:
-        raise DataError(
-            f"{path.name}: zarr stores need zarr: pip install 'pyro-animacy[zarr]'"
-        ) from None
+        raise MissingExtra(f"reading {path.name}", "zarr") from None
     except Exception as error:  # damaged files raise errors of many kinds
         kind = "a zarr store" if path.suffix == ".zarr" else "netCDF"
         raise DataError(f"{path.name}: cannot be read as {kind}: {_line(error)}") from None

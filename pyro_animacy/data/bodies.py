@@ -19,8 +19,9 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
         bodies: one of
 
             - `"home_1,away_3,ball"`: these bodies, in this order, as one scene;
-            - `"home x away x ball"`: every combination of one from each group. A group is the
-              body of that name, or all whose names begin with it and an underscore. The bodies of
+            - `"home x away x ball"`: every combination of one from each group, no body twice. A
+              group is the body of that name, or all whose names begin with it and an underscore.
+              The bodies of
               the result are named after the groups, the trajectories after the members; all keep
               the `recording` they are cut from;
             - `"each"`: every body a one-body trajectory of its own, from its first to its last
@@ -32,17 +33,25 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
         A new Dataset.
 
     Raises:
-        DataError: for a body or group that is not there, naming those that are.
+        DataError: for a body or group that is not there, naming those that are, or groups of
+            which no combination is of different bodies.
         ConfigError: for a body or group named twice.
     """
     names = [str(b) for b in ds["body"].values]
     if bodies.strip() == "each":
         return _each_body(ds, names)
     tokens, groups = body_groups(bodies, names, str(ds.attrs.get("source") or "trajectories"))
+    combined = [row for row in itertools.product(*groups) if len({*row}) == len(row)]
+    if not combined:
+        where = ds.attrs.get("source") or "trajectories"
+        raise DataError(
+            f"{where}: --bodies {bodies!r}: the groups share their bodies, and a scene has each "
+            "body once; give groups of others"
+        )
     if all(len(group) == 1 for group in groups):
         chosen = ds.isel(body=[group[0] for group in groups])
         return chosen.assign_coords(body=np.array(tokens, object))
-    members = np.array(list(itertools.product(*groups)), np.int64)
+    members = np.array(combined, np.int64)
     tags = ["+".join(names[b] for b in row) for row in members]
     count, frames = ds.sizes["trajectory"], ds.sizes["time"]
     picked = ds["position"].values[:, :, members]  # (trajectory, time, combination, group, space)

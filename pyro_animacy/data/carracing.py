@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pyro_animacy.data.episodes import make_episodes
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, require
 
 STEPS_PER_SECOND = 50
 CONTROLS = ("steering", "gas", "brake")
@@ -74,7 +74,7 @@ def simulate_carracing(
 
     Raises:
         ConfigError: If a value cannot be used.
-        RunError: If gymnasium or Box2D is not installed.
+        MissingExtra: If gymnasium or Box2D is not installed.
     """
     repeat = _repeat(episodes, frames, size, seed, fps)
     env = _environment()
@@ -105,12 +105,15 @@ def simulate_carracing(
 
 def _repeat(episodes: int, frames: int, size: tuple[int, int], seed: int, fps: float) -> int:
     """How often an action is repeated; ConfigError for what cannot be simulated."""
-    for name, value, least in (
-        ("trajectories", episodes, 1), ("frames", frames, 2), ("seed", seed, 0),
-        ("size", min(size), 1),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{name}: {value} is too small; give at least {least}")
+    given = {"trajectories": episodes, "frames": frames, "seed": seed, "size": size}
+    require(
+        "",
+        given,
+        ("trajectories", episodes >= 1, "at least 1"),
+        ("frames", frames >= 2, "at least 2"),
+        ("seed", seed >= 0, "0 or more"),
+        ("size", min(size) >= 1, "at least one pixel each way"),
+    )
     if not fps > 0 or STEPS_PER_SECOND % fps:
         raise ConfigError(
             f"fps: {fps} does not divide the {STEPS_PER_SECOND} steps a second of CarRacing; "
@@ -123,7 +126,7 @@ def _environment() -> Any:
     """CarRacing-v3 without a screen.
 
     Raises:
-        RunError: If gymnasium or what it needs for Box2D is not installed.
+        MissingExtra: If gymnasium or what it needs for Box2D is not installed.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -135,10 +138,7 @@ def _environment() -> Any:
         import gymnasium
         import pygame  # noqa: F401
     except ImportError as error:
-        raise RunError(
-            f"CarRacing needs gymnasium, Box2D and pygame-ce ({error}): "
-            'pip install "pyro-animacy[rl]"'
-        ) from error
+        raise MissingExtra("CarRacing", "rl", error) from error
     # Frames are counted here, so its limit of 1000 steps is lifted.
     return gymnasium.make("CarRacing-v3", render_mode="rgb_array", max_episode_steps=10**9)
 

@@ -22,8 +22,9 @@ def inert_twins(
 ) -> xr.Dataset:
     """Replace bodies by inert twins: same start, same mean speed, friction and walls, no engine.
 
-    A twin leaves its start in a random direction, keeps the share ``damping`` of its velocity over
-    a second, and bounces elastically off the edges of where its body was recorded. Along the way
+    A twin leaves its start in a random direction, loses all but the share ``damping`` of its
+    velocity every second, and bounces elastically off the edges of the area in which its body was
+    recorded. The distance it has gone after t seconds is
 
         l(t) = v_0 (damping^t - 1) / log(damping)
 

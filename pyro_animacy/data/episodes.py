@@ -1,4 +1,4 @@
-"""Episodes: what an agent, or only a camera, recorded, and windows of it as batches of tensors.
+"""Episodes: what an agent, or only a camera, recorded; how they are made, checked, read, written.
 
 A Dataset with dimensions `trajectory`, `time` and, each where it is there:
 
@@ -12,7 +12,7 @@ A Dataset with dimensions `trajectory`, `time` and, each where it is there:
 `length` (trajectory) is the number of frames of each; what lies beyond it is padding, not data.
 Attributes: `fps`, `source`.
 
-Time, in the Dataset and in a batch:
+Time, in the Dataset and in a batch of `episode_windows`:
 
     Dataset        x_0 --a_0--> x_1 --a_1--> x_2 --a_2--> x_3         action[t] leads from t
                                 r_1          r_2          r_3  end    reward[t] is met at t
@@ -244,7 +244,7 @@ def variables_of(path: str | Path) -> set[str]:
                 return set(map(str, ds.data_vars))
         with np.load(path, allow_pickle=False) as stored:
             return set(stored.files)
-    except (OSError, EOFError, ValueError, BadZipFile):
+    except DAMAGED:  # its reader says so
         return set()
 
 

@@ -65,7 +65,7 @@ def read_trajectories(
     minimum_frames: int = 2,
     split_gaps: bool = True,
 ) -> xr.Dataset:
-    """Read recorded motion into the schema of `pyro_animacy.data.trajectories`.
+    """Read recorded motion into the schema of `pyro_animacy.data.schema`.
 
     Files: CSV and other delimited text, plain or gzipped (long or wide; headerless ETH/UCY),
     parquet, netCDF, zarr, npz, npy, and Metrica's EPTS `tracking.txt`. Several files, or a folder
@@ -75,8 +75,8 @@ def read_trajectories(
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
-            triple of one from each group) or "each" (every body on its own, of the recording it
-            comes from); all by default.
+            triple of one from each group, no body twice) or "each" (every body on its own, of the
+            recording it comes from); all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.

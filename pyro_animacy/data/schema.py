@@ -1,4 +1,4 @@
-"""The schema of recorded motion: one `xarray.Dataset`, and what is done to it before training.
+"""The schema of recorded motion: one `xarray.Dataset`, how it is made and how it is checked.
 
 `position(trajectory, time, body, space)` holds coordinates in data units; NaN means not observed,
 and also pads trajectories shorter than the longest. Coordinates along `trajectory`:

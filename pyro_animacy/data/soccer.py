@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from pyro_animacy.data.trajectories import make_trajectories
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, MissingExtra, require
 
 BODIES = ("player_1", "player_2", "ball")
 _GOAL_LINE = 0b10  # collision category of the lines that stop players and let the ball pass
@@ -115,7 +115,8 @@ def simulate_soccer(
         units, bodies player_1, player_2 and ball, and `animate` (True, True, False) along body.
 
     Raises:
-        ConfigError: pymunk is not installed, or a value cannot be used.
+        ConfigError: a value cannot be used.
+        MissingExtra: pymunk is not installed.
     """
     config = config or SoccerConfig()
     _check(trajectories, frames, fps, seed, config)
@@ -142,10 +143,13 @@ def simulate_soccer(
 def _check(trajectories: int, frames: int, fps: float, seed: int, config: SoccerConfig) -> None:
     """Raise ConfigError for what cannot be simulated, naming the option."""
     c = config
-    for name, least in (("trajectories", 1), ("frames", 2), ("seed", 0)):
-        value = {"trajectories": trajectories, "frames": frames, "seed": seed}[name]
-        if value < least:
-            raise ConfigError(f"{name}: {value} is too small; give at least {least}")
+    require(
+        "",
+        {"trajectories": trajectories, "frames": frames, "seed": seed},
+        ("trajectories", trajectories >= 1, "at least 1"),
+        ("frames", frames >= 2, "at least 2"),
+        ("seed", seed >= 0, "0 or more"),
+    )
     for name, rate in (("fps", fps), ("decision_rate", c.decision_rate)):
         if not rate > 0 or c.physics_rate % rate:
             raise ConfigError(
@@ -153,14 +157,19 @@ def _check(trajectories: int, frames: int, fps: float, seed: int, config: Soccer
                 "give a divisor of it, such as 20"
             )
     may_be_zero = {"force", "kick", "reach", "heading_noise", "resolution"}
-    for field in fields(c):
-        value = getattr(c, field.name)
-        if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name in may_be_zero))):
-            raise ConfigError(f"{field.name}: {value} cannot be used; give a number above 0")
-    if c.damping > 1:
-        raise ConfigError(
-            f"damping: {c.damping} is no share of velocity kept; give a value in (0, 1]"
-        )
+    require(
+        "",
+        vars(c),
+        *(
+            (
+                name,
+                0 < x < math.inf or (x == 0 and name in may_be_zero),
+                "finite, and 0 or more" if name in may_be_zero else "finite and positive",
+            )
+            for name, x in vars(c).items()
+        ),
+    )
+    require("", vars(c), ("damping", c.damping <= 1, "in (0, 1], a share of the velocity"))
     if 2 * (c.kick / c.ball_mass + c.top_speed) / c.physics_rate > 2 * _WALL:
         raise ConfigError(
             f"kick: {c.kick} makes the ball so fast that it passes through walls; "
@@ -185,9 +194,7 @@ class _Match:
         try:
             import pymunk
         except ImportError as error:
-            raise ConfigError(
-                'the soccer simulator needs pymunk: pip install "pyro-animacy[soccer]"'
-            ) from error
+            raise MissingExtra("the soccer simulator", "soccer") from error
         self.config = config
         self.space = pymunk.Space()
         self.space.damping = config.damping

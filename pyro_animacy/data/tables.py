@@ -2,9 +2,10 @@
 
 import gzip
 import re
+import sys
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns, find_columns
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, MissingExtra
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
 LINES = 20  # of a text file, that are looked at to see how it is written
@@ -205,8 +206,8 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         The table.
 
     Raises:
-        DataError: for a table without rows, and for a cell that is no number, an infinite value,
-            or a missing id or frame, naming the row.
+        DataError: for a table without rows, and for a cell that is no number, an infinite time or
+            frame, or a missing id or frame, naming the row.
     """
     row: Sequence[int] | Codes = range(first_row, first_row + len(frame))
     used = [frame[column] for column in columns.used()]
@@ -234,10 +235,12 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
 
     trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
     body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
-    pairs = [
-        (numbers(frame[x], where, row), numbers(frame[y], where, row))
-        for x, y in columns.pairs.values()
-    ]
+    pairs, lost = _observed(
+        [numbers(frame[column], where, row, finite=False) for column in pair]
+        for pair in columns.pairs.values()
+    )
+    if lost:
+        print(f"{where}: {lost:,} infinite values are read as not observed", file=sys.stderr)
     frames = None
     if columns.frame is not None:
         frames = whole_numbers(frame[columns.frame], where, row)
@@ -254,6 +257,27 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         label=label,
         unlabelled=unlabelled,
     )
+
+
+def _observed(
+    pairs: Iterable[list[npt.NDArray]],
+) -> tuple[list[tuple[npt.NDArray, npt.NDArray]], int]:
+    """Coordinates, NaN where they are infinite, as TRex writes them of lost animals; and how many.
+
+    Args:
+        pairs: x and y of each body, each (rows,).
+    """
+    lost, seen = 0, []
+    for pair in pairs:
+        for at, values in enumerate(pair):
+            with np.errstate(all="ignore"):
+                if np.isfinite(values.sum()):  # most often, and then no value is infinite
+                    continue
+            if count := int(np.isinf(values).sum()):
+                lost += count
+                pair[at] = np.where(np.isinf(values), np.nan, values)  # a copy: they may be given
+        seen.append((pair[0], pair[1]))
+    return seen, lost
 
 
 def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
@@ -318,19 +342,23 @@ def _constant_labels(
     return [names[i] for i in low], None
 
 
-def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.NDArray:
+def numbers(
+    values: pd.Series, where: str, row: Sequence[int] | Codes, *, finite: bool = True
+) -> npt.NDArray:
     """A column as numbers, NaN where a cell is empty.
 
     Args:
         values: (rows,) the column.
         where: what to name in a message.
         row: (rows,) numbers of the rows.
+        finite: refuse infinite values.
 
     Returns:
         (rows,) float64, or int64 where all are whole and none is missing.
 
     Raises:
-        DataError: naming the row of the first cell that is no number, or is infinite.
+        DataError: naming the row of the first cell that is no number, or is infinite where it must
+            not be.
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         found = values
@@ -351,13 +379,11 @@ def numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
     if whole and (isinstance(found.dtype, np.dtype) or not found.hasnans):
         return found.to_numpy(np.int64)
     plain = found.to_numpy(np.float64, na_value=np.nan)
-    with np.errstate(all="ignore"):
-        finite = np.isfinite(plain.sum())  # most often, and then neither NaN nor infinity is there
-    if not finite and (infinite := np.isinf(plain)).any():
+    if finite and (infinite := np.isinf(plain)).any():
         at = row[int(infinite.argmax())]
         raise DataError(
-            f"{where}: row {at}, column {values.name!r}: infinite value; leave the cell empty "
-            "where nothing was observed"
+            f"{where}: row {at}, column {values.name!r}: infinite value; every row needs a finite "
+            "one"
         )
     return plain
 
@@ -426,9 +452,7 @@ def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise DataError(
-            f"{path.name}: parquet needs pyarrow: pip install 'pyro-animacy[parquet]'"
-        ) from None
+        raise MissingExtra(f"reading {path.name}", "parquet") from None
     try:
         names = [str(n) for n in parquet.read_schema(path).names]
         found = find_columns(names, columns, path.name)

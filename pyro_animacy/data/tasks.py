@@ -35,7 +35,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.trajectories import make_trajectories
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import require
 
 LENGTH = 1.0  # l, of a jump, in body lengths
 NOISE = 0.05  # standard deviation of every displacement and coordinate, in body lengths
@@ -48,7 +48,7 @@ Knowledge = Literal["side", "branches", "gaussian"]
 
 
 def recall(trajectories: int, seed: int, delay: int | Sequence[int] = DELAY) -> xr.Dataset:
-    """Scenes in which the jump repeats a cue that is over since `delay` frames.
+    """Scenes in which the jump repeats the direction of a cue that ended `delay` frames before.
 
     Args:
         trajectories: Number of scenes; each is a recording of its own.
@@ -137,11 +137,14 @@ def _normal(
 def _scene(
     name: str, trajectories: int, seed: int, delays: Sequence[int], *, cued: bool
 ) -> xr.Dataset:
-    for what, value, least in (
-        ("trajectories", trajectories, 1), ("seed", seed, 0), ("delay", min(delays, default=0), 1),
-    ):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"{what} of the task {name} is {value}; expected at least {least}")
+    least = min(delays, default=0)
+    require(
+        f"{name}: ",
+        {"trajectories": trajectories, "seed": seed, "delay": least},
+        ("trajectories", trajectories >= 1, "at least 1"),
+        ("seed", seed >= 0, "0 or more"),
+        ("delay", least >= 1, "at least 1"),
+    )
     rng = np.random.default_rng(seed)
     side, delay = rng.choice(list(SIDES), trajectories), rng.choice(delays, trajectories)
     jump, scene = delay + decisive_frame(0), np.arange(trajectories)

@@ -111,9 +111,7 @@ def downsample(ds: xr.Dataset, every: int) -> xr.Dataset:
     )
 
 
-def split(
-    ds: xr.Dataset, heldout: float = 0.2, seed: int = 0, minimum_frames: int = 2
-) -> tuple[xr.Dataset, xr.Dataset]:
+def split(ds: xr.Dataset, heldout: float = 0.2, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
     """Split into a training and a held-out part that share no frame of any recording.
 
     From five recordings on, whole recordings are held out, drawn by `seed`. With fewer, time is
@@ -125,7 +123,6 @@ def split(
         ds: trajectories in the schema.
         heldout: share of the recordings, or of the frames, to hold out; between 0 and 1.
         seed: of the draw of recordings.
-        minimum_frames: shorter pieces are dropped.
 
     Returns:
         Training part, held-out part.
@@ -146,10 +143,10 @@ def split(
         cut = np.clip(_cut_frames(code, start, start + length, heldout) - start, 0, length)
     parts = []
     for begin, end, name in ((0 * cut, cut, "training"), (cut, length, "held-out")):
-        rows = np.flatnonzero(end - begin >= max(minimum_frames, 2))
+        rows = np.flatnonzero(end - begin >= 2)
         if not len(rows):
             raise DataError(
-                f"{ds.attrs.get('source') or 'trajectories'}: no trajectory of {minimum_frames} "
+                f"{ds.attrs.get('source') or 'trajectories'}: no trajectory of 2 "
                 f"frames is left in the {name} part; give more frames or another held-out share"
             )
         parts.append(pieces(ds, rows, begin[rows], end[rows]))

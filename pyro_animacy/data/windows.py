@@ -120,7 +120,7 @@ class Windows:
     with missing frames; one too short for a single step gives none.
 
     Args:
-        dataset: Recordings in the schema of `trajectories`.
+        dataset: Recordings in the schema of `pyro_animacy.data.schema`.
         frames: Frames in a window: the context and the steps to predict.
         context: Frames that must be complete before the first prediction.
         scale: The model's scale.
@@ -246,7 +246,7 @@ class Windows:
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """What each window has one of (K, B, n), as often as it has bodies, say: (K, 1, B times n).
+    """Repeat each window's numbers: x (K, B, n) to (K, 1, B x times x n), each window's together.
 
     By NumPy, in a tenth of the time that torch takes.
     """

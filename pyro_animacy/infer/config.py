@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from pyro_animacy.data.windows import Symmetry
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import FAMILIES, family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
@@ -28,7 +28,8 @@ class UpdateConfig:
 
     Args:
         batch_size: Windows in a batch, of all processes together.
-        window: Steps T predicted in each window (its frames are history + T).
+        window: Steps T predicted in each window of recordings, which has history + T frames; of
+            episodes, the frames of each window.
         optimizer: ``adam`` (with decoupled weight decay) or ``radam``.
         learning_rate: Its largest value.
         epsilon: Added to the root of the second moment.
@@ -78,30 +79,25 @@ class UpdateConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name in ("batch_size", "window", "steps_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("learning_rate", "epsilon", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it positive")
-        for name in ("seed", "keep"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"train.{name} is {getattr(self, name)}; expected it not negative"
-                )
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"train.weight_decay is {self.weight_decay}; expected 0 or more")
+        alpha = self.kl_balance
         rate, decay = self.transition_learning_rate, self.transition_weight_decay
-        if rate is not None and not rate > 0:
-            raise ConfigError(f"train.transition_learning_rate is {rate}; expected it positive")
-        if decay is not None and not decay >= 0:
-            raise ConfigError(f"train.transition_weight_decay is {decay}; expected 0 or more")
-        if not self.free_nats >= 0:
-            raise ConfigError(f"train.free_nats is {self.free_nats}; expected 0 or more")
-        if self.kl_balance is not None and not 0 < self.kl_balance < 1:
-            raise ConfigError(
-                f"train.kl_balance is {self.kl_balance}; expected it between 0 and 1, or null"
-            )
+        require(
+            "train.",
+            vars(self),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("window", self.window >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("epsilon", self.epsilon > 0, "positive"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("transition_learning_rate", rate is None or rate > 0, "positive, or null"),
+            ("transition_weight_decay", decay is None or decay >= 0, "0 or more, or null"),
+            ("clip_norm", self.clip_norm > 0, "positive"),
+            ("free_nats", self.free_nats >= 0, "0 or more"),
+            ("kl_balance", alpha is None or 0 < alpha < 1, "in (0, 1), or null"),
+            ("steps_per_epoch", self.steps_per_epoch >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("keep", self.keep >= 0, "0 or more"),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,8 @@ class TrainConfig(UpdateConfig):
 
     Args:
         steps: Updates in all.
-        schedule: ``constant``, or ``cosine`` down to 1 % of it at the last step.
+        schedule: Of the learning rate: ``constant``, or ``cosine`` down to 1 % of its largest value
+            at the last step.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
@@ -149,16 +146,21 @@ class TrainConfig(UpdateConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        for name in ("steps", "evaluate_every", "score_draws"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"train.{name} is {value}; expected at least 1")
-        for name in ("heldout", "validation"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} is {getattr(self, name)}; expected it in (0, 1)")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(
-                f"train.patience is {self.patience}; expected at least 1, or null to never stop"
-            )
+        patience, draws = self.patience, self.score_draws
+        require(
+            "train.",
+            vars(self),
+            ("steps", self.steps >= 1, "at least 1"),
+            ("heldout", 0 < self.heldout < 1, "in (0, 1)"),
+            ("validation", 0 < self.validation < 1, "in (0, 1)"),
+            ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+            (
+                "patience",
+                patience is None or patience >= 1,
+                "at least 1, or null to never stop",
+            ),
+            ("score_draws", draws is None or draws >= 1, "at least 1, or null"),
+        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ class FitConfig:
 
     Args:
         family: Name of the model, one of `pyro_animacy.models.FAMILIES`.
-        model: Options of the model, of the type that its family has.
+        model: Options of the model, of the type that its family has. ``memory_steps`` that are
+            left out become the window of one that remembers.
         train: Options of the training loop.
     """
 
@@ -195,6 +198,10 @@ class FitConfig:
         self._check_of_scenes()
         self._check_transition()
         self._check_window()
+        given: Any = self.model
+        if self._remembers and given.memory_steps is None:
+            model = dataclasses.replace(given, memory_steps=self.train.window)
+            object.__setattr__(self, "model", model)
         self._check_overshooting()
 
     def _check_of_scenes(self) -> None:
@@ -221,29 +228,29 @@ class FitConfig:
                     "own, as agent_control_vae has: leave it out"
                 )
 
-    def _check_window(self) -> None:
-        """A model that remembers learns from windows of several steps, and no further back.
+    @property
+    def _remembers(self) -> bool:
+        """Whether the model is of scenes and looks back further than its history."""
+        model: Any = self.model
+        memory = getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)
+        return isinstance(model, SceneConfig) and bool(memory)
 
-        One of steps between frames learns from two frames or more.
-        """
+    def _check_window(self) -> None:
+        """Raise ConfigError for a window too short for the model, or for its memory."""
         model, window = self.model, self.train.window
         if isinstance(model, AgentControlVAEConfig) and window < 2:
             raise ConfigError(
                 "train.window is 1, a frame without a step; agent_control_vae learns from 2 frames "
                 "or more: give --train.window 17, say, for 16 steps"
             )
-        if not isinstance(model, SceneConfig):
-            return
-        if not (getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)):
+        if not self._remembers:
             return
         if window < 2:
             raise ConfigError(
                 "train.window is 1; a model that remembers learns nothing from single steps: give "
                 "as many as it should look back, such as --train.window 32"
             )
-        if model.memory_steps is None:
-            object.__setattr__(self, "model", dataclasses.replace(model, memory_steps=window))
-        elif model.memory_steps > window:
+        if model.memory_steps is not None and model.memory_steps > window:
             raise ConfigError(
                 f"model.memory_steps is {model.memory_steps} and train.window {window}; a memory "
                 "of more steps than it is trained on has not learned what it does: leave "
@@ -328,9 +335,39 @@ def parsed(settings: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     try:
         return parser.instantiate(parser.parse_object(chosen))
     except ArgumentError as error:
-        text = " ".join(str(error).split())
-        text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
-        raise ConfigError(f"config.yaml: {text}") from None
+        raise ConfigError(f"config.yaml: {in_words(error)}") from None
+
+
+def in_words(error: Exception, before: str = "") -> str:
+    """What jsonargparse says of an option, in one line and without Python's types.
+
+    Args:
+        error: What it raised.
+        before: What stands before the name of an option, such as ``--``.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    text = re.sub(r"Group '(\w+)' does not accept option '(\S+)'", r"\1.\2 is no option", text)
+    found = re.match(
+        r'Parser key "(.+?)": '
+        r"(?:Does not validate .*Subtypes: \[(.+)\] Errors: .*Given|Expected an? (.+?)\. Got) "
+        r"value: (.*)",
+        text,
+    )
+    if not found:
+        return re.sub('^Parser key "(.+?)": ', rf"{before}\1: ", text)
+    name, several, one, value = found.groups()
+    return f"{before}{name} {value}: expected {' or '.join(_kinds(several or one))}"
+
+
+def _kinds(types: str) -> Iterator[str]:
+    """Types as Python prints them, in the words of a person who writes values: int, null, adam."""
+    for name, literal, list_of in re.findall(
+        r"<class '(\w+)'>|Literal\[(.+?)\]|tuple\[(\w+), \.\.\.\]", types
+    ):
+        if literal:
+            yield from (choice.strip("'\"") for choice in literal.split(", "))
+        else:
+            yield f"a list of {list_of}" if list_of else "null" if name == "NoneType" else name
 
 
 def said(value: Any) -> str:

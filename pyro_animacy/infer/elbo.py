@@ -40,7 +40,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.densities import PARAMETERS, base, rebuilt, stop_gradient
 from pyro_animacy.models.program import MessengerGuide, Overshooting
 
@@ -100,25 +100,20 @@ class ScaledELBO(TraceMeanField_ELBO):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, value, good, wanted in (
-            ("kl_weight", kl_weight, kl_weight >= 0, "a number that is not negative"),
-            ("scale", scale, scale > 0, "a positive number"),
-            ("free_nats", free_nats, free_nats >= 0, "a number of nats that is not negative"),
-            ("free_nats_of", free_nats_of, free_nats_of in ("step", "mean"), "step or mean"),
-            (
-                "kl_balance",
-                kl_balance,
-                kl_balance is None or 0 < kl_balance < 1,
-                "a number between 0 and 1, or None",
-            ),
-        ):
-            if not good:
-                raise ConfigError(f"{name} is {value}; expected {wanted}")
         self.kl_weight = kl_weight
         self.scale = scale
         self.free_nats = free_nats
         self.free_nats_of = free_nats_of
         self.kl_balance = kl_balance
+        require(
+            "",
+            vars(self),
+            ("kl_weight", kl_weight >= 0, "0 or more"),
+            ("scale", scale > 0, "positive"),
+            ("free_nats", free_nats >= 0, "0 or more"),
+            ("free_nats_of", free_nats_of in ("step", "mean"), "step or mean"),
+            ("kl_balance", kl_balance is None or 0 < kl_balance < 1, "in (0, 1), or None"),
+        )
         self.overshooting = overshooting
         self.terms: dict[str, Tensor] = {}
 

@@ -13,11 +13,12 @@ import xarray as xr
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import check_episodes
+from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.run import Run, split_episodes
+from pyro_animacy.infer.run import Run, check_kind, split_episodes
 from pyro_animacy.infer.source import Draw
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
@@ -159,9 +160,11 @@ def suited_episodes(card: EpisodeCard, dataset: xr.Dataset) -> xr.Dataset:
     """The episodes, if a run's model can be asked about them.
 
     Raises:
+        ConfigError: If the model is one of scenes.
         DataError: If what there is to see, the controls or the rate are not the model's, or it was
             fitted to rewards or ends that they do not have.
     """
+    check_kind(card, "episodes")
     check_episodes(dataset)
     here, there = see(dataset), card.sight
     fps = float(dataset.attrs["fps"])
@@ -193,8 +196,7 @@ def elbo_per_frame(
     The standard error is over episodes, NaN with one. Frames that are given do not count.
     A density of pixels is per range of a pixel, as the models have it.
     """
-    count = min(len(windows), most)
-    which = torch.linspace(0, len(windows) - 1, count).long()
+    which = torch.from_numpy(evenly(len(windows), most))
     parameter = next(guide.parameters())
     model: Any = guide.model
     found = []  # of each episode: windows of one are alike, so the episodes are what is sampled

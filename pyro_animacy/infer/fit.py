@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
+from pyro_animacy.infer.recordings import absolute
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 
@@ -38,7 +40,7 @@ def fit(
     """Fit a model to recordings, score it on held-out frames, and save the run.
 
     Args:
-        dataset: Recordings in the schema of `pyro_animacy.data.trajectories`, or for a model of
+        dataset: Recordings in the schema of `pyro_animacy.data.schema`, or for a model of
             episodes in that of `pyro_animacy.data.episodes`.
         config: Options; the preset ``small`` by default.
         out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``,
@@ -63,7 +65,7 @@ def fit(
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
     if processes.first:
         make_folder(path, overwrite)
-        save_settings(path, config.family, config.model, config.train, data=data or {})
+        save_settings(path, config.family, config.model, config.train, data=_found_again(data))
     if trainer.progress:
         print(trainer.source.describe(), file=sys.stderr)
     return _finish(trainer)
@@ -89,6 +91,16 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
     if (path / checkpoint.TRAINER).is_file():
         trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
     return _finish(trainer)
+
+
+def _found_again(data: dict[str, Any] | None) -> dict[str, Any]:
+    """How recordings are read, with paths by which they are found from any folder."""
+    source = (data or {}).get("source")
+    if isinstance(source, str | PathLike):
+        return {**(data or {}), "source": absolute(source)}
+    if isinstance(source, list | tuple):
+        return {**(data or {}), "source": [absolute(path) for path in source]}
+    return data or {}
 
 
 def _finish(trainer: Trainer) -> Run:

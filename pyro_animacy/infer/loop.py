@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_animacy.errors import AnimacyError, RunError
+from pyro_animacy.errors import AnimacyError, MissingExtra, RunError
 from pyro_animacy.infer.config import UpdateConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 
@@ -146,12 +146,10 @@ def summary_writer() -> Any:
     """The class of TensorBoard writers.
 
     Raises:
-        RunError: If TensorBoard is not installed.
+        MissingExtra: If TensorBoard is not installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise RunError(
-            'train.tensorboard needs an extra: pip install "pyro-animacy[tensorboard]"'
-        ) from None
+        raise MissingExtra("train.tensorboard", "tensorboard") from None
     return SummaryWriter

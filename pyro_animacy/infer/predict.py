@@ -14,8 +14,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
-from pyro_animacy.errors import ConfigError, DataError, RunError
-from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.errors import ConfigError, DataError, RunError, require
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
@@ -67,11 +66,6 @@ def predict(
         DataError: If the recordings do not suit the model, or none has the context observed.
         RunError: If a position that is drawn is not a finite number.
     """
-    if isinstance(run.card, EpisodeCard):
-        raise ConfigError(
-            f"{run.path}: the model {run.card.model} is of episodes; use predict_episodes of "
-            "pyro_animacy.infer.predict_episodes"
-        )
     dataset = suited(run.card, dataset)
     history = run.card.config["history"]
     context, horizon = _asked(mode, draws, context, horizon, seed, history, dataset)
@@ -122,14 +116,17 @@ def _asked(
     context = history if context is None else context
     if mode not in ("reconstruct", "forecast", "generate"):
         raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
-    if draws < 1:
-        raise ConfigError(f"draws is {draws}; expected at least 1")
+    require(
+        "",
+        {"draws": draws, "horizon": horizon, "seed": seed},
+        ("draws", draws >= 1, "at least 1"),
+        ("horizon", horizon is None or horizon >= 1, "at least 1"),
+        ("seed", 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
+    )
     if context < history:
         raise ConfigError(f"context is {context} frames; the model's history needs {history}")
     if mode != "forecast":
         context = history
-    if horizon is not None and horizon < 1:
-        raise ConfigError(f"horizon is {horizon}; expected at least 1")
     horizon = longest - context if horizon is None else horizon
     if mode == "reconstruct":
         horizon = min(horizon, longest - context)
@@ -138,8 +135,6 @@ def _asked(
             f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
             "context; give a smaller --context or a --horizon"
         )
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
     return context, horizon
 
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.draws import episodes_tree
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, require
 from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
 from pyro_animacy.infer.predict import Mode, check_memory
 from pyro_animacy.infer.run import Run
@@ -174,11 +174,14 @@ def _given(
             "actions; leave it out, or fit an agent_control_vae"
         )
     context = CONTEXT if context is None else context
-    for name, value in (("draws", draws), ("context", context), ("horizon", horizon)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}; expected at least 1")
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed is {seed}; expected it from 0 to 2^63 - 1")
+    require(
+        "",
+        {"draws": draws, "context": context, "horizon": horizon, "seed": seed},
+        ("draws", draws >= 1, "at least 1"),
+        ("context", context >= 1, "at least 1"),
+        ("horizon", horizon is None or horizon >= 1, "at least 1"),
+        ("seed", 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
+    )
     return context if mode == "forecast" else run.model.given
 
 

@@ -38,7 +38,7 @@ def _debug() -> FitConfig:
 
 
 def _seed() -> FitConfig:
-    """The note: positions alone, squared error, closed loop, beta 0.01 to 0.1."""
+    """The plain form: positions alone, squared error, closed loop, beta 0.01 to 0.1."""
     net = StackConfig(hidden=128, layers=2)
     return FitConfig(
         model=ControlVAEConfig(

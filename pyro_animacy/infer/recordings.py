@@ -1,5 +1,7 @@
 """Reading what a model is fitted to: recordings of moving bodies, or episodes."""
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -23,6 +25,14 @@ HOW_READ = {  # the options of `read_trajectories`, by the types that a run's se
 SCENES, EPISODES = (
     [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
 )
+
+
+def absolute(path: str | PathLike[str]) -> str:
+    """A path by which a file is found from any folder; what is no file, such as "metrica", stays.
+
+    So a run can be resumed and criticised from any folder, and knows its own recordings again.
+    """
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,8 +50,7 @@ class Run:
     checkpoint: int | None = None
 
     def __repr__(self) -> str:
-        episodes = isinstance(self.card, EpisodeCard)
-        of = "episodes" if episodes else _some(self.card.bodies)
+        of = "episodes" if self.data == "episodes" else _some(self.card.bodies)
         at = "" if self.checkpoint is None else f" at {self.checkpoint}"
         return f"<Run {self.path}{at}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
 
@@ -95,11 +94,12 @@ class Run:
         Raises:
             RunError: If the file is damaged.
         """
-        file = self.path / METRICS
-        rows = _json_objects(file, lines=True)
-        if rows is None:
-            raise RunError(f"{file}: damaged; delete it to go without the log")
-        return rows
+        return read_metrics(self.path)
+
+    @property
+    def data(self) -> Literal["scenes", "episodes"]:
+        """What the run's model is a model of."""
+        return FAMILIES[self.card.model].data
 
     @property
     def config(self) -> FitConfig:
@@ -169,7 +169,7 @@ class Run:
 
     def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
         train = self.config.train
-        divide = split_episodes if isinstance(self.card, EpisodeCard) else split_recordings
+        divide = split_episodes if self.data == "episodes" else split_recordings
         return divide(dataset, train.heldout, train.validation, train.seed)
 
 
@@ -246,7 +246,7 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         instead: What to do where it does not say.
 
     Raises:
-        RunError: If it does not say where they are, or by options that there are not.
+        RunError: If it does not say where they are, or names an option that there is not.
     """
     data = settings.get("data")
     if "acting" in settings:
@@ -260,7 +260,28 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         value = data.get(name)
         if value is not None and not isinstance(value, kind):
             raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
-    return {name: value for name, value in data.items() if name in {"source", *HOW_READ}}
+    if unknown := data.keys() - {"source", *HOW_READ}:
+        raise RunError(
+            f"{path / CONFIG}: data.{min(map(str, unknown))} is no option of how recordings are "
+            f"read; delete it; there are {', '.join(HOW_READ)}"
+        )
+    return data
+
+
+def read_metrics(path: Path, count: str | None = None) -> list[dict[str, Any]]:
+    """Read the rows of ``metrics.jsonl`` of a run; none where there is no such file.
+
+    Args:
+        path: The run's folder.
+        count: A whole number that every row must hold, such as ``step``.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    rows = _json_objects(path / METRICS, lines=True)
+    if rows is None or not all(count is None or isinstance(row.get(count), int) for row in rows):
+        raise RunError(f"{path / METRICS}: damaged; delete it to go on without the log")
+    return rows
 
 
 def _read_summary(file: Path) -> dict[str, Any]:
@@ -320,6 +341,36 @@ def split_episodes(
     return train, fit, valid, held
 
 
+def check_kind(
+    card: ModelCard | EpisodeCard, data: Literal["scenes", "episodes"], path: Path | None = None
+) -> None:
+    """Check that a model is one of scenes, or one of episodes, as what is asked of it needs.
+
+    Args:
+        card: The model's.
+        data: What it is to be a model of.
+        path: The run's folder, for the message.
+
+    Raises:
+        ConfigError: If it is of the other.
+    """
+    has = FAMILIES[card.model].data
+    if has == data:
+        return
+    kinds = {"scenes": "moving bodies", "episodes": "episodes"}
+    instead = {
+        "scenes": "for moving bodies there are `predict` and `criticise`",
+        "episodes": (
+            "for episodes there are `sample` and `criticise`, in Python `predict_episodes` and "
+            "`criticise_episodes`"
+        ),
+    }
+    raise ConfigError(
+        f"{'' if path is None else f'{path}: '}{card.model} is a model of {kinds[has]}, and this "
+        f"works on models of {kinds[data]} only; {instead[has]}"
+    )
+
+
 def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     """The recordings with their bodies in the model's order.
 
@@ -327,9 +378,15 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     others.
 
     Raises:
-        DataError: If the number of bodies, the rate or the units are not the model's, or the times
-            are not at that rate.
+        ConfigError: If the model is one of episodes.
+        DataError: If there are no positions, the number of bodies, the rate or the units are not
+            the model's, or the times are not at that rate.
     """
+    check_kind(card, "scenes")
+    if "position" not in dataset:
+        raise DataError(
+            f"these recordings have no `position`, and {card.model} is a model of moving bodies"
+        )
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
         raise DataError(

@@ -4,16 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 
 
 @dataclass(frozen=True)
 class KLWeightConfig:
     """beta, annealed: ``levels`` equal steps from ``start`` to ``end``, one every ``every`` epochs.
 
-    One level is a weight that stays, and start and end are alike. The paper's table is start 0.009,
-    end 0.09, levels 9, every 500. With ``shape: geometric`` the steps are equal factors: start
-    0.01, end 0.0891, levels 20 is 0.01 x 1.122^k after 500 k epochs, as in code for 2-D soccer.
+    With one level the weight is constant, and start must equal end. The paper's table is start
+    0.009, end 0.09, levels 9, every 500. With ``shape: geometric`` the steps are equal factors:
+    start 0.01, end 0.0891, levels 20 is 0.01 x 1.122^k after 500 k epochs, as in code for 2-D
+    soccer.
     """
 
     start: float = 1.0
@@ -26,13 +27,16 @@ class KLWeightConfig:
         """Check the values.
 
         Raises:
-            ConfigError: If a value cannot be used, or one level is to go from start to end.
+            ConfigError: If a value cannot be used, or start and end differ with one level.
         """
-        if min(self.start, self.end) < 0 or self.levels < 1 or self.every < 1:
-            raise ConfigError(
-                f"train.kl_weight is {self}; expected start and end not negative, levels and "
-                "every at least 1"
-            )
+        require(
+            "train.kl_weight.",
+            vars(self),
+            ("start", self.start >= 0, "0 or more"),
+            ("end", self.end >= 0, "0 or more"),
+            ("levels", self.levels >= 1, "at least 1"),
+            ("every", self.every >= 1, "at least 1"),
+        )
         if self.shape == "geometric" and min(self.start, self.end) == 0:
             raise ConfigError(
                 f"train.kl_weight goes from {self.start:g} to {self.end:g} by equal factors, and "
@@ -41,7 +45,7 @@ class KLWeightConfig:
         if self.levels == 1 and self.start != self.end:
             raise ConfigError(
                 f"train.kl_weight starts at {self.start:g} and ends at {self.end:g}, in one level; "
-                "give --train.kl_weight.levels too, or start and end alike for a weight that stays"
+                "give --train.kl_weight.levels too, or the same start and end for a constant weight"
             )
 
     def __call__(self, epoch: int) -> float:

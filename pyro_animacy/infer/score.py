@@ -29,6 +29,7 @@ from pyro_animacy.models.program import MessengerGuide
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
 CHUNK = 65_536  # windows that the baselines score together
+MOST_STEPS = 50_000  # scored; of more, this many are taken evenly spaced
 
 
 def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +101,6 @@ def score(
     history: int,
     baselines: dict[str, LinearAutoregression],
     draws: int = 64,
-    most: int = 50_000,
     progress: bool = False,
 ) -> Score:
     """Score the model and the baselines on the held-out recordings.
@@ -112,11 +112,10 @@ def score(
         history: Frames in the model's context.
         baselines: Those of `fit_baselines`.
         draws: K of IWAE.
-        most: Steps scored at most; of more, this many are taken evenly spaced.
         progress: Show a progress bar.
     """
     windows = scoring_windows(dequantised(heldout, DEQUANTISE_HELDOUT), scale, history)
-    which = torch.from_numpy(evenly(len(windows), most))
+    which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}
     with torch.random.fork_rng(), tqdm(

@@ -20,6 +20,7 @@ from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.recordings import EPISODES
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, scoring_windows
 from pyro_animacy.infer.steps import window_steps
@@ -77,7 +78,7 @@ class SceneSource:
         if "position" not in dataset:
             raise DataError(
                 f"{config.family} is a model of moving bodies, and these recordings have no "
-                "position; of episodes take the model image_vae or world_model"
+                f"position; of episodes take the model {' or '.join(EPISODES)}"
             )
         options, self.dataset = config.train, dataset
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)

@@ -8,7 +8,6 @@ import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import Score, score
 
@@ -118,7 +117,7 @@ def _episodes_text(run: Run) -> str:
 
 def summary_text(run: Run) -> str:
     """The scores of a run, for people to read."""
-    if isinstance(run.card, EpisodeCard):
+    if run.data == "episodes":
         return _episodes_text(run)
     s, units = run.summary, run.card.units
     lines = [

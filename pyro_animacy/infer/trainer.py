@@ -45,7 +45,7 @@ from pyro_animacy.infer.loop import (
     tensorboard,
     worth_tracing,
 )
-from pyro_animacy.infer.run import METRICS, build, pick_device
+from pyro_animacy.infer.run import METRICS, build, pick_device, read_metrics
 from pyro_animacy.infer.schedules import learning_rate
 from pyro_animacy.infer.source import Draw, SceneSource, Source
 from pyro_animacy.infer.traced import Gradient, no_validation
@@ -291,12 +291,8 @@ class Trainer:
             ) from None
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
-        file = self.path / METRICS
-        try:
-            lines = file.read_text().splitlines() if file.is_file() else []
-            self.rows = [row for row in map(json.loads, lines) if row["step"] <= self.step]
-        except (ValueError, TypeError, KeyError):
-            raise RunError(f"{file}: damaged; delete it, and the run goes on without it") from None
+        rows = read_metrics(self.path, "step")
+        self.rows = [row for row in rows if row["step"] <= self.step]
 
 
 def checkpoint_activations(model: nn.Module) -> None:

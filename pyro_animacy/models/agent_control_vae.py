@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, require
 from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
@@ -115,17 +115,18 @@ class AgentControlVAEConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        sigma = self.policy_scale
+        require(
+            "model.",
+            vars(self),
             ("latent_size", self.latent_size >= 1, "at least 1"),
             ("latent_scale", self.latent_scale > 0, "positive"),
-            ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
+            ("policy_scale", sigma is None or sigma > 0, "positive, or null"),
             ("transition_steps", self.transition_steps >= 1, "at least 1"),
-            ("action_cost", self.action_cost >= 0, "not negative"),
-            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
+            ("action_cost", self.action_cost >= 0, "0 or more"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "0 or more"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
-        ):
-            if not good:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+        )
         if self.roll_out == "closed_loop" and self.policy_scale is None:
             raise ConfigError(
                 "model.policy_scale must be given with model.roll_out closed_loop, whose squared "

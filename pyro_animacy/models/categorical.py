@@ -19,7 +19,7 @@ import torch
 from pyro.distributions import Independent, OneHotCategoricalStraightThrough
 from torch import Tensor
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 
 
 class OneHot(OneHotCategoricalStraightThrough):
@@ -56,8 +56,7 @@ def categorical(logits: Tensor, unimix: float = 0.0) -> Independent:
     Raises:
         ConfigError: If ``unimix`` is not in [0, 1), or ``logits`` has no axis of groups.
     """
-    if not 0 <= unimix < 1:
-        raise ConfigError(f"unimix is {unimix}; expected it in [0, 1)")
+    require("", {"unimix": unimix}, ("unimix", 0 <= unimix < 1, "in [0, 1)"))
     if logits.dim() < 2:
         raise ConfigError(
             f"logits of a categorical latent have shape {tuple(logits.shape)}; expected "

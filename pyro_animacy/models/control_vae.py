@@ -31,7 +31,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
@@ -73,13 +73,13 @@ class ControlVAEConfig(SceneConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        for name, good, wanted in (
+        require(
+            "model.",
+            vars(self),
             ("latent_size", self.latent_size >= 1, "at least 1"),
             ("latent_scale", self.latent_scale > 0, "positive"),
-            ("memory_size", self.memory_size >= 0, "not negative"),
-        ):
-            if not good:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+            ("memory_size", self.memory_size >= 0, "0 or more"),
+        )
         if self.structure == "set" and self.memory_size:
             raise ConfigError(
                 "model.memory_size is of the whole scene; with model.structure set leave it 0, and "

@@ -26,7 +26,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, require
 from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
 from pyro_animacy.models.program import MessengerGuide, declare_parameters
 from pyro_animacy.models.world_model import Sight
@@ -55,12 +55,12 @@ class ImageVAEConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        require(
+            "model.",
+            vars(self),
             ("latent_size", self.latent_size >= 1, "at least 1"),
-            ("image_scale", self.image_scale is None or self.image_scale > 0, "positive or null"),
-        ):
-            if not good:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+            ("image_scale", self.image_scale is None or self.image_scale > 0, "positive, or null"),
+        )
 
 
 class Evidence(NamedTuple):

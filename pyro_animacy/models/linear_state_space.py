@@ -365,4 +365,4 @@ def _check_covariance(name: str, value: Tensor, positive: bool) -> None:
     tolerance = 10 * len(matrix) * torch.finfo(matrix.dtype).eps * float(values.abs().max())
     if values[0] < -tolerance or (positive and values[0] <= 0):
         wanted = "positive definite" if positive else "positive semi-definite"
-        raise ConfigError(f"{name} has the eigenvalue {float(values[0]):.3g}; expected it {wanted}")
+        raise ConfigError(f"{name} has the eigenvalue {float(values[0]):.3g}; it must be {wanted}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.densities import stop_gradient
 
 
@@ -94,8 +94,13 @@ class Overshooting:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        if self.distance < 1:
-            raise ConfigError(f"overshooting.distance is {self.distance}; expected at least 1")
+        require(
+            "overshooting.",
+            vars(self),
+            ("distance", self.distance >= 1, "at least 1"),
+            ("observation", self.observation >= 0, "0 or more"),
+            ("reward", self.reward >= 0, "0 or more"),
+        )
         if self.weights is not None and (
             len(self.weights) != self.distance or min(self.weights) < 0
         ):
@@ -103,11 +108,6 @@ class Overshooting:
                 f"overshooting.weights is {self.weights}; expected {self.distance} numbers, one "
                 "for each distance, none negative"
             )
-        for name in ("observation", "reward"):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    f"overshooting.{name} is {getattr(self, name)}; expected it not negative"
-                )
 
     def weight(self, d: int) -> float:
         """beta_d / D."""

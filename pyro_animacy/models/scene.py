@@ -26,7 +26,7 @@ from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.program import (
     Evidence,
@@ -81,16 +81,17 @@ class SceneConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
+        sigma = self.policy_scale
+        require(
+            "model.",
+            vars(self),
             ("history", self.history >= 1, "at least 1"),
             ("memory_steps", self.memory_steps is None or self.memory_steps >= 2, "at least 2"),
-            ("action_cost", self.action_cost >= 0, "not negative"),
-            ("action_cost_absolute", self.action_cost_absolute >= 0, "not negative"),
+            ("action_cost", self.action_cost >= 0, "0 or more"),
+            ("action_cost_absolute", self.action_cost_absolute >= 0, "0 or more"),
             ("discount", 0 < self.discount <= 1, "in (0, 1]"),
-            ("policy_scale", self.policy_scale is None or self.policy_scale > 0, "positive"),
-        ):
-            if not good:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+            ("policy_scale", sigma is None or sigma > 0, "positive, or null"),
+        )
         if self.likelihood == "squared_error" and self.policy_scale is None:
             raise ConfigError(
                 "model.policy_scale must be given with the squared error, which would drive a "

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.windows import Scale
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.categorical import categorical
 from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, Overshooting
@@ -83,15 +83,15 @@ class DynamicsConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
-        for name, good, wanted in (
-            ("memory_size", self.memory_size >= 0, "not negative"),
-            ("latent_size", self.latent_size >= 0, "not negative"),
+        require(
+            "model.",
+            vars(self),
+            ("memory_size", self.memory_size >= 0, "0 or more"),
+            ("latent_size", self.latent_size >= 0, "0 or more"),
             ("classes", self.classes is None or self.classes >= 2, "at least 2, or null"),
             ("unimix", 0 <= self.unimix < 1, "in [0, 1)"),
             ("least_scale", self.least_scale > 0, "positive"),
-        ):
-            if not good:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; expected it {wanted}")
+        )
         if not self.memory_size and not self.latent_size:
             raise ConfigError(
                 "model.memory_size and model.latent_size are both 0; a state-space model needs a "

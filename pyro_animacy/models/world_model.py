@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models.program import (
@@ -99,17 +99,16 @@ class WorldModelConfig(DynamicsConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        for name in ("observation_scale", "reward_scale"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ConfigError(f"model.{name} is {value}; expected it positive or null")
-        if not self.filters >= 1:
-            raise ConfigError(f"model.filters is {self.filters}; expected at least 1")
-        if self.keypoints is not None and not self.keypoints >= 1:
-            raise ConfigError(
-                f"model.keypoints is {self.keypoints}; expected at least 1, or null for none"
-            )
-        if not self.reward_weight >= 0:
-            raise ConfigError(f"model.reward_weight is {self.reward_weight}; expected 0 or more")
+        sigma_o, sigma_r, K = self.observation_scale, self.reward_scale, self.keypoints
+        require(
+            "model.",
+            vars(self),
+            ("observation_scale", sigma_o is None or sigma_o > 0, "positive, or null"),
+            ("reward_scale", sigma_r is None or sigma_r > 0, "positive, or null"),
+            ("filters", self.filters >= 1, "at least 1"),
+            ("keypoints", K is None or K >= 1, "at least 1, or null for none"),
+            ("reward_weight", self.reward_weight >= 0, "0 or more"),
+        )
 
 
 class Sight(NamedTuple):

@@ -7,16 +7,14 @@ make.py    `make`: these, gymnasium's and dm_control's, all with the same two ki
 All that acts takes gymnasium from here, so that where it is missing one sentence says so.
 """
 
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import MissingExtra
 
 EPISODE = {"Chase-v0": 100, "Soccer-v0": 200}  # the project's own, and the steps of an episode
 
 try:
     import gymnasium as gymnasium
 except ImportError as error:
-    raise RunError(
-        f'environments need gymnasium ({error}): pip install "pyro-animacy[rl]"'
-    ) from error
+    raise MissingExtra("acting in environments", "rl", error) from error
 
 for _name, _steps in EPISODE.items():
     _class = _name.removesuffix("-v0")

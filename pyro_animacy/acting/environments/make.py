@@ -36,7 +36,7 @@ from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from pyro_animacy.acting.environments import EPISODE
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
 
 # Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
 # their domain how often an action is repeated.
@@ -48,7 +48,6 @@ PAPER_REPEAT = {
     **{"cartpole": 8, "reacher": 4, "cheetah": 4},
     **{"finger": 2, "ball_in_cup": 4, "walker": 2},
 }
-_INSTALL = 'pip install "pyro-animacy[rl]"'
 _GL = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}  # what draws without a screen, in Linux
 
 
@@ -78,14 +77,18 @@ def make(
     Raises:
         ConfigError: If the name is not known (the message has the nearest), a number cannot be
             used, or the world has no such observations or actions.
-        RunError: If a library is missing or nothing can be drawn.
+        MissingExtra: If a library is missing.
+        RunError: If nothing can be drawn.
     """
     if action_repeat is None:
         domain = name.removeprefix("dm_control/").partition("-")[0]
         action_repeat = PAPER_REPEAT.get(domain, 1) if _dm_control_id(name) else 1
-    for option, value in (("size", size), ("action_repeat", action_repeat)):
-        if value < 1:
-            raise ConfigError(f"{option}: {value} is too small; give at least 1")
+    require(
+        "",
+        {"size": size, "action_repeat": action_repeat},
+        ("size", size >= 1, "at least 1"),
+        ("action_repeat", action_repeat >= 1, "at least 1"),
+    )
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     with warnings.catch_warnings():
@@ -186,7 +189,7 @@ def _world(name: str, rendering: bool, size: int | None) -> gymnasium.Env:
     try:
         env = _made(known, options)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise RunError(f"{name} needs a library ({error}): {_INSTALL}") from error
+        raise MissingExtra(name, "rl", error) from error
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         raise ConfigError(f"there is no environment {name!r}; {_nearest(name)}") from error
     if of_dm_control:
@@ -239,7 +242,7 @@ def _import_dm_control(name: str, rendering: bool) -> None:
     """Import dm_control, without what draws unless that is asked for, and register its tasks.
 
     Raises:
-        RunError: If it or what it needs is missing.
+        MissingExtra: If it or what it needs is missing.
     """
     chosen = os.environ.get("MUJOCO_GL")
     try:
@@ -247,7 +250,7 @@ def _import_dm_control(name: str, rendering: bool) -> None:
             importlib.import_module("shimmy")  # registers, if dm_control can be imported
             module = importlib.import_module("dm_control._render")
     except ImportError as error:
-        raise RunError(f"{name} needs dm_control and shimmy ({error}): {_INSTALL}") from error
+        raise MissingExtra(name, "rl", error) from error
     if not rendering or module.BACKEND != "off":
         return
     try:

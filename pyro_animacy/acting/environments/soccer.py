@@ -45,7 +45,8 @@ class Soccer(gymnasium.Env):
         config: The constants; both physics and decision rate multiples of 10 Hz.
 
     Raises:
-        ConfigError: If the rates do not fit, or pymunk is not installed (at the first reset).
+        ConfigError: If the rates do not fit.
+        MissingExtra: If pymunk is not installed (at the first reset).
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": RATE}  # noqa: RUF012
