@@ -15,7 +15,6 @@ from pyro_animacy import _threads  # noqa: F401  first, before anything loads to
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
-from pyro_animacy.criticism.draws import draws_tree, save_draws
 from pyro_animacy.criticism.ranking import common_heldout, compare_runs
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.controls import inert_twins, yoked
@@ -27,6 +26,7 @@ from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Batch, Scale, Windows
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError, RunError
 from pyro_animacy.infer.config import FitConfig, TrainConfig
+from pyro_animacy.infer.draws import draws_tree, save_draws
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.fit import Interrupted, fit, resume
 from pyro_animacy.infer.predict import predict

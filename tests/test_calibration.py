@@ -236,7 +236,7 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
         coverage(x, y, (0.5,)),
         *displacement_errors(x, y).values(),
     )
-    monkeypatch.setattr("pyro_animacy.criticism.forecast_scores.CHUNK", 1)
+    monkeypatch.setattr("pyro_animacy.criticism.arrays.CHUNK", 1)
     parts = (
         crps(x, y),
         energy_score(x, y),

@@ -13,7 +13,6 @@ from helpers import assert_same_run, chase, table
 
 from pyro_animacy import Run, ScaledELBO, fit, preset, resume
 from pyro_animacy.cli import main
-from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.episodes import (
     OpenLoop,
     active,
@@ -29,6 +28,7 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
+from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.episodes import elbo_per_frame, see
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes

@@ -11,11 +11,11 @@ import xarray as xr
 from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
-from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, build
 from pyro_animacy.models.control_vae import ControlVAEConfig

@@ -15,7 +15,7 @@ from PIL import Image
 from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import criticise as criticism
-from pyro_animacy.criticism import judgement, plots, verdicts, wording
+from pyro_animacy.criticism import judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.checks import chance, checks
@@ -360,7 +360,7 @@ def test_what_to_try_next():
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
 
 
-PIXEL = embed(plots.png(plots.plot_loss_terms([])), "png", "a figure")
+PIXEL = embed(style.png(plots.plot_loss_terms([])), "png", "a figure")
 
 
 def section(key="calibration", grade="wrong", title="Is it calibrated?", count=1, **options):
@@ -638,12 +638,12 @@ def test_windows_of_the_same_moment_come_after_one_of_each():
 
 def test_view_is_square_and_bounded():
     recorded = np.array([[[0.0, 0], [4, 2]]])
-    low, high = plots.view(recorded, np.array([1e9, np.nan]), np.array([[1e9, -1e9]]))
+    low, high = style.view(recorded, np.array([1e9, np.nan]), np.array([[1e9, -1e9]]))
     np.testing.assert_allclose(high - low, (high - low)[0])
     assert (low <= 0).all()
     assert (high >= [4, 2]).all()
     assert (high - low)[0] < 10
-    low, high = plots.view(np.full((3, 1, 2), np.nan))
+    low, high = style.view(np.full((3, 1, 2), np.nan))
     assert (high > low).all()
 
 
@@ -661,7 +661,7 @@ def test_figures_leave_matplotlib_alone():
         plots.plot_paths(observed, draws, ["t0", "t2"], reconstructed=draws),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
-    assert all(Image.open(io.BytesIO(plots.png(figure))).width <= 4.5 * 144 for figure in figures)
+    assert all(Image.open(io.BytesIO(style.png(figure))).width <= 4.5 * 144 for figure in figures)
     assert dict(mpl.rcParams) == before
 
 

@@ -45,7 +45,12 @@ from tqdm import tqdm
 from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
 from pyro_animacy.criticism.animation import Scene, film, pace, trail_frames
-from pyro_animacy.criticism.plots import body_legend, frame_panel, styled, view
+from pyro_animacy.criticism.style import (
+    body_legend,
+    frame_panel,
+    styled,
+    view,
+)
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised

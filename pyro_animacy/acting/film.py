@@ -24,7 +24,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
-from pyro_animacy.criticism.plots import QUIET, RECORDED, styled
+from pyro_animacy.criticism.style import QUIET, RECORDED, styled
 
 OVERLAID = 8  # draws in one picture: of more, each alone would hardly show
 SIDE = 208  # pixels of a picture that is drawn

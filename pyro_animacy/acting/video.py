@@ -57,7 +57,7 @@ from pyro_animacy.acting.run import (
     make_env,
     read_acting,
 )
-from pyro_animacy.criticism.plots import GENERATED, RECORDED
+from pyro_animacy.criticism.style import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.checkpoint import write_atomically

@@ -9,8 +9,15 @@ from matplotlib.figure import Figure
 
 from pyro_animacy.criticism.animacy import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
-from pyro_animacy.criticism.plots import QUIET, WIDTH, body_look, most_movement, shorten, styled
+from pyro_animacy.criticism.plots import most_movement
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
+from pyro_animacy.criticism.style import (
+    QUIET,
+    WIDTH,
+    body_look,
+    shorten,
+    styled,
+)
 from pyro_animacy.criticism.verdicts import nats
 from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.data.schema import agents

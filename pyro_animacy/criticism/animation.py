@@ -18,12 +18,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from pyro_animacy.criticism.comparison import DIMS, data_units
-from pyro_animacy.criticism.plots import (
+from pyro_animacy.criticism.plots import one_draw
+from pyro_animacy.criticism.style import (
     QUIET,
     body_legend,
     body_look,
     frame_panel,
-    one_draw,
     styled,
     view,
 )

@@ -16,7 +16,8 @@ from pyro_animacy.criticism.forecast_scores import (
     uniformity,
 )
 from pyro_animacy.criticism.forecasts import MODEL, frames_ahead
-from pyro_animacy.criticism.plots import (
+from pyro_animacy.criticism.section import Table
+from pyro_animacy.criticism.style import (
     GENERATED,
     QUIET,
     WIDTH,
@@ -25,7 +26,6 @@ from pyro_animacy.criticism.plots import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.section import Table
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.criticism.wording import number, percent, seconds
 

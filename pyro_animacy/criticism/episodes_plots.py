@@ -14,8 +14,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.episodes import Array, OpenLoop, Pictures, paired
-from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, RECORDED, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    GENERATED,
+    QUIET,
+    RECORDED,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent
 from pyro_animacy.models.world_model import Sight

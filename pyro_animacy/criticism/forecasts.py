@@ -7,12 +7,13 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.criticism.draws import DIMS
-from pyro_animacy.criticism.forecast_scores import CHUNK, chunks, matched
+from pyro_animacy.criticism.arrays import CHUNK, chunks
+from pyro_animacy.criticism.forecast_scores import matched
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import evenly, whole
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
+from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS

@@ -6,8 +6,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pyro_animacy.criticism.importance import Array, k_hat_threshold, vsbc
-from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    GENERATED,
+    QUIET,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.wording import counted, nats, percent
 
 ACTIVE = 0.01  # nats of KL per step from which a latent dimension carries anything

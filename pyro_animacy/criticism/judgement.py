@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyro_animacy.criticism.comparison import Comparison
+from pyro_animacy.criticism.section import Grade
 from pyro_animacy.criticism.wording import number, percent, times
-
-if TYPE_CHECKING:  # it imports the figures, which import this
-    from pyro_animacy.criticism.section import Grade
 
 RIGHT = 0.1  # effect up to which nobody would see the difference
 NEAR = 0.3  # effect up to which it is right in kind

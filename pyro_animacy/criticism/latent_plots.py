@@ -12,8 +12,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery
-from pyro_animacy.criticism.plots import BODY_COLOURS, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, embed, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    QUIET,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.traversal import REACH, Traversal, traversal_gif
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent, seconds, signed, tick

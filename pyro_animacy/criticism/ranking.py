@@ -18,8 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from pyro_animacy.criticism.contenders import Ranking, common_heldout, compare_runs, run_names
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
 from pyro_animacy.criticism.future import leave_future_out
-from pyro_animacy.criticism.plots import BODY_COLOURS, BODY_MARKERS, QUIET, WIDTH, png, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    BODY_MARKERS,
+    QUIET,
+    WIDTH,
+    png,
+    styled,
+)
 from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
 from pyro_animacy.errors import RunError
 

@@ -20,7 +20,12 @@ from pyro.poutine.messenger import Messenger
 
 from pyro_animacy.criticism.animation import gif
 from pyro_animacy.criticism.comparison import data_units
-from pyro_animacy.criticism.plots import WIDTH, body_look, frame_panel, styled
+from pyro_animacy.criticism.style import (
+    WIDTH,
+    body_look,
+    frame_panel,
+    styled,
+)
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited

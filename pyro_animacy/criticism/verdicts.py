@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.judgement import (
@@ -19,10 +19,8 @@ from pyro_animacy.criticism.judgement import (
     judge,
     resting,
 )
+from pyro_animacy.criticism.section import Grade, Section
 from pyro_animacy.criticism.wording import nats, number, plus_minus
-
-if TYPE_CHECKING:  # it imports the figures, which import this
-    from pyro_animacy.criticism.section import Grade, Section
 
 __all__ = [
     "COLLAPSED", "FEW_DRAWS", "NEAR", "RIGHT", "TAIL", "InShort", "Verdict", "baseline_name",

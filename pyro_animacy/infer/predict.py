@@ -12,10 +12,10 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
