@@ -17,23 +17,17 @@ from variants import build
 from pyro_animacy import Batch, ConfigError, Run, RunError, Scale, fit, make_trajectories, predict
 from pyro_animacy.cli import main
 from pyro_animacy.criticism import elpd as elpd_module
-from pyro_animacy.criticism.contenders import comparable
-from pyro_animacy.criticism.elpd import elpd_data
-from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
-from pyro_animacy.criticism.future import compare_future, expanding, refits
-from pyro_animacy.criticism.ranking import (
+from pyro_animacy.criticism.contenders import (
     Ranking,
     common_heldout,
-    compare_elpd,
+    comparable,
     compare_runs,
-    elpd,
-    elpd_baselines,
-    findings,
-    leave_future_out,
-    ranking_text,
     run_names,
-    section,
 )
+from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
+from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
+from pyro_animacy.criticism.future import compare_future, expanding, leave_future_out, refits
+from pyro_animacy.criticism.ranking import findings, ranking_text, section
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.score import independent_groups

@@ -24,7 +24,7 @@ from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.report import with_named_bodies, write_report
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError, DataError, RunError
 
 SUMMARY = {
@@ -226,13 +226,13 @@ def comparison_of(scale=1.0, shift=0.0, draws=25):
 
 
 def test_verdicts_follow_the_numbers():
-    assert verdicts.judge(comparison_of()).grade == "right"
-    fast, slow = verdicts.judge(comparison_of(1.5)), verdicts.judge(comparison_of(0.4))
+    assert judgement.judge(comparison_of()).grade == "right"
+    fast, slow = judgement.judge(comparison_of(1.5)), judgement.judge(comparison_of(0.4))
     assert fast.grade == slow.grade == "wrong"
     assert fast.sentence.startswith("too fast (mean 4")
     assert fast.sentence.endswith("\u00a0% larger)")
     assert slow.sentence.startswith("too slow (mean 0.38")
-    assert verdicts.judge(comparison_of(1.12)).grade == "near"
+    assert judgement.judge(comparison_of(1.12)).grade == "near"
 
 
 def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
@@ -240,7 +240,7 @@ def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
     still = np.where(np.arange(60)[:, None, None] % 3 == 0, 0.0, step)
     observed = recording(still.cumsum(1))
     made = np.random.default_rng(10).normal(0.9, 0.05, size=(1, 25, 4, 60, 1, 2)).cumsum(3)
-    verdict = verdicts.judge(compare(*align(observed, tree(observed, made)))[0])
+    verdict = judgement.judge(compare(*align(observed, tree(observed, made)))[0])
     assert verdict.grade == "wrong"
     assert verdict.sentence.endswith(
         " and too seldom at rest (0\u00a0% of frames, recorded 32\u00a0%)"
@@ -253,8 +253,8 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
     observed = recording(kicks.cumsum(1))
     made = rng.random((1, 25, 3, 400, 1, 2)).cumsum(3)
     fast = compare(*align(observed, tree(observed, made)))[0]
-    assert fast.effect < verdicts.NEAR
-    assert verdicts.judge(fast).grade == "wrong"
+    assert fast.effect < judgement.NEAR
+    assert judgement.judge(fast).grade == "wrong"
 
 
 def test_score_sentences():
@@ -303,7 +303,7 @@ def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
 
 
 def test_few_draws_leave_a_difference_not_known():
-    few, one, enough = (verdicts.judge(comparison_of(2.0, draws=n)) for n in (19, 1, 20))
+    few, one, enough = (judgement.judge(comparison_of(2.0, draws=n)) for n in (19, 1, 20))
     assert few.grade == one.grade == "undefined"
     assert few.sentence.startswith("too fast")
     assert few.sentence.endswith("; 19 draws are too few to tell")
@@ -417,7 +417,7 @@ def test_the_motion_takes_one_sentence_a_list():
     found = compare(*align(*scene(scale=2.0)))
     told = verdicts.in_short(found, {}, [])
     [sentence] = [s for s in told.wrong if s.startswith("Motion")]
-    wrong = [c for c in found if verdicts.judge(c).grade == "wrong"]
+    wrong = [c for c in found if judgement.judge(c).grade == "wrong"]
     assert f"wrong in {len(wrong)} of {len(found)} checks" in sentence
     assert "speed of every body (too fast)" in sentence
     names = {c.statistic.name for c in wrong}

@@ -51,8 +51,7 @@ from pyro_animacy.criticism.style import (
     styled,
     view,
 )
-from pyro_animacy.data.schema import agents
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import agents, make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically

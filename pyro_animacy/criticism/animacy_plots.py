@@ -18,8 +18,7 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.verdicts import nats
-from pyro_animacy.criticism.wording import seconds
+from pyro_animacy.criticism.wording import body_name, nats, seconds
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -50,7 +49,7 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
                 bar = None if np.isnan(error) else error
                 axis.errorbar(values[name], row, xerr=bar, fmt=marker, color=colour)
             axis.axvline(0, color=QUIET, lw=1)
-            labels = [shorten(str(body), 18) for body in table.index[::-1]]
+            labels = [shorten(body_name(body), 18) for body in table.index[::-1]]
             axis.set_yticks(range(len(table)), labels if axis is figure.axes[0] else [])
             axis.set_ylim(-0.6, len(table) - 0.4)
             axis.grid(axis="y", visible=False)
@@ -117,7 +116,7 @@ def section(
 def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
     said = [
-        f"{_body(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
+        f"{body_name(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
         for body, row in table.iterrows()
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
@@ -125,8 +124,8 @@ def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     if doubt:
         return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
-    coasting = [_body(body) for body in table.index[animate & clear & (value < 0)]]
-    pushed = [_body(body) for body in table.index[~animate & clear & (value > 0)]]
+    coasting = [body_name(body) for body in table.index[animate & clear & (value < 0)]]
+    pushed = [body_name(body) for body in table.index[~animate & clear & (value > 0)]]
     reasons = []
     if coasting:
         reasons.append(
@@ -154,7 +153,7 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     clear = table["interaction"] > 2 * table["interaction_error"]
     order = table["interaction"].sort_values(ascending=False)
     values = "; ".join(
-        f"{_body(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
+        f"{body_name(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
         for body, row in table.loc[order.index[:6]].iterrows()
     )
     if doubt:
@@ -162,7 +161,7 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     if clear.all():
         return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
     if clear.any():
-        names = ", ".join(_body(body) for body in order.index if clear[body])
+        names = ", ".join(body_name(body) for body in order.index if clear[body])
         return [Finding("near", f"Of the others' past, this model uses something for {names} "
                                 f"only (nats a step): {values}.")]  # fmt: skip
     return [Finding(
@@ -192,14 +191,10 @@ def _reliable(scores: xr.Dataset) -> Finding:
     )  # fmt: skip
 
 
-def _body(name: object) -> str:
-    return f"body {name}" if str(name).isdigit() else str(name)
-
-
 def _table(table: pd.DataFrame) -> Table:
     names = [name for name in ("evidence", "interaction", "choice", "surprise") if name in table]
     rows = [
-        [_body(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
+        [body_name(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
         for body, row in table.iterrows()
     ]
     return Table("Nats per step, mean and standard error", ["", *names], rows)

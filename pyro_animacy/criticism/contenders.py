@@ -19,7 +19,8 @@ from pyro_animacy.criticism.forecasts import (
     frames_left,
 )
 from pyro_animacy.criticism.verdicts import baseline_name
-from pyro_animacy.data.trajectories import pieces, split_at_gaps
+from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.trajectories import split_at_gaps
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS

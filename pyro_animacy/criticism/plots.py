@@ -23,8 +23,8 @@ from pyro_animacy.criticism.style import (
     styled,
     view,
 )
-from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, nats, series
-from pyro_animacy.criticism.wording import per_unit, tick
+from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, series
+from pyro_animacy.criticism.wording import nats, per_unit, tick
 
 BINS = 48  # of a density, at most
 LOSS_TERMS = {

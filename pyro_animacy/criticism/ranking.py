@@ -15,9 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_animacy.criticism.contenders import Ranking, common_heldout, compare_runs, run_names
-from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
-from pyro_animacy.criticism.future import leave_future_out
+from pyro_animacy.criticism.contenders import Ranking
+from pyro_animacy.criticism.elpd import compare_elpd
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
 from pyro_animacy.criticism.style import (
     BODY_COLOURS,
@@ -25,20 +24,16 @@ from pyro_animacy.criticism.style import (
     QUIET,
     WIDTH,
     png,
+    shorten,
     styled,
 )
 from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
 from pyro_animacy.errors import RunError
 
-__all__ = [
-    "Ranking", "common_heldout", "compare_elpd", "compare_runs", "elpd", "elpd_baselines",
-    "findings", "leave_future_out", "plot_forecasts", "plot_ranking", "ranking_text", "run_names",
-    "save_ranking", "section",
-]  # fmt: skip
-
 CLEAR = 2.0  # standard errors from which a difference is more than chance
 SMALL = 4.0  # nats up to which a difference is small whatever its error (Sivula et al. 2020)
 FEW_UNITS = 10  # below this, standard errors are rough
+NAME = 22  # characters of a contender's name in a figure
 MANY = 11  # contenders; of more, the best may be best by chance
 
 
@@ -70,7 +65,7 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
                 fontsize=8,
             )  # fmt: skip
         axis.axvline(0, color=QUIET, lw=0.8, ls=":")
-        axis.set_yticks(range(len(table)), [_short(str(name)) for name in table.index[::-1]])
+        axis.set_yticks(range(len(table)), [shorten(str(name), NAME) for name in table.index[::-1]])
         axis.set_ylim(-0.5, len(table) - 0.3)
         axis.margins(x=0.16)
         axis.grid(axis="y", visible=False)
@@ -124,7 +119,7 @@ def _forecast_panel(axis: Axes, forecasts: pd.DataFrame, measure: str, runs: Seq
         else:
             look = {"color": QUIET, "ls": ("--", ":")[baselines % 2], "marker": "x+"[baselines % 2]}
             baselines += 1
-        axis.plot(rows["seconds"], rows[measure], ms=5, label=_short(str(name)), **look)
+        axis.plot(rows["seconds"], rows[measure], ms=5, label=shorten(str(name), NAME), **look)
     axis.set_title(measure.replace("_", ", best of "), loc="left")
     axis.set_ylim(bottom=0)
 

@@ -31,6 +31,7 @@ from pyro_animacy.criticism.comparison import (
     each_draw,
     share_lost,
 )
+from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, RIGHT
 from pyro_animacy.criticism.section import (
     Finding,
     Image,
@@ -40,16 +41,14 @@ from pyro_animacy.criticism.section import (
     embed,
     picture,
 )
+from pyro_animacy.criticism.style import shorten
 from pyro_animacy.criticism.verdicts import (
-    FEW_DRAWS,
-    NEAR,
-    RIGHT,
     baseline_name,
     finite_baselines,
     in_short,
     score_grade,
 )
-from pyro_animacy.criticism.wording import nats, number, per_unit, probability, seconds
+from pyro_animacy.criticism.wording import body_name, nats, number, per_unit, probability, seconds
 from pyro_animacy.errors import RunError
 
 SHOWN = 4  # trajectories shown in motion
@@ -183,7 +182,7 @@ def write_sections(
 def with_named_bodies(data: Labelled) -> Labelled:
     """Bodies that a file only numbers, "0", are called "body 0", unless another is."""
     names = [str(name) for name in data["body"].values]
-    said = {n: f"body {n}" for n in names if n.isdigit() and f"body {n}" not in names}
+    said = {name: body_name(name) for name in names if body_name(name) not in names}
     return data.assign_coords(body=[said.get(n, n) for n in names])
 
 
@@ -234,7 +233,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     """The line under the title: what was compared with what."""
     count = draws.sizes["chain"] * draws.sizes["draw"]
-    bodies = [plots.shorten(str(body), 18) for body in observed["body"].values]
+    bodies = [shorten(str(body), 18) for body in observed["body"].values]
     more = f" and {len(bodies) - 8} more" if len(bodies) > 8 else ""
     facts = [
         ("held-out windows", f"{observed.sizes['trajectory']:,}"),

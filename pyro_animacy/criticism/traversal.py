@@ -26,6 +26,7 @@ from pyro_animacy.criticism.style import (
     frame_panel,
     styled,
 )
+from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
@@ -166,7 +167,7 @@ class Traversal:
 
     def name(self, body: int) -> str:
         """How the body with this index is called."""
-        return f"body {self.bodies[body]}" if self.bodies[body].isdigit() else self.bodies[body]
+        return body_name(self.bodies[body])
 
     @property
     def reach(self) -> Array:

@@ -12,21 +12,11 @@ from typing import Any
 from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.judgement import (
     FEW_DRAWS,
-    NEAR,
-    RIGHT,
-    TAIL,
-    Verdict,
     judge,
     resting,
 )
 from pyro_animacy.criticism.section import Grade, Section
 from pyro_animacy.criticism.wording import nats, number, plus_minus
-
-__all__ = [
-    "COLLAPSED", "FEW_DRAWS", "NEAR", "RIGHT", "TAIL", "InShort", "Verdict", "baseline_name",
-    "doubt", "finite_baselines", "in_short", "judge", "listed", "nats", "number", "score_grade",
-    "series",
-]  # fmt: skip
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
 FOREIGN = 50.0  # nats per step below the best baseline: recordings of quite another kind

@@ -74,6 +74,11 @@ def signed(value: float) -> str:
     return f"{value:+g}".replace("-", "−")
 
 
+def body_name(name: object) -> str:
+    """How a body is called: "body 0" where a file only numbers it."""
+    return f"body {name}" if str(name).isdigit() else str(name)
+
+
 def counted(count: int, total: int, noun: str) -> str:
     """How many of the things called `noun` in the plural: none, all, or a share of them."""
     if total == 1:

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError
 
 LENGTH = 1.0  # l, of a jump, in body lengths

@@ -181,7 +181,7 @@ class Windows:
 
     def places(self, which: Tensor) -> tuple[Integers, Integers]:
         """The trajectory and the frame at which the windows ``which`` (B,) begin, each (B,)."""
-        run = torch.bucketize(which, self._end, right=True).numpy()
+        run = torch.bucketize(which.contiguous(), self._end, right=True).numpy()
         return self._row[run], self._shift[run] + which.numpy()
 
     @property
