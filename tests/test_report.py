@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import os
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,14 +19,17 @@ from pyro_animacy.criticism import criticise as criticism
 from pyro_animacy.criticism import judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
+from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
-from pyro_animacy.criticism.report import with_named_bodies, write_report
+from pyro_animacy.criticism.in_short import ENTRIES, NAMED, in_short
+from pyro_animacy.criticism.report import with_named_bodies, write_report, write_sections
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.infer.config import parse_config
 
 SUMMARY = {
     "heldout_nats_per_step": 3.5,
@@ -211,7 +215,7 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RunError, match="cannot be written there"):
+    with pytest.raises(RunError, match="cannot be written"):
         page_of(tmp_path, observed, generated)
     assert (tmp_path / "report.html").read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]
@@ -298,7 +302,7 @@ def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
     assert "nothing like what the run was fitted to" in sentence
     assert "−2.65e+08 nats" in sentence
     assert said(2.5 - verdicts.FOREIGN - 1, 40.0)[0] == "wrong"
-    told = verdicts.in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
+    told = in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
     assert "or a new fit on these" in told.attempt[0]
 
 
@@ -309,7 +313,7 @@ def test_few_draws_leave_a_difference_not_known():
     assert few.sentence.endswith("; 19 draws are too few to tell")
     assert one.sentence.endswith("; 1 draw is too few to tell")
     assert enough.grade == "wrong"
-    told = verdicts.in_short(compare(*align(*scene(scale=3.0, draws=1))), {}, [])
+    told = in_short(compare(*align(*scene(scale=3.0, draws=1))), {}, [])
     assert not any("Motion" in sentence for sentence in (*told.near, *told.wrong))
     assert any(sentence.startswith("More draws") for sentence in told.attempt)
 
@@ -337,7 +341,7 @@ def test_what_to_try_next():
     def attempts(summary=SUMMARY, metrics=(), scale=1.0):
         observed, generated = scene(seed=3, scale=scale)  # of 19 checks, one in 20 is off by chance
         comparisons = compare(*align(observed, generated))
-        return " ".join(verdicts.in_short(comparisons, summary, list(metrics)).attempt)
+        return " ".join(in_short(comparisons, summary, list(metrics)).attempt)
 
     rising = [{"step": i, "validation_nats_per_step": i} for i in range(8)]
     falling = [{"step": i, "validation_nats_per_step": -abs(i - 2)} for i in range(8)]
@@ -347,7 +351,8 @@ def test_what_to_try_next():
     slowly = [*rising, {"step": 8, "validation_nats_per_step": 7.01}]
     for log in (rising, rising[:2], slowly):
         assert longer in attempts(metrics=log)
-    for log in (falling, rising[:1], [*rising, {"step": 8, "validation_nats_per_step": 7}]):
+    assert "there is one validation score" in attempts(metrics=rising[:1])
+    for log in (falling, [*rising, {"step": 8, "validation_nats_per_step": 7}]):
         assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
@@ -358,6 +363,56 @@ def test_what_to_try_next():
     assert "overfitting" not in attempts(seed, metrics=falling)  # of a score it was not trained on
     assert "bodies drift apart" in attempts(scale=3.0)
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("steps", "train"),
+    [
+        (4000, {}),
+        (36_000, {"steps_per_epoch": 8, "kl_weight": {"end": 0.09}}),
+        (2, {}),
+        (17, {"steps_per_epoch": 8}),
+        (95, {}),
+    ],
+)
+def test_the_advised_kl_weight_reaches_its_end_by_the_last_step(steps, train):
+    """As `fit` reads the options; and it starts at a hundredth, whatever the run's length."""
+    summary = {**SUMMARY, "steps": steps, "train": train}
+    observed, generated = scene()
+    comparisons = compare(*align(observed, generated))
+    told = in_short(comparisons, summary, [{"step": steps, "kl": 1e-4}])
+    [advice] = [sentence for sentence in told.attempt if "KL weight" in sentence]
+    given = dict(re.findall(r"--train\.kl_weight\.(\w+) ([\d.]+)", advice))
+    options = {name: float(value) if "." in value else int(value) for name, value in given.items()}
+    weight = parse_config({"train": {"kl_weight": options}}).train.kl_weight
+    end = train.get("kl_weight", {}).get("end", 1.0)
+    assert weight(0) == pytest.approx(end / 100)
+    assert weight((steps - 1) // train.get("steps_per_epoch", 1)) == pytest.approx(end)
+    if steps > 1000:  # and stays there for as long
+        assert weight(steps // 2 // train.get("steps_per_epoch", 1)) == pytest.approx(end)
+
+
+def test_a_smaller_kl_weight_is_advised_once():
+    summary = {**SUMMARY, "steps": 4000}
+    advice = smaller_kl_weight(summary)
+    found = Section("latent", "Latent", "", [Finding("wrong", "Posterior collapse.", f"{advice}.")])
+    told = in_short([], summary, [{"step": 4000, "kl": 1e-4}], sections=[found])
+    assert sum("KL weight" in sentence for sentence in told.attempt) == 1
+
+
+def test_the_log_of_a_run_that_acts_is_drawn_by_episode(tmp_path):
+    """Its rows have no step; and a page without curves has no note on them."""
+    metrics = [{"episode": n, "loss": 3.0 - n, "kl": 1.0 + n} for n in range(2)]
+    assert verdicts.series(metrics, "kl") == ([0.0, 1.0], [1.0, 2.0])
+    assert plots.plot_loss_terms(metrics).axes[-1].get_xlabel() == "episode"
+    assert plots.plot_loss_terms(METRICS).axes[-1].get_xlabel() == "training step"
+    options = {"title": "A run", "subject": "a model acts", "facts": [], "sections": []}
+    for log, drawn in ((metrics, True), ([], False)):
+        path = write_sections(tmp_path / "r.html", summary={}, metrics=log, **options)
+        words = checked(path).words
+        assert ("No training log was given" in words) != drawn
+        assert ("nats per frame" in words) == drawn
+        assert "validation score is of" not in words
 
 
 PIXEL = embed(style.png(plots.plot_loss_terms([])), "png", "a figure")
@@ -399,31 +454,31 @@ def test_the_summary_leads_with_what_matters_and_stays_short():
     found = compare(*align(*scene(scale=2.0)))
     keys = ("latent", "guide", "calibration", "a", "b", "c", "d")
     parts = [section(key, "wrong", key.title(), count=3) for key in keys]
-    told = verdicts.in_short(found, {**SUMMARY, "heldout_nats_per_step": 0.0}, [], 0.5, parts)
+    told = in_short(found, {**SUMMARY, "heldout_nats_per_step": 0.0}, [], 0.5, parts)
     assert "not finite" in told.wrong[0]
     assert "A simple baseline" in told.wrong[1]
     assert told.wrong[2:4] == ("guide wrong 0.", "calibration wrong 0.")  # no criteria, no more
     assert told.where["guide wrong 0."] == ("guide", "Guide (2 more)")
     assert told.wrong[4].startswith("Motion, wrong in ")
     assert told.where[told.wrong[4]][0] == "checks"
-    assert len(told.wrong) == verdicts.ENTRIES
+    assert len(told.wrong) == ENTRIES
     assert told.wrong[5] == "And 5 more below."  # latent, a, b, c, d
     assert "Do 0." in told.attempt
-    assert len(set(told.attempt)) == len(told.attempt) <= verdicts.ENTRIES
+    assert len(set(told.attempt)) == len(told.attempt) <= ENTRIES
     assert not any("undefined" in s for s in (*told.right, *told.near))
 
 
 def test_the_motion_takes_one_sentence_a_list():
     found = compare(*align(*scene(scale=2.0)))
-    told = verdicts.in_short(found, {}, [])
+    told = in_short(found, {}, [])
     [sentence] = [s for s in told.wrong if s.startswith("Motion")]
     wrong = [c for c in found if judgement.judge(c).grade == "wrong"]
     assert f"wrong in {len(wrong)} of {len(found)} checks" in sentence
     assert "speed of every body (too fast)" in sentence
     names = {c.statistic.name for c in wrong}
-    assert len(names) > verdicts.NAMED
-    assert f"; and {len(names) - verdicts.NAMED} more below." in sentence
-    assert sum(name in sentence for name in names) >= verdicts.NAMED
+    assert len(names) > NAMED
+    assert f"; and {len(names) - NAMED} more below." in sentence
+    assert sum(name in sentence for name in names) >= NAMED
 
 
 def test_a_statistic_is_open_where_something_is_off(tmp_path):

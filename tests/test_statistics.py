@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from pyro_animacy.criticism import comparison, judgement, statistics, verdicts
+from pyro_animacy.criticism import comparison, judgement, statistics
 from pyro_animacy.criticism.comparison import (
     KEPT,
     _distance_p,
@@ -21,6 +21,7 @@ from pyro_animacy.criticism.comparison import (
     each_draw,
     share_lost,
 )
+from pyro_animacy.criticism.in_short import in_short
 from pyro_animacy.criticism.statistics import (
     AT_EDGE,
     LAG,
@@ -904,7 +905,7 @@ def test_poor_draws_and_recordings_give_a_reduced_result(case):
     elif case == "one frame":
         defined = {name for (name, _), grade in grades.items() if grade != "undefined"}
         assert defined == {"time at the edge", "inter-body distance"}
-    words = verdicts.in_short(found, {}, [], share_lost(*pair))
+    words = in_short(found, {}, [], share_lost(*pair))
     assert "nan" not in " ".join((*words.right, *words.near, *words.wrong, *words.attempt)).lower()
 
 

@@ -19,8 +19,7 @@ from pyro_animacy.criticism.judgement import (
 )
 from pyro_animacy.criticism.section import Grade, Image, picture
 from pyro_animacy.criticism.statistics import Statistic
-from pyro_animacy.criticism.verdicts import listed
-from pyro_animacy.criticism.wording import number, per_unit, percent
+from pyro_animacy.criticism.wording import listed, number, per_unit, percent
 
 PANELS = 6  # of a statistic
 

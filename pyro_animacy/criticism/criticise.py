@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -28,6 +29,11 @@ STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
 
 
+def _told(run: Run) -> dict[str, Any]:
+    """The summary of a run, with its options."""
+    return {**run.summary, "model": run.card.config, "train": run.settings["train"]}
+
+
 def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     return importance_plots.section(guide_quality(run, dataset, seed=seed, progress=False))
 
@@ -39,7 +45,7 @@ def _calibration(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     use = latent_use(run, dataset, seed=seed, progress=False)
-    return latent_plots.section(use, traversals(run, dataset, use))
+    return latent_plots.section(use, traversals(run, dataset, use), _told(run))
 
 
 def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -113,12 +119,10 @@ def criticise(
     dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
-    summary, metrics = run.summary, run.metrics()
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
-        if new or not summary:
-            summary = summarise(run, dataset, progress=False)
-            run = replace(run, summary=summary)  # of these recordings, as the sections are
+        if new or not run.summary:  # of these recordings, as the sections are
+            run = replace(run, summary=summarise(run, dataset, progress=False))
         bar.update()
         bar.set_description("criticise: motion")
         made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)
@@ -135,8 +139,8 @@ def criticise(
             title=f"{run.path.name}: {run.card.model} on {source}",
             observed=observed,
             generated=made,
-            summary={**summary, "model": run.card.config},
-            metrics=metrics,
+            summary=_told(run),
+            metrics=run.metrics(),
             reconstructed=followed,
             sections=found,
             progress=False,

@@ -126,7 +126,7 @@ def _write(
         else f"a model of {what} has learned how an episode goes on",
         facts=facts,
         sections=sections,
-        summary={**summary, "model": run.card.config},
+        summary={**summary, "model": run.card.config, "train": run.settings["train"]},
         metrics=run.metrics(),
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, embed, picture
 from pyro_animacy.criticism.style import (
@@ -27,9 +29,6 @@ WASTE = (0.1, 0.3)  # share of the rate lost to the aggregate posterior: right u
 UNSEEN = 0.02  # share of the path that a traversal must turn to be seen
 WIDER = 1.25  # factor of the policy's standard deviation that is seen
 ROWS = 24  # dimensions drawn at most
-LESS_KL = (
-    "A smaller KL weight at the start (--train.kl_weight.start 0.01 --train.kl_weight.levels 10)."
-)
 
 
 def plot_kl(use: xr.Dataset) -> Figure:
@@ -98,12 +97,15 @@ def _rate_distortion(use: xr.Dataset) -> tuple[float, float]:
     return float(use["kl"].sum("latent_dim").where(steps).mean()), float(use["distortion"].mean())
 
 
-def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
+def section(
+    use: xr.Dataset, traversals: Sequence[Traversal], summary: Mapping[str, Any]
+) -> Section:
     """The section "latent" of a report.
 
     Args:
         use: from `latent_use`.
         traversals: from `traversals`.
+        summary: the run's, with its options of training as `train`.
     """
     rate, distortion = _rate_distortion(use)
     elbo = f"an ELBO of {nats(-rate - distortion)} nats per step (more is better)"
@@ -131,7 +133,8 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
-    findings = [*_surgery(use, rate), *_turned(traversals)]
+    attempt = smaller_kl_weight(summary)
+    findings = [*_surgery(use, rate), *_turned(traversals, attempt)]
     if _dead(use):
         findings = [_unused(finding) for finding in findings]
     return Section(
@@ -142,7 +145,7 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
         "divergence of its posterior from its prior, in nats), and if another value of it would "
         "have moved the bodies otherwise. One hopes for active dimensions, for a rate that tells "
         "steps apart, and for paths that fan out.",
-        findings=[_carried(use, rate), *findings],
+        findings=[_carried(use, rate, attempt), *findings],
         panels=panels,
         note="Active: the posterior mean varies over steps by more than 0.01 prior variances "
         "around the prior's (Burda, Grosse & Salakhutdinov 2016). Posterior collapse: under "
@@ -166,7 +169,7 @@ def _unused(finding: Finding) -> Finding:
     )
 
 
-def _carried(use: xr.Dataset, rate: float) -> Finding:
+def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
     """How many dimensions are active, and what they carry."""
     kl, Z = use["kl"].mean(("trajectory", "time")).to_numpy(), use.sizes["latent_dim"]
     if rate < COLLAPSED:
@@ -174,9 +177,8 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
             f"{COLLAPSED}, so the model has one answer to every situation.",
-            "A smaller KL weight at the start (--train.kl_weight.start 0.01 "
-            "--train.kl_weight.levels 10), or a smaller policy (--model.policy.hidden), which "
-            "cannot do without the latent.",
+            f"{attempt}, or a smaller policy (--model.policy.hidden), which cannot do without the "
+            "latent.",
         )
     if use["activity"].isnull().all():
         return Finding(
@@ -188,7 +190,7 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "wrong",
             f"No dimension is active, of {Z}: the latent carries {nats(rate)} nats per step, and "
             "what the posterior says of it is nearly the same at every step.",
-            LESS_KL,
+            f"{attempt}.",
         )
     active = use["activity"].to_numpy() > ACTIVE
     idle = int((~active & (kl < COLLAPSED)).sum())
@@ -238,7 +240,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
     ]
 
 
-def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
+def _turned(traversals: Sequence[Traversal], attempt: str) -> list[Finding]:
     """Whether another value of the latent moves the bodies otherwise."""
     if not traversals:
         return []
@@ -255,7 +257,7 @@ def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
                 f"motion when held {held}: no path ends over {percent(UNSEEN)} of its length "
                 f"elsewhere, and the policy's standard deviation changes by less than a factor "
                 f"of {WIDER}.",
-                LESS_KL,
+                f"{attempt}.",
             )
         ]
     where = (

@@ -41,7 +41,7 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Each logged term of the loss over training steps, one panel a term.
 
     Args:
-        metrics: rows with `step` and any of the terms; see `terms_shown`.
+        metrics: rows with `step` (or `episode`) and any of the terms; see `terms_shown`.
     """
     found = terms_shown(metrics)
     with styled():
@@ -67,7 +67,8 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
                     textcoords="offset points",
                     ha="right" if best > len(values) / 2 else "left",
                 )
-        axes[-1].set_xlabel("training step")
+        by_episode = any("step" not in row and "episode" in row for row in metrics)
+        axes[-1].set_xlabel("episode" if by_episode else "training step")
         axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 

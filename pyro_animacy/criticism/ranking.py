@@ -6,6 +6,7 @@ tables and sentences.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pyro_animacy.criticism.style import (
     styled,
 )
 from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
-from pyro_animacy.errors import RunError
+from pyro_animacy.infer.checkpoint import write_atomically
 
 CLEAR = 2.0  # standard errors from which a difference is more than chance
 SMALL = 4.0  # nats up to which a difference is small whatever its error (Sivula et al. 2020)
@@ -369,12 +370,16 @@ def save_ranking(ranking: Ranking, out: str | Path) -> list[Path]:
         figures["forecasts"] = plot_forecasts(ranking.forecasts, ranking.runs, ranking.units)
     if ranking.future is not None:
         tables["future"] = ranking.future
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            table.to_csv(folder / f"{name}.csv", index_label=str(table.index.name or "contender"))
-        for name, figure in figures.items():
-            (folder / f"{name}.png").write_bytes(png(figure))
-    except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror or error})") from None
-    return [folder / f"{name}.csv" for name in tables] + [folder / f"{n}.png" for n in figures]
+    files = {f"{name}.csv": partial(_write_table, table) for name, table in tables.items()}
+    files |= {f"{name}.png": partial(_write_figure, figure) for name, figure in figures.items()}
+    for name, write in files.items():
+        write_atomically(folder / name, write)
+    return [folder / name for name in files]
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index_label=str(table.index.name or "contender"))
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    path.write_bytes(png(figure))
