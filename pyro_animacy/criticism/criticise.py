@@ -19,6 +19,7 @@ from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
+from pyro_animacy.data.windows import consecutive, evenly
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
@@ -183,11 +184,8 @@ def _places(
         frames = min(max(round(SECONDS * run.card.fps), 10), int(length.max()))
     if frames < history + 1:
         raise ConfigError(f"frames is {frames}; the model needs {history} and one more to generate")
-    counts = np.maximum(length // frames, 1)
-    rows = np.repeat(np.arange(len(length)), counts)
-    begin = np.concatenate([np.arange(n) * frames for n in counts])
-    end = np.minimum(begin + frames, length[rows])
-    fit = np.flatnonzero(end - begin > history)
+    rows, begin, end = consecutive(length, frames, least=history + 1)
+    fit = np.flatnonzero((end - begin == frames) | (begin == 0))
     # A trajectory of less than half a window serves only where there are no others.
     full = fit[(end - begin)[fit] >= frames / 2]
     fit = full if len(full) else fit
@@ -196,5 +194,5 @@ def _places(
             f"the longest trajectory has {int(length.max())} frames; the model's history of "
             f"{history} needs more"
         )
-    chosen = fit[np.linspace(0, len(fit) - 1, min(most, len(fit))).round().astype(int)]
+    chosen = fit[evenly(len(fit), most)]
     return rows[chosen], begin[chosen], end[chosen]

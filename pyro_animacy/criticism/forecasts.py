@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pyro_animacy.criticism.arrays import CHUNK, chunks
 from pyro_animacy.criticism.forecast_scores import matched
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.data.windows import evenly, whole
+from pyro_animacy.data.windows import consecutive, evenly, whole
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.draws import DIMS
@@ -152,20 +152,15 @@ def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Datas
         DataError: If there is none.
     """
     frames, length = context + horizon, dataset["length"].to_numpy()
-    counts = np.maximum(-(-length // frames), 1)
-    rows = np.repeat(np.arange(len(length)), counts)
-    begin = np.concatenate([np.arange(n) * frames for n in counts])
-    some = length[rows] - begin > context
-    rows, begin = rows[some], begin[some]
+    rows, begin, end = consecutive(length, frames, least=context + 1)
     seen = np.isfinite(dataset["position"].to_numpy()).all((-1, -2))
     some = seen[rows[:, None], begin[:, None] + np.arange(context)].all(1)
-    rows, begin = rows[some], begin[some]
+    rows, begin, end = rows[some], begin[some], end[some]
     if not len(rows):
         raise DataError(
             f"no trajectory has {context} frames observed in full and goes on after them (the "
             f"longest has {int(length.max())} frames); give longer recordings or a smaller context"
         )
-    end = np.minimum(begin + frames, length[rows])
     full = np.flatnonzero(end - begin == frames)
     full = full if len(full) else np.arange(len(rows))
     chosen = full[evenly(len(full), most)]

@@ -264,6 +264,31 @@ def evenly(count: int, most: int) -> Integers:
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
+def consecutive(
+    length: Integers, frames: int, *, every: int | None = None, least: int = 1
+) -> tuple[Integers, Integers, Integers]:
+    """Windows one after another through trajectories, for `pieces`: rows, begin, end, each (W,).
+
+    The last of a trajectory ends with it, and is shorter where the frames do not go up.
+
+    Args:
+        length: Frames of each trajectory.
+        frames: Of a window.
+        every: From the start of one to that of the next; ``frames`` by default.
+        least: Shorter windows are left out.
+
+    Returns:
+        Of each window its trajectory, its first frame, and the frame after its last.
+    """
+    every = every or frames
+    counts = -(-length // every)
+    rows = np.repeat(np.arange(len(length)), counts)
+    begin = (np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)) * every
+    end = np.minimum(begin + frames, length[rows])
+    kept = end - begin >= least
+    return rows[kept], begin[kept], end[kept]
+
+
 def whole(dataset: xr.Dataset, scale: Scale) -> Batch:
     """Every trajectory from its first frame, in model units: one batch of (time, trajectory, D)."""
     x = (dataset["position"].to_numpy() - np.asarray(scale.center)) / scale.unit
