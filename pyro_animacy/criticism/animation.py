@@ -60,22 +60,19 @@ def pace(length: int, fps: float) -> Pace:
     return Pace(frames, delay, stride / fps / (delay / 1000))
 
 
-def animate(
-    observed: xr.Dataset, generated: xr.DataArray, trajectory: str, draws: tuple[int, ...] = (0,)
-) -> bytes:
-    """The recording beside draws of it, bodies as markers with fading trails.
+def animate(observed: xr.Dataset, generated: xr.DataArray, trajectory: str) -> bytes:
+    """The recording beside the first draw of it, bodies as markers with fading trails.
 
     Args:
         observed: recording from `align`.
         generated: (chain, draw, trajectory, time, body, space) from `align`.
         trajectory: which to show.
-        draws: which draws of the first chain, one panel each.
 
     Returns:
         A GIF file, looping.
     """
     recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
-    panels = [recorded, *(one_draw(generated, trajectory, draw) for draw in draws)]
+    panels = [recorded, one_draw(generated, trajectory, 0)]
     length = _length(recorded)
     panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
     fps = float(observed.attrs["fps"])

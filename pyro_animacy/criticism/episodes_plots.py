@@ -71,9 +71,7 @@ def plot_sheet(rows: Mapping[str, Pixels], columns: Sequence[str] = ()) -> Figur
     return figure
 
 
-def plot_horizon(
-    errors: Mapping[str, npt.NDArray], fps: float, what: str, floor: float | None = 0
-) -> Figure:
+def plot_horizon(errors: Mapping[str, npt.NDArray], fps: float, what: str) -> Figure:
     """Mean error (window, H) of each forecaster against how far ahead it looks."""
     with styled():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -83,7 +81,7 @@ def plot_horizon(
             ahead = np.arange(1, error.shape[1] + 1)
             axis.plot(ahead, error.mean(0), line, color=colour, label=name,
                       marker="o" if len(ahead) < 3 else None)  # fmt: skip
-        axis.set_ylim(bottom=floor)
+        axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(5))
         axis.set_xlabel(f"frames ahead ({fps:g} a second)")

@@ -27,6 +27,7 @@ from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, ser
 from pyro_animacy.criticism.wording import nats, per_unit, tick
 
 BINS = 48  # of a density, at most
+DRAWN = 2  # draws whose paths are shown
 LOSS_TERMS = {
     "loss": "total loss",
     "reconstruction": "reconstruction",
@@ -277,7 +278,6 @@ def plot_paths(
     observed: xr.Dataset,
     generated: xr.DataArray,
     trajectories: Sequence[str],
-    draws: Sequence[int] = (0, 1),
     reconstructed: xr.DataArray | None = None,
 ) -> Figure:
     """Small multiples of paths: a row a trajectory; recorded, reconstructed and generated columns.
@@ -286,13 +286,13 @@ def plot_paths(
 
     Args:
         observed: recording from `align`.
-        generated: (chain, draw, trajectory, time, body, space) from `align`.
+        generated: (chain, draw, trajectory, time, body, space) from `align`; the first two draws
+            are shown.
         trajectories: which to show.
-        draws: which draws of the first chain to show.
         reconstructed: draws of the model following the recording, the first is shown.
     """
     titles = ["recorded", *["followed"] * (reconstructed is not None)]
-    titles += ["generated" if len(draws) == 1 else f"draw {draw + 1}" for draw in draws]
+    titles += [f"draw {draw + 1}" for draw in range(DRAWN)]
     with styled():
         size = (WIDTH, 0.65 + WIDTH / len(titles) * len(trajectories))
         figure = Figure(figsize=size, layout="constrained")
@@ -301,7 +301,7 @@ def plot_paths(
             panels = [observed["position"].sel(trajectory=name).transpose(*DIMS[1:]).values]
             if reconstructed is not None:
                 panels.append(one_draw(reconstructed, name, 0))
-            panels += [one_draw(generated, name, draw) for draw in draws]
+            panels += [one_draw(generated, name, draw) for draw in range(DRAWN)]
             low, high = view(*panels)
             for axis, panel in zip(row, panels, strict=True):
                 _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan))

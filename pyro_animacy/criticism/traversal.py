@@ -33,6 +33,8 @@ from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.steps import needs_gaussian_latent
 from pyro_animacy.models.scene import RollOut
 
+SECONDS = 1.0  # of a roll-out
+SHOWN = 6  # bodies of a traversal, at most
 REACH = 2.5  # prior standard deviations that a traversal goes to either side
 
 Array = npt.NDArray[np.floating]
@@ -186,20 +188,18 @@ class Traversal:
         return self.spread.max(0) / self.spread.min(0)
 
 
-def traversals(
-    run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3, seconds: float = 1.0
-) -> list[Traversal]:
+def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3) -> list[Traversal]:
     """`traverse` the dimensions with most KL, from a recorded state with much movement.
 
     The state is that of which one in a hundred moved more in the same time before: the greatest
-    movement of all may be an error of tracking.
+    movement of all may be an error of tracking. A roll-out lasts SECONDS, at least one frame; half
+    as long of the recorded past is shown.
 
     Args:
         run: the fitted run.
         dataset: the recordings.
         use: from `latent_use`.
         dims: how many dimensions.
-        seconds: of roll-out, at least one frame; half as long of the recorded past is shown.
 
     Raises:
         DataError: if the recordings do not suit the model or hold no step.
@@ -208,7 +208,7 @@ def traversals(
     windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
     row, frame = windows.index.numpy().T
     frame = frame + history - 1
-    steps = max(1, round(seconds * run.card.fps))
+    steps = max(1, round(SECONDS * run.card.fps))
     position = dataset["position"].to_numpy()
     speed = np.nan_to_num(np.linalg.norm(np.diff(position, axis=1), axis=-1))
     travelled = np.pad(np.sqrt(speed).sum(-1).cumsum(1), ((0, 0), (1, 0)))  # one jump is not much
@@ -229,12 +229,11 @@ def traversals(
     ]  # fmt: skip
 
 
-def traversal_gif(traversal: Traversal, shown: int = 6) -> bytes:
-    """The traversal swept from end to end and back: a panel a body, most turned, at one scale.
+def traversal_gif(traversal: Traversal) -> bytes:
+    """The traversal swept from end to end and back: a panel a body that it turns most, one scale.
 
     Args:
         traversal: from `traversals`.
-        shown: bodies at most.
 
     Returns:
         A GIF file, looping: the recorded past in grey, the path for the present v in colour, those
@@ -242,7 +241,7 @@ def traversal_gif(traversal: Traversal, shown: int = 6) -> bytes:
         the path, were it throughout what it is at the first step.
     """
     past, paths, values = traversal.past, traversal.paths, traversal.values
-    order = np.sort(np.argsort(-traversal.reach, kind="stable")[:shown])
+    order = np.sort(np.argsort(-traversal.reach, kind="stable")[:SHOWN])
     columns = min(3, len(order))
     noise = traversal.spread * math.sqrt(paths.shape[1] - 1)  # the steps' noise is independent
     rows = -(-len(order) // columns)

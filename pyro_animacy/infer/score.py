@@ -28,6 +28,7 @@ from pyro_animacy.models.program import MessengerGuide
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
+GROUPS = 20  # of steps, at least, where there are as many
 CHUNK = 65_536  # windows that the baselines score together
 
 
@@ -147,18 +148,15 @@ def score(
     )
 
 
-def independent_groups(
-    dataset: xr.Dataset, index: npt.NDArray[np.int64], blocks: int = 20
-) -> npt.NDArray[np.int64]:
+def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Number of the group of each step, such that steps of different groups are nearly independent.
 
-    A group is a recording or, where there are fewer than ``blocks``, a stretch of time of one: all
+    A group is a recording or, where there are fewer than GROUPS, a stretch of time of one: all
     trajectories cut from the same frames of a recording are in one group.
 
     Args:
         dataset: Recordings.
         index: (step, 2) trajectory and first frame of each step's window.
-        blocks: Groups to make at least, where the steps allow it.
 
     Returns:
         (step,) numbers from 0, in the order of recording and time.
@@ -167,7 +165,7 @@ def independent_groups(
     _, recording = np.unique(dataset["recording"].to_numpy()[trajectory], return_inverse=True)
     frame = dataset["start"].to_numpy()[trajectory] + start
     R = recording.max() + 1
-    pieces = 1 if blocks <= R else -(-blocks // R)
+    pieces = -(-GROUPS // R)
     first, last = np.full(R, np.inf), np.full(R, -np.inf)
     np.minimum.at(first, recording, frame)
     np.maximum.at(last, recording, frame)
