@@ -415,6 +415,14 @@ def test_the_log_of_a_run_that_acts_is_drawn_by_episode(tmp_path):
         assert "validation score is of" not in words
 
 
+def test_the_page_states_the_limits_that_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_animacy.criticism.report.TAIL", 0.01)
+    monkeypatch.setattr("pyro_animacy.criticism.report.NEAR_MEAN", 0.4)
+    words = page_of(tmp_path, *scene(trajectories=1, frames=8)).words
+    assert "p(mean) at least 0.01 and p(W₁) at least 0.02 (chance)" in words
+    assert "a mean off by more than 40 %" in words  # of words, spaces are all alike
+
+
 PIXEL = embed(style.png(plots.plot_loss_terms([])), "png", "a figure")
 
 

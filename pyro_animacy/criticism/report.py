@@ -30,7 +30,7 @@ from pyro_animacy.criticism.comparison import (
     share_lost,
 )
 from pyro_animacy.criticism.in_short import in_short
-from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, RIGHT
+from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, NEAR_MEAN, RIGHT, TAIL
 from pyro_animacy.criticism.section import (
     Finding,
     Image,
@@ -42,7 +42,15 @@ from pyro_animacy.criticism.section import (
 )
 from pyro_animacy.criticism.style import shorten
 from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, score_grade
-from pyro_animacy.criticism.wording import body_name, nats, number, per_unit, probability, seconds
+from pyro_animacy.criticism.wording import (
+    body_name,
+    nats,
+    number,
+    per_unit,
+    percent,
+    probability,
+    seconds,
+)
 from pyro_animacy.infer.checkpoint import write_atomically
 
 SHOWN = 4  # trajectories shown in motion
@@ -118,7 +126,7 @@ def write_report(
             resolution=_resolution(observed),
             draws=len(comparisons[0].generated) if comparisons else 0,
             few_draws=FEW_DRAWS,
-            thresholds=(RIGHT, NEAR),
+            limits={"right": RIGHT, "near": NEAR, "tail": TAIL, "mean": percent(NEAR_MEAN)},
             training=_training(
                 metrics,
                 "nats per step and the model's own unit of length",
