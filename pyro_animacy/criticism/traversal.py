@@ -15,7 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from PIL import Image
 from pyro.poutine.messenger import Messenger
 
 from pyro_animacy.criticism.animation import gif
@@ -280,7 +279,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
             knob.set_data([values[index]], [0])
             for artist in (*moving, knob):
                 artist.axes.draw_artist(artist)
-            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+            images.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return gif(images, 90)
 
 
