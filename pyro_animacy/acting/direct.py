@@ -38,7 +38,6 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from tqdm import tqdm
 
@@ -65,7 +64,7 @@ from pyro_animacy.infer.score import (
 )
 from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
 from pyro_animacy.infer.traced import no_validation
-from pyro_animacy.models.program import Memory
+from pyro_animacy.models.program import HeldResidual, Memory
 from pyro_animacy.models.scene import SceneModel
 
 Floats = npt.NDArray[np.float64]
@@ -145,18 +144,6 @@ class Imagined(NamedTuple):
     controls: Tensor
 
 
-class _Chosen(Messenger):
-    """Answer the site of z_t by mu_p + sigma_p eps, in place of a draw."""
-
-    def __init__(self, eps: Tensor) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def _pyro_sample(self, msg: dict) -> None:
-        prior = msg["fn"].base_dist
-        msg["value"], msg["done"] = prior.loc + prior.scale * self.eps, True
-
-
 class Directed:
     """A model of scenes whose chances are chosen: what `plan` plans with.
 
@@ -170,22 +157,16 @@ class Directed:
         self.model, self.axes = model, axes
 
     def begin(self, frames: Tensor) -> Belief:
-        """Where displays begin after the frames (history, E, D); nothing is remembered.
-
-        As in `SceneModel.roll_out`, a body that starts beyond a wall does not meet it.
-        """
+        """Where displays begin after the frames (history, E, D); nothing is remembered."""
         model, s, moves = self.model, frames[-1], frames.diff(dim=0).flip(0)
-        walls = model.config.arena == "recorded"
-        low = model.low.where((s >= model.low) & walls, -torch.inf)
-        high = model.high.where((s <= model.high) & walls, torch.inf)
-        return Belief(s, tuple(moves), model.start(s.shape[:-1]), low, high)
+        return Belief(s, tuple(moves), model.start(s.shape[:-1]), *model.walls(s))
 
     def step(self, belief: Belief, eps: Tensor) -> Belief:
         """The next frame, given eps_t (..., Z + D), or (..., Z) for the mean of the policy."""
         model, (s, moves, m, low, high) = self.model, belief
         z, rest = eps.split((model.latent_size, eps.shape[-1] - model.latent_size), -1)
         c = model.context(s, list(moves))
-        with _Chosen(z):
+        with HeldResidual(z):
             m = model.advance("latent", c, m, None)
         pi = model.policy(c, m).base_dist
         a = pi.loc + pi.scale * rest if rest.shape[-1] else pi.loc

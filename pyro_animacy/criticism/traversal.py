@@ -15,7 +15,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from pyro.poutine.messenger import Messenger
 
 from pyro_animacy.criticism.animation import gif
 from pyro_animacy.criticism.comparison import data_units
@@ -30,6 +29,7 @@ from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.steps import needs_gaussian_latent
+from pyro_animacy.models.program import HeldResidual
 from pyro_animacy.models.scene import RollOut
 
 SECONDS = 1.0  # of a roll-out
@@ -37,19 +37,6 @@ SHOWN = 6  # bodies of a traversal, at most
 REACH = 2.5  # prior standard deviations that a traversal goes to either side
 
 Array = npt.NDArray[np.floating]
-
-
-class _HeldResidual(Messenger):
-    """An intervention: z_t = mu_p + sigma_p r with r given, and a_t is the mean of the policy."""
-
-    def __init__(self, residual: torch.Tensor) -> None:
-        super().__init__()
-        self.residual = residual
-
-    def _pyro_sample(self, msg: dict) -> None:
-        normal, latent = msg["fn"].base_dist, msg["name"].startswith("latent")
-        msg["value"] = normal.loc + normal.scale * self.residual if latent else normal.loc
-        msg["done"] = True
 
 
 def traverse(
@@ -137,7 +124,7 @@ def _hold(
     start = tensor((start_state - np.asarray(scale.center)) / scale.unit)
     residual = start.new_zeros(len(values), size)
     residual[:, dim] = torch.as_tensor(values).to(residual)
-    with torch.no_grad(), _HeldResidual(residual):
+    with torch.no_grad(), HeldResidual(residual):
         actions = [tensor(a / scale.unit) for a in past_actions]
         return run.model.roll_out(start, actions, steps), start
 

@@ -287,10 +287,8 @@ class SceneModel(nn.Module):
         """`roll_out` step by step: s_{t+1}, a_t, its policy, and z_t, kept by who asks for them."""
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
-        walls = recording is None and self.config.arena == "recorded"
-        # A body that starts beyond a wall is in another arena, where that wall does not stand.
-        low = self.low.where(state >= self.low, -torch.inf)
-        high = self.high.where(state <= self.high, torch.inf)
+        walled = recording is None and self.config.arena == "recorded"
+        walls = self.walls(state) if walled else None
         recorded = recording and (*recording, recording[1].any(-1))
         complete = recording is not None and all_true(recording[1])
         s, m = state, memory or self.start(state.shape[:-1])
@@ -304,11 +302,22 @@ class SceneModel(nn.Module):
                 m = self.advance(f"latent_{t}", c, m, evidence)
                 pi = self.policy(c, m)
                 a = pyro.sample(f"action_{t}", pi)
-            if walls:  # the displacement that the walls leave
-                a = (s + a).clamp(low, high) - s
+            if walls is not None:  # the displacement that the walls leave
+                a = (s + a).clamp(*walls) - s
             s = s + a
             actions = [a, *actions][: history - 1]
             yield s, a, pi, m.latent
+
+    def walls(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The walls of free motion from s_0 (..., D): least and greatest coordinates, (..., D).
+
+        Infinite in an open arena; and where a body starts beyond a wall, since it is in another
+        arena then, where that wall does not stand.
+        """
+        walled = self.config.arena == "recorded"
+        low = self.low.where((state >= self.low) & walled, -torch.inf)
+        high = self.high.where((state <= self.high) & walled, torch.inf)
+        return low, high
 
     def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
