@@ -57,9 +57,9 @@ from pyro_animacy.infer.checkpoint import EpisodeCard, write_atomically
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
-    BASELINE_ORDERS,
     DEQUANTISE_HELDOUT,
     bounds,
+    least_context,
     scoring_windows,
 )
 from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
@@ -264,7 +264,7 @@ def _check(run: Run, subtlety: float, frames: int, displays: int, seed: int) -> 
             f"{run.path}: its model {run.card.model} is of episodes, and displays are of scenes of "
             "moving bodies; direct a run of such a model, as control_vae"
         )
-    least = max(run.model.config.history, max(BASELINE_ORDERS) + 1) + 1
+    least = least_context(run.model.config.history) + 1
     for name, given, good, wanted in (
         ("subtlety", subtlety, 0 <= subtlety <= 180, "from 0 to 180 degrees"),
         ("frames", frames, frames >= least, f"at least {least}, so that a step can be scored"),
@@ -332,7 +332,7 @@ def nats_per_step(run: Run, trajectories: xr.Dataset, draws: int = 64) -> Floats
         torch.manual_seed(0)
         steps = window_steps(run.guide, windows, torch.arange(len(windows)), draws)
         found = torch.cat([bounds(of)[0][-1] for _, of in steps]).double().cpu()
-    found = found - windows.coordinates * math.log(scale.unit)
+    found = found - scale.log_jacobian(windows.coordinates)
     row, N = windows.index[:, 0], trajectories.sizes["trajectory"]
     total, count = (torch.bincount(row, w, minlength=N) for w in (found, torch.ones_like(found)))
     return (total / count).numpy()

@@ -115,8 +115,7 @@ def score_animacy(
     result["surprise"] = inertial_surprise(data, run.card.scale)
     if only is not None:
         result["surprise"] = result["surprise"].where(xr.DataArray(only, dims=DIMS[:2]))
-    # A density per model unit becomes one per data unit.
-    result["evidence"] -= data.sizes["space"] * math.log(run.card.scale.unit)
+    result["evidence"] -= run.card.scale.log_jacobian(data.sizes["space"])
     result["evidence"] += result["surprise"]
     result = result.assign(linked)
     result = result[[name for name in MEASURES if name in result]]

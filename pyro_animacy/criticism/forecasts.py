@@ -16,7 +16,7 @@ from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.infer.score import BASELINE_ORDERS
+from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 
 RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
@@ -119,7 +119,7 @@ def frames_given(runs: Sequence[Run], dataset: xr.Dataset) -> int:
     To a model that remembers its ``memory_steps`` more, as far as they are no more than half of
     what the trajectories that hold half of all frames have.
     """
-    least = max([max(BASELINE_ORDERS) + 1, *(run.model.config.history for run in runs)])
+    least = least_context(*(run.model.config.history for run in runs))
     models = [run.model for run in runs]
     wanted = [m.config.history + m.memory_steps for m in models if m.remembers]
     return max(least, min(max(wanted, default=0), frames_left(dataset, 0) // 2))

@@ -307,9 +307,8 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     """What `guide_quality` returns, of one batch; ``kl`` (steps, latent_dim) of the seen steps."""
     drawn = draw_steps(run.guide, batch, draws)
     seen = drawn.seen.any(-1)
-    # A density per model unit becomes one per data unit: each coordinate seen gives 1 / unit.
-    per_unit = drawn.seen.sum(-1) * math.log(run.card.scale.unit)
-    weight = (drawn.log_weight.double() - per_unit).masked_fill(~seen, torch.nan)
+    jacobian = run.card.scale.log_jacobian(drawn.seen.sum(-1))
+    weight = (drawn.log_weight.double() - jacobian).masked_fill(~seen, torch.nan)
     log_w = weight.transpose(1, 2).cpu().numpy()  # (S, trajectory, time)
     each = psis(log_w)
     joint = psis(np.where(np.isnan(log_w).all(-1), np.nan, np.nansum(log_w, -1)))

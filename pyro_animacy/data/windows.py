@@ -1,8 +1,9 @@
 """From a Dataset of trajectories to batches of tensors: scale, windows by index, dequantisation."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,14 @@ class Scale:
     resolution: float
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def log_jacobian(self, coordinates: Any) -> Any:
+        """What a log density in model units is above one in data units: D log unit.
+
+        Args:
+            coordinates: D, of what the density is of; a number, an array or a tensor.
+        """
+        return coordinates * math.log(self.unit)
 
     @classmethod
     def of(cls, dataset: xr.Dataset) -> "Scale":

@@ -78,9 +78,14 @@ class Score:
         return max(self.baselines, key=lambda name: self.baselines[name])
 
 
+def least_context(*history: int) -> int:
+    """Frames before a step that models of these histories and every baseline look back on."""
+    return max(*history, max(BASELINE_ORDERS) + 1)
+
+
 def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
     """Complete windows of one step whose context serves the model and every baseline alike."""
-    context = max(history, max(BASELINE_ORDERS) + 1)
+    context = least_context(history)
     return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True)
 
 
@@ -131,10 +136,9 @@ def score(
         batch = windows.batch(part)
         for name, baseline in baselines.items():
             others[name].append(baseline(batch))
-    # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
-    to_data = -windows.coordinates * math.log(scale.unit)
-    both = torch.cat(found) + to_data
-    rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
+    jacobian = scale.log_jacobian(windows.coordinates)
+    both = torch.cat(found) - jacobian
+    rivals = {name: torch.cat(parts) - jacobian for name, parts in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
     index = np.stack(windows.places(which), 1)
     model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)
