@@ -103,7 +103,7 @@ def section(
         tables=[_table(table)],
         note=(
             "Evidence: log density under the model minus log density under the best inertial "
-            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory, in "
+            "linear-Gaussian body, whose damping and noise are fitted to the very trajectory, in "
             "hindsight: the shorter that is, the less evidence, so compare conditions of like "
             "length. A body that is no agent, such as a ball, is scored in the place of an agent. "
             "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "

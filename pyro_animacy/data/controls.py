@@ -20,7 +20,7 @@ Name = str | int
 def inert_twins(
     dataset: xr.Dataset, bodies: Name | Sequence[Name], *, damping: float = 0.8, seed: int = 0
 ) -> xr.Dataset:
-    """Replace bodies by inert twins: same start, same mean speed, friction and walls, no engine.
+    """Replace bodies by inert twins: same start, same mean speed, damping and walls, no engine.
 
     A twin leaves its start in a random direction, keeps the share ``damping`` of its velocity over
     a second, and bounces elastically off the edges of where its body was recorded. Along the way
