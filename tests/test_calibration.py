@@ -441,6 +441,8 @@ def test_a_curve_in_the_band_of_the_figure_may_be_chance(power, independent, gra
     found = next(f for f in section(low).findings if "mouse are too low" in f.sentence)
     assert found.grade == grade
     assert found.sentence.endswith(", which may be chance.") == chance
+    said = {row[2] for row in section(low).tables[0].rows if row[0].startswith("mouse")}
+    assert said == {"unclear: may be chance" if chance else "too low"}
 
 
 def test_what_to_try_is_not_what_the_run_has():
