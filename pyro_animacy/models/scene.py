@@ -171,6 +171,20 @@ class SceneModel(nn.Module):
         """Return pi(. | c_t, m_t), a diagonal Gaussian over a_t (..., D)."""
         raise NotImplementedError
 
+    def observation(self, policy: Independent, action: Tensor, *, score: bool = False) -> Normal:
+        """The density of each coordinate of the recorded displacement s~_{t+1} - s_t.
+
+        pi itself, or with the squared error, -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant.
+
+        Args:
+            policy: pi(. | c_t, m_t).
+            action: a_t (..., D), as drawn.
+            score: pi, whatever the options.
+        """
+        if self.config.likelihood == "squared_error" and not score:
+            return Normal(action, math.sqrt(0.5))
+        return Normal(policy.base_dist.loc, policy.base_dist.scale)
+
     def start(self, shape: Sequence[int]) -> Memory:
         """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
         return no_memory(self.view, shape, self.memory_size, self.latent_size)
@@ -220,8 +234,7 @@ class SceneModel(nn.Module):
 
         mu, sigma = pi.base_dist.loc, pi.base_dist.scale
         with time, trajectory, poutine.scale(scale=discount):
-            # -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant
-            fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
+            fits = self.observation(pi, action, score=score)
             displacement = (target - state) * seen
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
             # p(s_{t+1} | s_t, a_t) is a Dirac delta
