@@ -401,7 +401,7 @@ def words(use, *traversals):
 
 
 def test_active_dimensions_are_counted_with_what_they_carry():
-    found = section(use_of([2.0, 1.0, 0.001], [1, 1, 0.001], training=12), [spun(2)])
+    found = section(use_of([2.0, 1.0, 0.001], [1, 1, 0.001], training=12), [spun(2)], {})
     assert found.key == "latent"
     assert found.findings[0].grade == "right"
     assert found.findings[0].sentence.startswith(
@@ -424,7 +424,9 @@ def test_a_latent_without_an_active_dimension_is_not_praised():
     use = use_of([0.002] * 16, [0.005] * 16, information=0.032)
     found = words(use, spun(2))
     assert [grade for grade, _ in found] == ["wrong", "undefined", "undefined"]
-    assert found[0][1].startswith("No dimension is active, of 16: the latent carries 0.03 nats")
+    assert found[0][1].startswith(
+        "None of the 16 dimensions is active: the latent carries 0.03 nats"
+    )
     assert "latent_size" not in found[0][1]
     assert section(use, [], {}).findings[0].attempt
     for told, was in zip(found[1:], ("tell one step from", "dimension 4 says where"), strict=True):

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers import recordings
@@ -15,8 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
+from pyro_animacy.criticism import animacy_plots, judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism import criticise as criticism
-from pyro_animacy.criticism import judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.attempts import smaller_kl_weight
@@ -127,7 +128,7 @@ def test_report_holds_everything(tmp_path):
         data = base64.b64decode(image["src"].split(",")[1], validate=True)
         Image.open(io.BytesIO(data)).verify()
     for words in (
-        "3.50 nats per step against 2.50 of AR(2)",
+        "3.50 nats per step against 2.50 for AR(2)",
         "Scored by the policy likelihood.",
         "Motion, as recorded in ",
         "Speed Right every body",
@@ -270,7 +271,7 @@ def test_score_sentences():
     assert said(3.5)[0] == "right"
     assert "(+1.00 nats per step, 2.72 times the density)" in said(3.5)[1]
     assert said(2.0)[0] == "wrong"
-    assert "against 2.50 of AR(2) (−0.50 nats per step)" in said(2.0)[1]
+    assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
     assert said(2.6, error=0.1)[0] == "near"
     assert "+0.10 ±\u00a00.100 (standard error)" in said(2.6, error=0.1)[1]
     assert said(float("nan"))[0] == "wrong"
@@ -284,7 +285,7 @@ def test_a_model_no_better_than_a_baseline_is_doubted():
         return verdicts.doubt({**SUMMARY, **summary})
 
     assert said(3.5, 0.1) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
-    assert said(2.0).startswith("the model foresees steps no better than AR(2), so these say")
+    assert said(2.0).startswith("the model predicts steps no better than AR(2), so these say")
     for error in (0.1, 2.0):  # level, and not to be told
         assert "not clearly better than AR(2)" in said(2.6, error)
     assert said(float("nan"))
@@ -739,3 +740,19 @@ def test_curves_drawn_are_the_distributions():
     grid, share = next(line for line in below.lines if line.get_label() == "recorded").get_data()
     brute = [(comparison.observed <= point).mean() for point in grid]
     np.testing.assert_allclose(share, brute)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "animate", "value", "said"),
+    [
+        (["a", "0"], True, -1.0, "a and body 0 coast as inert bodies do"),
+        (["a"], True, -1.0, "a coasts as an inert body would"),
+        (["a", "b"], False, 1.0, "a and b are no agents, and a value above 0 does not make them"),
+        (["a"], False, 1.0, "a is no agent, and a value above 0 does not make it one"),
+    ],
+)
+def test_what_is_said_of_bodies_agrees_with_their_number(bodies, animate, value, said):
+    table = pd.DataFrame({"evidence": value, "evidence_error": 0.1}, index=bodies)
+    finding = animacy_plots._agency(table, np.full(len(bodies), animate), "")
+    assert finding.grade == "near"
+    assert said in finding.sentence

@@ -82,20 +82,20 @@ def section(
     width = smooth_frames(fps)
     mean = f" Running means over {seconds(width / fps)}." if width > 1 else ""
     for name in most_movement(observed, SHOWN):
-        caption = f"{name}: the recording, and its scores as they go.{mean}"
+        caption = f"{name}: the recording, and its scores over time.{mean}"
         film = animate_scores(observed, courses[name], name, strips)
         panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
-        "And do the others matter to it? The interaction is how much better the step is foreseen "
-        "with the others' past than with that of others from elsewhere."
+        "And do the others matter to it? The interaction is how much better the step is predicted "
+        "from the others' own past than from a past taken from elsewhere."
     ) if "interaction" in scores else ""  # fmt: skip
     return Section(
         key="animacy",
         title="How alive does the motion look?",
         intro=(
-            "A question of every step of every body: would an inert body, that only keeps its "
+            "A question about every step of every body: could an inert body, which only keeps its "
             "speed, slows down and bounces off walls, have done this? The evidence for an agent is "
-            "how much better the model of agents foresees the step, in nats: above 0 it moves as "
+            "how much better the model of agents predicts the step, in nats: above 0 it moves as "
             "an agent does. " + linked
         ),
         findings=findings,
@@ -104,8 +104,8 @@ def section(
         note=(
             "Evidence: log density under the model minus log density under the best inertial "
             "linear-Gaussian body, whose damping and noise are fitted to the very trajectory, in "
-            "hindsight: the shorter that is, the less evidence, so compare conditions of like "
-            "length. A body that is no agent, such as a ball, is scored in the place of an agent. "
+            "hindsight: the shorter that is, the less evidence, so compare conditions of similar "
+            "length. A body that is no agent, such as a ball, is scored as if it were one. "
             "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
             "their past at other times. Surprise: minus the log density under the inertial body. "
             "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
@@ -120,7 +120,7 @@ def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
         for body, row in table.iterrows()
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
-    what = f"Evidence for an agent, nats a step: {'; '.join(said[:8])}{more}"
+    what = f"Evidence for an agent, nats per step: {'; '.join(said[:8])}{more}"
     if doubt:
         return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
@@ -128,14 +128,17 @@ def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     pushed = [body_name(body) for body in table.index[~animate & clear & (value > 0)]]
     reasons = []
     if coasting:
+        how = "coasts as an inert body would" if len(coasting) == 1 else "coast as inert bodies do"
         reasons.append(
-            f"from frame to frame {', '.join(coasting)} coasts as an inert body would: look at "
-            "fewer frames a second (fit --downsample)"
+            f"from frame to frame {' and '.join(coasting)} {how}: look at fewer frames a second "
+            "(fit --downsample)"
         )
     if pushed:
+        one = len(pushed) == 1
+        are, them = ("is no agent", "it one") if one else ("are no agents", "them agents")
         reasons.append(
-            f"{', '.join(pushed)} is no agent, and that it is above 0 does not make it one: what "
-            "others do to it is as unlike coasting"
+            f"{' and '.join(pushed)} {are}, and a value above 0 does not make {them}: what others "
+            f"do to {'it' if one else 'them'} looks just as unlike coasting"
         )
     if reasons:
         return Finding("near", f"{what}; {'; '.join(reasons)}.")
@@ -157,15 +160,15 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
         for body, row in table.loc[order.index[:6]].iterrows()
     )
     if doubt:
-        return [Finding("undefined", f"Interaction, nats a step: {values}; {doubt}.")]
+        return [Finding("undefined", f"Interaction, nats per step: {values}; {doubt}.")]
     if clear.all():
-        return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
+        return [Finding("right", f"Every body responds to the others (nats per step): {values}.")]
     if clear.any():
         names = ", ".join(body_name(body) for body in order.index if clear[body])
-        return [Finding("near", f"Of the others' past, this model uses something for {names} "
-                                f"only (nats a step): {values}.")]  # fmt: skip
+        return [Finding("near", f"This model uses the others' past for {names} only "
+                                f"(nats per step): {values}.")]  # fmt: skip
     return [Finding(
-        "near", f"The others' past does not help this model to foresee any body ({values}): they "
+        "near", f"The others' past does not help this model to predict any body ({values}): they "
         "ignore each other, or what links them is too slow or too rare to show from step to step.",
     )]  # fmt: skip
 

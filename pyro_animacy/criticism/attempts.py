@@ -87,8 +87,8 @@ def _rest(figures: Figures) -> str:
     if not any(resting(c).startswith("too seldom") for c in figures.wrong.values()):
         return ""
     return (
-        "A policy with a state of rest: a Gaussian one seldom gives a step below the recording's "
-        "resolution, and no option of this model mends that."
+        "A policy with a state of rest: a Gaussian one seldom makes a step below the recording's "
+        "resolution, and no option of this model changes that."
     )
 
 

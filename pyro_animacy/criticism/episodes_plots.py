@@ -170,7 +170,7 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
         title="How probable are held-out frames?",
         intro="The model is trained to give what it has seen a high density. Here is the lower "
         "bound of the logarithm of that density for episodes that it has not seen; the more, the "
-        "better. It compares models of the same episodes, not models of others.",
+        "better. It compares models on the same episodes only.",
         findings=findings,
         tables=[Table("Log density of a held-out frame, ± two standard errors",
                       ("", "nats per frame"), rows)],
@@ -191,7 +191,7 @@ def pictures_section(found: Pictures) -> Section:
         Panel(
             picture(plot_sheet({"recorded": found.recorded, "from z": found.reconstructed}),
                     "Held-out frames above, the model's reconstructions below.", photo=True),
-            "Held-out frames, evenly chosen, and what the model gives back: the mean picture of "
+            "Held-out frames, evenly chosen, and what the model makes of them: the mean picture of "
             "one draw of z from the posterior.",
         )
     ]  # fmt: skip
@@ -214,10 +214,10 @@ def pictures_section(found: Pictures) -> Section:
     ]
     return Section(
         key="pictures",
-        title="Does it give back and invent pictures?",
-        intro="A code that says what a frame shows lets the decoder give the frame back. Principal "
-        "components do so with straight lines: a network that has as many numbers for a frame "
-        "should come closer.",
+        title="Can it reconstruct and invent pictures?",
+        intro="A code that says what a frame shows lets the decoder reconstruct it. Principal "
+        "components do so linearly: a network that has as many numbers for a frame should come "
+        "closer.",
         findings=findings,
         panels=panels,
         tables=[Table("Mean squared error of a pixel on held-out frames",
@@ -238,7 +238,7 @@ def _better(found: Pictures, rule: str) -> Finding:
     attempt += "image VAE): what a small error is worth against the KL depends on it."
     return Finding(
         grade,
-        f"Held-out frames are given back {HOW[grade]} {name}: squared error "
+        f"Held-out frames are reconstructed {HOW[grade]} {name}: squared error "
         f"{number(float(ours.mean()))} a pixel against {number(float(theirs.mean()))} (right: less "
         "by two standard errors over episodes).",
         "" if grade == "right" else attempt,
@@ -274,8 +274,8 @@ def latent_section(use: xr.Dataset, active: npt.NDArray[np.bool_]) -> Section:
             f"{count} of {len(kl)} dimensions are active; all together carry {nats(rate)} nats a "
             f"frame, the largest {percent(float(kl.max()) / max(rate, 1e-12))} of them.",
             "" if grade == "right" else "A smaller scale (--model.image_scale, "
-            "--model.observation_scale or --model.policy_scale null, as the model has it), under "
-            "which details are worth their nats.",
+            "--model.observation_scale or --model.policy_scale null, whichever the model has), "
+            "under which details are worth their nats.",
         )],
         panels=[Panel(picture(plot_dimensions(kl, active), "Bars: KL of each dimension."),
                       "KL divergence of each dimension from its prior, the largest first.")],
@@ -313,8 +313,8 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
     return Section(
         key="forecast",
         title="Does it know how an episode goes on?",
-        intro=f"The model sees {loop.context} frames, and then only what is done: its prior is "
-        "rolled on under the recorded actions, in open loop. One hopes for errors under those of "
+        intro=f"The model sees {loop.context} frames, and after that only the actions: its prior "
+        "is rolled on under the recorded ones, in open loop. One hopes for errors under those of "
         f"{still} for as long as possible, near the reconstruction at first.",
         findings=findings,
         panels=panels,
@@ -333,7 +333,7 @@ def _picture_of(loop: OpenLoop, sight: Sight) -> Any:
     chosen = [K - 1, *np.unique(np.linspace(K, T - 1, min(7, T - K)).round().astype(int))]
     rows = {
         "recorded": loop.recorded[chosen],
-        "given back": loop.reconstructed[chosen],
+        "reconstructed": loop.reconstructed[chosen],
         "predicted": loop.predicted[0][chosen],
     }
     return picture(
@@ -344,8 +344,9 @@ def _picture_of(loop: OpenLoop, sight: Sight) -> Any:
 def _caption(loop: OpenLoop, sight: Sight) -> str:
     if sight.image:
         return (
-            "One window of middling movement, by frames ahead. Given back: the model saw the frame "
-            f"itself. Predicted: it saw the first {loop.context} frames, then only the actions."
+            "One window of middling movement, by frames ahead. Reconstructed: the model saw the "
+            f"frame itself. Predicted: it saw the first {loop.context} frames, then only the "
+            "actions."
         )
     return "One window of middling movement; of its features those that move most, in their units."
 
@@ -362,7 +363,7 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
     elif lost[0]:
         until = f"; the mean error is less up to {lost[0]} frames ahead"
     else:
-        until = ", and not at the first frame ahead"
+        until = ", but not at the first frame ahead"
     return Finding(
         grade,
         f"In open loop it is {HOW[grade]} {name}: squared error {number(float(ours.mean()))} "
@@ -376,20 +377,20 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
 
 
 def _acts(loop: OpenLoop) -> list[Finding]:
-    """Whether the actions are heard."""
+    """Whether the actions make a difference."""
     if "other actions" not in loop.errors:
         return []
     ours, other = loop.errors["open loop"], loop.errors["other actions"]
     gain = paired(ours.mean(1), other.mean(1), loop.episode)
     grade = _grade(gain.difference, gain.error)
-    heard = "heard" if grade == "right" else "not clearly heard"
+    uses = "uses" if grade == "right" else "does not clearly use"
     return [Finding(
         grade,
-        f"The actions are {heard}: told those of another window, the squared error is "
-        f"{number(float(other.mean()))} in place of {number(float(ours.mean()))} (right: more by "
+        f"The model {uses} the actions: given those of another window, the squared error is "
+        f"{number(float(other.mean()))} instead of {number(float(ours.mean()))} (right: more by "
         "two standard errors over episodes).",
         "" if grade == "right" else "More training, or longer windows (--train.window): until "
-        "the model hears what is done, nothing can be planned with it.",
+        "the model uses them, nothing can be planned with it.",
     )]  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def in_short(
     if lost > 0:
         lists["wrong"].append(
             f"{number(100 * lost)}\u00a0% of the generated positions are not finite: the motion "
-            "explodes. Everything below is of the rest."
+            "explodes. Everything below is about the rest."
         )
     score, sentence = score_grade(summary)
     if score in lists:
@@ -89,10 +89,10 @@ def _nothing_wrong(comparisons: Sequence[Comparison]) -> str:
         few = f" {len(unknown)} of {len(comparisons)} statistics of motion are not known."
         return seen + (few if unknown else "")
     if any(c.observed.size and len(c.generated) < FEW_DRAWS for c in unknown):
-        return "Not known: there are too few draws to tell anything of the motion from chance."
+        return "Not known: there are too few draws to tell any difference in motion from chance."
     return (
-        "Not known: no statistic of motion can be taken, as too few frames in a row are observed "
-        "or the generated ones are not finite."
+        "Not known: no statistic of motion can be taken, because too few frames in a row are "
+        "observed or the generated ones are not finite."
     )
 
 

@@ -86,7 +86,7 @@ def _difference(comparison: Comparison) -> str:
     """Which of mean, spread and shape differs most, and by how much; and whether bodies rest."""
     at_rest, moves = resting(comparison), _moments_differ(comparison)
     return " and ".join(part for part in (moves, at_rest) if part) or (
-        "same mean and spread but another shape"
+        "same mean and spread but a different shape"
     )
 
 

@@ -110,10 +110,10 @@ def section(
     rate, distortion = _rate_distortion(use)
     elbo = f"an ELBO of {nats(-rate - distortion)} nats per step (more is better)"
     path = "blue: the training, on its own batches" if use["training_rate"].size else (
-        "the way of the training is not drawn, for its log holds no rate and distortion of this "
+        "the path of training is not drawn, because its log holds no rate and distortion of this "
         "kind (it does with the policy likelihood, teacher forced and without discount)"
     )  # fmt: skip
-    gap = " Where blue ends below red, the model fits its training better than these."
+    gap = " Where blue ends below red, the model fits its training recordings better than these."
     gap = gap if use["training_rate"].size else ""
     panels = [
         Panel(picture(plot_kl(use), "Bars: the KL divergence of each dimension of the latent."),
@@ -127,9 +127,9 @@ def section(
         caption = (
             f"Dimension {t.dim} held from {signed(t.values[0])} to {signed(t.values[-1])} prior "
             f"standard deviations for {seconds((t.paths.shape[1] - 1) / t.fps)}, the others at "
-            "their prior mean, no noise. Grey: recorded before. Disc: one standard deviation of "
-            "the policy's noise added up over the path, were it throughout what it is at the first "
-            "step and had no step an effect on the next. Here "
+            "their prior mean, without noise. Grey: recorded before. Disc: one standard deviation "
+            "of the policy's noise added up over the path, assuming it stays as at the first step "
+            "and steps are independent. Here "
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
@@ -182,14 +182,14 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
         )
     if use["activity"].isnull().all():
         return Finding(
-            "undefined", "There is one recorded step, and whether a dimension is active shows only "
-            "by how its posterior differs between steps.",
+            "undefined", "There is only one recorded step, and whether a dimension is active shows "
+            "only in how its posterior differs between steps.",
         )  # fmt: skip
     if _dead(use):
         return Finding(
             "wrong",
-            f"No dimension is active, of {Z}: the latent carries {nats(rate)} nats per step, and "
-            "what the posterior says of it is nearly the same at every step.",
+            f"None of the {Z} dimensions is active: the latent carries {nats(rate)} nats per step, "
+            "and what the posterior says of it is nearly the same at every step.",
             f"{attempt}.",
         )
     active = use["activity"].to_numpy() > ACTIVE
@@ -212,7 +212,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
         return []
     if steps < NEIGHBOURS:
         return [Finding("undefined", f"With {steps} recorded steps the mutual information of step "
-                        "and latent cannot be told.")]  # fmt: skip
+                        "and latent cannot be estimated.")]  # fmt: skip
     error, used = 2 * float(use["surgery_error"]), float(use["surgery_rate"])
     lost = float(use["marginal_kl"])
     surgery = Surgery(used, information, lost, error / 2, steps)
@@ -220,7 +220,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
         return [Finding("undefined", f"The mutual information of step and latent is at least "
                         f"{nats(information)} nats, near the most that {steps:,} steps can show "
                         f"(log {steps:,} = {nats(math.log(steps))}), so what is lost to the "
-                        "aggregate posterior cannot be told.")]  # fmt: skip
+                        "aggregate posterior cannot be estimated.")]  # fmt: skip
     right, near = (max(share * used, error) for share in WASTE)
     grade: Grade = "right" if lost <= right else "near" if lost <= near else "wrong"
     return [
@@ -254,8 +254,8 @@ def _turned(traversals: Sequence[Traversal], attempt: str) -> list[Finding]:
             Finding(
                 "wrong",
                 f"None of the {len(traversals)} dimensions with most KL does anything to the "
-                f"motion when held {held}: no path ends over {percent(UNSEEN)} of its length "
-                f"elsewhere, and the policy's standard deviation changes by less than a factor "
+                f"motion when held {held}: no path ends more than {percent(UNSEEN)} of its "
+                f"length away, and the policy's standard deviation changes by less than a factor "
                 f"of {WIDER}.",
                 f"{attempt}.",
             )
@@ -263,7 +263,7 @@ def _turned(traversals: Sequence[Traversal], attempt: str) -> list[Finding]:
     where = (
         f"dimension {far.dim} says where to go: held {held}, {_farthest(far)}, on a path of "
         f"{number(float(far.length.max()))} {far.units}" if turns else "no dimension says where "
-        f"to go: no path ends over {percent(UNSEEN)} of its length elsewhere"
+        f"to go: no path ends more than {percent(UNSEEN)} of its length away"
     )  # fmt: skip
     sure = f"; dimension {wide.dim} says how sure it is: {_widest(wide)}" if widens else ""
     return [Finding("right", f"From a recorded state, {where}{sure}.")]
@@ -273,7 +273,7 @@ def _farthest(traversal: Traversal) -> str:
     body = int(traversal.reach.argmax())
     return (
         f"{traversal.name(body)} ends up to {number(float(traversal.reach[body]))} "
-        f"{traversal.units} elsewhere"
+        f"{traversal.units} away"
     )
 
 

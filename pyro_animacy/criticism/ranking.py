@@ -134,8 +134,8 @@ INTRO = (
     "was fitted to, and forecasts them further ahead. The first figure shows how far each is below "
     "the best in log density, per step: one nat is a factor of 2.7 in density. The bars are twice "
     "the standard error of the difference, taken over recordings or stretches of time, so a bar "
-    "that reaches zero means: not told apart. One hopes for a model clearly above both baselines, "
-    "bodies that keep their velocity and a linear autoregression."
+    "that reaches zero means that the two cannot be told apart. One hopes for a model clearly "
+    "above both baselines, bodies that keep their velocity and a linear autoregression."
 )
 NOTE = (
     "Clear: a difference of more than 2 standard errors and more than 4 nats in all (Sivula, "
@@ -237,7 +237,7 @@ def _against_baselines(ranking: Ranking) -> Finding:
         ))  # fmt: skip
     if not clear:
         return Finding("near", (
-            f"{run} is not told apart from the best baseline, {rival}: the difference is "
+            f"{run} cannot be told apart from the best baseline, {rival}: the difference is "
             f"{_said(gain, error)}."
         ), "Fit for longer, or hold out more recordings to see a smaller difference.")  # fmt: skip
     if gain > 0:
@@ -265,7 +265,7 @@ def _between_runs(ranking: Ranking) -> list[Finding]:
             sentence = f"{best} predicts clearly better than {other}, by {_said(gain, error)}."
         else:
             grade = "undefined"
-            sentence = f"{best} and {other} are not told apart: they differ by "
+            sentence = f"{best} and {other} cannot be told apart: they differ by "
             sentence += f"{_said(gain, error)}."
         found.append(Finding(grade, sentence))
     return found

@@ -328,7 +328,7 @@ def _training(metrics: Sequence[Mapping[str, Any]], units: str, validation: str)
         key="training",
         title="Training",
         intro="How each term of the loss fell, or the score rose, during training. One hopes for "
-        "curves that have become level, and a validation score that does not fall at the end.",
+        "curves that have levelled off, and a validation score that does not fall at the end.",
         panels=[Panel(image, "Terms of the loss as trained.")],
         note=f"In {units}.{of} The spikes at the start may leave a panel.",
     )

@@ -224,7 +224,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
     Returns:
         A GIF file, looping: the recorded past in grey, the path for the present v in colour, those
         for the other values faint; the disc is one standard deviation of the policy's noise over
-        the path, were it throughout what it is at the first step.
+        the path, assuming it stays as at the first step and steps are independent.
     """
     past, paths, values = traversal.past, traversal.paths, traversal.values
     order = np.sort(np.argsort(-traversal.reach, kind="stable")[:SHOWN])

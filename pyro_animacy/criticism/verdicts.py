@@ -43,24 +43,24 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     best = next(iter(baselines))
     gain = score - baselines[best]
     if not math.isfinite(gain):
-        return "wrong", f"The held-out score is {number(score)}: it cannot be compared."
+        return "wrong", f"The held-out score is {number(score)}, so it cannot be compared."
     error = summary.get("gain_standard_error")
-    against = f"{nats(score)} nats per step against {nats(baselines[best])} of "
+    against = f"{nats(score)} nats per step against {nats(baselines[best])} for "
     against += baseline_name(best)
     if gain < -FOREIGN:
         return "wrong", (
-            f"These recordings are nothing like what the run was fitted to: {against}. Other "
-            "units, another arena or another rate? What follows then says little of the model."
+            f"These recordings are nothing like what the run was fitted to: {against}. Are their "
+            "units, arena or rate different? Then what follows says little about the model."
         )
     if error is not None and abs(gain) < 2 * error:
         if 2 * error > MODEST:
             return "undefined", (
-                f"Predicting held-out frames, it cannot be told from the best baseline: {against}, "
+                f"On held-out frames it cannot be told apart from the best baseline: {against}, "
                 f"a difference of {plus_minus(gain, error)} (standard error), too uncertain to "
-                "call level."
+                "be called level."
             )
         return "near", (
-            f"Predicting held-out frames, it is level with the best baseline: {against}, a "
+            f"On held-out frames it is level with the best baseline: {against}, a "
             f"difference of {plus_minus(gain, error)} (standard error)."
         )
     size = f"{nats(abs(gain))} nats per step"
@@ -80,8 +80,8 @@ def doubt(summary: Mapping[str, Any]) -> str:
         return ""
     how = "no better than" if grade == "wrong" else "not clearly better than"
     return (
-        f"the model foresees steps {how} {baseline_name(next(iter(baselines)))}, so these say "
-        "nothing of the bodies yet"
+        f"the model predicts steps {how} {baseline_name(next(iter(baselines)))}, so these say "
+        "nothing about the bodies yet"
     )
 
 
