@@ -13,26 +13,27 @@ Read recordings, fit a model, draw from it, criticise it:
 
 from pyro_animacy import _threads  # noqa: F401  first, before anything loads torch
 from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.contenders import common_heldout, compare_runs
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
-from pyro_animacy.criticism.draws import draws_tree, save_draws
-from pyro_animacy.criticism.ranking import common_heldout, compare_runs
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.controls import inert_twins, yoked
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.data.trajectories import make_trajectories
 from pyro_animacy.data.windows import Batch, Scale, Windows
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError, RunError
 from pyro_animacy.infer.config import FitConfig, TrainConfig
+from pyro_animacy.infer.draws import draws_tree, save_draws
 from pyro_animacy.infer.elbo import ScaledELBO
-from pyro_animacy.infer.fit import Interrupted, fit, resume
+from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.trainer import Interrupted
 from pyro_animacy.models.agent_control_vae import (
     AgentControlVAE,
     AgentControlVAEConfig,

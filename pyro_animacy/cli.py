@@ -18,9 +18,9 @@ from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError
 from pyro_animacy.infer.config import in_words
-from pyro_animacy.infer.fit import Interrupted
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
+from pyro_animacy.infer.trainer import Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

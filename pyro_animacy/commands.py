@@ -22,18 +22,11 @@ from pyro_animacy.command_data import (
     fitted_to,
 )
 from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
-from pyro_animacy.criticism.contenders import comparable
+from pyro_animacy.criticism.contenders import common_heldout, comparable, compare_runs, run_names
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
-from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.future import compare_future, expanding
-from pyro_animacy.criticism.ranking import (
-    common_heldout,
-    compare_runs,
-    ranking_text,
-    run_names,
-    save_ranking,
-)
+from pyro_animacy.criticism.ranking import ranking_text, save_ranking
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
@@ -43,6 +36,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes

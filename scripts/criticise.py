@@ -11,9 +11,9 @@ import numpy as np
 from pyro_animacy import Run, criticise, predict
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import windows
+from pyro_animacy.criticism.judgement import judge
 from pyro_animacy.criticism.scene import Scene
 from pyro_animacy.criticism.statistics import STATISTICS, Statistic
-from pyro_animacy.criticism.verdicts import judge
 
 
 def from_centroid(position: np.ndarray, scene: Scene) -> np.ndarray:

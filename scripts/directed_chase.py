@@ -24,7 +24,13 @@ from matplotlib.figure import Figure
 from pyro_animacy import Run, fit, preset, read_trajectories, score_animacy, simulate_soccer
 from pyro_animacy.acting.direct import DirectConfig, direct, nats_per_step
 from pyro_animacy.acting.goals import goal_of, heading_error
-from pyro_animacy.criticism.plots import BODY_COLOURS, QUIET, WIDTH, png, styled
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    QUIET,
+    WIDTH,
+    png,
+    styled,
+)
 
 Floats = npt.NDArray[np.float64]
 

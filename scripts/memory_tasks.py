@@ -20,7 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_animacy import FitConfig, Run, StateSpaceConfig, TrainConfig, fit, predict
-from pyro_animacy.criticism.plots import BODY_COLOURS, QUIET, WIDTH, png, styled
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    QUIET,
+    WIDTH,
+    png,
+    styled,
+)
 from pyro_animacy.data import tasks
 from pyro_animacy.data.windows import Scale, Windows
 from pyro_animacy.infer.score import bounds

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.infer.checkpoint import load_baselines, load_trainer, load_weights
 from pyro_animacy.infer.presets import preset
 

@@ -129,7 +129,7 @@ def test_evidence_is_the_density_of_an_agent_and_the_surprise(scored):
 
 
 def test_evidence_of_one_step_by_hand():
-    """One body speeds up, which no inert one does: friction 1, and no wall on the way."""
+    """One body speeds up, which no inert one does: damping 1, and no wall on the way."""
     run = affine_run(("fish",))
     x = CENTER + UNIT * np.array([[0.0, 0], [1, 1], [2.5, 2.2]])[None, :, None]
     data = make_trajectories(x, fps=FPS, body=["fish"], units="m", resolution=0.0)

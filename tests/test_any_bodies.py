@@ -9,7 +9,7 @@ from helpers import chase, debug
 from variants import recording, scale_of
 
 from pyro_animacy import Batch, ControlVAE, ControlVAEConfig, ControlVAEGuide, ScaledELBO, fit
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run

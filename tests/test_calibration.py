@@ -236,7 +236,7 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
         coverage(x, y, (0.5,)),
         *displacement_errors(x, y).values(),
     )
-    monkeypatch.setattr("pyro_animacy.criticism.forecast_scores.CHUNK", 1)
+    monkeypatch.setattr("pyro_animacy.criticism.arrays.CHUNK", 1)
     parts = (
         crps(x, y),
         energy_score(x, y),
@@ -441,6 +441,8 @@ def test_a_curve_in_the_band_of_the_figure_may_be_chance(power, independent, gra
     found = next(f for f in section(low).findings if "mouse are too low" in f.sentence)
     assert found.grade == grade
     assert found.sentence.endswith(", which may be chance.") == chance
+    said = {row[2] for row in section(low).tables[0].rows if row[0].startswith("mouse")}
+    assert said == {"unclear: may be chance" if chance else "too low"}
 
 
 def test_what_to_try_is_not_what_the_run_has():

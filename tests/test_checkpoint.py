@@ -29,9 +29,10 @@ from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.errors import AnimacyError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer import trainer as loop
-from pyro_animacy.infer.fit import Interrupted, Trainer, fit, resume
+from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.infer.trainer import Interrupted, Trainer
 
 KL_WEIGHT = KLWeightConfig(start=0.01, end=0.1, levels=5, every=9)
 CONFIGS = {

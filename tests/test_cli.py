@@ -125,7 +125,7 @@ def test_score(run, tmp_path, capfd, refused):
     said = capfd.readouterr().out
     assert "of the run's held-out part" in said
     assert {"choice", "surprise", "evidence", "interaction"} <= set(said.splitlines()[0].split())
-    assert re.search("note: the model foresees steps no.* better than AR.*, so these say", said)
+    assert re.search("note: the model predicts steps no.* better than AR.*, so these say", said)
     rows = pd.read_csv(out)
     assert set(rows["body"]) == {"hunter", "prey"}
     assert np.isfinite(rows["evidence"]).all()

@@ -53,10 +53,10 @@ def test_a_twin_keeps_its_heading_and_loses_speed_as_damping_says(damping):
 
 
 @pytest.mark.parametrize("damping", [0.3, 0.8])
-def test_the_inertial_fit_finds_the_friction_of_the_twins(damping):
+def test_the_inertial_fit_finds_the_damping_of_the_twins(damping):
     twins = inert_twins(roomy(), ["prey"], damping=damping)
     found = fit_inertia(twins["position"].to_numpy()[:, :, 1:], 1e-9)
-    np.testing.assert_allclose(found.friction[:5], damping ** (1 / FPS), atol=1e-4)
+    np.testing.assert_allclose(found.damping[:5], damping ** (1 / FPS), atol=1e-4)
 
 
 def test_twins_stay_where_their_body_was():

@@ -16,14 +16,15 @@ import torch
 import torch.distributed as dist
 from helpers import BODIES, chase, command, debug, metrics, recordings, table
 
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint, distributed
 from pyro_animacy.infer import trainer as loop
 from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes, join
-from pyro_animacy.infer.fit import Interrupted, Trainer, fit, resume
+from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
 EXACT = dict(

@@ -19,7 +19,6 @@ from pyro_animacy.criticism.animacy import interaction, score_animacy
 from pyro_animacy.criticism.contenders import compare_runs
 from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes
-from pyro_animacy.criticism.draws import save_draws
 from pyro_animacy.criticism.elpd import elpd
 from pyro_animacy.criticism.episodes import (
     OpenLoop,
@@ -41,6 +40,7 @@ from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
 from pyro_animacy.infer.checkpoint import load_weights, save_weights
 from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.episodes import elbo_per_frame, see
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes

@@ -27,15 +27,17 @@ from helpers import (
 from pyro_animacy.cli import main
 from pyro_animacy.command_data import DATA_OPTIONS
 from pyro_animacy.data.readers import read_trajectories
-from pyro_animacy.data.trajectories import make_trajectories, split
+from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import parse_config
-from pyro_animacy.infer.fit import Interrupted, Trainer, fit
+from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.recordings import HOW_READ
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
 # --- schedules -----------------------------------------------------------------------------------

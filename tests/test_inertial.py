@@ -17,7 +17,7 @@ from pyro_animacy.models.inertial import (
 )
 
 
-def simulated(friction, restitution, sigma, frames=400, size=40, speed=2.0, box=10.0, seed=0):
+def simulated(damping, restitution, sigma, frames=400, size=40, speed=2.0, box=10.0, seed=0):
     """(size, frames, 1, 2) inert bodies in a box; a wall acts on where a body is expected."""
     rng = np.random.default_rng(seed)
     x = np.empty((size, frames, 1, 2))
@@ -26,21 +26,21 @@ def simulated(friction, restitution, sigma, frames=400, size=40, speed=2.0, box=
     x[:, 1] = np.clip(x[:, 0] + v, 0, box)
     v = x[:, 1] - x[:, 0]
     for t in range(1, frames - 1):
-        m = x[:, t] + friction * v
+        m = x[:, t] + damping * v
         wall = np.where(m > box, box, 0.0)
         hit = (m > box) | (m < 0)
         mean = np.where(hit, wall - restitution * (m - wall), m)
         x[:, t + 1] = mean + sigma * rng.normal(size=m.shape)
-        v = np.where(hit, -restitution * friction * v, x[:, t + 1] - x[:, t])
+        v = np.where(hit, -restitution * damping * v, x[:, t + 1] - x[:, t])
     return x
 
 
-def law(friction=1.0, restitution=1.0, noise=0.1, low=-1e9, high=1e9):
+def law(damping=1.0, restitution=1.0, noise=0.1, low=-1e9, high=1e9):
     """The law of one body of one trajectory."""
     wall = np.ones((1, 2))
     one = np.ones((1, 1))
     return Inertia(
-        friction * one, np.array([restitution], float), noise * one, low * wall, high * wall
+        damping * one, np.array([restitution], float), noise * one, low * wall, high * wall
     )
 
 
@@ -55,14 +55,14 @@ def likelihood(x, inertia):
     return np.nansum(inertial_log_density(x, inertia), (0, 1))
 
 
-@pytest.mark.parametrize("friction", [0.5, 0.9, 0.99])
-def test_friction_and_noise_are_recovered(friction):
-    x = simulated(friction, 1.0, 0.05, box=1e6, frames=1000, size=12)
+@pytest.mark.parametrize("damping", [0.5, 0.9, 0.99])
+def test_damping_and_noise_are_recovered(damping):
+    x = simulated(damping, 1.0, 0.05, box=1e6, frames=1000, size=12)
     found = fit_inertia(x, 1e-6)
     # of an autoregression, asymptotically: its coefficient within sqrt((1 - rho^2) / n)
-    error = math.sqrt((1 - friction**2) / (2 * 998))
-    assert np.abs(found.friction - friction).max() < 4.5 * error + 5e-3
-    assert np.abs(found.friction - friction).mean() < 2 * error + 1e-3
+    error = math.sqrt((1 - damping**2) / (2 * 998))
+    assert np.abs(found.damping - damping).max() < 4.5 * error + 5e-3
+    assert np.abs(found.damping - damping).mean() < 2 * error + 1e-3
     np.testing.assert_allclose(found.noise, 0.05, rtol=0.1)
 
 
@@ -75,12 +75,12 @@ def test_restitution_and_walls_are_recovered(restitution):
     assert found.restitution[0] == pytest.approx(restitution, abs=0.05)
 
 
-def test_no_other_friction_noise_or_restitution_is_more_likely():
+def test_no_other_damping_noise_or_restitution_is_more_likely():
     x = np.concatenate([simulated(0.97, 0.6, s, size=4, seed=int(100 * s)) for s in (0.05, 0.4)])
     x[2, 50:60] = np.nan
     found = fit_inertia(x, 1e-6)
     best = likelihood(x, found).sum()
-    for name in ("friction", "noise", "restitution"):
+    for name in ("damping", "noise", "restitution"):
         values = getattr(found, name)
         for factor in (0.8, 0.9, 0.98, 0.999, 1.001, 1.02, 1.1, 1.2):
             other = likelihood(x, found._replace(**{name: values * factor})).sum()
@@ -99,8 +99,8 @@ def test_away_from_walls_the_estimate_is_least_squares():
     both = np.isfinite(v[:, 1:]) & np.isfinite(v[:, :-1])
     past, now = (np.where(both, part, 0) for part in (v[:, :-1], v[:, 1:]))
     slope = (past * now).sum((1, 3)) / (past**2).sum((1, 3))
-    np.testing.assert_allclose(found.friction[:6], np.clip(slope, 0, 1), rtol=1e-9)
-    left = now - found.friction[:6, None, :, None] * past
+    np.testing.assert_allclose(found.damping[:6], np.clip(slope, 0, 1), rtol=1e-9)
+    left = now - found.damping[:6, None, :, None] * past
     np.testing.assert_allclose(
         found.noise[:6] ** 2, (left**2).sum((1, 3)) / both.sum((1, 3)), rtol=1e-9
     )
@@ -113,12 +113,12 @@ def test_it_is_as_likely_as_a_general_optimiser_finds():
     def loss(theta):
         rho, e, log_sigma = theta
         one = found._replace(
-            friction=np.array([[rho]]), restitution=np.array([e]),
+            damping=np.array([[rho]]), restitution=np.array([e]),
             noise=np.array([[math.exp(log_sigma)]]),
         )  # fmt: skip
         return -likelihood(x, one).item()
 
-    start = (found.friction.item(), 0.5, math.log(0.2))
+    start = (found.damping.item(), 0.5, math.log(0.2))
     bounds = [(0, 1), (0, 1), (-6, 2)]
     other = optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds)
     assert -likelihood(x, found).item() < other.fun + ENOUGH * 148
@@ -138,9 +138,9 @@ def test_away_from_walls_the_density_is_a_plain_gaussian():
 
 
 def test_a_wall_gives_back_the_share_of_what_lies_beyond_it():
-    # v = (2, 1), friction 1/2, wall at x = 3: m = (2, 1) + (1, 0.5); then v = (1, 0.5), m_x = 4
+    # v = (2, 1), damping 1/2, wall at x = 3: m = (2, 1) + (1, 0.5); then v = (1, 0.5), m_x = 4
     x = path((0, 0), (2, 1), (3, 1.5), (2.5, 2.0), (2.25, 2.5))
-    inertia = law(friction=1.0, restitution=0.5, noise=0.2, high=3.0)
+    inertia = law(damping=1.0, restitution=0.5, noise=0.2, high=3.0)
     density = inertial_log_density(x, inertia)[0, :, 0]
     norm = stats.norm(scale=0.2)
     # 1: v = (2, 1), m = (4, 2): 1 beyond, so expected at 3 - 0.5; v_x becomes -1
@@ -156,7 +156,7 @@ def test_low_and_high_walls_are_alike(mirrored):
     x = simulated(0.98, 0.7, 0.1, size=5)
     y = -x if mirrored else x[..., ::-1]
     a, b = fit_inertia(x, 1e-6), fit_inertia(y, 1e-6)
-    np.testing.assert_allclose(a.friction, b.friction, atol=1e-9)
+    np.testing.assert_allclose(a.damping, b.damping, atol=1e-9)
     np.testing.assert_allclose(
         inertial_log_density(x, a), inertial_log_density(y, b), rtol=1e-6, atol=1e-6
     )
@@ -185,7 +185,7 @@ def test_a_still_body_has_the_least_noise():
     x[1] += np.arange(20)[:, None, None]
     found = fit_inertia(x, np.array([[0.01], [0.02]]))
     np.testing.assert_allclose(found.noise[:, 0], [0.01, 0.02])
-    np.testing.assert_array_equal(found.friction, 1)
+    np.testing.assert_array_equal(found.damping, 1)
     density = inertial_log_density(x, found)
     np.testing.assert_allclose(density[0], 2 * stats.norm.logpdf(0, scale=0.01))
 
@@ -202,7 +202,7 @@ def test_a_trajectory_that_was_not_observed_takes_nothing_from_the_others():
     x = simulated(0.9, 0.5, 0.1, size=3)
     with_gap = np.concatenate([x, np.full((1, *x.shape[1:]), np.nan)])
     a, b = fit_inertia(x, 1e-6), fit_inertia(with_gap, 1e-6)
-    np.testing.assert_array_equal(a.friction, b.friction[:3])
+    np.testing.assert_array_equal(a.damping, b.damping[:3])
     np.testing.assert_array_equal(a.restitution, b.restitution)
     assert np.isnan(b.noise[3]).all()
     assert np.isnan(inertial_log_density(with_gap, b)[3]).all()

@@ -208,7 +208,7 @@ def test_steps_are_scored_where_their_context_and_some_of_their_next_frame_were_
     assert 0 < sum(expected) < 38
     np.testing.assert_array_equal(use["distortion"].notnull().to_numpy()[0], expected)
     np.testing.assert_array_equal(use["kl"].notnull().all("latent_dim").to_numpy()[0], expected)
-    assert section(use, []).findings
+    assert section(use, [], {}).findings
 
 
 def test_the_same_seed_gives_the_same_and_torch_is_left_as_it_was(tiny_run, heldout, use):
@@ -397,11 +397,11 @@ def use_of(kl, activity, information=1.0, marginal=0.0, steps=2000, training=0):
 def words(use, *traversals):
     nothing = Embedded("data:", "")
     with mock.patch.multiple(latent_plots, picture=lambda *_: nothing, traversal_gif=lambda _: b""):
-        return [(found.grade, found.sentence) for found in section(use, traversals).findings]
+        return [(found.grade, found.sentence) for found in section(use, traversals, {}).findings]
 
 
 def test_active_dimensions_are_counted_with_what_they_carry():
-    found = section(use_of([2.0, 1.0, 0.001], [1, 1, 0.001], training=12), [spun(2)])
+    found = section(use_of([2.0, 1.0, 0.001], [1, 1, 0.001], training=12), [spun(2)], {})
     assert found.key == "latent"
     assert found.findings[0].grade == "right"
     assert found.findings[0].sentence.startswith(
@@ -424,9 +424,11 @@ def test_a_latent_without_an_active_dimension_is_not_praised():
     use = use_of([0.002] * 16, [0.005] * 16, information=0.032)
     found = words(use, spun(2))
     assert [grade for grade, _ in found] == ["wrong", "undefined", "undefined"]
-    assert found[0][1].startswith("No dimension is active, of 16: the latent carries 0.03 nats")
+    assert found[0][1].startswith(
+        "None of the 16 dimensions is active: the latent carries 0.03 nats"
+    )
     assert "latent_size" not in found[0][1]
-    assert section(use, []).findings[0].attempt
+    assert section(use, [], {}).findings[0].attempt
     for told, was in zip(found[1:], ("tell one step from", "dimension 4 says where"), strict=True):
         assert told[1].startswith("No dimension is active, so this does not show it at work: ")
         assert was in told[1]
@@ -441,7 +443,7 @@ def test_posterior_collapse_is_named():
     grade, sentence = words(use_of([0.001, 0.002], [0, 0]))[0]
     assert grade == "wrong"
     assert sentence.startswith("Posterior collapse")
-    assert section(use_of([0.001, 0.002], [0, 0]), []).findings[0].attempt
+    assert section(use_of([0.001, 0.002], [0, 0]), [], {}).findings[0].attempt
 
 
 @pytest.mark.parametrize(("lost", "grade"), [(0.05, "right"), (0.3, "near"), (2.0, "wrong")])
@@ -478,7 +480,7 @@ def test_one_recorded_step_is_said_to_be_too_few(tiny_run):
 
 
 def test_the_section_of_a_run_is_whole(tiny_run, heldout, use):
-    found = section(use, traversals(tiny_run, heldout, use))
+    found = section(use, traversals(tiny_run, heldout, use), {})
     assert len(found.panels) == 5
     assert all(finding.sentence.endswith(".") for finding in found.findings)
     assert use["training_rate"].size > 0

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import sys
 
+import arviz_stats
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,11 @@ import xarray as xr
 from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
-from pyro_animacy.criticism.draws import save_draws
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, build
 from pyro_animacy.models.control_vae import ControlVAEConfig
@@ -54,7 +55,8 @@ def test_shapes_dims_and_groups(tiny_run, mode):
     tree = draw(tiny_run, data, mode=mode, draws=5, context=4)
     kept = [0, 1, 2] if mode == "forecast" else [0, 1]
     groups = {GROUP[mode], "observed_data", "constant_data"}
-    assert set(tree.children) == groups | ({"posterior"} if mode == "reconstruct" else set())
+    of_reconstruction = {"posterior", "log_likelihood"} if mode == "reconstruct" else set()
+    assert set(tree.children) == groups | of_reconstruction
     position = tree[GROUP[mode]]["position"]
     assert position.dims == DIMS
     assert position.shape == (1, 5, len(kept), 12, 2, 2)
@@ -160,7 +162,9 @@ class Linear:
 
     history, D, Z = 2, 4, 3
 
-    def __init__(self, roll_out="teacher_forced", sigma=0.4, sigma_p=0.5, arena="open"):
+    def __init__(
+        self, roll_out="teacher_forced", sigma=0.4, sigma_p=0.5, arena="open", likelihood="policy"
+    ):
         rng = np.random.default_rng(0)
         D, Z = self.D, self.Z
         self.sigma, self.sigma_p, self.h = sigma, sigma_p, 0.6
@@ -174,7 +178,7 @@ class Linear:
         net = StackConfig(hidden=2 * Z, layers=1, activation="relu")
         config = ControlVAEConfig(
             history=2, latent_size=Z, latent_scale=sigma_p, roll_out=roll_out, arena=arena,
-            policy_scale=sigma, prior=net, posterior=net, policy=net,
+            policy_scale=sigma, likelihood=likelihood, prior=net, posterior=net, policy=net,
         )  # fmt: skip
         card = ModelCard(
             "control_vae", dataclasses.asdict(config), self.scale, ("0", "1"), ("x", "y"), 10.0, "m"
@@ -273,6 +277,48 @@ def test_reconstruction_step_by_step():
         state, action = recorded[t], recorded[t] - recorded[t - 1]
         ((mean, cov),) = linear.moments(state, action, 1, posterior=True)
         assert_moments(x[:, t + 1], mean, cov)
+
+
+@pytest.mark.parametrize("likelihood", ["policy", "squared_error"])
+@pytest.mark.parametrize("roll_out", ["teacher_forced", "closed_loop"])
+def test_the_log_likelihood_is_that_of_the_recorded_displacement(roll_out, likelihood):
+    """Of each draw of z (and of s, in closed loop) by its law, written out; per data unit."""
+    linear, data = Linear(roll_out, likelihood=likelihood), data_for(8, trajectories=2)
+    data["position"][0, 4, 1, 0] = np.nan  # one coordinate of four
+    data["position"][1, 7:] = np.nan
+    tree = draw(linear.run, data, mode="reconstruct", draws=3, seed=1)
+    found = tree["log_likelihood"]["position"]
+    assert found.dims == ("chain", "draw", "trajectory", "time")
+    drawn = linear.to_model(tree["posterior_predictive"]["position"].values[0])
+    z = tree["posterior"]["latent"].values[0].astype(float)  # (draw, trajectory, step, Z)
+    recorded = linear.to_model(data["position"].values)
+    expected = np.full((3, 2, 8), np.nan)
+    view = np.vstack([np.eye(4) / 6.0, np.hstack([np.eye(2), -np.eye(2)]) / 3.0])
+    for k, i, t in np.ndindex(3, 2, 6):  # the step from frame t + 1
+        path = recorded[i] if roll_out == "teacher_forced" else drawn[k, i]
+        s, before = path[t + 1], path[t]
+        mean = linear.R @ np.concatenate([view @ s, s - before]) + linear.b + linear.W @ z[k, i, t]
+        spread = linear.sigma
+        if likelihood == "squared_error":
+            mean, spread = drawn[k, i, t + 2] - s, np.sqrt(0.5)
+        error = (recorded[i, t + 2] - s - mean) / spread
+        seen = np.isfinite(recorded[i, t + 2])
+        each = -0.5 * error**2 - np.log(spread * np.sqrt(2 * np.pi)) - np.log(linear.scale.unit)
+        if seen.any() and np.isfinite(path[t : t + 2]).all():
+            expected[k, i, t + 2] = each[seen].sum()
+    assert np.isfinite(expected).sum() == 3 * (9 if roll_out == "teacher_forced" else 11)
+    np.testing.assert_allclose(found.values[0], expected, rtol=2e-5, atol=2e-4)
+
+
+def test_the_reconstruction_of_what_is_observed_is_read_by_arviz(tiny_run):
+    """PSIS-LOO over the frames that have a density, as `arviz_stats` takes it from the tree."""
+    tree = draw(tiny_run, recordings(frames=12), mode="reconstruct", draws=100)
+    kept = tree.isel(time=slice(tree.attrs["context"], None))
+    found = arviz_stats.loo(kept, var_name="position", reff=1.0)
+    density = kept["log_likelihood"]["position"].values[0].reshape(100, -1).astype(float)
+    exact = -np.log(np.exp(-density).mean(0))  # without smoothing of the weights
+    assert found.n_data_points == density.shape[1]
+    np.testing.assert_allclose(found.elpd, exact.sum(), rtol=0.05)
 
 
 def test_nothing_is_reconstructed_after_frames_that_were_not_seen(tiny_run):
@@ -411,7 +457,7 @@ def test_no_trajectory_has_the_context(tiny_run):
     [
         ({"draws": 10**9}, 10**9 * 12 * 4 * 4 / 2**30),
         ({"horizon": 10**12}, (10**12 + 2) * 4 * 4 / 2**30),
-        ({"mode": "reconstruct", "draws": 10**9}, 10**9 * 12 * (4 + 4) * 4 / 2**30),
+        ({"mode": "reconstruct", "draws": 10**9}, 10**9 * 12 * (4 + 4 + 1) * 4 / 2**30),
     ],
 )
 def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):

@@ -17,23 +17,17 @@ from variants import build
 from pyro_animacy import Batch, ConfigError, Run, RunError, Scale, fit, make_trajectories, predict
 from pyro_animacy.cli import main
 from pyro_animacy.criticism import elpd as elpd_module
-from pyro_animacy.criticism.contenders import comparable
-from pyro_animacy.criticism.elpd import elpd_data
-from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
-from pyro_animacy.criticism.future import compare_future, expanding, refits
-from pyro_animacy.criticism.ranking import (
+from pyro_animacy.criticism.contenders import (
     Ranking,
     common_heldout,
-    compare_elpd,
+    comparable,
     compare_runs,
-    elpd,
-    elpd_baselines,
-    findings,
-    leave_future_out,
-    ranking_text,
     run_names,
-    section,
 )
+from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
+from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
+from pyro_animacy.criticism.future import compare_future, expanding, leave_future_out, refits
+from pyro_animacy.criticism.ranking import findings, ranking_text, save_ranking, section
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.score import independent_groups
@@ -391,6 +385,20 @@ def test_the_section_says_who_is_best(ranking):
     assert part.tables[0].rows[0][0] == ranking.table.index[0]
     text = ranking_text(ranking)
     assert all(finding.sentence in text for finding in part.findings)
+
+
+def test_a_ranking_that_cannot_be_written_leaves_the_old_files(ranking, tmp_path, monkeypatch):
+    (tmp_path / "compare.csv").write_text("old")
+
+    def full(self, path, **_):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(RunError, match=r"compare\.csv: cannot be written"):
+        save_ranking(ranking, tmp_path)
+    assert (tmp_path / "compare.csv").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["compare.csv"]
 
 
 def judged(model, baseline):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pyro_animacy.data import tables
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
-from pyro_animacy.data.trajectories import check_trajectories, make_trajectories, split
+from pyro_animacy.data.schema import check_trajectories, make_trajectories
+from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

@@ -4,9 +4,11 @@ import base64
 import dataclasses
 import io
 import os
+import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers import recordings
@@ -14,18 +16,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
+from pyro_animacy.criticism import animacy_plots, judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism import criticise as criticism
-from pyro_animacy.criticism import judgement, plots, verdicts, wording
 from pyro_animacy.criticism.animacy import by_body, score_animacy
 from pyro_animacy.criticism.animation import animate, pace
+from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import align, compare
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
-from pyro_animacy.criticism.report import with_named_bodies, write_report
+from pyro_animacy.criticism.in_short import ENTRIES, NAMED, in_short
+from pyro_animacy.criticism.report import with_named_bodies, write_report, write_sections
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.infer.config import parse_config
 
 SUMMARY = {
     "heldout_nats_per_step": 3.5,
@@ -123,7 +128,7 @@ def test_report_holds_everything(tmp_path):
         data = base64.b64decode(image["src"].split(",")[1], validate=True)
         Image.open(io.BytesIO(data)).verify()
     for words in (
-        "3.50 nats per step against 2.50 of AR(2)",
+        "3.50 nats per step against 2.50 for AR(2)",
         "Scored by the policy likelihood.",
         "Motion, as recorded in ",
         "Speed Right every body",
@@ -211,7 +216,7 @@ def test_failed_write_leaves_the_old_report(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(RunError, match="cannot be written there"):
+    with pytest.raises(RunError, match="cannot be written"):
         page_of(tmp_path, observed, generated)
     assert (tmp_path / "report.html").read_text() == "old"
     assert os.listdir(tmp_path) == ["report.html"]
@@ -226,13 +231,13 @@ def comparison_of(scale=1.0, shift=0.0, draws=25):
 
 
 def test_verdicts_follow_the_numbers():
-    assert verdicts.judge(comparison_of()).grade == "right"
-    fast, slow = verdicts.judge(comparison_of(1.5)), verdicts.judge(comparison_of(0.4))
+    assert judgement.judge(comparison_of()).grade == "right"
+    fast, slow = judgement.judge(comparison_of(1.5)), judgement.judge(comparison_of(0.4))
     assert fast.grade == slow.grade == "wrong"
     assert fast.sentence.startswith("too fast (mean 4")
     assert fast.sentence.endswith("\u00a0% larger)")
     assert slow.sentence.startswith("too slow (mean 0.38")
-    assert verdicts.judge(comparison_of(1.12)).grade == "near"
+    assert judgement.judge(comparison_of(1.12)).grade == "near"
 
 
 def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
@@ -240,7 +245,7 @@ def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
     still = np.where(np.arange(60)[:, None, None] % 3 == 0, 0.0, step)
     observed = recording(still.cumsum(1))
     made = np.random.default_rng(10).normal(0.9, 0.05, size=(1, 25, 4, 60, 1, 2)).cumsum(3)
-    verdict = verdicts.judge(compare(*align(observed, tree(observed, made)))[0])
+    verdict = judgement.judge(compare(*align(observed, tree(observed, made)))[0])
     assert verdict.grade == "wrong"
     assert verdict.sentence.endswith(
         " and too seldom at rest (0\u00a0% of frames, recorded 32\u00a0%)"
@@ -253,8 +258,8 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
     observed = recording(kicks.cumsum(1))
     made = rng.random((1, 25, 3, 400, 1, 2)).cumsum(3)
     fast = compare(*align(observed, tree(observed, made)))[0]
-    assert fast.effect < verdicts.NEAR
-    assert verdicts.judge(fast).grade == "wrong"
+    assert fast.effect < judgement.NEAR
+    assert judgement.judge(fast).grade == "wrong"
 
 
 def test_score_sentences():
@@ -266,7 +271,7 @@ def test_score_sentences():
     assert said(3.5)[0] == "right"
     assert "(+1.00 nats per step, 2.72 times the density)" in said(3.5)[1]
     assert said(2.0)[0] == "wrong"
-    assert "against 2.50 of AR(2) (−0.50 nats per step)" in said(2.0)[1]
+    assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
     assert said(2.6, error=0.1)[0] == "near"
     assert "+0.10 ±\u00a00.100 (standard error)" in said(2.6, error=0.1)[1]
     assert said(float("nan"))[0] == "wrong"
@@ -280,7 +285,7 @@ def test_a_model_no_better_than_a_baseline_is_doubted():
         return verdicts.doubt({**SUMMARY, **summary})
 
     assert said(3.5, 0.1) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
-    assert said(2.0).startswith("the model foresees steps no better than AR(2), so these say")
+    assert said(2.0).startswith("the model predicts steps no better than AR(2), so these say")
     for error in (0.1, 2.0):  # level, and not to be told
         assert "not clearly better than AR(2)" in said(2.6, error)
     assert said(float("nan"))
@@ -298,18 +303,18 @@ def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
     assert "nothing like what the run was fitted to" in sentence
     assert "−2.65e+08 nats" in sentence
     assert said(2.5 - verdicts.FOREIGN - 1, 40.0)[0] == "wrong"
-    told = verdicts.in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
+    told = in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
     assert "or a new fit on these" in told.attempt[0]
 
 
 def test_few_draws_leave_a_difference_not_known():
-    few, one, enough = (verdicts.judge(comparison_of(2.0, draws=n)) for n in (19, 1, 20))
+    few, one, enough = (judgement.judge(comparison_of(2.0, draws=n)) for n in (19, 1, 20))
     assert few.grade == one.grade == "undefined"
     assert few.sentence.startswith("too fast")
     assert few.sentence.endswith("; 19 draws are too few to tell")
     assert one.sentence.endswith("; 1 draw is too few to tell")
     assert enough.grade == "wrong"
-    told = verdicts.in_short(compare(*align(*scene(scale=3.0, draws=1))), {}, [])
+    told = in_short(compare(*align(*scene(scale=3.0, draws=1))), {}, [])
     assert not any("Motion" in sentence for sentence in (*told.near, *told.wrong))
     assert any(sentence.startswith("More draws") for sentence in told.attempt)
 
@@ -337,7 +342,7 @@ def test_what_to_try_next():
     def attempts(summary=SUMMARY, metrics=(), scale=1.0):
         observed, generated = scene(seed=3, scale=scale)  # of 19 checks, one in 20 is off by chance
         comparisons = compare(*align(observed, generated))
-        return " ".join(verdicts.in_short(comparisons, summary, list(metrics)).attempt)
+        return " ".join(in_short(comparisons, summary, list(metrics)).attempt)
 
     rising = [{"step": i, "validation_nats_per_step": i} for i in range(8)]
     falling = [{"step": i, "validation_nats_per_step": -abs(i - 2)} for i in range(8)]
@@ -347,7 +352,8 @@ def test_what_to_try_next():
     slowly = [*rising, {"step": 8, "validation_nats_per_step": 7.01}]
     for log in (rising, rising[:2], slowly):
         assert longer in attempts(metrics=log)
-    for log in (falling, rising[:1], [*rising, {"step": 8, "validation_nats_per_step": 7}]):
+    assert "there is one validation score" in attempts(metrics=rising[:1])
+    for log in (falling, [*rising, {"step": 8, "validation_nats_per_step": 7}]):
         assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
@@ -360,7 +366,65 @@ def test_what_to_try_next():
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
 
 
-PIXEL = embed(plots.png(plots.plot_loss_terms([])), "png", "a figure")
+@pytest.mark.parametrize(
+    ("steps", "train"),
+    [
+        (4000, {}),
+        (36_000, {"steps_per_epoch": 8, "kl_weight": {"end": 0.09}}),
+        (2, {}),
+        (17, {"steps_per_epoch": 8}),
+        (95, {}),
+    ],
+)
+def test_the_advised_kl_weight_reaches_its_end_by_the_last_step(steps, train):
+    """As `fit` reads the options; and it starts at a hundredth, whatever the run's length."""
+    summary = {**SUMMARY, "steps": steps, "train": train}
+    observed, generated = scene()
+    comparisons = compare(*align(observed, generated))
+    told = in_short(comparisons, summary, [{"step": steps, "kl": 1e-4}])
+    [advice] = [sentence for sentence in told.attempt if "KL weight" in sentence]
+    given = dict(re.findall(r"--train\.kl_weight\.(\w+) ([\d.]+)", advice))
+    options = {name: float(value) if "." in value else int(value) for name, value in given.items()}
+    weight = parse_config({"train": {"kl_weight": options}}).train.kl_weight
+    end = train.get("kl_weight", {}).get("end", 1.0)
+    assert weight(0) == pytest.approx(end / 100)
+    assert weight((steps - 1) // train.get("steps_per_epoch", 1)) == pytest.approx(end)
+    if steps > 1000:  # and stays there for as long
+        assert weight(steps // 2 // train.get("steps_per_epoch", 1)) == pytest.approx(end)
+
+
+def test_a_smaller_kl_weight_is_advised_once():
+    summary = {**SUMMARY, "steps": 4000}
+    advice = smaller_kl_weight(summary)
+    found = Section("latent", "Latent", "", [Finding("wrong", "Posterior collapse.", f"{advice}.")])
+    told = in_short([], summary, [{"step": 4000, "kl": 1e-4}], sections=[found])
+    assert sum("KL weight" in sentence for sentence in told.attempt) == 1
+
+
+def test_the_log_of_a_run_that_acts_is_drawn_by_episode(tmp_path):
+    """Its rows have no step; and a page without curves has no note on them."""
+    metrics = [{"episode": n, "loss": 3.0 - n, "kl": 1.0 + n} for n in range(2)]
+    assert verdicts.series(metrics, "kl") == ([0.0, 1.0], [1.0, 2.0])
+    assert plots.plot_loss_terms(metrics).axes[-1].get_xlabel() == "episode"
+    assert plots.plot_loss_terms(METRICS).axes[-1].get_xlabel() == "training step"
+    options = {"title": "A run", "subject": "a model acts", "facts": [], "sections": []}
+    for log, drawn in ((metrics, True), ([], False)):
+        path = write_sections(tmp_path / "r.html", summary={}, metrics=log, **options)
+        words = checked(path).words
+        assert ("No training log was given" in words) != drawn
+        assert ("nats per frame" in words) == drawn
+        assert "validation score is of" not in words
+
+
+def test_the_page_states_the_limits_that_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_animacy.criticism.report.TAIL", 0.01)
+    monkeypatch.setattr("pyro_animacy.criticism.report.NEAR_MEAN", 0.4)
+    words = page_of(tmp_path, *scene(trajectories=1, frames=8)).words
+    assert "p(mean) at least 0.01 and p(W₁) at least 0.02 (chance)" in words
+    assert "a mean off by more than 40 %" in words  # of words, spaces are all alike
+
+
+PIXEL = embed(style.png(plots.plot_loss_terms([])), "png", "a figure")
 
 
 def section(key="calibration", grade="wrong", title="Is it calibrated?", count=1, **options):
@@ -399,31 +463,31 @@ def test_the_summary_leads_with_what_matters_and_stays_short():
     found = compare(*align(*scene(scale=2.0)))
     keys = ("latent", "guide", "calibration", "a", "b", "c", "d")
     parts = [section(key, "wrong", key.title(), count=3) for key in keys]
-    told = verdicts.in_short(found, {**SUMMARY, "heldout_nats_per_step": 0.0}, [], 0.5, parts)
+    told = in_short(found, {**SUMMARY, "heldout_nats_per_step": 0.0}, [], 0.5, parts)
     assert "not finite" in told.wrong[0]
     assert "A simple baseline" in told.wrong[1]
     assert told.wrong[2:4] == ("guide wrong 0.", "calibration wrong 0.")  # no criteria, no more
     assert told.where["guide wrong 0."] == ("guide", "Guide (2 more)")
     assert told.wrong[4].startswith("Motion, wrong in ")
     assert told.where[told.wrong[4]][0] == "checks"
-    assert len(told.wrong) == verdicts.ENTRIES
+    assert len(told.wrong) == ENTRIES
     assert told.wrong[5] == "And 5 more below."  # latent, a, b, c, d
     assert "Do 0." in told.attempt
-    assert len(set(told.attempt)) == len(told.attempt) <= verdicts.ENTRIES
+    assert len(set(told.attempt)) == len(told.attempt) <= ENTRIES
     assert not any("undefined" in s for s in (*told.right, *told.near))
 
 
 def test_the_motion_takes_one_sentence_a_list():
     found = compare(*align(*scene(scale=2.0)))
-    told = verdicts.in_short(found, {}, [])
+    told = in_short(found, {}, [])
     [sentence] = [s for s in told.wrong if s.startswith("Motion")]
-    wrong = [c for c in found if verdicts.judge(c).grade == "wrong"]
+    wrong = [c for c in found if judgement.judge(c).grade == "wrong"]
     assert f"wrong in {len(wrong)} of {len(found)} checks" in sentence
     assert "speed of every body (too fast)" in sentence
     names = {c.statistic.name for c in wrong}
-    assert len(names) > verdicts.NAMED
-    assert f"; and {len(names) - verdicts.NAMED} more below." in sentence
-    assert sum(name in sentence for name in names) >= verdicts.NAMED
+    assert len(names) > NAMED
+    assert f"; and {len(names) - NAMED} more below." in sentence
+    assert sum(name in sentence for name in names) >= NAMED
 
 
 def test_a_statistic_is_open_where_something_is_off(tmp_path):
@@ -638,12 +702,12 @@ def test_windows_of_the_same_moment_come_after_one_of_each():
 
 def test_view_is_square_and_bounded():
     recorded = np.array([[[0.0, 0], [4, 2]]])
-    low, high = plots.view(recorded, np.array([1e9, np.nan]), np.array([[1e9, -1e9]]))
+    low, high = style.view(recorded, np.array([1e9, np.nan]), np.array([[1e9, -1e9]]))
     np.testing.assert_allclose(high - low, (high - low)[0])
     assert (low <= 0).all()
     assert (high >= [4, 2]).all()
     assert (high - low)[0] < 10
-    low, high = plots.view(np.full((3, 1, 2), np.nan))
+    low, high = style.view(np.full((3, 1, 2), np.nan))
     assert (high > low).all()
 
 
@@ -661,7 +725,7 @@ def test_figures_leave_matplotlib_alone():
         plots.plot_paths(observed, draws, ["t0", "t2"], reconstructed=draws),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
-    assert all(Image.open(io.BytesIO(plots.png(figure))).width <= 4.5 * 144 for figure in figures)
+    assert all(Image.open(io.BytesIO(style.png(figure))).width <= 4.5 * 144 for figure in figures)
     assert dict(mpl.rcParams) == before
 
 
@@ -676,3 +740,19 @@ def test_curves_drawn_are_the_distributions():
     grid, share = next(line for line in below.lines if line.get_label() == "recorded").get_data()
     brute = [(comparison.observed <= point).mean() for point in grid]
     np.testing.assert_allclose(share, brute)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "animate", "value", "said"),
+    [
+        (["a", "0"], True, -1.0, "a and body 0 coast as inert bodies do"),
+        (["a"], True, -1.0, "a coasts as an inert body would"),
+        (["a", "b"], False, 1.0, "a and b are no agents, and a value above 0 does not make them"),
+        (["a"], False, 1.0, "a is no agent, and a value above 0 does not make it one"),
+    ],
+)
+def test_what_is_said_of_bodies_agrees_with_their_number(bodies, animate, value, said):
+    table = pd.DataFrame({"evidence": value, "evidence_error": 0.1}, index=bodies)
+    finding = animacy_plots._agency(table, np.full(len(bodies), animate), "")
+    assert finding.grade == "near"
+    assert said in finding.sentence

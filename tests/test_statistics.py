@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 
-from pyro_animacy.criticism import comparison, statistics, verdicts
+from pyro_animacy.criticism import comparison, judgement, statistics
 from pyro_animacy.criticism.comparison import (
     KEPT,
     _distance_p,
@@ -21,6 +21,7 @@ from pyro_animacy.criticism.comparison import (
     each_draw,
     share_lost,
 )
+from pyro_animacy.criticism.in_short import in_short
 from pyro_animacy.criticism.statistics import (
     AT_EDGE,
     LAG,
@@ -708,7 +709,7 @@ def test_shares_of_frames_are_compared_by_cohens_h():
     assert p == pytest.approx(1 - 0.9**2, abs=0.02)
     assert edge.distance == pytest.approx(abs(p - q), abs=1e-3)
     assert edge.effect == pytest.approx(2 * abs(math.asin(p**0.5) - math.asin(q**0.5)))
-    verdict = verdicts.judge(edge)
+    verdict = judgement.judge(edge)
     assert verdict.grade == "wrong"
     assert verdict.sentence.startswith("too seldom at the edge (")
     # Close shares: h is their difference in standard deviations, as of any other statistic.
@@ -718,7 +719,7 @@ def test_shares_of_frames_are_compared_by_cohens_h():
     assert also.effect == pytest.approx(
         abs(also.observed_mean - also.generated_mean) / also.observed.std(), rel=0.05
     )
-    assert verdicts.judge(also).grade == "right"
+    assert judgement.judge(also).grade == "right"
 
 
 def test_a_share_that_was_never_recorded_is_wrong_only_where_it_is_seen():
@@ -731,7 +732,7 @@ def test_a_share_that_was_never_recorded_is_wrong_only_where_it_is_seen():
         draws[..., ::every, 0, 0] = 0
         near = compare(*align(observed, tree(observed, draws)), {"n": STATISTICS["near_ball"]})[0]
         assert near.observed_mean == 0
-        assert verdicts.judge(near).grade == grade
+        assert judgement.judge(near).grade == grade
 
 
 @pytest.mark.parametrize("near", [0.0, 1.0])
@@ -746,7 +747,7 @@ def test_a_share_that_most_draws_have_too_is_within_chance(near):
     found = compare(*align(observed, tree(observed, draws)), {"n": STATISTICS["near_ball"]})[0]
     assert (found.observed_mean, found.p_mean) == (near, 0.6)
     assert found.effect > 0.3
-    verdict = verdicts.judge(found)
+    verdict = judgement.judge(found)
     assert verdict.grade == "near"
     assert verdict.sentence.endswith("which may be chance")
 
@@ -760,9 +761,9 @@ def test_one_recorded_value_is_judged_by_its_tails():
     def judged(position, draws=40):
         observed = recording(position)
         made = tree(observed, rng.normal(size=(1, draws, 1, 60, 1, 2)).cumsum(3))
-        return verdicts.judge(compare(*align(observed, made), one)[0])
+        return judgement.judge(compare(*align(observed, made), one)[0])
 
-    assert judged(walk) == verdicts.Verdict("right", "as recorded, within chance")
+    assert judged(walk) == judgement.Verdict("right", "as recorded, within chance")
     wrong = judged(steady[None])
     assert wrong.grade == "wrong"
     assert wrong.sentence.startswith("loses its velocity too soon (")
@@ -888,7 +889,7 @@ def test_poor_draws_and_recordings_give_a_reduced_result(case):
     observed = recording(position)
     pair = align(observed, tree(observed, draws))
     found = compare(*pair)
-    grades = {(c.statistic.name, c.body): verdicts.judge(c).grade for c in found}
+    grades = {(c.statistic.name, c.body): judgement.judge(c).grade for c in found}
     lost = {"some nan": 0.25 + 0.25 / 3, "all nan": 1, "infinite": 1}.get(case, 0)
     assert share_lost(*pair) == pytest.approx(lost)
     if case in ("all nan", "infinite", "unseen"):
@@ -904,7 +905,7 @@ def test_poor_draws_and_recordings_give_a_reduced_result(case):
     elif case == "one frame":
         defined = {name for (name, _), grade in grades.items() if grade != "undefined"}
         assert defined == {"time at the edge", "inter-body distance"}
-    words = verdicts.in_short(found, {}, [], share_lost(*pair))
+    words = in_short(found, {}, [], share_lost(*pair))
     assert "nan" not in " ".join((*words.right, *words.near, *words.wrong, *words.attempt)).lower()
 
 

@@ -8,14 +8,12 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyro_animacy.data.resolution import decimal_grid
+from pyro_animacy.data.bodies import select_bodies
+from pyro_animacy.data.resolution import decimal_grid, estimate_resolution
+from pyro_animacy.data.schema import check_trajectories, make_trajectories
 from pyro_animacy.data.trajectories import (
-    check_trajectories,
     downsample,
-    estimate_resolution,
     join,
-    make_trajectories,
-    select_bodies,
     split,
     split_at_gaps,
 )

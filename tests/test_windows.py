@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_animacy import DataError, Scale, Windows, make_trajectories
-from pyro_animacy.data.windows import dequantised, whole
+from pyro_animacy.data.windows import consecutive, dequantised, whole
 
 
 def ragged(seed=0, gaps=False):
@@ -156,3 +156,17 @@ def test_nothing_that_moves_is_refused():
     still = still.assign(position=still["position"] * 0 + 1)
     with pytest.raises(DataError, match="no body moves"):
         Scale.of(still)
+
+
+@pytest.mark.parametrize(("frames", "every", "least"), [(4, None, 1), (4, None, 3), (7, 5, 3)])
+def test_consecutive_windows_go_through_every_trajectory(frames, every, least):
+    """As counted one by one, of trajectories shorter, as long and longer than a window."""
+    length = np.array([1, 4, 9, 12, 3, 0])
+    expected = [
+        (row, begin, min(begin + frames, n))
+        for row, n in enumerate(length)
+        for begin in range(0, n, every or frames)
+        if min(begin + frames, n) - begin >= least
+    ]
+    found = consecutive(length, frames, every=every, least=least)
+    assert [*zip(*map(np.ndarray.tolist, found), strict=True)] == expected

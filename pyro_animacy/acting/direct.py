@@ -38,30 +38,33 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from matplotlib.figure import Figure
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
 from pyro_animacy.criticism.animation import Scene, film, pace, trail_frames
-from pyro_animacy.criticism.plots import body_legend, frame_panel, styled, view
-from pyro_animacy.data.schema import agents
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.criticism.style import (
+    body_legend,
+    frame_panel,
+    styled,
+    view,
+)
+from pyro_animacy.data.schema import agents, make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import RunError, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import (
-    BASELINE_ORDERS,
     DEQUANTISE_HELDOUT,
     bounds,
+    least_context,
     scoring_windows,
 )
 from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
 from pyro_animacy.infer.traced import no_validation
-from pyro_animacy.models.program import Memory
+from pyro_animacy.models.program import HeldResidual, Memory
 from pyro_animacy.models.scene import SceneModel
 
 Floats = npt.NDArray[np.float64]
@@ -145,18 +148,6 @@ class Imagined(NamedTuple):
     controls: Tensor
 
 
-class _Chosen(Messenger):
-    """Answer the site of z_t by mu_p + sigma_p eps, in place of a draw."""
-
-    def __init__(self, eps: Tensor) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def _pyro_sample(self, msg: dict) -> None:
-        prior = msg["fn"].base_dist
-        msg["value"], msg["done"] = prior.loc + prior.scale * self.eps, True
-
-
 class Directed:
     """A model of scenes whose chances are chosen: what `plan` plans with.
 
@@ -170,22 +161,16 @@ class Directed:
         self.model, self.axes = model, axes
 
     def begin(self, frames: Tensor) -> Belief:
-        """Where displays begin after the frames (history, E, D); nothing is remembered.
-
-        As in `SceneModel.roll_out`, a body that starts beyond a wall does not meet it.
-        """
+        """Where displays begin after the frames (history, E, D); nothing is remembered."""
         model, s, moves = self.model, frames[-1], frames.diff(dim=0).flip(0)
-        walls = model.config.arena == "recorded"
-        low = model.low.where((s >= model.low) & walls, -torch.inf)
-        high = model.high.where((s <= model.high) & walls, torch.inf)
-        return Belief(s, tuple(moves), model.start(s.shape[:-1]), low, high)
+        return Belief(s, tuple(moves), model.start(s.shape[:-1]), *model.walls(s))
 
     def step(self, belief: Belief, eps: Tensor) -> Belief:
         """The next frame, given eps_t (..., Z + D), or (..., Z) for the mean of the policy."""
         model, (s, moves, m, low, high) = self.model, belief
         z, rest = eps.split((model.latent_size, eps.shape[-1] - model.latent_size), -1)
         c = model.context(s, list(moves))
-        with _Chosen(z):
+        with HeldResidual(z):
             m = model.advance("latent", c, m, None)
         pi = model.policy(c, m).base_dist
         a = pi.loc + pi.scale * rest if rest.shape[-1] else pi.loc
@@ -279,7 +264,7 @@ def direct(
 def _check(run: Run, subtlety: float, frames: int, displays: int, seed: int) -> None:
     """Raise ConfigError for what cannot be asked of the run."""
     check_kind(run.card, "scenes", run.path)
-    least = max(run.model.config.history, max(BASELINE_ORDERS) + 1) + 1
+    least = least_context(run.model.config.history) + 1
     given = {"subtlety": subtlety, "frames": frames, "displays": displays, "seed": seed}
     require(
         "",
@@ -348,7 +333,7 @@ def nats_per_step(run: Run, trajectories: xr.Dataset, draws: int = 64) -> Floats
         torch.manual_seed(0)
         steps = window_steps(run.guide, windows, torch.arange(len(windows)), draws)
         found = torch.cat([bounds(of)[0][-1] for _, of in steps]).double().cpu()
-    found = found - windows.coordinates * math.log(scale.unit)
+    found = found - scale.log_jacobian(windows.coordinates)
     row, N = windows.index[:, 0], trajectories.sizes["trajectory"]
     total, count = (torch.bincount(row, w, minlength=N) for w in (found, torch.ones_like(found)))
     return (total / count).numpy()

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
-from pyro_animacy.criticism.plots import QUIET, RECORDED, styled
+from pyro_animacy.criticism.gif import Pixels, rgb
+from pyro_animacy.criticism.style import QUIET, RECORDED, styled
 
 OVERLAID = 8  # draws in one picture: of more, each alone would hardly show
 SIDE = 208  # pixels of a picture that is drawn
@@ -39,7 +39,6 @@ DPI = 100
 MARGIN, BORDER = 10, 4  # pixels
 TITLE, CAPTION, STRIP, TICKS, SCALE = 24, 40, 60, 36, 44  # pixels, heights but for the last
 
-Pixels = npt.NDArray[np.uint8]
 Panel = Callable[[int], Pixels]  # the picture of frame t
 
 
@@ -322,8 +321,3 @@ class Film:
 def inches(width: int, height: int) -> tuple[float, float]:
     """Size of a figure in pixels, as matplotlib has it."""
     return width / DPI, height / DPI
-
-
-def rgb(colour: str) -> Pixels:
-    """A colour (3,) from 0 to 255."""
-    return np.round(255 * np.array(to_rgb(colour))).astype(np.uint8)

@@ -22,13 +22,11 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
 from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -41,13 +39,11 @@ from pyro_animacy.acting.film import (
     Film,
     Lines,
     Panel,
-    Pixels,
     Rewards,
     enlarged,
     fitted,
     inches,
     overlaid,
-    rgb,
 )
 from pyro_animacy.acting.replay import quantised
 from pyro_animacy.acting.run import (
@@ -57,7 +53,8 @@ from pyro_animacy.acting.run import (
     make_env,
     read_acting,
 )
-from pyro_animacy.criticism.plots import GENERATED, RECORDED
+from pyro_animacy.criticism.gif import Pixels, delay, save_gif
+from pyro_animacy.criticism.style import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
@@ -309,35 +306,9 @@ def _saving(out: Path) -> Save:
 
 
 def _save_gif(frames: Frames, path: Path, fps: float, progress: bool) -> None:
-    """Write a looping GIF with one palette, so that colours hold still."""
-    palette = _palette([frames[i]() for i in evenly(len(frames), 8)])
-    images = (
-        Image.fromarray(frame()).quantize(palette=palette, dither=Image.Dither.NONE)
-        for frame in _counted(frames, progress)
-    )
-    # Viewers count delays in hundredths of a second, and slow those below two.
-    delay = max(20, 10 * round(100 / fps))
-    next(images).save(
-        path, format="GIF", save_all=True, append_images=images, duration=delay, loop=0,
-        optimize=False,
-    )  # fmt: skip
-
-
-def _palette(frames: Sequence[Pixels]) -> Image.Image:
-    """A picture with the 256 colours that suit some frames: what is plain stays as it is."""
-    sheet = Image.fromarray(np.concatenate(frames))
-    counted: Any = sheet.getcolors(2**24)
-    common = [colour for _, colour in sorted(counted, reverse=True)[:32]]
-    others = np.array(sheet.quantize(256, Image.Quantize.FASTOCTREE).getpalette(), int)
-    wanted = [rgb("white"), rgb("black"), rgb(OPEN_LOOP), *common, *others.reshape(-1, 3)]
-    chosen = np.array(wanted[:1], int)
-    for colour in wanted:
-        # PIL looks a colour up by 6 bits a channel: it would take a neighbour for the wanted one.
-        if abs(chosen - colour).max(-1).min() >= 8:
-            chosen = np.concatenate([chosen, [colour]])
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(chosen[:256].astype(np.uint8).ravel().tolist())
-    return palette
+    some = [frames[i]() for i in evenly(len(frames), 8)]
+    drawn = (frame() for frame in _counted(frames, progress))
+    save_gif(path, drawn, some, delay(1 / fps), kept=[OPEN_LOOP])
 
 
 def _save_mp4(frames: Frames, path: Path, fps: float, progress: bool) -> None:

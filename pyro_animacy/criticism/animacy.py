@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_animacy.criticism.importance import FEWEST, psis
+from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Windows, dequantised
@@ -113,8 +114,7 @@ def score_animacy(
     result["surprise"] = inertial_surprise(data, run.card.scale)
     if only is not None:
         result["surprise"] = result["surprise"].where(xr.DataArray(only, dims=DIMS[:2]))
-    # A density per model unit becomes one per data unit.
-    result["evidence"] -= data.sizes["space"] * math.log(run.card.scale.unit)
+    result["evidence"] -= run.card.scale.log_jacobian(data.sizes["space"])
     result["evidence"] += result["surprise"]
     result = result.assign(linked)
     result = result[[name for name in MEASURES if name in result]]
@@ -375,8 +375,7 @@ def scores_text(scores: xr.Dataset) -> str:
     lines = ["nats per step, mean +- standard error" + "".join(f"{name:>20}" for name in names)]
     for body, row in table.iterrows():
         cells = (f"{row[name]:.3f} +- {row[f'{name}_error']:.3f}" for name in names)
-        name = f"body {body}" if str(body).isdigit() else str(body)
-        lines.append(f"  {name:<35}" + "".join(f"{cell:>20}" for cell in cells))
+        lines.append(f"  {body_name(body):<35}" + "".join(f"{cell:>20}" for cell in cells))
     if table.isna().any(axis=None):
         lines.append("nan: too few steps; an error needs two recordings, or two stretches of time")
     return "\n".join(lines)

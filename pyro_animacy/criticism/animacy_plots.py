@@ -9,10 +9,16 @@ from matplotlib.figure import Figure
 
 from pyro_animacy.criticism.animacy import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
-from pyro_animacy.criticism.plots import QUIET, WIDTH, body_look, most_movement, shorten, styled
+from pyro_animacy.criticism.plots import most_movement
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
-from pyro_animacy.criticism.verdicts import nats
-from pyro_animacy.criticism.wording import seconds
+from pyro_animacy.criticism.style import (
+    QUIET,
+    WIDTH,
+    body_look,
+    shorten,
+    styled,
+)
+from pyro_animacy.criticism.wording import body_name, nats, seconds
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -43,7 +49,7 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
                 bar = None if np.isnan(error) else error
                 axis.errorbar(values[name], row, xerr=bar, fmt=marker, color=colour)
             axis.axvline(0, color=QUIET, lw=1)
-            labels = [shorten(str(body), 18) for body in table.index[::-1]]
+            labels = [shorten(body_name(body), 18) for body in table.index[::-1]]
             axis.set_yticks(range(len(table)), labels if axis is figure.axes[0] else [])
             axis.set_ylim(-0.6, len(table) - 0.4)
             axis.grid(axis="y", visible=False)
@@ -76,20 +82,20 @@ def section(
     width = smooth_frames(fps)
     mean = f" Running means over {seconds(width / fps)}." if width > 1 else ""
     for name in most_movement(observed, SHOWN):
-        caption = f"{name}: the recording, and its scores as they go.{mean}"
+        caption = f"{name}: the recording, and its scores over time.{mean}"
         film = animate_scores(observed, courses[name], name, strips)
         panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
-        "And do the others matter to it? The interaction is how much better the step is foreseen "
-        "with the others' past than with that of others from elsewhere."
+        "And do the others matter to it? The interaction is how much better the step is predicted "
+        "from the others' own past than from a past taken from elsewhere."
     ) if "interaction" in scores else ""  # fmt: skip
     return Section(
         key="animacy",
         title="How alive does the motion look?",
         intro=(
-            "A question of every step of every body: would an inert body, that only keeps its "
+            "A question about every step of every body: could an inert body, which only keeps its "
             "speed, slows down and bounces off walls, have done this? The evidence for an agent is "
-            "how much better the model of agents foresees the step, in nats: above 0 it moves as "
+            "how much better the model of agents predicts the step, in nats: above 0 it moves as "
             "an agent does. " + linked
         ),
         findings=findings,
@@ -97,9 +103,9 @@ def section(
         tables=[_table(table)],
         note=(
             "Evidence: log density under the model minus log density under the best inertial "
-            "linear-Gaussian body, whose friction and noise are fitted to the very trajectory, in "
-            "hindsight: the shorter that is, the less evidence, so compare conditions of like "
-            "length. A body that is no agent, such as a ball, is scored in the place of an agent. "
+            "linear-Gaussian body, whose damping and noise are fitted to the very trajectory, in "
+            "hindsight: the shorter that is, the less evidence, so compare conditions of similar "
+            "length. A body that is no agent, such as a ball, is scored as if it were one. "
             "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
             "their past at other times. Surprise: minus the log density under the inertial body. "
             "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
@@ -110,26 +116,29 @@ def section(
 def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
     said = [
-        f"{_body(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
+        f"{body_name(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
         for body, row in table.iterrows()
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
-    what = f"Evidence for an agent, nats a step: {'; '.join(said[:8])}{more}"
+    what = f"Evidence for an agent, nats per step: {'; '.join(said[:8])}{more}"
     if doubt:
         return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
-    coasting = [_body(body) for body in table.index[animate & clear & (value < 0)]]
-    pushed = [_body(body) for body in table.index[~animate & clear & (value > 0)]]
+    coasting = [body_name(body) for body in table.index[animate & clear & (value < 0)]]
+    pushed = [body_name(body) for body in table.index[~animate & clear & (value > 0)]]
     reasons = []
     if coasting:
+        how = "coasts as an inert body would" if len(coasting) == 1 else "coast as inert bodies do"
         reasons.append(
-            f"from frame to frame {', '.join(coasting)} coasts as an inert body would: look at "
-            "fewer frames a second (fit --downsample)"
+            f"from frame to frame {' and '.join(coasting)} {how}: look at fewer frames a second "
+            "(fit --downsample)"
         )
     if pushed:
+        one = len(pushed) == 1
+        are, them = ("is no agent", "it one") if one else ("are no agents", "them agents")
         reasons.append(
-            f"{', '.join(pushed)} is no agent, and that it is above 0 does not make it one: what "
-            "others do to it is as unlike coasting"
+            f"{' and '.join(pushed)} {are}, and a value above 0 does not make {them}: what others "
+            f"do to {'it' if one else 'them'} looks just as unlike coasting"
         )
     if reasons:
         return Finding("near", f"{what}; {'; '.join(reasons)}.")
@@ -147,19 +156,19 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     clear = table["interaction"] > 2 * table["interaction_error"]
     order = table["interaction"].sort_values(ascending=False)
     values = "; ".join(
-        f"{_body(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
+        f"{body_name(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
         for body, row in table.loc[order.index[:6]].iterrows()
     )
     if doubt:
-        return [Finding("undefined", f"Interaction, nats a step: {values}; {doubt}.")]
+        return [Finding("undefined", f"Interaction, nats per step: {values}; {doubt}.")]
     if clear.all():
-        return [Finding("right", f"Every body answers to the others (nats a step): {values}.")]
+        return [Finding("right", f"Every body responds to the others (nats per step): {values}.")]
     if clear.any():
-        names = ", ".join(_body(body) for body in order.index if clear[body])
-        return [Finding("near", f"Of the others' past, this model uses something for {names} "
-                                f"only (nats a step): {values}.")]  # fmt: skip
+        names = ", ".join(body_name(body) for body in order.index if clear[body])
+        return [Finding("near", f"This model uses the others' past for {names} only "
+                                f"(nats per step): {values}.")]  # fmt: skip
     return [Finding(
-        "near", f"The others' past does not help this model to foresee any body ({values}): they "
+        "near", f"The others' past does not help this model to predict any body ({values}): they "
         "ignore each other, or what links them is too slow or too rare to show from step to step.",
     )]  # fmt: skip
 
@@ -185,14 +194,10 @@ def _reliable(scores: xr.Dataset) -> Finding:
     )  # fmt: skip
 
 
-def _body(name: object) -> str:
-    return f"body {name}" if str(name).isdigit() else str(name)
-
-
 def _table(table: pd.DataFrame) -> Table:
     names = [name for name in ("evidence", "interaction", "choice", "surprise") if name in table]
     rows = [
-        [_body(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
+        [body_name(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
         for body, row in table.iterrows()
     ]
     return Table("Nats per step, mean and standard error", ["", *names], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,15 @@ from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from PIL import Image
 
 from pyro_animacy.criticism.comparison import DIMS, data_units
-from pyro_animacy.criticism.plots import (
+from pyro_animacy.criticism.gif import Pixels, delay, save_gif
+from pyro_animacy.criticism.plots import one_draw
+from pyro_animacy.criticism.style import (
     QUIET,
     body_legend,
     body_look,
     frame_panel,
-    one_draw,
     styled,
     view,
 )
@@ -34,6 +34,7 @@ SECONDS = (2.5, 8.0)  # shortest and longest play
 TRAIL = 2.0  # seconds of play that a trail lasts
 SMOOTH = 0.5  # seconds that the time courses of scores are running means over
 DPI = 144
+COLOURS = 96  # of an animation
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,23 @@ def pace(length: int, fps: float) -> Pace:
     stride = max(1, int(np.ceil(length / FRAMES)))
     frames = np.arange(0, length, stride)
     seconds = float(np.clip(length / fps, *SECONDS))
-    # Viewers count a GIF's delays in hundredths, and slow those below two.
-    delay = max(20, 10 * round(100 * seconds / len(frames)))
-    return Pace(frames, delay, stride / fps / (delay / 1000))
+    shown = delay(seconds / len(frames))
+    return Pace(frames, shown, stride / fps / (shown / 1000))
 
 
-def animate(
-    observed: xr.Dataset, generated: xr.DataArray, trajectory: str, draws: tuple[int, ...] = (0,)
-) -> bytes:
-    """The recording beside draws of it, bodies as markers with fading trails.
+def animate(observed: xr.Dataset, generated: xr.DataArray, trajectory: str) -> bytes:
+    """The recording beside the first draw of it, bodies as markers with fading trails.
 
     Args:
         observed: recording from `align`.
         generated: (chain, draw, trajectory, time, body, space) from `align`.
         trajectory: which to show.
-        draws: which draws of the first chain, one panel each.
 
     Returns:
         A GIF file, looping.
     """
     recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
-    panels = [recorded, *(one_draw(generated, trajectory, draw) for draw in draws)]
+    panels = [recorded, one_draw(generated, trajectory, 0)]
     length = _length(recorded)
     panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
     fps = float(observed.attrs["fps"])
@@ -198,7 +195,7 @@ def film(figure: Figure, play: Pace, show: Callable[[int], None]) -> bytes:
     for frame in play.frames:
         canvas.restore_region(background)
         show(int(frame))
-        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+        images.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return gif(images, play.delay)
 
 
@@ -238,25 +235,9 @@ class Scene:
             self.axis.draw_artist(marker)
 
 
-def gif(images: list[Image.Image], delay: int) -> bytes:
-    """Frames as one looping GIF with one palette, so that colours hold still."""
-    chosen = [images[index] for index in evenly(len(images), 4)]
-    sheet = Image.new("RGB", (chosen[0].width, chosen[0].height * len(chosen)))
-    for row, image in enumerate(chosen):
-        sheet.paste(image, (0, row * image.height))
-    palette = sheet.quantize(96, method=Image.Quantize.MEDIANCUT)
-    colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[colours.min(1) > 240] = 255  # the paper stays white, which the median cut would tint
-    palette.putpalette(colours.ravel().tolist())
-    frames = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+def gif(frames: Sequence[Pixels], milliseconds: int) -> bytes:
+    """Frames of a figure as a GIF file, in few colours."""
+    some = [frames[index] for index in evenly(len(frames), 4)]
     with io.BytesIO() as buffer:
-        frames[0].save(
-            buffer,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=delay,
-            loop=0,
-            optimize=False,
-        )
+        save_gif(buffer, frames, some, milliseconds, colours=COLOURS)
         return buffer.getvalue()

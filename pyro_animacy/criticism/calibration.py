@@ -260,7 +260,10 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
         )
     for body, axis, worst, grade, chance in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
         if grade == "undefined":
-            yield Finding(grade, f"One step ahead, nothing can be said of {body}: no step of it.")
+            yield Finding(
+                grade,
+                f"One step ahead, nothing can be said about {body}: no step of it was recorded.",
+            )
             continue
         yield Finding(
             grade,
@@ -312,14 +315,14 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     attempt = "A longer --model.history"
     if calibration.attrs["roll_out"] != "closed_loop":
         attempt += ", or closed-loop training (--model.roll_out closed_loop)"
-    attempt += ", if one step ahead is right: then what is missing is how errors go on."
+    attempt += ", if one step ahead is right: then what is missing is how errors build up."
     return Finding("wrong", f"{said}.", attempt if low else "")
 
 
 def _beside(name: str, values: xr.DataArray, units: str) -> Finding:
     """The model's score beside all baselines', (model, trajectory, horizon); the worst grades."""
     own = values.sel(model=MODEL)
-    said = f"The {name} of forecasts, mean of the horizons up to "
+    said = f"The {name} of forecasts, averaged over the horizons up to "
     said += (
         f"{seconds(float(own['horizon'][-1]))}, is {number(float(own.mean()))} {units} for this "
     )
@@ -349,7 +352,7 @@ def _against(own: xr.DataArray, rival: xr.DataArray, name: str) -> tuple[Grade, 
         return "right", "this model is better"
     stretches = "one stretch" if groups == 1 else f"{groups} stretches"
     how = f"no difference that {stretches} of motion can tell from chance"
-    how += f"; {name} has less {_between(ahead, behind)}" if behind.any() else ""
+    how += f"; that of {name} is lower {_between(ahead, behind)}" if behind.any() else ""
     return "near" if groups > 1 else "undefined", how
 
 

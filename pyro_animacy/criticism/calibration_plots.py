@@ -16,7 +16,8 @@ from pyro_animacy.criticism.forecast_scores import (
     uniformity,
 )
 from pyro_animacy.criticism.forecasts import MODEL, frames_ahead
-from pyro_animacy.criticism.plots import (
+from pyro_animacy.criticism.section import Table
+from pyro_animacy.criticism.style import (
     GENERATED,
     QUIET,
     WIDTH,
@@ -25,7 +26,6 @@ from pyro_animacy.criticism.plots import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.section import Table
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.criticism.wording import number, percent, seconds
 
@@ -155,6 +155,15 @@ def named(model: str) -> str:
     return "this model" if model == MODEL else baseline_name(str(model))
 
 
+def _how(calibration: xr.Dataset, body: str, axis: str, u: Uniformity) -> str:
+    """What the forecasts of a step are; in which way they are off only where it is not chance."""
+    if not u.n:
+        return "–"
+    if u.gap <= RIGHT:
+        return "right"
+    return "unclear: may be chance" if in_band(calibration, body, axis) else u.direction
+
+
 def tables(calibration: xr.Dataset) -> Iterator[Table]:
     """Of each body one step ahead; of coverage and each score by seconds ahead."""
     rows = []
@@ -164,8 +173,9 @@ def tables(calibration: xr.Dataset) -> Iterator[Table]:
             below = below[np.isfinite(below)]
             inside = [np.abs(below - 0.5) < level / 2 for level in LEVELS]
             shares = " / ".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
-            said = "–" if not u.n else u.direction if u.gap > RIGHT else "right"
-            rows.append([f"{body}, {axis}", number(u.gap), said, shares])
+            rows.append(
+                [f"{body}, {axis}", number(u.gap), _how(calibration, body, axis, u), shares]
+            )
     head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
     yield Table("One step ahead", head, rows)
     ahead = calibration["horizon"].values

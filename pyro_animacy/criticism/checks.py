@@ -11,10 +11,15 @@ import numpy as np
 
 from pyro_animacy.criticism import plots
 from pyro_animacy.criticism.comparison import Comparison
+from pyro_animacy.criticism.judgement import (
+    FEW_DRAWS,
+    TAIL,
+    Verdict,
+    judge,
+)
 from pyro_animacy.criticism.section import Grade, Image, picture
 from pyro_animacy.criticism.statistics import Statistic
-from pyro_animacy.criticism.verdicts import FEW_DRAWS, TAIL, Verdict, judge, listed, number
-from pyro_animacy.criticism.wording import per_unit, percent
+from pyro_animacy.criticism.wording import listed, number, per_unit, percent
 
 PANELS = 6  # of a statistic
 

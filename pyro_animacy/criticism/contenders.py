@@ -19,10 +19,11 @@ from pyro_animacy.criticism.forecasts import (
     frames_left,
 )
 from pyro_animacy.criticism.verdicts import baseline_name
-from pyro_animacy.data.trajectories import pieces, split_at_gaps
+from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.trajectories import split_at_gaps
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, check_kind, suited
-from pyro_animacy.infer.score import BASELINE_ORDERS
+from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
 
 SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table; see `frames_ahead`
 BEST_OF = 20  # draws of which minADE and minFDE take the best
@@ -103,8 +104,7 @@ def compare_runs(
     """
     names = run_names(runs)
     comparable(runs)
-    context = max(BASELINE_ORDERS) + 1
-    context = max(context, *(run.card.config["history"] for run in runs))
+    context = least_context(*(run.card.config["history"] for run in runs))
     elpds = {
         name: elpd(run, dataset, context=context, draws=draws, progress=progress)
         for name, run in zip(names, runs, strict=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,7 +19,7 @@ from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
-from pyro_animacy.data.windows import evenly
+from pyro_animacy.data.windows import consecutive, evenly
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
@@ -27,6 +28,11 @@ from pyro_animacy.infer.summary import summarise
 SECONDS = 8.0  # of each window compared
 STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
+
+
+def _told(run: Run) -> dict[str, Any]:
+    """The summary of a run, with its options."""
+    return {**run.summary, "model": run.card.config, "train": run.settings["train"]}
 
 
 def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -40,7 +46,7 @@ def _calibration(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     use = latent_use(run, dataset, seed=seed, progress=False)
-    return latent_plots.section(use, traversals(run, dataset, use))
+    return latent_plots.section(use, traversals(run, dataset, use), _told(run))
 
 
 def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -114,12 +120,10 @@ def criticise(
     dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
-    summary, metrics = run.summary, run.metrics()
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
-        if new or not summary:
-            summary = summarise(run, dataset, progress=False)
-            run = replace(run, summary=summary)  # of these recordings, as the sections are
+        if new or not run.summary:  # of these recordings, as the sections are
+            run = replace(run, summary=summarise(run, dataset, progress=False))
         bar.update()
         bar.set_description("criticise: motion")
         made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)
@@ -136,8 +140,8 @@ def criticise(
             title=f"{run.path.name}: {run.card.model} on {source}",
             observed=observed,
             generated=made,
-            summary={**summary, "model": run.card.config},
-            metrics=metrics,
+            summary=_told(run),
+            metrics=run.metrics(),
             reconstructed=followed,
             sections=found,
             progress=False,
@@ -180,11 +184,8 @@ def _places(
         frames = min(max(round(SECONDS * run.card.fps), 10), int(length.max()))
     if frames < history + 1:
         raise ConfigError(f"frames is {frames}; the model needs {history} and one more to generate")
-    counts = np.maximum(length // frames, 1)
-    rows = np.repeat(np.arange(len(length)), counts)
-    begin = np.concatenate([np.arange(n) * frames for n in counts])
-    end = np.minimum(begin + frames, length[rows])
-    fit = np.flatnonzero(end - begin > history)
+    rows, begin, end = consecutive(length, frames, least=history + 1)
+    fit = np.flatnonzero((end - begin == frames) | (begin == 0))
     # A trajectory of less than half a window serves only where there are no others.
     full = fit[(end - begin)[fit] >= frames / 2]
     fit = full if len(full) else fit

@@ -12,9 +12,8 @@ from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictu
 from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section
 from pyro_animacy.criticism.wording import seconds
-from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.errors import require
-from pyro_animacy.infer.episodes import elbo_per_frame, suited_episodes
+from pyro_animacy.infer.episodes import heldout_bound, suited_episodes
 from pyro_animacy.infer.predict_episodes import CONTEXT
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.image_vae import ImageVAE
@@ -74,7 +73,7 @@ def criticise_episodes(
     with tqdm(total=total, unit="part", disable=not progress) as bar:
         bar.set_description("criticise: bound")
         if new or not summary:
-            summary = summary | _bound(run, dataset)
+            summary = summary | heldout_bound(run, dataset)
         if sight.image:
             _next(bar, "pictures")
             found = pictures(run, cut, episode, fitted, seed)
@@ -100,13 +99,6 @@ def _next(bar: tqdm, part: str) -> None:
     bar.set_description(f"criticise: {part}")
 
 
-def _bound(run: Run, dataset: xr.Dataset) -> dict[str, float | None]:
-    of = EpisodeWindows(dataset, run.config.train.window)
-    elbo, error = elbo_per_frame(run.guide, of, most=2048)
-    spread = None if np.isnan(error) else error  # none of a single episode
-    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": spread}
-
-
 def _write(
     run: Run, out: str | Path, dataset: xr.Dataset, cut: xr.Dataset, sections: list[Section],
     summary: dict[str, Any],
@@ -130,7 +122,7 @@ def _write(
         else f"a model of {what} has learned how an episode goes on",
         facts=facts,
         sections=sections,
-        summary={**summary, "model": run.card.config},
+        summary={**summary, "model": run.card.config, "train": run.settings["train"]},
         metrics=run.metrics(),
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from pyro_animacy.criticism.forecast_scores import as_numbers
+from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.errors import ConfigError, DataError
 
 

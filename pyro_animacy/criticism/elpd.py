@@ -139,7 +139,7 @@ def _by_unit(
     draws: int = 1,
 ) -> ELPDData:
     """Sum log densities (step,) in model units over units, and turn them into data units."""
-    log_density = log_density - run.model.state_size * np.log(run.card.scale.unit)
+    log_density = log_density - run.card.scale.log_jacobian(run.model.state_size)
     index = np.stack(windows.places(which), 1)
     member = independent_groups(dataset, index)
     steps = np.bincount(member)

@@ -19,7 +19,7 @@ import xarray as xr
 from torch.distributions import kl_divergence
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
-from pyro_animacy.data.windows import evenly
+from pyro_animacy.data.windows import consecutive, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.episodes import AT_ONCE
 from pyro_animacy.infer.predict_episodes import predict_episodes
@@ -161,13 +161,11 @@ def windows(dataset: xr.Dataset, frames: int, most: int) -> tuple[xr.Dataset, np
     Raises:
         DataError: If no episode is so long.
     """
-    length = dataset["length"].to_numpy()
-    starts = [(i, s) for i, n in enumerate(length) for s in range(0, n - frames + 1, frames)]
-    if not starts:
+    rows, begin, _ = consecutive(dataset["length"].to_numpy(), frames, least=frames)
+    if not len(rows):
         raise DataError(f"no episode has {frames} frames; give a smaller --frames")
-    picked = evenly(len(starts), most)
-    parts = []
-    for i, start in (starts[n] for n in picked):
+    picked, parts = evenly(len(rows), most), []
+    for i, start in zip(rows[picked], begin[picked], strict=True):
         part = dataset.isel(trajectory=[i], time=slice(start, start + frames))
         name = f"{part['trajectory'].item()}, frame {start}"
         part = part.assign_coords(trajectory=[name], length=("trajectory", [frames]))
@@ -175,7 +173,7 @@ def windows(dataset: xr.Dataset, frames: int, most: int) -> tuple[xr.Dataset, np
     joined = xr.concat(parts, "trajectory")
     if "reward" in joined:
         joined["reward"] = joined["reward"].where(np.arange(frames) > 0, np.float32(0))
-    return joined, np.array([starts[n][0] for n in picked])
+    return joined, rows[picked]
 
 
 def pictures(run: Run, cut: xr.Dataset, episode: npt.NDArray, fitted: xr.Dataset | None,

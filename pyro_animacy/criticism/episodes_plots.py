@@ -14,8 +14,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.episodes import Array, OpenLoop, Pictures, paired
-from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, RECORDED, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    GENERATED,
+    QUIET,
+    RECORDED,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent
 from pyro_animacy.data.windows import evenly
@@ -65,9 +72,7 @@ def plot_sheet(rows: Mapping[str, Pixels], columns: Sequence[str] = ()) -> Figur
     return figure
 
 
-def plot_horizon(
-    errors: Mapping[str, npt.NDArray], fps: float, what: str, floor: float | None = 0
-) -> Figure:
+def plot_horizon(errors: Mapping[str, npt.NDArray], fps: float, what: str) -> Figure:
     """Mean error (window, H) of each forecaster against how far ahead it looks."""
     with styled():
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
@@ -77,7 +82,7 @@ def plot_horizon(
             ahead = np.arange(1, error.shape[1] + 1)
             axis.plot(ahead, error.mean(0), line, color=colour, label=name,
                       marker="o" if len(ahead) < 3 else None)  # fmt: skip
-        axis.set_ylim(bottom=floor)
+        axis.set_ylim(bottom=0)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(5))
         axis.set_xlabel(f"frames ahead ({fps:g} a second)")
@@ -166,7 +171,7 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
         title="How probable are held-out frames?",
         intro="The model is trained to give what it has seen a high density. Here is the lower "
         "bound of the logarithm of that density for episodes that it has not seen; the more, the "
-        "better. It compares models of the same episodes, not models of others.",
+        "better. It compares models on the same episodes only.",
         findings=findings,
         tables=[Table("Log density of a held-out frame, ± two standard errors",
                       ("", "nats per frame"), rows)],
@@ -187,7 +192,7 @@ def pictures_section(found: Pictures) -> Section:
         Panel(
             picture(plot_sheet({"recorded": found.recorded, "from z": found.reconstructed}),
                     "Held-out frames above, the model's reconstructions below.", photo=True),
-            "Held-out frames, evenly chosen, and what the model gives back: the mean picture of "
+            "Held-out frames, evenly chosen, and what the model makes of them: the mean picture of "
             "one draw of z from the posterior.",
         )
     ]  # fmt: skip
@@ -210,10 +215,10 @@ def pictures_section(found: Pictures) -> Section:
     ]
     return Section(
         key="pictures",
-        title="Does it give back and invent pictures?",
-        intro="A code that says what a frame shows lets the decoder give the frame back. Principal "
-        "components do so with straight lines: a network that has as many numbers for a frame "
-        "should come closer.",
+        title="Can it reconstruct and invent pictures?",
+        intro="A code that says what a frame shows lets the decoder reconstruct it. Principal "
+        "components do so linearly: a network that has as many numbers for a frame should come "
+        "closer.",
         findings=findings,
         panels=panels,
         tables=[Table("Mean squared error of a pixel on held-out frames",
@@ -234,7 +239,7 @@ def _better(found: Pictures, rule: str) -> Finding:
     attempt += "image VAE): what a small error is worth against the KL depends on it."
     return Finding(
         grade,
-        f"Held-out frames are given back {HOW[grade]} {name}: squared error "
+        f"Held-out frames are reconstructed {HOW[grade]} {name}: squared error "
         f"{number(float(ours.mean()))} a pixel against {number(float(theirs.mean()))} (right: less "
         "by two standard errors over episodes).",
         "" if grade == "right" else attempt,
@@ -270,8 +275,8 @@ def latent_section(use: xr.Dataset, active: npt.NDArray[np.bool_]) -> Section:
             f"{count} of {len(kl)} dimensions are active; all together carry {nats(rate)} nats a "
             f"frame, the largest {percent(float(kl.max()) / max(rate, 1e-12))} of them.",
             "" if grade == "right" else "A smaller scale (--model.image_scale, "
-            "--model.observation_scale or --model.policy_scale null, as the model has it), under "
-            "which details are worth their nats.",
+            "--model.observation_scale or --model.policy_scale null, whichever the model has), "
+            "under which details are worth their nats.",
         )],
         panels=[Panel(picture(plot_dimensions(kl, active), "Bars: KL of each dimension."),
                       "KL divergence of each dimension from its prior, the largest first.")],
@@ -309,8 +314,8 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
     return Section(
         key="forecast",
         title="Does it know how an episode goes on?",
-        intro=f"The model sees {loop.context} frames, and then only what is done: its prior is "
-        "rolled on under the recorded actions, in open loop. One hopes for errors under those of "
+        intro=f"The model sees {loop.context} frames, and after that only the actions: its prior "
+        "is rolled on under the recorded ones, in open loop. One hopes for errors under those of "
         f"{still} for as long as possible, near the reconstruction at first.",
         findings=findings,
         panels=panels,
@@ -329,7 +334,7 @@ def _picture_of(loop: OpenLoop, sight: Sight) -> Any:
     chosen = [K - 1, *(K + evenly(T - K, 7))]
     rows = {
         "recorded": loop.recorded[chosen],
-        "given back": loop.reconstructed[chosen],
+        "reconstructed": loop.reconstructed[chosen],
         "predicted": loop.predicted[0][chosen],
     }
     return picture(
@@ -340,8 +345,9 @@ def _picture_of(loop: OpenLoop, sight: Sight) -> Any:
 def _caption(loop: OpenLoop, sight: Sight) -> str:
     if sight.image:
         return (
-            "One window of middling movement, by frames ahead. Given back: the model saw the frame "
-            f"itself. Predicted: it saw the first {loop.context} frames, then only the actions."
+            "One window of middling movement, by frames ahead. Reconstructed: the model saw the "
+            f"frame itself. Predicted: it saw the first {loop.context} frames, then only the "
+            "actions."
         )
     return "One window of middling movement; of its features those that move most, in their units."
 
@@ -358,7 +364,7 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
     elif lost[0]:
         until = f"; the mean error is less up to {lost[0]} frames ahead"
     else:
-        until = ", and not at the first frame ahead"
+        until = ", but not at the first frame ahead"
     return Finding(
         grade,
         f"In open loop it is {HOW[grade]} {name}: squared error {number(float(ours.mean()))} "
@@ -372,20 +378,20 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
 
 
 def _acts(loop: OpenLoop) -> list[Finding]:
-    """Whether the actions are heard."""
+    """Whether the actions make a difference."""
     if "other actions" not in loop.errors:
         return []
     ours, other = loop.errors["open loop"], loop.errors["other actions"]
     gain = paired(ours.mean(1), other.mean(1), loop.episode)
     grade = _grade(gain.difference, gain.error)
-    heard = "heard" if grade == "right" else "not clearly heard"
+    uses = "uses" if grade == "right" else "does not clearly use"
     return [Finding(
         grade,
-        f"The actions are {heard}: told those of another window, the squared error is "
-        f"{number(float(other.mean()))} in place of {number(float(ours.mean()))} (right: more by "
+        f"The model {uses} the actions: given those of another window, the squared error is "
+        f"{number(float(other.mean()))} instead of {number(float(ours.mean()))} (right: more by "
         "two standard errors over episodes).",
         "" if grade == "right" else "More training, or longer windows (--train.window): until "
-        "the model hears what is done, nothing can be planned with it.",
+        "the model uses them, nothing can be planned with it.",
     )]  # fmt: skip
 
 

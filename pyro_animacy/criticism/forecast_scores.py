@@ -8,42 +8,21 @@ Prediction, and Estimation, Journal of the American Statistical Association 102,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
+from pyro_animacy.criticism.arrays import as_numbers, chunks
+from pyro_animacy.criticism.section import Grade
 from pyro_animacy.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from pyro_animacy.criticism.section import Grade
-
-CHUNK = 4_000_000  # coordinates of draws looked at or drawn at once: 32 MB in float64
 GRID = np.arange(1, 100) / 100  # points at which distribution functions are compared
 RIGHT, NEAR = 0.05, 0.1  # gaps between shares that should agree
 ANY = "..."  # any further dimensions
 DIMS = ("trajectory", "time", "body", "space")
-
-
-def as_numbers(name: str, values: ArrayLike) -> np.ndarray:
-    """Values as an array of floats, which is the same array where it is one already.
-
-    Args:
-        name: What an error calls them.
-        values: An array, lists of numbers, or what numpy makes an array of.
-
-    Raises:
-        DataError: If they are ragged or not numbers.
-    """
-    try:
-        found = np.asarray(values)
-    except ValueError:
-        raise DataError(f"{name} is ragged; expected lists of equal lengths") from None
-    if found.dtype.kind not in "biuf":
-        raise DataError(f"{name} holds values of type {found.dtype}; expected real numbers")
-    return found if found.dtype.kind == "f" else found.astype(float)
 
 
 def matched(
@@ -291,14 +270,3 @@ def _several(draws: np.ndarray) -> int:
     if len(draws) < 2:
         raise ConfigError(f"draws is {len(draws)}; the scores of a forecast need at least 2")
     return len(draws)
-
-
-def chunks(draws: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Draws (draw, trajectory, ...) in float64, a few trajectories at a time, and which these are.
-
-    So that what is derived of them takes little beside them.
-    """
-    several = max(1, CHUNK // max(1, draws[:, :1].size))
-    for first in range(0, draws.shape[1], several):
-        rows = slice(first, first + several)
-        yield rows, draws[:, rows].astype(float)

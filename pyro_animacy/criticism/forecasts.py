@@ -7,15 +7,16 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.criticism.draws import DIMS
-from pyro_animacy.criticism.forecast_scores import CHUNK, chunks, matched
+from pyro_animacy.criticism.arrays import CHUNK, chunks
+from pyro_animacy.criticism.forecast_scores import matched
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.data.windows import evenly, whole
+from pyro_animacy.data.windows import consecutive, evenly, whole
 from pyro_animacy.errors import DataError, require
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
+from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.infer.score import BASELINE_ORDERS
+from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 
 RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
@@ -121,7 +122,7 @@ def frames_given(runs: Sequence[Run], dataset: xr.Dataset) -> int:
     To a model that remembers its ``memory_steps`` more, as far as they are no more than half of
     what the trajectories that hold half of all frames have.
     """
-    least = max([max(BASELINE_ORDERS) + 1, *(run.model.config.history for run in runs)])
+    least = least_context(*(run.model.config.history for run in runs))
     models = [run.model for run in runs]
     wanted = [m.config.history + m.memory_steps for m in models if m.remembers]
     return max(least, min(max(wanted, default=0), frames_left(dataset, 0) // 2))
@@ -154,20 +155,15 @@ def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Datas
         DataError: If there is none.
     """
     frames, length = context + horizon, dataset["length"].to_numpy()
-    counts = np.maximum(-(-length // frames), 1)
-    rows = np.repeat(np.arange(len(length)), counts)
-    begin = np.concatenate([np.arange(n) * frames for n in counts])
-    some = length[rows] - begin > context
-    rows, begin = rows[some], begin[some]
+    rows, begin, end = consecutive(length, frames, least=context + 1)
     seen = np.isfinite(dataset["position"].to_numpy()).all((-1, -2))
     some = seen[rows[:, None], begin[:, None] + np.arange(context)].all(1)
-    rows, begin = rows[some], begin[some]
+    rows, begin, end = rows[some], begin[some], end[some]
     if not len(rows):
         raise DataError(
             f"no trajectory has {context} frames observed in full and goes on after them (the "
             f"longest has {int(length.max())} frames); give longer recordings or a smaller context"
         )
-    end = np.minimum(begin + frames, length[rows])
     full = np.flatnonzero(end - begin == frames)
     full = full if len(full) else np.arange(len(rows))
     chosen = full[evenly(len(full), most)]

@@ -22,7 +22,7 @@ from arviz_stats.utils import ELPDData
 from pyro_animacy.criticism.contenders import AUTOREGRESSION, TAKEN
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
 from pyro_animacy.criticism.verdicts import baseline_name
-from pyro_animacy.data.trajectories import split
+from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
@@ -53,7 +53,7 @@ def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, float
     if origins < 1:
         raise ConfigError(f"leave-future-out at {origins} origins; expected at least 1")
     recordings = len(np.unique(dataset["recording"].to_numpy()))
-    if recordings >= 5:
+    if recordings >= FEW_RECORDINGS:
         raise ConfigError(
             f"leave-future-out is for one to four long recordings; of {recordings}, whole ones are "
             "held out, which tells more: leave it out"

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.data.windows import Batch, dequantised, evenly
+from pyro_animacy.data.windows import Batch, consecutive, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
@@ -293,15 +293,12 @@ def guide_quality(
 def _stretches(dataset: xr.Dataset, history: int, most: int) -> xr.Dataset:
     """Stretches of at most 50 steps with their history before them; ``most`` steps in all."""
     length = dataset["length"].to_numpy()
-    counts = np.maximum(-(-(length - history) // STRETCH), 0)
-    if not counts.sum():
+    rows, begin, end = consecutive(length, history + STRETCH, every=STRETCH, least=history + 1)
+    if not len(rows):
         raise DataError(
             f"the longest trajectory has {int(length.max())} frames; the model's history of "
             f"{history} needs more"
         )
-    rows = np.repeat(np.arange(len(length)), counts)
-    begin = np.concatenate([np.arange(n) * STRETCH for n in counts])
-    end = np.minimum(begin + history + STRETCH, length[rows])
     share = min(1.0, most / (end - begin - history).sum())
     chosen = evenly(len(rows), max(1, int(share * len(rows))))
     return pieces(dataset, rows[chosen], begin[chosen], end[chosen])
@@ -311,9 +308,8 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     """What `guide_quality` returns, of one batch; ``kl`` (steps, latent_dim) of the seen steps."""
     drawn = draw_steps(run.guide, batch, draws)
     seen = drawn.seen.any(-1)
-    # A density per model unit becomes one per data unit: each coordinate seen gives 1 / unit.
-    per_unit = drawn.seen.sum(-1) * math.log(run.card.scale.unit)
-    weight = (drawn.log_weight.double() - per_unit).masked_fill(~seen, torch.nan)
+    jacobian = run.card.scale.log_jacobian(drawn.seen.sum(-1))
+    weight = (drawn.log_weight.double() - jacobian).masked_fill(~seen, torch.nan)
     log_w = weight.transpose(1, 2).cpu().numpy()  # (S, trajectory, time)
     each = psis(log_w)
     joint = psis(np.where(np.isnan(log_w).all(-1), np.nan, np.nansum(log_w, -1)))

@@ -6,8 +6,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pyro_animacy.criticism.importance import Array, k_hat_threshold, vsbc
-from pyro_animacy.criticism.plots import BODY_COLOURS, GENERATED, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    GENERATED,
+    QUIET,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.wording import counted, nats, percent
 
 ACTIVE = 0.01  # nats of KL per step from which a latent dimension carries anything
@@ -123,8 +129,9 @@ def section(quality: xr.Dataset) -> Section:
         "stretch are products of those of its steps, so its k-hat is necessarily worse the longer "
         f"it is (here up to {steps} steps); the held-out score weights step by step. Last, steps "
         "are simulated from the model, so that z is known: the share p of the guide below it "
-        "should be anywhere from 0 to 1 equally often. Heaps at both ends mean a guide too narrow, "
-        "a hump in the middle one too wide, a slope one that is off to a side.",
+        "should be anywhere from 0 to 1 equally often. Heaps at both ends mean that the "
+        "guide is too narrow, a hump in the middle that it is too wide, a slope that it is off to "
+        "one side.",
         findings=found,
         panels=[Panel(picture(figure, alt), text, grade) for figure, alt, grade, text in panels],
         note=f"Pareto-smoothed importance sampling (PSIS) with {draws} draws a step; the limit "
@@ -150,12 +157,12 @@ def _weights(quality: xr.Dataset) -> Finding:
     else:
         bad = counted(len(k_hat) - good, len(k_hat), "steps")
         said = f"The importance weights of {bad} cannot be relied on"
-        said += f": k-hat is {limit:.2f}, the most that {draws} draws allow, or above"
+        said += f": k-hat is at or above {limit:.2f}, the most that {draws} draws allow"
     tied = quality.attrs["posterior_scale"] == "prior"
     more = " And --model.posterior_scale learned, as it is tied to the prior's." if tied else ""
     return Finding(
         grade,
-        f"{said} (right: cannot in at most {percent(0.05)} of steps; near: {percent(0.2)}).",
+        f"{said} (right: unreliable in at most {percent(0.05)} of steps; near: {percent(0.2)}).",
         "" if grade == "right" else f"{LARGER}{more}",
     )
 
@@ -169,7 +176,7 @@ def _gap(quality: xr.Dataset) -> Finding:
         f"The training bound (ELBO) is {nats(elbo)} nats per step, and {nats(best)} with all "
         f"{quality.attrs['draws']} draws (IWAE): the guide's KL divergence from the exact "
         f"posterior is about {nats(best - elbo)} nats per step or more (right: at most 0.1; near: "
-        f"0.5). Half of the steps are at {nats(usual)} or less.",
+        f"0.5). In half of the steps it is {nats(usual)} or less.",
         "" if grade == "right" else f"{LARGER} Compare models by the importance-weighted score, "
         "not by the ELBO.",
     )  # fmt: skip
@@ -181,9 +188,9 @@ def _jointly(quality: xr.Dataset) -> Finding:
     good = int((k_hat < k_hat_threshold(quality.attrs["draws"])).sum())
     return Finding(
         "right" if good >= 0.95 * len(k_hat) else "undefined",
-        f"Weighting all steps of a stretch jointly can be relied on in "
-        f"{counted(good, len(k_hat), 'stretches')}; no score here does so, each step is weighted "
-        "by itself.",
+        f"Weights of all steps of a stretch together can be relied on in "
+        f"{counted(good, len(k_hat), 'stretches')}; no score here uses them, as each step is "
+        "weighted by itself.",
     )
 
 

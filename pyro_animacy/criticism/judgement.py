@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyro_animacy.criticism.comparison import Comparison
+from pyro_animacy.criticism.section import Grade
 from pyro_animacy.criticism.wording import number, percent, times
-
-if TYPE_CHECKING:  # it imports the figures, which import this
-    from pyro_animacy.criticism.section import Grade
 
 RIGHT = 0.1  # effect up to which nobody would see the difference
 NEAR = 0.3  # effect up to which it is right in kind
@@ -89,7 +86,7 @@ def _difference(comparison: Comparison) -> str:
     """Which of mean, spread and shape differs most, and by how much; and whether bodies rest."""
     at_rest, moves = resting(comparison), _moments_differ(comparison)
     return " and ".join(part for part in (moves, at_rest) if part) or (
-        "same mean and spread but another shape"
+        "same mean and spread but a different shape"
     )
 
 

@@ -150,7 +150,7 @@ def training_path(run: Run, points: int = 40) -> tuple[Array, Array, Array]:
     ends = np.unique(np.geomspace(1, len(rows), points).astype(int))[:-1]
     step, rate, distortion = np.array([np.median(b, axis=0) for b in np.split(logged, ends)]).T
     coordinates = len(card.bodies) * len(card.axes)
-    return step, rate, distortion + coordinates * math.log(card.scale.unit)
+    return step, rate, distortion + card.scale.log_jacobian(coordinates)
 
 
 def latent_use(
@@ -248,9 +248,8 @@ def _per_step(
         for part, drawn in window_steps(run.guide, windows, which, draws):
             bar.update(len(part))
             p, q = drawn.prior, drawn.posterior
-            # A density per model unit is one per data unit, of each coordinate observed.
-            shift = drawn.seen.sum(-1) * math.log(run.card.scale.unit)
-            distortion = shift - drawn.log_policy.sum(-1).mean(0)
+            jacobian = run.card.scale.log_jacobian(drawn.seen.sum(-1))
+            distortion = jacobian - drawn.log_policy.sum(-1).mean(0)
             residual = (q.loc - p.loc) / p.scale, q.scale / p.scale
             # where each draw has a past of its own, that of one draw
             residual = tuple(x[0] if x.dim() == 4 else x for x in residual)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,9 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery
-from pyro_animacy.criticism.plots import BODY_COLOURS, QUIET, WIDTH, styled
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, embed, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    QUIET,
+    WIDTH,
+    styled,
+)
 from pyro_animacy.criticism.traversal import REACH, Traversal, traversal_gif
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent, seconds, signed, tick
@@ -22,9 +29,6 @@ WASTE = (0.1, 0.3)  # share of the rate lost to the aggregate posterior: right u
 UNSEEN = 0.02  # share of the path that a traversal must turn to be seen
 WIDER = 1.25  # factor of the policy's standard deviation that is seen
 ROWS = 24  # dimensions drawn at most
-LESS_KL = (
-    "A smaller KL weight at the start (--train.kl_weight.start 0.01 --train.kl_weight.levels 10)."
-)
 
 
 def plot_kl(use: xr.Dataset) -> Figure:
@@ -93,20 +97,23 @@ def _rate_distortion(use: xr.Dataset) -> tuple[float, float]:
     return float(use["kl"].sum("latent_dim").where(steps).mean()), float(use["distortion"].mean())
 
 
-def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
+def section(
+    use: xr.Dataset, traversals: Sequence[Traversal], summary: Mapping[str, Any]
+) -> Section:
     """The section "latent" of a report.
 
     Args:
         use: from `latent_use`.
         traversals: from `traversals`.
+        summary: the run's, with its options of training as `train`.
     """
     rate, distortion = _rate_distortion(use)
     elbo = f"an ELBO of {nats(-rate - distortion)} nats per step (more is better)"
     path = "blue: the training, on its own batches" if use["training_rate"].size else (
-        "the way of the training is not drawn, for its log holds no rate and distortion of this "
+        "the path of training is not drawn, because its log holds no rate and distortion of this "
         "kind (it does with the policy likelihood, teacher forced and without discount)"
     )  # fmt: skip
-    gap = " Where blue ends below red, the model fits its training better than these."
+    gap = " Where blue ends below red, the model fits its training recordings better than these."
     gap = gap if use["training_rate"].size else ""
     panels = [
         Panel(picture(plot_kl(use), "Bars: the KL divergence of each dimension of the latent."),
@@ -120,13 +127,14 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
         caption = (
             f"Dimension {t.dim} held from {signed(t.values[0])} to {signed(t.values[-1])} prior "
             f"standard deviations for {seconds((t.paths.shape[1] - 1) / t.fps)}, the others at "
-            "their prior mean, no noise. Grey: recorded before. Disc: one standard deviation of "
-            "the policy's noise added up over the path, were it throughout what it is at the first "
-            "step and had no step an effect on the next. Here "
+            "their prior mean, without noise. Grey: recorded before. Disc: one standard deviation "
+            "of the policy's noise added up over the path, assuming it stays as at the first step "
+            "and steps are independent. Here "
             f"{_farthest(t)}; {_widest(t)}."
         )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
-    findings = [*_surgery(use, rate), *_turned(traversals)]
+    attempt = smaller_kl_weight(summary)
+    findings = [*_surgery(use, rate), *_turned(traversals, attempt)]
     if _dead(use):
         findings = [_unused(finding) for finding in findings]
     return Section(
@@ -137,7 +145,7 @@ def section(use: xr.Dataset, traversals: Sequence[Traversal]) -> Section:
         "divergence of its posterior from its prior, in nats), and if another value of it would "
         "have moved the bodies otherwise. One hopes for active dimensions, for a rate that tells "
         "steps apart, and for paths that fan out.",
-        findings=[_carried(use, rate), *findings],
+        findings=[_carried(use, rate, attempt), *findings],
         panels=panels,
         note="Active: the posterior mean varies over steps by more than 0.01 prior variances "
         "around the prior's (Burda, Grosse & Salakhutdinov 2016). Posterior collapse: under "
@@ -161,7 +169,7 @@ def _unused(finding: Finding) -> Finding:
     )
 
 
-def _carried(use: xr.Dataset, rate: float) -> Finding:
+def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
     """How many dimensions are active, and what they carry."""
     kl, Z = use["kl"].mean(("trajectory", "time")).to_numpy(), use.sizes["latent_dim"]
     if rate < COLLAPSED:
@@ -169,21 +177,20 @@ def _carried(use: xr.Dataset, rate: float) -> Finding:
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
             f"{COLLAPSED}, so the model has one answer to every situation.",
-            "A smaller KL weight at the start (--train.kl_weight.start 0.01 "
-            "--train.kl_weight.levels 10), or a smaller policy (--model.policy.hidden), which "
-            "cannot do without the latent.",
+            f"{attempt}, or a smaller policy (--model.policy.hidden), which cannot do without the "
+            "latent.",
         )
     if use["activity"].isnull().all():
         return Finding(
-            "undefined", "There is one recorded step, and whether a dimension is active shows only "
-            "by how its posterior differs between steps.",
+            "undefined", "There is only one recorded step, and whether a dimension is active shows "
+            "only in how its posterior differs between steps.",
         )  # fmt: skip
     if _dead(use):
         return Finding(
             "wrong",
-            f"No dimension is active, of {Z}: the latent carries {nats(rate)} nats per step, and "
-            "what the posterior says of it is nearly the same at every step.",
-            LESS_KL,
+            f"None of the {Z} dimensions is active: the latent carries {nats(rate)} nats per step, "
+            "and what the posterior says of it is nearly the same at every step.",
+            f"{attempt}.",
         )
     active = use["activity"].to_numpy() > ACTIVE
     idle = int((~active & (kl < COLLAPSED)).sum())
@@ -205,7 +212,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
         return []
     if steps < NEIGHBOURS:
         return [Finding("undefined", f"With {steps} recorded steps the mutual information of step "
-                        "and latent cannot be told.")]  # fmt: skip
+                        "and latent cannot be estimated.")]  # fmt: skip
     error, used = 2 * float(use["surgery_error"]), float(use["surgery_rate"])
     lost = float(use["marginal_kl"])
     surgery = Surgery(used, information, lost, error / 2, steps)
@@ -213,7 +220,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
         return [Finding("undefined", f"The mutual information of step and latent is at least "
                         f"{nats(information)} nats, near the most that {steps:,} steps can show "
                         f"(log {steps:,} = {nats(math.log(steps))}), so what is lost to the "
-                        "aggregate posterior cannot be told.")]  # fmt: skip
+                        "aggregate posterior cannot be estimated.")]  # fmt: skip
     right, near = (max(share * used, error) for share in WASTE)
     grade: Grade = "right" if lost <= right else "near" if lost <= near else "wrong"
     return [
@@ -233,7 +240,7 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
     ]
 
 
-def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
+def _turned(traversals: Sequence[Traversal], attempt: str) -> list[Finding]:
     """Whether another value of the latent moves the bodies otherwise."""
     if not traversals:
         return []
@@ -247,16 +254,16 @@ def _turned(traversals: Sequence[Traversal]) -> list[Finding]:
             Finding(
                 "wrong",
                 f"None of the {len(traversals)} dimensions with most KL does anything to the "
-                f"motion when held {held}: no path ends over {percent(UNSEEN)} of its length "
-                f"elsewhere, and the policy's standard deviation changes by less than a factor "
+                f"motion when held {held}: no path ends more than {percent(UNSEEN)} of its "
+                f"length away, and the policy's standard deviation changes by less than a factor "
                 f"of {WIDER}.",
-                LESS_KL,
+                f"{attempt}.",
             )
         ]
     where = (
         f"dimension {far.dim} says where to go: held {held}, {_farthest(far)}, on a path of "
         f"{number(float(far.length.max()))} {far.units}" if turns else "no dimension says where "
-        f"to go: no path ends over {percent(UNSEEN)} of its length elsewhere"
+        f"to go: no path ends more than {percent(UNSEEN)} of its length away"
     )  # fmt: skip
     sure = f"; dimension {wide.dim} says how sure it is: {_widest(wide)}" if widens else ""
     return [Finding("right", f"From a recorded state, {where}{sure}.")]
@@ -266,7 +273,7 @@ def _farthest(traversal: Traversal) -> str:
     body = int(traversal.reach.argmax())
     return (
         f"{traversal.name(body)} ends up to {number(float(traversal.reach[body]))} "
-        f"{traversal.units} elsewhere"
+        f"{traversal.units} away"
     )
 
 

@@ -1,52 +1,33 @@
-"""The report's figures. Each function returns a matplotlib Figure (or GIF bytes), shows nothing.
-
-Figures are at most 4.5 inches wide with 9-point type, to be read on a phone. Colours are those
-of Okabe & Ito (2008), told apart by colour-blind readers; bodies differ in marker too.
-"""
+"""The report's figures. Each function returns a matplotlib Figure, and shows nothing."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, MultipleLocator
+from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.comparison import DIMS, Comparison, data_units
-from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, nats, series
-from pyro_animacy.criticism.wording import per_unit, tick
+from pyro_animacy.criticism.style import (
+    GENERATED,
+    QUIET,
+    RECORDED,
+    WIDTH,
+    body_legend,
+    body_look,
+    frame_panel,
+    styled,
+    view,
+)
+from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, series
+from pyro_animacy.criticism.wording import nats, per_unit, tick
 
-BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RECORDED, GENERATED, QUIET = "#000000", "#0072B2", "#6b6b6b"
-WIDTH = 4.5  # inches
 BINS = 48  # of a density, at most
-STYLE = {
-    "font.size": 9,
-    "text.parse_math": False,  # names of bodies may hold a dollar
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": QUIET,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,  # the factor of an axis would lie on its labels
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
+DRAWN = 2  # draws whose paths are shown
 LOSS_TERMS = {
     "loss": "total loss",
     "reconstruction": "reconstruction",
@@ -57,33 +38,11 @@ LOSS_TERMS = {
 }
 
 
-@contextmanager
-def styled() -> Iterator[None]:
-    """The style of every figure, without touching matplotlib's global settings."""
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes here; the page has it right.
-        warnings.filterwarnings("ignore", message="Glyph")
-        yield
-
-
-def body_look(index: int) -> tuple[str, str]:
-    """Colour and marker of the body with this index."""
-    return BODY_COLOURS[index % len(BODY_COLOURS)], BODY_MARKERS[index % len(BODY_MARKERS)]
-
-
-def png(figure: Figure, dpi: int = 144) -> bytes:
-    """The figure as a PNG file."""
-    with styled(), io.BytesIO() as buffer:
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-        return buffer.getvalue()
-
-
 def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Each logged term of the loss over training steps, one panel a term.
 
     Args:
-        metrics: rows with `step` and any of the terms; see `terms_shown`.
+        metrics: rows with `step` (or `episode`) and any of the terms; see `terms_shown`.
     """
     found = terms_shown(metrics)
     with styled():
@@ -109,7 +68,8 @@ def plot_loss_terms(metrics: Sequence[Mapping[str, Any]]) -> Figure:
                     textcoords="offset points",
                     ha="right" if best > len(values) / 2 else "left",
                 )
-        axes[-1].set_xlabel("training step")
+        by_episode = any("step" not in row and "episode" in row for row in metrics)
+        axes[-1].set_xlabel("episode" if by_episode else "training step")
         axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
@@ -314,37 +274,10 @@ def most_movement(observed: xr.Dataset, count: int) -> list[str]:
     return [str(name) for name in observed["trajectory"].values[order]]
 
 
-def view(recorded: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Limits (low, high), each (2,), of a square view that shows `recorded` and most of `others`.
-
-    Others may run away: they widen the view to at most twice the recorded extent.
-
-    Args:
-        recorded: (time, body, 2), NaN where not observed.
-        others: arrays (..., 2) alike.
-    """
-    points = recorded.reshape(-1, 2)
-    points = points[np.isfinite(points).all(-1)]
-    if not points.size:
-        points = np.zeros((1, 2))
-    low, high = points.min(0), points.max(0)
-    extent = float(max((high - low).max(), 1e-6 * max(1.0, np.abs(points).max())))
-    for other in others:
-        seen = other.reshape(-1, 2)
-        seen = seen[np.isfinite(seen).all(-1)]
-        if seen.size:
-            low = np.minimum(low, np.maximum(seen.min(0), points.min(0) - extent / 2))
-            high = np.maximum(high, np.minimum(seen.max(0), points.max(0) + extent / 2))
-    half = max(float((high - low).max()), extent) * 0.54
-    centre = (low + high) / 2
-    return centre - half, centre + half
-
-
 def plot_paths(
     observed: xr.Dataset,
     generated: xr.DataArray,
     trajectories: Sequence[str],
-    draws: Sequence[int] = (0, 1),
     reconstructed: xr.DataArray | None = None,
 ) -> Figure:
     """Small multiples of paths: a row a trajectory; recorded, reconstructed and generated columns.
@@ -353,13 +286,13 @@ def plot_paths(
 
     Args:
         observed: recording from `align`.
-        generated: (chain, draw, trajectory, time, body, space) from `align`.
+        generated: (chain, draw, trajectory, time, body, space) from `align`; the first two draws
+            are shown.
         trajectories: which to show.
-        draws: which draws of the first chain to show.
         reconstructed: draws of the model following the recording, the first is shown.
     """
     titles = ["recorded", *["followed"] * (reconstructed is not None)]
-    titles += ["generated" if len(draws) == 1 else f"draw {draw + 1}" for draw in draws]
+    titles += [f"draw {draw + 1}" for draw in range(DRAWN)]
     with styled():
         size = (WIDTH, 0.65 + WIDTH / len(titles) * len(trajectories))
         figure = Figure(figsize=size, layout="constrained")
@@ -368,7 +301,7 @@ def plot_paths(
             panels = [observed["position"].sel(trajectory=name).transpose(*DIMS[1:]).values]
             if reconstructed is not None:
                 panels.append(one_draw(reconstructed, name, 0))
-            panels += [one_draw(generated, name, draw) for draw in draws]
+            panels += [one_draw(generated, name, draw) for draw in range(DRAWN)]
             low, high = view(*panels)
             for axis, panel in zip(row, panels, strict=True):
                 _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan))
@@ -389,11 +322,6 @@ def one_draw(draws: xr.DataArray, trajectory: str, draw: int) -> np.ndarray:
     return chosen.transpose(*DIMS[1:]).values
 
 
-def shorten(name: str, size: int) -> str:
-    """A long name by its two ends."""
-    return name if len(name) <= size else f"{name[: size // 2 - 1]}…{name[-(size // 2) :]}"
-
-
 def _draw_paths(axis: Axes, position: np.ndarray) -> None:
     """Paths (time, body, 2) in four shades, markers at the last observed frame."""
     for body in range(position.shape[1]):
@@ -407,39 +335,3 @@ def _draw_paths(axis: Axes, position: np.ndarray) -> None:
         seen = np.flatnonzero(np.isfinite(path).all(-1))
         if seen.size:
             axis.plot(*path[seen[-1]], marker, color=colour, mec="white", ms=6, zorder=5)
-
-
-def frame_panel(axis: Axes, low: np.ndarray, high: np.ndarray) -> float:
-    """A square box with equal axes and a grid of a round step, which is returned, in data units."""
-    axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-    extent = float(high[0] - low[0])
-    power = 10 ** np.floor(np.log10(extent / 3))
-    grid = max(step * power for step in (1, 2, 5) if step * power <= extent / 3)
-    axis.xaxis.set_major_locator(MultipleLocator(grid))
-    axis.yaxis.set_major_locator(MultipleLocator(grid))
-    axis.tick_params(length=0, labelbottom=False, labelleft=False)
-    for spine in axis.spines.values():
-        spine.set(visible=True, color="#c8c8c8")
-    return float(grid)
-
-
-def body_legend(figure: Figure, bodies: list[str]) -> None:
-    """The bodies under the figure; with many, the first few and how many more."""
-    handles = []
-    for index, body in enumerate(bodies[: len(BODY_COLOURS)]):
-        colour, marker = body_look(index)
-        body = f" {body}" if body.startswith("_") else body  # else the legend leaves it out
-        handles.append(
-            mpl.lines.Line2D(
-                [], [], color=colour, marker=marker, mec="white", ms=7, label=shorten(body, 18)
-            )
-        )
-    more = len(bodies) - len(handles)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=min(4, len(handles)),
-        title=f"and {more} more" if more else None,
-        handlelength=1.2,
-        columnspacing=1.2,
-    )

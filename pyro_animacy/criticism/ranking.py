@@ -6,6 +6,7 @@ tables and sentences.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_animacy.criticism.contenders import Ranking, common_heldout, compare_runs, run_names
-from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
-from pyro_animacy.criticism.future import leave_future_out
-from pyro_animacy.criticism.plots import BODY_COLOURS, BODY_MARKERS, QUIET, WIDTH, png, styled
+from pyro_animacy.criticism.contenders import Ranking
+from pyro_animacy.criticism.elpd import compare_elpd
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.style import (
+    BODY_COLOURS,
+    BODY_MARKERS,
+    QUIET,
+    WIDTH,
+    png,
+    shorten,
+    styled,
+)
 from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
-from pyro_animacy.errors import RunError
-
-__all__ = [
-    "Ranking", "common_heldout", "compare_elpd", "compare_runs", "elpd", "elpd_baselines",
-    "findings", "leave_future_out", "plot_forecasts", "plot_ranking", "ranking_text", "run_names",
-    "save_ranking", "section",
-]  # fmt: skip
+from pyro_animacy.infer.checkpoint import write_atomically
 
 CLEAR = 2.0  # standard errors from which a difference is more than chance
 SMALL = 4.0  # nats up to which a difference is small whatever its error (Sivula et al. 2020)
 FEW_UNITS = 10  # below this, standard errors are rough
+NAME = 22  # characters of a contender's name in a figure
 MANY = 11  # contenders; of more, the best may be best by chance
 
 
@@ -63,7 +66,7 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
                 fontsize=8,
             )  # fmt: skip
         axis.axvline(0, color=QUIET, lw=0.8, ls=":")
-        axis.set_yticks(range(len(table)), [_short(str(name)) for name in table.index[::-1]])
+        axis.set_yticks(range(len(table)), [shorten(str(name), NAME) for name in table.index[::-1]])
         axis.set_ylim(-0.5, len(table) - 0.3)
         axis.margins(x=0.16)
         axis.grid(axis="y", visible=False)
@@ -117,7 +120,7 @@ def _forecast_panel(axis: Axes, forecasts: pd.DataFrame, measure: str, runs: Seq
         else:
             look = {"color": QUIET, "ls": ("--", ":")[baselines % 2], "marker": "x+"[baselines % 2]}
             baselines += 1
-        axis.plot(rows["seconds"], rows[measure], ms=5, label=_short(str(name)), **look)
+        axis.plot(rows["seconds"], rows[measure], ms=5, label=shorten(str(name), NAME), **look)
     axis.set_title(measure.replace("_", ", best of "), loc="left")
     axis.set_ylim(bottom=0)
 
@@ -131,8 +134,8 @@ INTRO = (
     "was fitted to, and forecasts them further ahead. The first figure shows how far each is below "
     "the best in log density, per step: one nat is a factor of 2.7 in density. The bars are twice "
     "the standard error of the difference, taken over recordings or stretches of time, so a bar "
-    "that reaches zero means: not told apart. One hopes for a model clearly above both baselines, "
-    "bodies that keep their velocity and a linear autoregression."
+    "that reaches zero means that the two cannot be told apart. One hopes for a model clearly "
+    "above both baselines, bodies that keep their velocity and a linear autoregression."
 )
 NOTE = (
     "Clear: a difference of more than 2 standard errors and more than 4 nats in all (Sivula, "
@@ -234,7 +237,7 @@ def _against_baselines(ranking: Ranking) -> Finding:
         ))  # fmt: skip
     if not clear:
         return Finding("near", (
-            f"{run} is not told apart from the best baseline, {rival}: the difference is "
+            f"{run} cannot be told apart from the best baseline, {rival}: the difference is "
             f"{_said(gain, error)}."
         ), "Fit for longer, or hold out more recordings to see a smaller difference.")  # fmt: skip
     if gain > 0:
@@ -262,7 +265,7 @@ def _between_runs(ranking: Ranking) -> list[Finding]:
             sentence = f"{best} predicts clearly better than {other}, by {_said(gain, error)}."
         else:
             grade = "undefined"
-            sentence = f"{best} and {other} are not told apart: they differ by "
+            sentence = f"{best} and {other} cannot be told apart: they differ by "
             sentence += f"{_said(gain, error)}."
         found.append(Finding(grade, sentence))
     return found
@@ -367,12 +370,16 @@ def save_ranking(ranking: Ranking, out: str | Path) -> list[Path]:
         figures["forecasts"] = plot_forecasts(ranking.forecasts, ranking.runs, ranking.units)
     if ranking.future is not None:
         tables["future"] = ranking.future
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in tables.items():
-            table.to_csv(folder / f"{name}.csv", index_label=str(table.index.name or "contender"))
-        for name, figure in figures.items():
-            (folder / f"{name}.png").write_bytes(png(figure))
-    except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror or error})") from None
-    return [folder / f"{name}.csv" for name in tables] + [folder / f"{n}.png" for n in figures]
+    files = {f"{name}.csv": partial(_write_table, table) for name, table in tables.items()}
+    files |= {f"{name}.png": partial(_write_figure, figure) for name, figure in figures.items()}
+    for name, write in files.items():
+        write_atomically(folder / name, write)
+    return [folder / name for name in files]
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index_label=str(table.index.name or "contender"))
+
+
+def _write_figure(figure: Figure, path: Path) -> None:
+    path.write_bytes(png(figure))

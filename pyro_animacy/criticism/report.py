@@ -7,9 +7,7 @@ reader's light or dark setting, and whatever a data file called its bodies is es
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +29,8 @@ from pyro_animacy.criticism.comparison import (
     each_draw,
     share_lost,
 )
+from pyro_animacy.criticism.in_short import in_short
+from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, NEAR_MEAN, RIGHT, TAIL
 from pyro_animacy.criticism.section import (
     Finding,
     Image,
@@ -40,17 +40,18 @@ from pyro_animacy.criticism.section import (
     embed,
     picture,
 )
-from pyro_animacy.criticism.verdicts import (
-    FEW_DRAWS,
-    NEAR,
-    RIGHT,
-    baseline_name,
-    finite_baselines,
-    in_short,
-    score_grade,
+from pyro_animacy.criticism.style import shorten
+from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, score_grade
+from pyro_animacy.criticism.wording import (
+    body_name,
+    nats,
+    number,
+    per_unit,
+    percent,
+    probability,
+    seconds,
 )
-from pyro_animacy.criticism.wording import nats, number, per_unit, probability, seconds
-from pyro_animacy.errors import RunError
+from pyro_animacy.infer.checkpoint import write_atomically
 
 SHOWN = 4  # trajectories shown in motion
 FOLDER = Path(__file__).parent
@@ -78,8 +79,8 @@ def write_report(
         observed: held-out recording in the schema, `position` (trajectory, time, body, space).
         generated: draws, `posterior_predictive/position` (chain, draw, trajectory, time, body,
             space), of trajectories and frames in `observed`.
-        summary: the run's figures: `heldout_nats_per_step`, `baselines`, `model`, `data`, ...; the
-            sections of those that are absent say so.
+        summary: the run's figures: `heldout_nats_per_step`, `baselines`, ..., and options: `model`,
+            `train`, `data`; the sections of those that are absent say so.
         metrics: the training log, rows with `step` and the terms of the loss.
         reconstructed: draws of the model following the recording, alike.
         sections: of other instruments, in their order; their findings are merged into the summary.
@@ -125,11 +126,15 @@ def write_report(
             resolution=_resolution(observed),
             draws=len(comparisons[0].generated) if comparisons else 0,
             few_draws=FEW_DRAWS,
-            thresholds=(RIGHT, NEAR),
-            training=_training(metrics),
+            limits={"right": RIGHT, "near": NEAR, "tail": TAIL, "mean": percent(NEAR_MEAN)},
+            training=_training(
+                metrics,
+                "nats per step and the model's own unit of length",
+                "frames kept out of training, in data units",
+            ),
             settings=_settings(summary),
         )
-        _write(path, page)
+        write_atomically(path, lambda to: to.write_text(page, encoding="utf-8"))
         bar.update()
     return path
 
@@ -161,11 +166,11 @@ def write_sections(
     Raises:
         RunError: the file cannot be written.
     """
-    told = in_short([], {}, metrics, 0.0, sections)
+    told = in_short(
+        [], {name: summary.get(name) for name in ("train", "steps")}, metrics, 0.0, sections
+    )
     if all(finding.grade != "wrong" for section in sections for finding in section.findings):
         told = dataclasses.replace(told, wrong=("Nothing that these figures can see.",))
-    note = "In nats per frame; the validation score is of episodes kept out of training. The "
-    note += "spikes of the first steps may leave a panel."
     page = _template().render(
         title=title,
         subject=subject,
@@ -173,17 +178,18 @@ def write_sections(
         in_short=told,
         facts=facts,
         sections=sections,
-        training=dataclasses.replace(_training(metrics), note=note),
+        training=_training(metrics, "nats per frame", "episodes kept out of training"),
         settings=_settings(summary),
     )
-    _write(Path(path), page)
-    return Path(path)
+    path = Path(path)
+    write_atomically(path, lambda to: to.write_text(page, encoding="utf-8"))
+    return path
 
 
 def with_named_bodies(data: Labelled) -> Labelled:
     """Bodies that a file only numbers, "0", are called "body 0", unless another is."""
     names = [str(name) for name in data["body"].values]
-    said = {n: f"body {n}" for n in names if n.isdigit() and f"body {n}" not in names}
+    said = {name: body_name(name) for name in names if body_name(name) not in names}
     return data.assign_coords(body=[said.get(n, n) for n in names])
 
 
@@ -209,32 +215,12 @@ def _options(text: str) -> Markup:
     return Markup(re.sub(r"(--[\w.]+)", r"<code>\1</code>", str(escape(text))))
 
 
-def _write(path: Path, page: str) -> None:
-    """Write beside `path`, then rename: a report that is there is always whole."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(page)
-        os.chmod(temporary, 0o644)  # a temporary file is the owner's alone; a report is for sending
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: the report cannot be written there ({error.strerror}): choose another --out"
-        ) from error
-
-
 def _facts(
     observed: xr.Dataset, draws: xr.DataArray, summary: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """The line under the title: what was compared with what."""
     count = draws.sizes["chain"] * draws.sizes["draw"]
-    bodies = [plots.shorten(str(body), 18) for body in observed["body"].values]
+    bodies = [shorten(str(body), 18) for body in observed["body"].values]
     more = f" and {len(bodies) - 8} more" if len(bodies) > 8 else ""
     facts = [
         ("held-out windows", f"{observed.sizes['trajectory']:,}"),
@@ -328,22 +314,23 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
-def _training(metrics: Sequence[Mapping[str, Any]]) -> Section:
+def _training(metrics: Sequence[Mapping[str, Any]], units: str, validation: str) -> Section:
+    """The curves of a run's log, in ``units``; ``validation`` is what those scores are of."""
     terms = plots.terms_shown(metrics)
     if not terms:
         return Section("training", "Training", "No training log was given.")
     last = {key.replace("_", " "): values[-1] for key, (_, values) in terms.items()}
     ends = [f"{name} ends at {number(value)}" for name, value in last.items()]
+    scored = "validation_nats_per_step" in terms
+    of = f" The validation score is of {validation}." if scored else ""
     image = picture(plots.plot_loss_terms(metrics), f"Training curves: {'; '.join(ends)}.")
     return Section(
         key="training",
         title="Training",
-        intro="How each term of the loss fell, or the score rose, from step to step. One hopes for "
-        "curves that have become level, and a validation score that does not fall at the end.",
+        intro="How each term of the loss fell, or the score rose, during training. One hopes for "
+        "curves that have levelled off, and a validation score that does not fall at the end.",
         panels=[Panel(image, "Terms of the loss as trained.")],
-        note="In nats per step and the model's own unit of length; the validation score is of "
-        "frames kept out of training, in data units. The spikes of the first steps may leave a "
-        "panel.",
+        note=f"In {units}.{of} The spikes at the start may leave a panel.",
     )
 
 
@@ -363,9 +350,11 @@ def _resolution(observed: xr.Dataset) -> str | None:
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Everything else the summary holds, as tables: model, data, run."""
-    told = {"baselines", "score_density", "model", "data"}
-    tables = [(name, _flat(summary[name])) for name in ("model", "data") if summary.get(name)]
+    """Everything else the summary holds, as tables: model, training, data, run."""
+    told = {"baselines", "score_density", "model", "train", "data"}
+    tables = [
+        (name, _flat(summary[name])) for name in ("model", "train", "data") if summary.get(name)
+    ]
     rest = {key: value for key, value in summary.items() if key not in told}
     return [(name, rows) for name, rows in [*tables, ("run", _flat(rest))] if rows]
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
-from pyro_animacy.criticism.plots import png
+from pyro_animacy.criticism.style import png
 
 Grade = Literal["right", "near", "wrong", "undefined"]
 

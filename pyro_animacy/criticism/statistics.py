@@ -25,7 +25,7 @@ from functools import wraps
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pyro_animacy.criticism.forecast_scores import as_numbers
+from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.criticism.scene import BODIES, ORDERED_PAIRS, PAIRS, WITH_BALL, Over, Scene
 from pyro_animacy.criticism.wording import seconds
 from pyro_animacy.errors import DataError

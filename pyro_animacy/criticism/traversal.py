@@ -15,34 +15,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
-from PIL import Image
-from pyro.poutine.messenger import Messenger
 
 from pyro_animacy.criticism.animation import gif
 from pyro_animacy.criticism.comparison import data_units
-from pyro_animacy.criticism.plots import WIDTH, body_look, frame_panel, styled
+from pyro_animacy.criticism.style import (
+    WIDTH,
+    body_look,
+    frame_panel,
+    styled,
+)
+from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.windows import Windows
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.steps import needs_gaussian_latent
+from pyro_animacy.models.program import HeldResidual
 from pyro_animacy.models.scene import RollOut
 
+SECONDS = 1.0  # of a roll-out
+SHOWN = 6  # bodies of a traversal, at most
 REACH = 2.5  # prior standard deviations that a traversal goes to either side
 
 Array = npt.NDArray[np.floating]
-
-
-class _HeldResidual(Messenger):
-    """An intervention: z_t = mu_p + sigma_p r with r given, and a_t is the mean of the policy."""
-
-    def __init__(self, residual: torch.Tensor) -> None:
-        super().__init__()
-        self.residual = residual
-
-    def _pyro_sample(self, msg: dict) -> None:
-        normal, latent = msg["fn"].base_dist, msg["name"].startswith("latent")
-        msg["value"] = normal.loc + normal.scale * self.residual if latent else normal.loc
-        msg["done"] = True
 
 
 def traverse(
@@ -131,7 +125,7 @@ def _hold(
     start = tensor((start_state - np.asarray(scale.center)) / scale.unit)
     residual = start.new_zeros(len(values), size)
     residual[:, dim] = torch.as_tensor(values).to(residual)
-    with torch.no_grad(), _HeldResidual(residual):
+    with torch.no_grad(), HeldResidual(residual):
         actions = [tensor(a / scale.unit) for a in past_actions]
         return run.model.roll_out(start, actions, steps), start
 
@@ -162,7 +156,7 @@ class Traversal:
 
     def name(self, body: int) -> str:
         """How the body with this index is called."""
-        return f"body {self.bodies[body]}" if self.bodies[body].isdigit() else self.bodies[body]
+        return body_name(self.bodies[body])
 
     @property
     def reach(self) -> Array:
@@ -181,20 +175,18 @@ class Traversal:
         return self.spread.max(0) / self.spread.min(0)
 
 
-def traversals(
-    run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3, seconds: float = 1.0
-) -> list[Traversal]:
+def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3) -> list[Traversal]:
     """`traverse` the dimensions with most KL, from a recorded state with much movement.
 
     The state is that of which one in a hundred moved more in the same time before: the greatest
-    movement of all may be an error of tracking.
+    movement of all may be an error of tracking. A roll-out lasts SECONDS, at least one frame; half
+    as long of the recorded past is shown.
 
     Args:
         run: the fitted run.
         dataset: the recordings.
         use: from `latent_use`.
         dims: how many dimensions.
-        seconds: of roll-out, at least one frame; half as long of the recorded past is shown.
 
     Raises:
         DataError: if the recordings do not suit the model or hold no step.
@@ -203,7 +195,7 @@ def traversals(
     windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
     row, frame = windows.index.numpy().T
     frame = frame + history - 1
-    steps = max(1, round(seconds * run.card.fps))
+    steps = max(1, round(SECONDS * run.card.fps))
     position = dataset["position"].to_numpy()
     speed = np.nan_to_num(np.linalg.norm(np.diff(position, axis=1), axis=-1))
     travelled = np.pad(np.sqrt(speed).sum(-1).cumsum(1), ((0, 0), (1, 0)))  # one jump is not much
@@ -224,20 +216,19 @@ def traversals(
     ]  # fmt: skip
 
 
-def traversal_gif(traversal: Traversal, shown: int = 6) -> bytes:
-    """The traversal swept from end to end and back: a panel a body, most turned, at one scale.
+def traversal_gif(traversal: Traversal) -> bytes:
+    """The traversal swept from end to end and back: a panel a body that it turns most, one scale.
 
     Args:
         traversal: from `traversals`.
-        shown: bodies at most.
 
     Returns:
         A GIF file, looping: the recorded past in grey, the path for the present v in colour, those
         for the other values faint; the disc is one standard deviation of the policy's noise over
-        the path, were it throughout what it is at the first step.
+        the path, assuming it stays as at the first step and steps are independent.
     """
     past, paths, values = traversal.past, traversal.paths, traversal.values
-    order = np.sort(np.argsort(-traversal.reach, kind="stable")[:shown])
+    order = np.sort(np.argsort(-traversal.reach, kind="stable")[:SHOWN])
     columns = min(3, len(order))
     noise = traversal.spread * math.sqrt(paths.shape[1] - 1)  # the steps' noise is independent
     rows = -(-len(order) // columns)
@@ -276,7 +267,7 @@ def traversal_gif(traversal: Traversal, shown: int = 6) -> bytes:
             knob.set_data([values[index]], [0])
             for artist in (*moving, knob):
                 artist.axes.draw_artist(artist)
-            images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+            images.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return gif(images, 90)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def number(value: float | None) -> str:
@@ -72,6 +73,19 @@ def seconds(value: float) -> str:
 def signed(value: float) -> str:
     """A number with its sign."""
     return f"{value:+g}".replace("-", "−")
+
+
+def body_name(name: object) -> str:
+    """How a body is called: "body 0" where a file only numbers it."""
+    return f"body {name}" if str(name).isdigit() else str(name)
+
+
+def listed(names: Sequence[str], of: int, kind: str) -> str:
+    """Names of bodies, or "every body" where they are all of several."""
+    if len(names) == of > 1:
+        return f"every {kind}"
+    shown = ", ".join(names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
 def counted(count: int, total: int, noun: str) -> str:

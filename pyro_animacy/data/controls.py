@@ -20,7 +20,7 @@ Name = str | int
 def inert_twins(
     dataset: xr.Dataset, bodies: Name | Sequence[Name], *, damping: float = 0.8, seed: int = 0
 ) -> xr.Dataset:
-    """Replace bodies by inert twins: same start, same mean speed, friction and walls, no engine.
+    """Replace bodies by inert twins: same start, same mean speed, damping and walls, no engine.
 
     A twin leaves its start in a random direction, loses all but the share ``damping`` of its
     velocity every second, and bounces elastically off the edges of the area in which its body was

@@ -13,18 +13,12 @@ import xarray as xr
 
 from pyro_animacy.data import arrays, tables
 from pyro_animacy.data.arrays import metrica_sample
+from pyro_animacy.data.bodies import select_bodies
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
-from pyro_animacy.data.schema import shortened
-from pyro_animacy.data.trajectories import (
-    check_trajectories,
-    join,
-    select_bodies,
-    split_at_gaps,
-)
-from pyro_animacy.data.trajectories import (
-    downsample as every_nth,
-)
+from pyro_animacy.data.schema import check_trajectories, shortened
+from pyro_animacy.data.trajectories import downsample as every_nth
+from pyro_animacy.data.trajectories import join, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError
 
 __all__ = ["metrica_sample", "read_trajectories"]

@@ -184,10 +184,10 @@ def _check_values(ds: xr.Dataset, where: str) -> None:
         raise DataError(f"{where}: no body moves; there is no motion to learn from")
 
 
-def shortened(names: Names, most: int = 12) -> str:
+def shortened(names: Names) -> str:
     """The names for a message: the first dozen, and how many more."""
-    text = ", ".join(" ".join(str(n).split()) for n in names[:most])  # a message is one line
-    return text + (f" and {len(names) - most} more" if len(names) > most else "")
+    text = ", ".join(" ".join(str(n).split()) for n in names[:12])  # a message is one line
+    return text + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats | Stored:

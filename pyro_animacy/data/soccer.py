@@ -34,7 +34,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError, MissingExtra, require
 
 BODIES = ("player_1", "player_2", "ball")

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.trajectories import make_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import require
 
 LENGTH = 1.0  # l, of a jump, in body lengths
@@ -109,21 +109,20 @@ def log_density(
     return _normal(a, np.asarray(side) * LENGTH, NOISE)
 
 
-def near_a_branch(displacement: npt.ArrayLike, deviations: float = 3.0) -> npt.NDArray[np.bool_]:
+def near_a_branch(displacement: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Whether a displacement lies near one of the two places where jumps end.
 
-    Of the jumps themselves, 1 - exp(-deviations^2 / 2) do: 98.9 % within three.
+    That is within three standard deviations, as 1 - exp(-9 / 2) = 98.9 % of the jumps are.
 
     Args:
         displacement: (..., 2) in body lengths a frame.
-        deviations: Greatest distance from the place, in standard deviations.
 
     Returns:
         (...)
     """
     a = np.asarray(displacement, float)
     distance = np.hypot(np.abs(a[..., 0]) - LENGTH, a[..., 1])
-    return distance <= deviations * NOISE
+    return distance <= 3 * NOISE
 
 
 def _normal(

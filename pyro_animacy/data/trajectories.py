@@ -10,31 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.bodies import select_bodies
-from pyro_animacy.data.resolution import estimate_resolution
 from pyro_animacy.data.schema import (
     Integers,
     assemble,
-    check_trajectories,
     like,
-    make_trajectories,
     no_duplicates,
     pieces,
     shortened,
 )
 from pyro_animacy.data.stored import observed, positions, runs
 from pyro_animacy.errors import ConfigError, DataError
-
-__all__ = [
-    "check_trajectories",
-    "downsample",
-    "estimate_resolution",
-    "join",
-    "make_trajectories",
-    "select_bodies",
-    "split",
-    "split_at_gaps",
-]
 
 FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
 

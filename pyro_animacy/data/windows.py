@@ -1,8 +1,9 @@
 """From a Dataset of trajectories to batches of tensors: scale, windows by index, dequantisation."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,6 +41,14 @@ class Scale:
     resolution: float
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def log_jacobian(self, coordinates: Any) -> Any:
+        """What a log density in model units is above one in data units: D log unit.
+
+        Args:
+            coordinates: D, of what the density is of; a number, an array or a tensor.
+        """
+        return coordinates * math.log(self.unit)
 
     @classmethod
     def of(cls, dataset: xr.Dataset) -> "Scale":
@@ -262,6 +271,31 @@ def _seen(x: Tensor) -> Batch:
 def evenly(count: int, most: int) -> Integers:
     """Numbers of ``most`` of ``count`` things, evenly spaced from the first to the last; or all."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def consecutive(
+    length: Integers, frames: int, *, every: int | None = None, least: int = 1
+) -> tuple[Integers, Integers, Integers]:
+    """Windows one after another through trajectories, for `pieces`: rows, begin, end, each (W,).
+
+    The last of a trajectory ends with it, and is shorter where the frames do not go up.
+
+    Args:
+        length: Frames of each trajectory.
+        frames: Of a window.
+        every: From the start of one to that of the next; ``frames`` by default.
+        least: Shorter windows are left out.
+
+    Returns:
+        Of each window its trajectory, its first frame, and the frame after its last.
+    """
+    every = every or frames
+    counts = -(-length // every)
+    rows = np.repeat(np.arange(len(length)), counts)
+    begin = (np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)) * every
+    end = np.minimum(begin + frames, length[rows])
+    kept = end - begin >= least
+    return rows[kept], begin[kept], end[kept]
 
 
 def whole(dataset: xr.Dataset, scale: Scale) -> Batch:

@@ -25,7 +25,7 @@ from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.models.world_model import Sight
 
-VALIDATION_WINDOWS = 256
+VALIDATION_WINDOWS, HELDOUT_WINDOWS = 256, 2048  # at most
 AT_ONCE = 2048  # frames in the networks at once
 
 
@@ -94,11 +94,7 @@ class EpisodeSource:
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """The bound on the held-out episodes, and what they are."""
-        windows = EpisodeWindows(self.heldout_part, run.config.train.window)
-        elbo, error = elbo_per_frame(run.guide, windows, most=2048)
-        return {
-            "heldout_elbo_per_frame": elbo,
-            "heldout_standard_error": None if math.isnan(error) else error,
+        return heldout_bound(run, self.heldout_part) | {
             "parameters": run.parameters,
             "data": {
                 "source": str(self.dataset.attrs.get("source", "")),
@@ -185,6 +181,18 @@ def suited_episodes(card: EpisodeCard, dataset: xr.Dataset) -> xr.Dataset:
             f"the episodes have {fps:g} frames a second, the run's model was fitted at {card.fps:g}"
         )
     return dataset
+
+
+def heldout_bound(run: Run, dataset: xr.Dataset) -> dict[str, float | None]:
+    """The evidence lower bound of episodes that a run was not fitted to, for its summary.
+
+    Returns:
+        ``heldout_elbo_per_frame`` in nats, and its ``heldout_standard_error``, None of one episode.
+    """
+    windows = EpisodeWindows(dataset, run.config.train.window)
+    elbo, error = elbo_per_frame(run.guide, windows, most=HELDOUT_WINDOWS)
+    spread = None if math.isnan(error) else error
+    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": spread}
 
 
 @torch.no_grad()

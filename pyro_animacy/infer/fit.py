@@ -23,9 +23,7 @@ from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.recordings import absolute
 from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
-from pyro_animacy.infer.trainer import Interrupted, Trainer
-
-__all__ = ["Interrupted", "Trainer", "fit", "resume"]
+from pyro_animacy.infer.trainer import Trainer
 
 
 def fit(

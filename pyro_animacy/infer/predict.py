@@ -5,16 +5,16 @@ Each runs the model's own step program; the draws are a batch axis, so that all 
 
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.criticism.draws import draws_tree
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError, require
+from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
@@ -23,6 +23,20 @@ Mode = Literal["reconstruct", "forecast", "generate"]
 LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
 MEMORY_SHARE = 0.5  # of the memory that is free, the most that draws may take
 CHUNK = 131_072  # trajectories x frames x draws run at once
+
+
+class Drawn(NamedTuple):
+    """Draws of T steps, draws x trajectories side by side.
+
+    Attributes:
+        state: s_1..s_T, (T, B, D), model units.
+        latent: z_0..z_{T-1}, (T, B, Z), where they are kept.
+        log_likelihood: Of the recorded displacements, (T, B, 1), data units.
+    """
+
+    state: torch.Tensor
+    latent: torch.Tensor | None = None
+    log_likelihood: torch.Tensor | None = None
 
 
 def predict(
@@ -41,7 +55,11 @@ def predict(
     - ``reconstruct``: z_t from the guide, which sees the recording; in closed loop or step by step
       as the model was trained. One that remembers follows the whole recording, however long. Step
       by step there is nothing to draw, NaN, where the frames before were not observed in full.
-      Groups ``posterior`` (the latents) and ``posterior_predictive``.
+      Groups ``posterior`` (the latents), ``posterior_predictive`` and ``log_likelihood``: of each
+      recorded displacement under each draw, in nats per frame (data units), at the time of the
+      frame it leads to. It is log pi(s~_{t+1} - s_t | c_t, z_t), or with the squared error that of
+      N(s_{t+1}, I/2), in model units, about the state that was drawn; over the coordinates that
+      were observed, NaN where none was.
     - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with z_t
       from the prior. Group ``predictions``.
     - ``generate``: free motion from each trajectory's initial state, for as many frames as were
@@ -76,8 +94,8 @@ def predict(
     usable = _usable(dataset, context, history)
     trajectories, frames = len(usable), context + horizon
     reconstruct = mode == "reconstruct"
-    latent_size = run.model.latent_size if reconstruct else 0
-    per_frame = dtype.itemsize * run.model.state_size + 4 * latent_size
+    sizes = {"latent": run.model.latent_size, "log_likelihood": 1} if reconstruct else {}
+    per_frame = dtype.itemsize * run.model.state_size + 4 * sum(sizes.values())
     several = min(draws, max(1, CHUNK // (trajectories * frames)))  # draws run at once
     size = draws * trajectories * frames * per_frame
     if reconstruct:  # all frames go through the networks at once
@@ -85,9 +103,10 @@ def predict(
     check_memory(size, draws, trajectories, frames)
     observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
-    latent = None
-    if latent_size:
-        latent = np.empty((draws, trajectories, horizon, latent_size), np.float32)
+    kept = {
+        name: np.empty((draws, trajectories, horizon, of), np.float32)
+        for name, of in sizes.items() if of
+    }  # fmt: skip
     recording = whole(observed, scale)
     position[:, :, :context] = _by_draw(_given(recording, context), 1)
     draw = _reconstruct if reconstruct else _roll_on
@@ -95,16 +114,14 @@ def predict(
         torch.manual_seed(seed)
         for part in _chunks(draws, several, progress):
             these = part.stop - part.start
-            states, latents = draw(run, recording, these, context, horizon)
-            position[part, :, context:] = _by_draw(states, these)
-            if latent is not None and latents is not None:
-                latent[part] = _by_draw(latents, these)
+            drawn = draw(run, recording, these, context, horizon)
+            position[part, :, context:] = _by_draw(drawn.state, these)
+            for name, values in kept.items():
+                values[part] = _by_draw(getattr(drawn, name), these)
     rows = position.reshape(draws * trajectories, -1)  # NumPy is slow over a short last axis
     rows *= scale.unit
     rows += np.tile(origin.astype(dtype), frames)
-    return draws_tree(
-        position, observed, mode=mode, context=context, latent=latent, model=run.card.model
-    )  # fmt: skip
+    return draws_tree(position, observed, mode=mode, context=context, model=run.card.model, **kept)
 
 
 def _asked(
@@ -150,10 +167,8 @@ def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:
     return x.unflatten(1, (several, -1)).permute(1, 2, 0, 3).cpu().numpy()
 
 
-def _roll_on(
-    run: Run, recording: Batch, draws: int, context: int, horizon: int
-) -> tuple[torch.Tensor, None]:
-    """What the step program alone makes of the context: (horizon, B, D).
+def _roll_on(run: Run, recording: Batch, draws: int, context: int, horizon: int) -> Drawn:
+    """What the step program alone makes of the context.
 
     A model that remembers follows the context by its guide first.
     """
@@ -167,7 +182,7 @@ def _roll_on(
     x = batch.position[-history:]
     newest_first = [*x.diff(dim=0).flip(0)]
     states = (s for s, *_ in run.model.rolling(x[-1], newest_first, horizon, memory=memory))
-    return _finite(run, torch.stack([*states])), None
+    return Drawn(_finite(run, torch.stack([*states])))
 
 
 def _finite(run: Run, states: torch.Tensor) -> torch.Tensor:
@@ -190,26 +205,31 @@ def _given(batch: Batch, context: int) -> torch.Tensor:
     return batch.position[:context].masked_fill(~batch.observed[:context], torch.nan)
 
 
-def _reconstruct(
-    run: Run, recording: Batch, draws: int, *_: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the guide makes of each step: (T, B, D), (T, B, Z).
+def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
+    """What the guide makes of each step.
 
     As the model was trained: in closed loop the model follows the recording from its own states,
     teacher forced it answers each recorded state with one step.
     """
-    batch = _repeated(recording, draws)
-    state, target, seen, actions = run.model.recorded(batch)
-    T = len(target)
+    model, batch = run.model, _repeated(recording, draws)
+    s, target, seen, actions = model.recorded(batch)
+    known = model.complete(batch)[..., None]
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
-            rolled = run.model.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
-        return _finite(run, torch.stack(rolled.state)), torch.stack(rolled.latent)
-    with run.guide:
-        evidence, memory = run.model.follow(batch)
-    states = _finite(run, state + run.model.policy(evidence.context, memory).rsample())
-    unknown = ~run.model.complete(batch)[..., None]
-    return tuple(x.masked_fill(unknown, torch.nan) for x in (states, memory.latent))  # type: ignore[return-value]
+            rolled = model.roll_out(s[0], [a[0] for a in actions], len(s), (target, seen))
+        s, a, pi = rolled.stacked(s[0])
+        z, known = torch.stack(rolled.latent), torch.ones_like(known)
+    else:
+        with run.guide:
+            evidence, memory = model.follow(batch)
+        pi, z = model.policy(evidence.context, memory), memory.latent
+        a = pi.rsample()
+    states, seen = _finite(run, s + a), seen & known
+    density = model.observation(pi, a).log_prob(target - s).masked_fill(~seen, 0).sum(-1)
+    density = density - run.card.scale.log_jacobian(seen.sum(-1))
+    density = density.masked_fill(~seen.any(-1), torch.nan)
+    states, z = (x.masked_fill(~known, torch.nan) for x in (states, z))
+    return Drawn(states, z, density[..., None])
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:

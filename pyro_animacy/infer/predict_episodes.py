@@ -29,9 +29,9 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_animacy.criticism.draws import episodes_tree
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, DataError, require
+from pyro_animacy.infer.draws import episodes_tree
 from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
 from pyro_animacy.infer.predict import Mode, check_memory
 from pyro_animacy.infer.run import Run

@@ -28,6 +28,7 @@ from pyro_animacy.models.program import MessengerGuide
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
+GROUPS = 20  # of steps, at least, where there are as many
 CHUNK = 65_536  # windows that the baselines score together
 MOST_STEPS = 50_000  # scored; of more, this many are taken evenly spaced
 
@@ -78,9 +79,14 @@ class Score:
         return max(self.baselines, key=lambda name: self.baselines[name])
 
 
+def least_context(*history: int) -> int:
+    """Frames before a step that models of these histories and every baseline look back on."""
+    return max(*history, max(BASELINE_ORDERS) + 1)
+
+
 def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
     """Complete windows of one step whose context serves the model and every baseline alike."""
-    context = max(history, max(BASELINE_ORDERS) + 1)
+    context = least_context(history)
     return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True)
 
 
@@ -129,10 +135,9 @@ def score(
         batch = windows.batch(part)
         for name, baseline in baselines.items():
             others[name].append(baseline(batch))
-    # A density per model unit becomes one per data unit: D coordinates, each 1 / unit.
-    to_data = -windows.coordinates * math.log(scale.unit)
-    both = torch.cat(found) + to_data
-    rivals = {name: torch.cat(parts) + to_data for name, parts in others.items()}
+    jacobian = scale.log_jacobian(windows.coordinates)
+    both = torch.cat(found) - jacobian
+    rivals = {name: torch.cat(parts) - jacobian for name, parts in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
     index = np.stack(windows.places(which), 1)
     model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)
@@ -146,18 +151,15 @@ def score(
     )
 
 
-def independent_groups(
-    dataset: xr.Dataset, index: npt.NDArray[np.int64], blocks: int = 20
-) -> npt.NDArray[np.int64]:
+def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Number of the group of each step, such that steps of different groups are nearly independent.
 
-    A group is a recording or, where there are fewer than ``blocks``, a stretch of time of one: all
+    A group is a recording or, where there are fewer than GROUPS, a stretch of time of one: all
     trajectories cut from the same frames of a recording are in one group.
 
     Args:
         dataset: Recordings.
         index: (step, 2) trajectory and first frame of each step's window.
-        blocks: Groups to make at least, where the steps allow it.
 
     Returns:
         (step,) numbers from 0, in the order of recording and time.
@@ -166,7 +168,7 @@ def independent_groups(
     _, recording = np.unique(dataset["recording"].to_numpy()[trajectory], return_inverse=True)
     frame = dataset["start"].to_numpy()[trajectory] + start
     R = recording.max() + 1
-    pieces = 1 if blocks <= R else -(-blocks // R)
+    pieces = -(-GROUPS // R)
     first, last = np.full(R, np.inf), np.full(R, -np.inf)
     np.minimum.at(first, recording, frame)
     np.maximum.at(last, recording, frame)

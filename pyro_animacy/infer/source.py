@@ -4,7 +4,6 @@ The training loop knows recordings only through a `Source`, one for each kind of
 """
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -22,7 +21,7 @@ from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.recordings import EPISODES
 from pyro_animacy.infer.run import Run, split_recordings
-from pyro_animacy.infer.score import bounds, fit_baselines, scoring_windows
+from pyro_animacy.infer.score import bounds, fit_baselines, least_context, scoring_windows
 from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.program import MessengerGuide
@@ -119,8 +118,7 @@ class SceneSource:
         which = torch.from_numpy(evenly(len(self.validation), VALIDATION_STEPS))
         steps = window_steps(guide, self.validation, which, VALIDATION_DRAWS)
         found = torch.cat([bounds(of)[0][-1] for _, of in steps])
-        to_data = -self.windows.coordinates * math.log(self.card.scale.unit)
-        return found.double().mean().item() + to_data
+        return found.double().mean().item() - self.card.scale.log_jacobian(self.windows.coordinates)
 
     def fingerprint(self) -> list[float]:
         """Windows, and the scale they were measured to have."""
@@ -156,6 +154,6 @@ def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windo
         raise DataError(
             f"the {part} part is too short to score: its longest trajectory has "
             f"{int(dataset['length'].max())} frames, and the model and the baselines look back "
-            f"{max(history, 6)}; give longer recordings, a smaller --downsample or a larger "
+            f"{least_context(history)}; give longer recordings, a smaller --downsample or a larger "
             f"--train.{part.replace('-', '')}"
         ) from None

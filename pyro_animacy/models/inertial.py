@@ -4,10 +4,11 @@
     m_t beyond a wall w:  m_t <- w - e (m_t - w),  v_{t+1} = -e rho v_t     (that axis alone)
     s_{t+1} ~ N(m_t, sigma^2 I)                        else v_{t+1} = s_{t+1} - s_t
 
-A linear-Gaussian law of motion with friction rho, restitution e, walls and noise sigma, for each
-body by itself: what is left to explain by agency is what this law does not expect (Tremoulet &
-Feldman, Perception of animacy from the motion of a single object, Perception 29, 2000, on changes
-of speed and heading that no force explains). Fitted by maximum likelihood to the very motion that
+A linear-Gaussian law of motion with damping rho (the share of its velocity that a body keeps, as in
+pymunk; here from frame to frame), restitution e, walls and noise sigma, for each body by itself:
+what is left to explain by agency is what this law does not expect (Tremoulet & Feldman, Perception
+of animacy from the motion of a single object, Perception 29, 2000, on changes of speed and heading
+that no force explains). Fitted by maximum likelihood to the very motion that
 is scored, so that inertia has the benefit of hindsight; rho and e lie in [0, 1], since an inert
 body has no engine.
 """
@@ -29,7 +30,7 @@ class Inertia(NamedTuple):
     """The parameters of every body of every trajectory.
 
     Attributes:
-        friction: rho, share of its velocity that a body keeps from frame to frame,
+        damping: rho, share of its velocity that a body keeps from frame to frame,
             (trajectory, body).
         restitution: e, share of it that a wall gives back, (body,); 1 where none was hit.
         noise: sigma, in data units per frame, (trajectory, body); NaN where no step was observed.
@@ -37,7 +38,7 @@ class Inertia(NamedTuple):
         high: Greatest coordinates, likewise.
     """
 
-    friction: Floats
+    damping: Floats
     restitution: Floats
     noise: Floats
     low: Floats
@@ -45,7 +46,7 @@ class Inertia(NamedTuple):
 
 
 def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
-    """Fit friction and noise to each body of each trajectory; walls and restitution to each body.
+    """Fit damping and noise to each body of each trajectory; walls and restitution to each body.
 
     Args:
         position: (trajectory, time, body, space), NaN where not observed.
@@ -53,11 +54,11 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
             resolution of a recording a density means nothing.
 
     Returns:
-        The maximum-likelihood parameters. Friction, noise and restitution are fitted in turn, each
-        by least squares of the residual displacement on the slopes of the law about the last
-        estimate; to about 0.01 nats a step, since the likelihood jumps where a body just reaches a
-        wall. The walls are the extremes of what was recorded of a body, which are the
-        maximum-likelihood estimate of hard walls.
+        The maximum-likelihood parameters: damping, noise and restitution in turn, by least squares
+        of what the expected displacement leaves, in the slopes of the law about the last estimate;
+        to about 0.01 nats a step, since the likelihood jumps where a body just reaches a wall.
+        The walls are the extremes of what was recorded of a body, which are the maximum-likelihood
+        estimate of hard walls.
     """
     N, _, bodies, _ = position.shape
     with np.errstate(invalid="ignore"):
@@ -67,8 +68,8 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
     a = np.diff(position, axis=1)[:, 1:]
     for _ in range(ROUNDS):
         law = _expected(position, inertia)
-        step = _slope(law.by_friction, a - law.mean, axis=(1, 3))
-        inertia = inertia._replace(friction=np.clip(inertia.friction + step, 0, 1))
+        step = _slope(law.by_damping, a - law.mean, axis=(1, 3))
+        inertia = inertia._replace(damping=np.clip(inertia.damping + step, 0, 1))
         law = _expected(position, inertia)
         sigma = _spread(a - law.mean, floor)[:, None, :, None]
         step = _slope(law.by_restitution / sigma, (a - law.mean) / sigma, axis=(0, 1, 3))
@@ -119,12 +120,12 @@ class _Expected(NamedTuple):
     """
 
     mean: Floats
-    by_friction: Floats
+    by_damping: Floats
     by_restitution: Floats
 
 
 def _expected(position: Floats, inertia: Inertia) -> _Expected:
-    rho, e = inertia.friction[..., None], inertia.restitution[:, None]
+    rho, e = inertia.damping[..., None], inertia.restitution[:, None]
     x = position
     if x.shape[1] < 3:
         return _Expected(*(np.empty((len(x), 0, *x.shape[2:])) for _ in range(3)))

@@ -11,6 +11,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -200,3 +201,22 @@ class MessengerGuide(GuideMessenger, nn.Module):
     @abstractmethod
     def posterior(self, prior: TorchDistributionMixin, evidence: Any) -> TorchDistributionMixin:
         """Return q(. | evidence) for a site with this prior."""
+
+
+class HeldResidual(Messenger):
+    """An intervention: z_t = mu_p + sigma_p eps with eps given; other sites take their mean.
+
+    What a model declares goes on from there without chance.
+
+    Args:
+        eps: (..., Z), of every site whose name begins with ``latent``, which is Gaussian.
+    """
+
+    def __init__(self, eps: Tensor) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def _pyro_sample(self, msg: dict) -> None:
+        normal, latent = msg["fn"].base_dist, msg["name"].startswith("latent")
+        msg["value"] = normal.loc + normal.scale * self.eps if latent else normal.loc
+        msg["done"] = True

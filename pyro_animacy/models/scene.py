@@ -175,6 +175,20 @@ class SceneModel(nn.Module):
         """Return pi(. | c_t, m_t), a diagonal Gaussian over a_t (..., D)."""
         raise NotImplementedError
 
+    def observation(self, policy: Independent, action: Tensor, *, score: bool = False) -> Normal:
+        """The density of each coordinate of the recorded displacement s~_{t+1} - s_t.
+
+        pi itself, or with the squared error, -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant.
+
+        Args:
+            policy: pi(. | c_t, m_t).
+            action: a_t (..., D), as drawn.
+            score: pi, whatever the options.
+        """
+        if self.config.likelihood == "squared_error" and not score:
+            return Normal(action, math.sqrt(0.5))
+        return Normal(policy.base_dist.loc, policy.base_dist.scale)
+
     def start(self, shape: Sequence[int]) -> Memory:
         """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
         return no_memory(self.view, shape, self.memory_size, self.latent_size)
@@ -224,8 +238,7 @@ class SceneModel(nn.Module):
 
         mu, sigma = pi.base_dist.loc, pi.base_dist.scale
         with time, trajectory, poutine.scale(scale=discount):
-            # -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant
-            fits = Normal(action, math.sqrt(0.5)) if squared_error else Normal(mu, sigma)
+            fits = self.observation(pi, action, score=score)
             displacement = (target - state) * seen
             pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
             # p(s_{t+1} | s_t, a_t) is a Dirac delta
@@ -293,10 +306,8 @@ class SceneModel(nn.Module):
         """
         history = self.config.history
         gamma = 1.0 if recording is None else self.config.discount
-        walls = recording is None and self.config.arena == "recorded"
-        # A body that starts beyond a wall is taken to be in another arena, without that wall.
-        low = self.low.where(state >= self.low, -torch.inf)
-        high = self.high.where(state <= self.high, torch.inf)
+        walled = recording is None and self.config.arena == "recorded"
+        walls = self.walls(state) if walled else None
         recorded = recording and (*recording, recording[1].any(-1))
         complete = recording is not None and all_true(recording[1])
         s, m = state, memory or self.start(state.shape[:-1])
@@ -310,11 +321,22 @@ class SceneModel(nn.Module):
                 m = self.advance(f"latent_{t}", c, m, evidence)
                 pi = self.policy(c, m)
                 a = pyro.sample(f"action_{t}", pi)
-            if walls:  # the displacement that the walls leave
-                a = (s + a).clamp(low, high) - s
+            if walls is not None:  # the displacement that the walls leave
+                a = (s + a).clamp(*walls) - s
             s = s + a
             actions = [a, *actions][: history - 1]
             yield s, a, pi, m.latent
+
+    def walls(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The walls of free motion from s_0 (..., D): least and greatest coordinates, (..., D).
+
+        Infinite in an open arena; and where a body starts beyond a wall, since it is in another
+        arena then, where that wall does not stand.
+        """
+        walled = self.config.arena == "recorded"
+        low = self.low.where((state >= self.low) & walled, -torch.inf)
+        high = self.high.where((state <= self.high) & walled, torch.inf)
+        return low, high
 
     def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.

@@ -30,6 +30,7 @@ def draws_tree(
     mode: str,
     context: int,
     latent: npt.NDArray[np.float32] | None = None,
+    log_likelihood: npt.NDArray[np.float32] | None = None,
     **attrs: Any,
 ) -> xr.DataTree:
     """Name the dims of draws and put them beside what was observed.
@@ -41,11 +42,15 @@ def draws_tree(
         mode: ``reconstruct``, ``forecast`` or ``generate``.
         context: Frames given.
         latent: (draw, trajectory, time - context, latent), z_t at the time of s_t.
+        log_likelihood: (draw, trajectory, time - context, 1), nats of each displacement, at the
+            time of the frame it leads to.
         **attrs: Further attributes of the tree.
 
     Returns:
         Groups ``posterior_predictive`` or ``predictions``, ``observed_data``, ``constant_data``,
-        and ``posterior`` where there are latents.
+        and ``posterior`` and ``log_likelihood`` where these are given. That of `position` has no
+        dims of body and space, since it is of all coordinates together, and NaN in the frames
+        given.
     """
     x = observed["position"]
     coords: dict[str, npt.NDArray] = {name: x[name].to_numpy() for name in DIMS[2:]}
@@ -66,9 +71,15 @@ def draws_tree(
     if latent is not None:
         times = coords["time"][context - 1 : context - 1 + latent.shape[2]]
         groups["posterior"] = _latents(latent, coords | {"time": times}, kept)
+    if log_likelihood is not None:
+        density = np.pad(log_likelihood[..., 0], ((0, 0), (0, 0), (context, 0)),
+                         constant_values=np.nan)  # fmt: skip
+        groups["log_likelihood"] = group(
+            {"position": density[None]}, {"position": list(DIMS[2:4])}, SAMPLED
+        )
     tree = xr.DataTree.from_dict(groups)
-    for dataset in tree.children.values():
-        if "position" in dataset:
+    for name, dataset in tree.children.items():
+        if "position" in dataset and name != "log_likelihood":
             dataset["position"].attrs["units"] = kept["units"]
     tree.attrs = {"mode": mode, "context": context, **kept, **attrs}
     return tree
