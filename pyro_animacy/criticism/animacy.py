@@ -153,7 +153,7 @@ def interaction(
         DataError: As `score_animacy`.
     """
     if surrogates < 1:
-        raise ConfigError(f"surrogates is {surrogates}; expected at least 1")
+        raise ConfigError(f"surrogates is {surrogates}; it must be at least 1")
     data = _prepared(run, dataset)
     if data.sizes["body"] < 2:
         raise ConfigError("one body alone has no interaction; give scenes of two or more")

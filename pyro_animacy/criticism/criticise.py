@@ -177,7 +177,7 @@ def _places(
 ) -> tuple[Integers, Integers, Integers]:
     """Where `windows` cuts: the trajectory of each window, its first frame, that after its last."""
     if most < 1:
-        raise ConfigError(f"windows is {most}; expected at least 1")
+        raise ConfigError(f"windows is {most}; it must be at least 1")
     history = run.card.config["history"]
     length = dataset["length"].to_numpy()
     if frames is None:

@@ -82,7 +82,7 @@ def auc_interval(
         ConfigError: If ``resamples`` is less than one.
     """
     if resamples < 1:
-        raise ConfigError(f"resamples is {resamples}; expected at least 1")
+        raise ConfigError(f"resamples is {resamples}; it must be at least 1")
     if paired:
         whole = [as_numbers("a score", x).ravel() for x in (positive, negative)]
         if len(whole[0]) != len(whole[1]):

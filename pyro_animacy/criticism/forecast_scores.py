@@ -246,7 +246,7 @@ def energy_score(draws: ArrayLike, recorded: ArrayLike, lags: int = 10) -> np.nd
     y, forecast = matched(recorded, draws=draws)
     m = _several(forecast)
     if lags < 1:
-        raise ConfigError(f"lags is {lags}; expected at least 1")
+        raise ConfigError(f"lags is {lags}; it must be at least 1")
     result = np.empty(y.shape[:2])
     for rows, x in chunks(forecast):
         with np.errstate(invalid="ignore", over="ignore"):

@@ -107,7 +107,7 @@ def _hold(
     if not 0 <= dim < size:
         raise ConfigError(f"dim is {dim}; the latent has dimensions 0 to {size - 1}")
     if steps < 1:
-        raise ConfigError(f"steps is {steps}; expected at least 1")
+        raise ConfigError(f"steps is {steps}; it must be at least 1")
     body_space = (len(run.card.bodies), len(run.card.axes))
     wanted = {"start_state": body_space, "past_actions": (config.history - 1, *body_space)}
     given = {"start_state": start_state, "past_actions": past_actions}

@@ -325,7 +325,7 @@ class LinearStateSpace(nn.Module):
     def _shift(self, action: Tensor | None, shape: tuple[int, ...]) -> Tensor:
         """B u_t, (*shape, X); the shape begins with the number of steps."""
         if shape[0] < 1:
-            raise ConfigError(f"steps is {shape[0]}; expected at least 1")
+            raise ConfigError(f"steps is {shape[0]}; it must be at least 1")
         X, U = self.control_matrix.shape
         if action is None:
             return self.offset.new_zeros(*shape, X)
