@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,6 +212,9 @@ def smaller_kl_weight(summary: Mapping[str, Any]) -> str:
     steps = summary.get("steps") or train.get("steps")
     if steps is None:
         return "A smaller KL weight at the start (--train.kl_weight.start)"
-    weight = dataclasses.asdict(gentle_kl_weight(train, steps))
-    options = " ".join(f"--train.kl_weight.{name} {value:g}" for name, value in weight.items())
+    weight = gentle_kl_weight(train, steps)
+    options = " ".join(
+        f"--train.kl_weight.{name} {getattr(weight, name):g}"
+        for name in ("start", "end", "levels", "every")
+    )
     return f"A smaller KL weight at the start ({options})"
