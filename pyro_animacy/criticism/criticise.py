@@ -120,6 +120,7 @@ def criticise(
     dataset = suited(run.card, dataset)
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
+    metrics = run.metrics()  # damaged ones fail now, not after minutes
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not run.summary:  # of these recordings, as the sections are
@@ -141,7 +142,7 @@ def criticise(
             observed=observed,
             generated=made,
             summary=_told(run),
-            metrics=run.metrics(),
+            metrics=metrics,
             reconstructed=followed,
             sections=found,
             progress=False,
