@@ -43,10 +43,13 @@ from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.recordings import read_data
 from pyro_animacy.infer.run import Run, check_kind, data_of_run, read_settings
-from pyro_animacy.infer.summary import summary_text
+from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
 
-OF_SCENES = {"draws": "100", "sections": ",".join(SECTIONS)}  # of criticise, and their defaults
+SCENE_DEFAULTS = {
+    "draws": "100",
+    "sections": ",".join(SECTIONS),
+}  # of criticise
 
 
 def _fit_parser(defaults: Defaults) -> ArgumentParser:
@@ -265,7 +268,7 @@ def _criticise(chosen: Namespace) -> None:
 
 
 def _criticise_episodes(run: Run, episodes: xr.Dataset, new: bool, chosen: Namespace) -> None:
-    for name, default in OF_SCENES.items():
+    for name, default in SCENE_DEFAULTS.items():
         if str(chosen[name]) != default:
             raise ConfigError(f"--{name} is of models of scenes; {run.card.model} is of episodes")
     if "acting" in run.settings and not new:
@@ -295,7 +298,7 @@ def _score(chosen: Namespace) -> None:
     )
     steps = save_scores(scores, chosen.out)
     print(scores_text(scores))
-    if why := doubt(run.summary):
+    if why := doubt(run.summary or summarise(run, recordings)):
         print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"
     print(f"wrote {chosen.out}: {steps} rows, one a body and step, of {of}")

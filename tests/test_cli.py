@@ -17,9 +17,9 @@ from pyro_animacy.cli import main
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.summary import SCORE_DRAWS
 
 FIT = ["--fps", "10", "--preset", "debug"]
 
@@ -113,7 +113,7 @@ def test_fit_says_what_it_read(csv, tmp_path, capsys):
         words = [*FIT, "--fps", rate, "--train.steps", "1", "--out", str(tmp_path / rate)]
         assert main(["fit", str(csv), *words]) == 0
         said = capsys.readouterr().err
-        assert "read 1 trajectories of 1 recordings: 2 bodies (hunter, prey)" in said
+        assert "read 1 trajectory of 1 recording: 2 bodies (hunter, prey)" in said
         speeds.append(float(re.search(r"moving body (\S+) data units/s", said)[1]))
     assert speeds[0] == pytest.approx(10 * speeds[1], rel=0.02)
 
@@ -689,12 +689,11 @@ def test_parts_of_a_config_that_are_of_another_kind(run, csv, tmp_path, refused,
 def test_an_option_that_a_config_lacks_has_its_default(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     settings = yaml.safe_load((copied / "config.yaml").read_text())
-    score_draws = settings["train"].pop("score_draws")
-    assert score_draws != FitConfig().train.score_draws
+    assert settings["train"].pop("score_draws") != SCORE_DRAWS
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     assert main(["fit", "--resume", str(copied)]) == 0
     said = Run.load(copied).summary["score_density"]
-    assert f"(K = {FitConfig().train.score_draws})" in said
+    assert f"(K = {SCORE_DRAWS})" in said
 
 
 def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):

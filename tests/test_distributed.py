@@ -377,7 +377,7 @@ def test_torchrun(tmp_path):
         env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("read 1 trajectories of 1 recordings") == 1
+    assert done.stderr.count("read 1 trajectory of 1 recording") == 1
     run = Run.load(out)
     assert run.summary["steps"] == preset("debug").train.steps
     assert [row["step"] for row in run.metrics()][-1] == run.summary["steps"]

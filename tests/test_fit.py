@@ -228,6 +228,8 @@ def test_older_checkpoints_are_what_a_run_that_ended_there_has(tiny_data, tmp_pa
     assert_same(older.model.state_dict(), ended.model.state_dict())
     assert_same(older.guide.state_dict(), ended.guide.state_dict())
     assert older.checkpoint == 30
+    assert older.name == f"{path.name} at 30"
+    assert [row["step"] for row in older.metrics()][-1] == 30 < Run.load(path).metrics()[-1]["step"]
     assert not older.summary
     with pytest.raises(RunError, match=r"has no checkpoint 10; it has 30, 40$"):
         Run.load(path, checkpoint=10)
@@ -543,3 +545,19 @@ def test_a_run_loaded_is_the_run_returned(tiny_run):
     assert (loaded.card, loaded.settings) == (tiny_run.card, tiny_run.settings)
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in loaded.metrics()]
     assert rows == metrics(tiny_run.path)
+
+
+def test_the_name_of_a_preset_is_no_config(tiny_data, tmp_path):
+    with pytest.raises(ConfigError, match="must be a FitConfig, such as preset"):
+        fit(tiny_data, "debug", out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("name", ["rssm", "world_model"])
+def test_what_a_preset_leaves_open_stays_open(name):
+    """So that its parts go with others' parts."""
+    config = preset("debug", name)
+    if name == "rssm":
+        shorter = dataclasses.replace(config, train=dataclasses.replace(config.train, window=4))
+        assert shorter.model.memory_steps is None
+    else:
+        dataclasses.replace(config, train=preset("debug", "image_vae").train)

@@ -929,3 +929,41 @@ def test_spaces_that_begin_late_in_a_file(tmp_path):
     np.testing.assert_array_equal(b[:50], np.stack([np.arange(50) * 0.5, np.full(50, 1.5)], 1))
     assert np.isnan(b[50]).all()
     assert (b[51] == [3, 1]).all()
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_likelihoods_that_are_not_used_are_named(tmp_path, capsys, wide):
+    """A tracker's guess of a place is read as a place: whoever knows better blanks it first."""
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 3)), columns=["x", "y", "p"])
+    if wide:
+        names = {"x": "wolf_x", "y": "wolf_y", "p": "wolf_likelihood"}
+        table = pd.concat(
+            [
+                rows.rename(columns=names),
+                rows.add_prefix("hare_").rename(columns={"hare_p": "hare_likelihood"}),
+            ],
+            axis=1,
+        )
+    else:
+        table = rows.rename(columns={"p": "confidence"}).assign(frame=range(30), id="wolf")
+    table.to_csv(tmp_path / "t.csv", index=False)
+    read_trajectories(tmp_path / "t.csv", fps=10)
+    named = "wolf_likelihood, hare_likelihood" if wide else "confidence"
+    assert capsys.readouterr().err == (
+        f"t.csv: {named} not used: blank the positions of unlikely points first\n"
+    )
+
+
+def test_rows_without_a_value_are_told_from_no_rows(tmp_path):
+    (tmp_path / "blank.csv").write_text("frame,id,x,y\n" + ",,,\n" * 7)
+    with pytest.raises(DataError, match="there are 7 rows, none with a value, below"):
+        read_trajectories(tmp_path / "blank.csv", fps=10)
+    (tmp_path / "none.csv").write_text("frame,id,x,y\n")
+    with pytest.raises(DataError, match="there are no rows below the column names"):
+        read_trajectories(tmp_path / "none.csv", fps=10)
+
+
+def test_columns_in_the_form_of_the_command_line_are_refused_in_words():
+    table = pd.DataFrame({"t": range(5), "a": range(5), "b": range(5)})
+    with pytest.raises(ConfigError, match="in Python it is a dict of role to column"):
+        read_trajectories(table, columns="frame=t,x=a,y=b", fps=10)

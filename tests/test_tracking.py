@@ -10,6 +10,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from helpers import assert_same
 
 pytest.importorskip("gymnasium", reason="the rl extra is not installed")
@@ -28,6 +29,7 @@ from pyro_animacy.acting.tracking import (
     References,
     Tracker,
     load_references,
+    read_references,
     tracking_error,
 )
 from pyro_animacy.acting.video import video
@@ -39,7 +41,7 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.loop import Interrupted
-from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.run import REPLAY, Run
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import StackConfig
@@ -344,7 +346,7 @@ def test_a_run_and_what_reads_it(run, file, tmp_path, capsys):
     assert row["tracking_error"] == pytest.approx(expected, rel=1e-12)
     assert main(["evaluate", str(run), "--episodes", "2"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[1:]] == ["agent", "prior", "random"]
+    assert [line.split()[0] for line in printed[1:4]] == ["agent", "prior", "random"]
     assert main(["sample", str(run), "--draws", "2", "--out", str(tmp_path / "draws.nc")]) == 0
     assert new_episodes(run, episodes=2).sizes["trajectory"] == 2
     with pytest.raises(ConfigError, match="a video shows what a world model makes"):
@@ -427,3 +429,16 @@ def test_presets():
         act_preset("pixels", "control_vae")
     for name in ("small", "paper", "debug"):
         assert isinstance(act_preset(name, "control_vae"), ActConfig)
+
+
+def test_the_folder_of_a_run_is_a_reference_too(run):
+    whole = read_references(str(run), 2, 10.0)
+    xr.testing.assert_equal(whole, read_references(str(run / REPLAY), 2, 10.0))
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        read_references("nowhere", 2, 10.0)
+
+
+def test_a_run_names_its_reference_from_any_folder(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    out = act("Mass-v0", options(file.name), out=tmp_path / "run", progress=False)
+    assert read_acting(out)[1].reference == str(file.resolve())

@@ -57,6 +57,7 @@ from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
+from pyro_animacy.infer.recordings import absolute
 from pyro_animacy.infer.run import METRICS, REPLAY, pick_device, read_metrics
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.agent_control_vae import acted
@@ -356,6 +357,8 @@ def _forget(path: Path) -> None:
 def _acting(environment: str, config: ActConfig) -> dict[str, Any]:
     """What ``config.yaml`` holds beside the model that is learned and its updates."""
     elsewhere, options = (model_option(config.agent), "train"), dataclasses.asdict(config)
+    if config.reference is not None:
+        options["reference"] = absolute(config.reference)
     return {"environment": environment} | {
         name: value for name, value in options.items() if name not in elsewhere
     }

@@ -34,6 +34,7 @@ from torch import Tensor
 from pyro_animacy.acting.agent import Controls, finite
 from pyro_animacy.data.episodes import read_episodes
 from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.infer.run import REPLAY
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.program import Evidence
 
@@ -152,7 +153,7 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
     """Read reference motion that an environment can be asked to follow.
 
     Args:
-        source: File or folder of episodes.
+        source: File or folder of episodes, or the folder of a run of `act`.
         features: Numbers that the environment shows.
         fps: How often the agent acts.
 
@@ -165,7 +166,10 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
             "control_vae follows reference motion; give --reference EPISODES, a file or folder of "
             "episodes of this environment, such as those in the folder of another run of act"
         )
-    found = read_episodes(source)
+    if not Path(source).exists():
+        raise DataError(f"{source}: no such file or folder")
+    episodes = Path(source) / REPLAY  # those of a run of `act`, given by its folder
+    found = read_episodes(episodes if episodes.is_dir() else source)
     if "observation" not in found:
         raise DataError(f"{source}: has no `observation`; references are vectors to be followed")
     for what, has, wanted in (

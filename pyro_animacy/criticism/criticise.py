@@ -138,7 +138,7 @@ def criticise(
         bar.set_description("criticise: page")
         page = write_report(
             out,
-            title=f"{run.path.name}: {run.card.model} on {source}",
+            title=f"{run.name}: {run.card.model} on {source}",
             observed=observed,
             generated=made,
             summary=_told(run),

@@ -116,7 +116,7 @@ def _write(
     what = "images" if run.card.sight.image else "what was observed"
     return write_sections(
         out,
-        title=f"{run.path.name}: {run.card.model} on {source}",
+        title=f"{run.name}: {run.card.model} on {source}",
         subject=f"a model has learned {what}, frame by frame"
         if isinstance(run.model, ImageVAE)
         else f"a model of {what} has learned how an episode goes on",

@@ -125,10 +125,6 @@ def _forecast_panel(axis: Axes, forecasts: pd.DataFrame, measure: str, runs: Seq
     axis.set_ylim(bottom=0)
 
 
-def _short(name: str, size: int = 22) -> str:
-    return name if len(name) <= size else f"…{name[1 - size :]}"
-
-
 INTRO = (
     "Each contender gives a probability density to every next displacement of recordings that none "
     "was fitted to, and forecasts them further ahead. The first figure shows how far each is below "

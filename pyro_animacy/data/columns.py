@@ -1,6 +1,7 @@
 """Which column of a table plays which role, and which columns are the positions of a wide table."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,9 +110,16 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     if "" in pairs and found["frame"] is None and found["time"] is None:
         raise DataError(
             f"{where}: no frame or time column; there are {shortened(names)}; name it with "
-            "--columns frame=..."
+            "--columns frame=..., or of times in seconds time=..."
         )
-    return Columns(pairs=pairs, **found)
+    columns = Columns(pairs=pairs, **found)
+    doubtful = [n for n in names if re.search("likelihood|confidence", n.lower())]
+    if left := [n for n in doubtful if n not in columns.used()]:
+        print(
+            f"{where}: {shortened(left)} not used: blank the positions of unlikely points first",
+            file=sys.stderr,
+        )
+    return columns
 
 
 def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -91,6 +91,11 @@ def read_trajectories(
     """
     if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
         raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
+    if isinstance(columns, str):
+        raise ConfigError(
+            f"columns is {columns!r}; in Python it is a dict of role to column, such as "
+            '{"x": "pos_x", "y": "pos_y"}'
+        )
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
     items = _items(source)
     parts, checked = map(list, zip(*(_read_one(item, options) for item in items), strict=True))

@@ -220,9 +220,11 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
             # a row is a frame, also one in which nobody was seen
             blank &= np.arange(len(frame)) > np.flatnonzero(~blank).max(initial=-1)
         if blank.any():
-            frame, row = frame[~blank], np.asarray(row)[~blank]
+            frame = frame[~blank]
+            row = np.asarray(row)[~blank] if len(frame) else row
     if not len(frame):
-        raise DataError(f"{where}: there are no rows below the column names")
+        rows = f"{len(row):,} rows, none with a value," if len(row) else "no rows"
+        raise DataError(f"{where}: there are {rows} below the column names")
 
     def named(column: str | None, default: str) -> tuple[Codes, list[str]]:
         if column is None:

@@ -19,7 +19,7 @@ from pyro_animacy.models.scene import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
 
-OF_SCENES: dict[str, Any] = {"symmetry": "rotate", "score_draws": 64}  # of TrainConfig
+OF_SCENES = ("symmetry", "score_draws")  # of TrainConfig
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,14 @@ class TrainConfig(UpdateConfig):
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
-            walls). ``none``: where its ends differ too (who attacks which goal). Of scenes, where
-            the default is ``rotate``.
+            walls). ``none``: where its ends differ too (who attacks which goal). Of scenes; null
+            is ``rotate``.
         heldout: Share of the recordings (or of each recording's frames) never trained on.
         validation: Share of the rest that early stopping looks at.
         evaluate_every: Updates between evaluations on the validation part.
         patience: Evaluations without a better validation score before stopping; the best
             parameters are kept. Null: never stop, and keep the last.
-        score_draws: K of the importance-weighted held-out score. Of scenes, where the default
-            is 64.
+        score_draws: K of the importance-weighted held-out score. Of scenes; null is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
         precision: ``bf16-mixed`` takes products of matrices within feedforward networks, and their
@@ -169,8 +168,7 @@ class FitConfig:
 
     Args:
         family: Name of the model, one of `pyro_animacy.models.FAMILIES`.
-        model: Options of the model, of the type that its family has. ``memory_steps`` that are
-            left out become the window of one that remembers.
+        model: Options of the model, of the type that its family has.
         train: Options of the training loop.
     """
 
@@ -198,21 +196,13 @@ class FitConfig:
         self._check_of_scenes()
         self._check_transition()
         self._check_window()
-        given: Any = self.model
-        if self._remembers and given.memory_steps is None:
-            model = dataclasses.replace(given, memory_steps=self.train.window)
-            object.__setattr__(self, "model", model)
         self._check_overshooting()
 
     def _check_of_scenes(self) -> None:
-        """Give the options that only scenes have their defaults, and refuse them of episodes."""
-        given = {name: getattr(self.train, name) for name in OF_SCENES}
         if family(self.family).data == "scenes":
-            chosen = {n: OF_SCENES[n] if value is None else value for n, value in given.items()}
-            object.__setattr__(self, "train", dataclasses.replace(self.train, **chosen))
             return
-        for name, value in given.items():
-            if value is not None:
+        for name in OF_SCENES:
+            if (value := getattr(self.train, name)) is not None:
                 raise ConfigError(
                     f"train.{name} is {value}; it is of models of scenes, and {self.family} is one "
                     "of episodes: leave it out"
@@ -229,7 +219,7 @@ class FitConfig:
                 )
 
     @property
-    def _remembers(self) -> bool:
+    def remembers(self) -> bool:
         """Whether the model is of scenes and looks back further than its history."""
         model: Any = self.model
         memory = getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)
@@ -243,7 +233,7 @@ class FitConfig:
                 "train.window is 1, a frame without a step; agent_control_vae learns from 2 frames "
                 "or more: give --train.window 17, say, for 16 steps"
             )
-        if not self._remembers:
+        if not self.remembers:
             return
         if window < 2:
             raise ConfigError(

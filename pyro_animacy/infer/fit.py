@@ -15,7 +15,7 @@ from typing import Any
 import xarray as xr
 import yaml
 
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
@@ -57,7 +57,9 @@ def fit(
             another process of the fit ended (`LostProcess`).
         Interrupted: If SIGINT or SIGTERM came; everything is saved and `resume` goes on.
     """
-    config = config or preset()
+    config = preset() if config is None else config
+    if not isinstance(config, FitConfig):
+        raise ConfigError(f"config is {config!r}; it must be a FitConfig, such as preset('small')")
     path = Path(out)
     processes = join(config.train.device)
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)

@@ -91,10 +91,21 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.jsonl``: loss terms, schedules and validation scores by step.
 
+        Of an older checkpoint those up to it.
+
         Raises:
             RunError: If the file is damaged.
         """
-        return read_metrics(self.path)
+        rows = read_metrics(self.path)
+        if self.checkpoint is None:
+            return rows
+        return [r for r in rows if r.get("step", r.get("episode", 0) + 1) <= self.checkpoint]
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and of an older checkpoint which."""
+        at = "" if self.checkpoint is None else f" at {self.checkpoint:,}"
+        return f"{self.path.name}{at}"
 
     @property
     def data(self) -> Literal["scenes", "episodes"]:

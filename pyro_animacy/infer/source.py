@@ -83,20 +83,22 @@ class SceneSource:
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)
+        model = config.model
+        if config.remembers and model.memory_steps is None:
+            model = dataclasses.replace(model, memory_steps=options.window)
         self.card = ModelCard(
             model=config.family,
-            config=dataclasses.asdict(config.model),
+            config=dataclasses.asdict(model),
             scale=scale,
             bodies=tuple(str(b) for b in dataset["body"].to_numpy()),
             axes=tuple(str(a) for a in dataset["space"].to_numpy()),
             fps=float(dataset.attrs["fps"]),
             units=str(dataset.attrs.get("units", "unknown")),
         )
-        assert options.symmetry is not None  # FitConfig gives it, to scenes
         history, self.steps = config.model.history, options.window
         self.windows = Windows(
             self.fit_part, frames=history + options.window, context=history, scale=scale,
-            symmetry=options.symmetry,
+            symmetry=options.symmetry or "rotate",
         )  # fmt: skip
         each = options.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)

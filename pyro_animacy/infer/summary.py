@@ -11,6 +11,7 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import Score, score
 
+SCORE_DRAWS = 64
 SCORE_DENSITY = {
     "policy": "teacher-forced policy density of the recorded displacement, IWAE",
     "squared_error": (
@@ -30,8 +31,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         RunError: If the run has no baselines to compare with.
         DataError: If no trajectory is long enough.
     """
-    draws = run.config.train.score_draws
-    assert draws is not None  # FitConfig gives it, to scenes
+    draws = run.config.train.score_draws or SCORE_DRAWS
     result: Score = score(
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,
@@ -95,9 +95,10 @@ def describe_text(dataset: xr.Dataset) -> str:
     moving = speed[np.isfinite(speed) & (speed > 0)]
     median = f"{np.median(moving):.3g}" if len(moving) else "0"
     units = "data units" if told["units"] == "unknown" else told["units"]
+    several = f"{told['trajectories']:,} trajector{'y' if told['trajectories'] == 1 else 'ies'}"
     bodies = ", ".join(told["bodies"][:4]) + (", ..." if len(told["bodies"]) > 4 else "")
     return (
-        f"read {told['trajectories']:,} trajectories of {told['recordings']:,} recordings: "
+        f"read {several} of {told['recordings']:,} recording{'s' * (told['recordings'] != 1)}: "
         f"{len(told['bodies'])} bodies ({bodies}), {told['frames'] / told['fps']:,.0f} s at "
         f"{told['fps']:g} Hz; median speed of a moving body {median} {units}/s"
     )
