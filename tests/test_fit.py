@@ -37,6 +37,7 @@ from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.recordings import HOW_READ
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+from pyro_animacy.infer.summary import describe_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
@@ -561,3 +562,12 @@ def test_what_a_preset_leaves_open_stays_open(name):
         assert shorter.model.memory_steps is None
     else:
         dataclasses.replace(config, train=preset("debug", "image_vae").train)
+
+
+def test_a_body_that_never_moves_is_named():
+    x = np.random.default_rng(0).normal(size=(2, 30, 3, 2)).cumsum(1)
+    assert "never moves" not in describe_text(make_trajectories(x, fps=10))
+    x[:, :, 1] = 4.0
+    x[0, 10:20, 2] = np.nan
+    said = describe_text(make_trajectories(x, fps=10, body=["a", "post", "b"]))
+    assert said.endswith("; never moves: post (leave out by --bodies)")

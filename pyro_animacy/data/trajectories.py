@@ -132,7 +132,7 @@ def split(ds: xr.Dataset, heldout: float = 0.2, seed: int = 0) -> tuple[xr.Datas
         if not len(rows):
             raise DataError(
                 f"{ds.attrs.get('source') or 'trajectories'}: no trajectory of 2 "
-                f"frames is left in the {name} part; give more frames or another held-out share"
+                f"frames is left in the {name} part; give more frames, or another --train.heldout"
             )
         parts.append(pieces(ds, rows, begin[rows], end[rows]))
     return parts[0], parts[1]

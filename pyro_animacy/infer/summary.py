@@ -87,12 +87,15 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
 def describe_text(dataset: xr.Dataset) -> str:
     """What was read, in one line: a wrong rate or wrong units show in the speed.
 
-    Of large recordings the speed is that of the first eight million coordinates.
+    Of large recordings the speed is that of the first eight million coordinates, and so is what is
+    said of bodies that never move, which a model of motion learns nothing from.
     """
     told, some = describe(dataset), islice(blocks(positions(dataset)), 32)
-    steps = [np.linalg.norm(np.diff(x, axis=1), axis=-1).ravel() for _, _, x in some]
+    each = len(told["bodies"])
+    steps = [np.linalg.norm(np.diff(x, axis=1), axis=-1).reshape(-1, each) for _, _, x in some]
     speed = np.concatenate(steps) * told["fps"]
-    moving = speed[np.isfinite(speed) & (speed > 0)]
+    moves = np.isfinite(speed) & (speed > 0)
+    moving, still = speed[moves], np.array(told["bodies"])[~moves.any(0)].tolist()
     median = f"{np.median(moving):.3g}" if len(moving) else "0"
     units = "data units" if told["units"] == "unknown" else told["units"]
     several = f"{told['trajectories']:,} trajector{'y' if told['trajectories'] == 1 else 'ies'}"
@@ -101,6 +104,7 @@ def describe_text(dataset: xr.Dataset) -> str:
         f"read {several} of {told['recordings']:,} recording{'s' * (told['recordings'] != 1)}: "
         f"{len(told['bodies'])} bodies ({bodies}), {told['frames'] / told['fps']:,.0f} s at "
         f"{told['fps']:g} Hz; median speed of a moving body {median} {units}/s"
+        + (f"; never moves: {', '.join(still)} (leave out by --bodies)" if still else "")
     )
 
 
