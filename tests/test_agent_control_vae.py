@@ -577,7 +577,7 @@ def test_criticise(run, file, tmp_path):
     page = out.read_text()
     for section in ("bound", "forecast", "latent"):
         assert f'<section id="{section}">' in page
-    assert "The actions are" in page
+    assert "the actions: given those of another window" in page
 
 
 def test_the_transition_has_a_rate_and_a_decay_of_its_own(tmp_path):

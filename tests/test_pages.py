@@ -12,6 +12,7 @@ import pytest
 from test_episode_runs import agent
 
 from pyro_animacy import fit, preset, read_trajectories
+from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.episodes import save_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,17 @@ def prepare(page):
         act("Chase-v0", config, out="runs/chase", progress=False)
 
 
+@pytest.fixture
+def statistics():
+    """What a page adds to the statistics goes with it."""
+    kept = dict(STATISTICS)
+    yield
+    STATISTICS.clear()
+    STATISTICS.update(kept)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("statistics")
 @pytest.mark.parametrize("page", [page for page, blocks in PAGES.items() if blocks])
 def test_its_blocks_run(page, tmp_path, monkeypatch):
     if page in NEEDS:
