@@ -44,12 +44,7 @@ from tqdm import tqdm
 from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
 from pyro_animacy.criticism.animation import Scene, film, pace, trail_frames
-from pyro_animacy.criticism.style import (
-    body_legend,
-    frame_panel,
-    styled,
-    view,
-)
+from pyro_animacy.criticism.style import body_legend, frame_panel, styled, view
 from pyro_animacy.data.schema import agents, make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import RunError, require

@@ -21,9 +21,8 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
             - `"home_1,away_3,ball"`: these bodies, in this order, as one scene;
             - `"home x away x ball"`: every combination of one from each group, no body twice. A
               group is the body of that name, or all whose names begin with it and an underscore.
-              The bodies of
-              the result are named after the groups, the trajectories after the members; all keep
-              the `recording` they are cut from;
+              The bodies of the result are named after the groups, the trajectories after the
+              members; all keep the `recording` they are cut from;
             - `"each"`: every body a one-body trajectory of its own, from its first to its last
               observed frame. It keeps the `recording` it is cut from and its place on that
               recording's frames, so that `split` holds out whole recordings, or cuts all bodies of
@@ -40,10 +39,10 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     names = [str(b) for b in ds["body"].values]
     if bodies.strip() == "each":
         return _each_body(ds, names)
-    tokens, groups = body_groups(bodies, names, str(ds.attrs.get("source") or "trajectories"))
+    where = str(ds.attrs.get("source") or "trajectories")
+    tokens, groups = body_groups(bodies, names, where)
     combined = [row for row in itertools.product(*groups) if len({*row}) == len(row)]
     if not combined:
-        where = ds.attrs.get("source") or "trajectories"
         raise DataError(
             f"{where}: --bodies {bodies!r}: the groups share their bodies, and a scene has each "
             "body once; give groups of others"

@@ -51,8 +51,7 @@ class Run:
 
     def __repr__(self) -> str:
         of = "episodes" if self.data == "episodes" else _some(self.card.bodies)
-        at = "" if self.checkpoint is None else f" at {self.checkpoint}"
-        return f"<Run {self.path}{at}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
+        return f"<Run {self.path}{self._at}: {self.card.model} of {of} at {self.card.fps:g} Hz>"
 
     @classmethod
     def load(cls, path: str | Path, checkpoint: int | None = None) -> "Run":
@@ -104,8 +103,11 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder, and of an older checkpoint which."""
-        at = "" if self.checkpoint is None else f" at {self.checkpoint:,}"
-        return f"{self.path.name}{at}"
+        return f"{self.path.name}{self._at}"
+
+    @property
+    def _at(self) -> str:
+        return "" if self.checkpoint is None else f" at {self.checkpoint}"
 
     @property
     def data(self) -> Literal["scenes", "episodes"]:

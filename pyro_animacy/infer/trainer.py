@@ -114,6 +114,8 @@ class Trainer:
             mixed_precision(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
         self.optimizer = make_optimizer(groups(self.modules, options), options)
+        # of the scheduled rate: 1, but of a transition with one of its own
+        self.shares = [group["lr"] / options.learning_rate for group in self.optimizer.param_groups]
         self.step, self.best, self.stale, self.seconds = 0, -np.inf, 0, 0.0
         self.rows: list[dict[str, float]] = []
 
@@ -189,9 +191,8 @@ class Trainer:
         torch.manual_seed(stream(o.seed, self.step, processes.rank) + 1)
         elbo.scale = 1 / max(processes.total(steps), 1)  # a loss in nats per observed step
         batch = batch.to(self.device)
-        rates = (rate, rate * ((o.transition_learning_rate or o.learning_rate) / o.learning_rate))
-        for group, its_rate in zip(self.optimizer.param_groups, rates, strict=False):
-            group["lr"] = its_rate
+        for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
+            group["lr"] = rate * share
         loss = gradient(batch)
         processes.add_up(self.modules, [loss, *elbo.terms.values()])
         if wrong := clip(self.modules.parameters(), loss, o):
