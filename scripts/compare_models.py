@@ -195,7 +195,9 @@ autoregressions, the best is shown. One seed each; the seconds of a fit are on o
 machine that had other work to do, and so are upper limits.
 
 The held-out part of `metrica` is 17 seconds of one match, however many scenes of three bodies it
-gives: what is said of its forecasts rests on a handful of independent moments.
+gives: what is said of its forecasts rests on a handful of independent moments. The
+ball has the largest part in them: four seconds ahead, the CRPS of the two players is 3.1 and 2.4 m
+by control_vae and 4.1 and 4.1 m by AR(5), that of the ball 21 and 7 m.
 """
 
 
