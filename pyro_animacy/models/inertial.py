@@ -1,20 +1,23 @@
-"""Inert bodies: they keep a share of their velocity, bounce off walls, and want nothing.
+"""Inert bodies: they keep a share of their velocity, bounce off walls, are hit, and want nothing.
 
     m_t = s_t + rho v_t                                where the body would be without walls
     m_t beyond a wall w:  m_t <- w - e (m_t - w),  v_{t+1} = -e rho v_t     (that axis alone)
-    s_{t+1} ~ N(m_t, sigma^2 I)                        else v_{t+1} = s_{t+1} - s_t
+    s_{t+1} ~ (1 - eps) N(m_t, sigma^2 I) + eps N(m_t, tau^2 I)     else v_{t+1} = s_{t+1} - s_t
 
-A linear-Gaussian law of motion with damping rho (the share of its velocity that a body keeps, as in
-pymunk; here from frame to frame), restitution e, walls and noise sigma, for each body by itself:
-what is left to explain by agency is what this law does not expect (Tremoulet & Feldman, Perception
-of animacy from the motion of a single object, Perception 29, 2000, on changes of speed and heading
-that no force explains). Fitted by maximum likelihood to the very motion that
-is scored, so that inertia has the benefit of hindsight; rho and e lie in [0, 1], since an inert
-body has no engine.
+A law of motion with damping rho (the share of its velocity that a body keeps, as in pymunk; here
+from frame to frame), restitution e, walls, noise sigma, and now and then an impulse from elsewhere
+of scale tau (Tukey's contaminated normal, A survey of sampling from contaminated distributions,
+1960), for each body by itself: what is left to explain by agency is what this law does not expect
+(Tremoulet & Feldman, Perception of animacy from the motion of a single object, Perception 29, 2000,
+on changes of speed and heading that no force explains). Without impulses a ball that is kicked now
+and then would be so uncertain all the time that its mere rolling speaks for an agent. Fitted by
+maximum likelihood to the very motion that is scored, so that inertia has the benefit of hindsight;
+rho and e lie in [0, 1], since an inert body has no engine, and eps in [0, 1/2].
 """
 
 import math
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,7 @@ from pyro_animacy.data.windows import Scale
 
 Floats = npt.NDArray[np.float64]
 ROUNDS = 8  # of coordinate ascent, each a Gauss-Newton step; three or four suffice
+EM_STEPS = 20  # of expectation maximisation, in each round
 
 
 class Inertia(NamedTuple):
@@ -34,6 +38,8 @@ class Inertia(NamedTuple):
             (trajectory, body).
         restitution: e, share of it that a wall gives back, (body,); 1 where none was hit.
         noise: sigma, in data units per frame, (trajectory, body); NaN where no step was observed.
+        impulse_rate: eps, share of steps with an impulse, (trajectory, body); likewise.
+        impulse_scale: tau, in data units per frame, at least sigma, (trajectory, body); likewise.
         low: The walls: least coordinates (body, space), in data units.
         high: Greatest coordinates, likewise.
     """
@@ -41,12 +47,14 @@ class Inertia(NamedTuple):
     damping: Floats
     restitution: Floats
     noise: Floats
+    impulse_rate: Floats
+    impulse_scale: Floats
     low: Floats
     high: Floats
 
 
 def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
-    """Fit damping and noise to each body of each trajectory; walls and restitution to each body.
+    """Fit damping, noise and impulses to each body of each trajectory, walls and restitution to it.
 
     Args:
         position: (trajectory, time, body, space), NaN where not observed.
@@ -54,31 +62,36 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
             resolution of a recording a density means nothing.
 
     Returns:
-        The maximum-likelihood parameters: damping, noise and restitution in turn, by least squares
-        of what the expected displacement leaves, in the slopes of the law about the last estimate;
-        to about 0.01 nats a step, since the likelihood jumps where a body just reaches a wall.
-        The walls are the extremes of what was recorded of a body, which are the maximum-likelihood
-        estimate of hard walls.
+        The maximum-likelihood parameters: noise and impulses by expectation maximisation, damping
+        and restitution by least squares of what the expected displacement leaves, each step
+        weighted by its expected precision, in the slopes of the law about the last estimate, in
+        turn; to about 0.01 nats a step, since the likelihood jumps where a body just reaches a
+        wall. The walls are the extremes of what was recorded of a body, which are the
+        maximum-likelihood estimate of hard walls.
     """
     N, _, bodies, _ = position.shape
     with np.errstate(invalid="ignore"):
         low = np.fmin.reduce(position, axis=(0, 1))
         high = np.fmax.reduce(position, axis=(0, 1))
-    inertia = Inertia(np.ones((N, bodies)), np.ones(bodies), np.zeros((N, bodies)), low, high)
+    one = np.ones((N, bodies))
+    inertia = Inertia(one, np.ones(bodies), one, 0.1 * one, one, low, high)
     a = np.diff(position, axis=1)[:, 1:]
+    inertia = _begun(a - _expected(position, inertia).mean, inertia)
     for _ in range(ROUNDS):
         law = _expected(position, inertia)
-        step = _slope(law.by_damping, a - law.mean, axis=(1, 3))
+        inertia = _hit(a - law.mean, inertia, floor)
+        weight = _precision(a - law.mean, inertia)
+        step = _slope(law.by_damping, a - law.mean, weight, axis=(1, 3))
         inertia = inertia._replace(damping=np.clip(inertia.damping + step, 0, 1))
         law = _expected(position, inertia)
-        sigma = _spread(a - law.mean, floor)[:, None, :, None]
-        step = _slope(law.by_restitution / sigma, (a - law.mean) / sigma, axis=(0, 1, 3))
+        weight = _precision(a - law.mean, inertia)
+        step = _slope(law.by_restitution, a - law.mean, weight, axis=(0, 1, 3))
         inertia = inertia._replace(restitution=np.clip(inertia.restitution + step, 0, 1))
-    return inertia._replace(noise=_spread(a - _expected(position, inertia).mean, floor))
+    return _hit(a - _expected(position, inertia).mean, inertia, floor)
 
 
 def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
-    """Log N(s_{t+1}; m_t, sigma^2 I) of each body, in nats per data unit of each coordinate.
+    """Log density of s_{t+1} of each body, in nats per data unit of each coordinate.
 
     Args:
         position: (trajectory, time, body, space), NaN where not observed.
@@ -88,11 +101,9 @@ def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
         (trajectory, time - 2, body): of the step from frame t + 1 to t + 2; NaN where one of the
         three frames was not observed.
     """
-    sigma = inertia.noise[:, None, :, None]
     error = np.diff(position, axis=1)[:, 1:] - _expected(position, inertia).mean
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each = -0.5 * (error / sigma) ** 2 - np.log(sigma) - 0.5 * math.log(2 * math.pi)
-    return each.sum(-1)
+    with np.errstate(invalid="ignore"):
+        return np.logaddexp(*_components(error, inertia))
 
 
 def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
@@ -148,17 +159,87 @@ def _expected(position: Floats, inertia: Inertia) -> _Expected:
     return _Expected(*(np.stack(parts, 1) for parts in zip(*steps, strict=True)))
 
 
-def _slope(x: Floats, y: Floats, axis: tuple[int, ...]) -> Floats:
-    """Least squares of y = k x over what was observed; 0 where there is nothing to fit."""
-    seen = np.isfinite(x) & np.isfinite(y)
-    xx = np.where(seen, x * x, 0.0).sum(axis)
-    xy = np.where(seen, x * y, 0.0).sum(axis)
-    return np.divide(xy, xx, out=np.zeros_like(xx), where=xx > 0)
+def _components(error: Floats, inertia: Inertia) -> tuple[Floats, Floats]:
+    """Log (1 - eps) N(error; 0, sigma^2 I) and log eps N(error; 0, tau^2 I), each (N, time, body).
+
+    Args:
+        error: (N, time, body, space), what was displaced beyond what was expected.
+        inertia: The parameters.
+    """
+    D, square = error.shape[-1], (error**2).sum(-1)
+    eps = inertia.impulse_rate[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        undisturbed, hit = (
+            np.log(share) - 0.5 * square / scale**2 - D * np.log(scale * math.sqrt(2 * math.pi))
+            for share, scale in (
+                (1 - eps, inertia.noise[:, None]),
+                (eps, inertia.impulse_scale[:, None]),
+            )
+        )
+    return undisturbed, hit
 
 
-def _spread(error: Floats, floor: float | Floats) -> Floats:
-    """Root mean square error of each body of each trajectory, no less than the floor."""
-    seen = np.isfinite(error)
-    with np.errstate(invalid="ignore"):
-        square = np.where(seen, error**2, 0.0).sum((1, 3)) / seen.sum((1, 3))
-    return np.maximum(np.sqrt(square), floor)
+def _responsibility(error: Floats, inertia: Inertia) -> Floats:
+    """Posterior probability that a step was an impulse, (N, time, body); NaN where not observed."""
+    undisturbed, hit = _components(error, inertia)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return 1 / (1 + np.exp(undisturbed - hit))
+
+
+def _precision(error: Floats, inertia: Inertia) -> Floats:
+    """Expected precision of each step, (N, time, body, 1); NaN where not observed."""
+    g = _responsibility(error, inertia)
+    precise, loose = inertia.noise[:, None] ** -2, inertia.impulse_scale[:, None] ** -2
+    return ((1 - g) * precise + g * loose)[..., None]
+
+
+def _begun(error: Floats, inertia: Inertia) -> Inertia:
+    """Where the search begins: noise of half of the steps, impulses larger than most."""
+    square = np.where(np.isfinite(error).all(-1), (error**2).sum(-1), np.nan)
+    typical, mean = (_over_time(f, square)[:, 0] for f in (np.nanmedian, np.nanmean))
+    least = np.finfo(float).tiny
+    noise, impulse = (np.sqrt(np.maximum(x, least)) for x in (typical, 10 * mean))
+    return inertia._replace(noise=noise, impulse_scale=np.maximum(noise, impulse))
+
+
+def _over_time(function: Any, values: Floats) -> Floats:
+    """A function that passes over NaN, over (N, time, body), kept as (N, 1, body)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what was never observed
+        return function(values, axis=1, keepdims=True)
+
+
+def _hit(error: Floats, inertia: Inertia, floor: float | Floats) -> Inertia:
+    """Noise and impulses of each body of each trajectory, by expectation maximisation.
+
+    sigma is no less than the floor, and tau than sigma.
+    """
+    seen = np.isfinite(error).all(-1)
+    square = np.where(seen, (error**2).mean(-1), 0.0)
+    count = seen.sum(1)
+    never = np.where(count > 0, 0.0, np.nan)
+    for _ in range(EM_STEPS):
+        g = np.where(seen, _responsibility(error, inertia), 0.0)
+        hits, calm = g.sum(1), (seen - g).sum(1)
+        noise = np.sqrt(_ratio(((seen - g) * square).sum(1), calm))
+        noise = np.maximum(noise, floor) + never
+        impulse = np.sqrt(_ratio((g * square).sum(1), hits))
+        inertia = inertia._replace(
+            noise=noise,
+            impulse_rate=np.minimum(_ratio(hits, count), 0.5) + never,
+            impulse_scale=np.maximum(noise, impulse),
+        )
+    return inertia
+
+
+def _ratio(a: Floats, b: Floats) -> Floats:
+    """Divide, and return 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
+
+
+def _slope(x: Floats, y: Floats, weight: Floats, axis: tuple[int, ...]) -> Floats:
+    """Weighted least squares of y = k x over what was observed; 0 where there is nothing to fit."""
+    seen = np.isfinite(x) & np.isfinite(y) & np.isfinite(weight)
+    xx = np.where(seen, weight * x * x, 0.0).sum(axis)
+    xy = np.where(seen, weight * x * y, 0.0).sum(axis)
+    return _ratio(xy, xx)
