@@ -27,7 +27,7 @@ from pyro_animacy.data.windows import Scale
 
 Floats = npt.NDArray[np.float64]
 ROUNDS = 8  # of coordinate ascent, each a Gauss-Newton step; three or four suffice
-EM_STEPS = 20  # of expectation maximisation, in each round
+EM_STEPS = 6  # of expectation maximisation, in each round
 
 
 class Inertia(NamedTuple):
