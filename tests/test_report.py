@@ -273,7 +273,7 @@ def test_score_sentences():
     assert said(2.0)[0] == "wrong"
     assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
     assert said(2.6, error=0.1)[0] == "near"
-    assert "+0.10 ±\u00a00.100 (standard error)" in said(2.6, error=0.1)[1]
+    assert "+0.10 ±\u00a00.10 (standard error)" in said(2.6, error=0.1)[1]
     assert said(float("nan"))[0] == "wrong"
     assert said(None)[0] == "undefined"
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
@@ -619,15 +619,20 @@ def test_numbered_bodies_are_named_but_none_as_another_is():
 
 
 def test_differences_counts_and_units_as_said():
-    assert wording.plus_minus(-1.04, 0.085) == "−1.04 ±\u00a00.0850"
+    assert wording.plus_minus(-1.04, 0.0851) == "−1.04 ±\u00a00.09"
+    assert wording.plus_minus(0.0156, 0.0021) == "+0.02 ±\u00a00.00210"
+    assert [wording.times(ratio) for ratio in (0.5, 1.3, 2.0)] == [
+        "0.5 times as large", "30\u00a0% larger", "2 times as large"
+    ]  # fmt: skip
     assert wording.nats(-265_351_288.0) == "−2.65e+08"
     assert [wording.seconds(s) for s in (0.96, 4.0, 120.0)] == [
         "0.96\u00a0s", "4\u00a0s", "120\u00a0s"
     ]  # fmt: skip
     assert [wording.counted(n, 26, "steps") for n in (0, 13, 26)] == [
-        "none of the 26 steps", "50\u00a0% of 26 steps", "all 26 steps"
+        "none of the 26 steps", "13 of 26 steps", "all 26 steps"
     ]  # fmt: skip
     assert wording.counted(1998, 2000, "steps") == "1,998 of 2,000 steps"
+    assert wording.counted(1000, 2000, "steps") == "50\u00a0% of 2,000 steps"
     assert wording.counted(0, 1, "whole stretches") == "none of 1 whole stretch"
     assert wording.counted(1, 1, "single steps") == "all of 1 single step"
     units = ("rad/data units", "data units/s", "rad/m")
