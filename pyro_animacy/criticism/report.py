@@ -50,6 +50,7 @@ from pyro_animacy.criticism.wording import (
     percent,
     probability,
     seconds,
+    with_error,
 )
 from pyro_animacy.infer.checkpoint import write_atomically
 
@@ -283,7 +284,7 @@ def _score(summary: Mapping[str, Any]) -> Section:
         caption = "Held-out score of the model and the baselines; more is better."
         caption += " Bar: two standard errors either side." if error is not None else ""
         panels.append(Panel(picture(plots.plot_scores(summary), sentence), caption))
-    said = nats(own) + (f" ±\u00a0{number(error)}" if error is not None else "")
+    said = nats(own) if own is None or error is None else with_error(own, error)
     rows = [("this model", said, "")]
     for key, value in baselines.items():
         rows.append((baseline_name(key), nats(value), "" if own is None else nats(own - value)))
