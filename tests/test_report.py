@@ -273,7 +273,7 @@ def test_score_sentences():
     assert said(2.0)[0] == "wrong"
     assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
     assert said(2.6, error=0.1)[0] == "near"
-    assert "+0.10 ±\u00a00.10 (standard error)" in said(2.6, error=0.1)[1]
+    assert "+0.10\u00a0±\u00a00.10 (standard error)" in said(2.6, error=0.1)[1]
     assert said(float("nan"))[0] == "wrong"
     assert said(None)[0] == "undefined"
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
@@ -619,8 +619,8 @@ def test_numbered_bodies_are_named_but_none_as_another_is():
 
 
 def test_differences_counts_and_units_as_said():
-    assert wording.plus_minus(-1.04, 0.0851) == "−1.04 ±\u00a00.09"
-    assert wording.plus_minus(0.0156, 0.0021) == "+0.02 ±\u00a00.00210"
+    assert wording.plus_minus(-1.04, 0.0851) == "−1.04\u00a0±\u00a00.09"
+    assert wording.plus_minus(0.0156, 0.0021) == "+0.02\u00a0±\u00a00.00210"
     assert [wording.times(ratio) for ratio in (0.5, 1.3, 2.0)] == [
         "0.5 times as large", "30\u00a0% larger", "2 times as large"
     ]  # fmt: skip

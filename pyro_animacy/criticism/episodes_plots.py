@@ -36,6 +36,10 @@ LOOKS = {
     "reconstruction": (BODY_COLOURS[0], "-"),
     "other actions": (BODY_COLOURS[3], ":"),
 }
+CLOSER = (
+    "More training (--train.steps) or a learned scale (--model.image_scale null for an image VAE): "
+    "what a small error is worth against the KL depends on it."
+)
 FEATURES = 3  # of a vector, drawn at most
 HOW: dict[Grade, str] = {  # an error beside that of a rule
     "right": "better than",
@@ -163,8 +167,7 @@ def bound_section(summary: Mapping[str, Any], found: Pictures | None) -> Section
             f"PCA with as many components: at least {nats(float(ours.mean()))} nats a frame "
             f"against {nats(float(pca.mean()))} (right: more by two standard errors over "
             "episodes).",
-            "" if grade == "right" else "A learned scale of the pixels (--model.image_scale null), "
-            "or more training (--train.steps).",
+            "" if grade == "right" else CLOSER,
         ))  # fmt: skip
     return Section(
         key="bound",
@@ -235,14 +238,12 @@ def _better(found: Pictures, rule: str) -> Finding:
     gain = paired(ours, theirs, found.episode)
     grade = _grade(gain.difference, gain.error)
     name = f"PCA with {found.components} components" if rule == "PCA" else "the mean frame"
-    attempt = "More training (--train.steps) or a learned scale (--model.image_scale null for an "
-    attempt += "image VAE): what a small error is worth against the KL depends on it."
     return Finding(
         grade,
         f"Held-out frames are reconstructed {HOW[grade]} {name}: squared error "
         f"{number(float(ours.mean()))} a pixel against {number(float(theirs.mean()))} (right: less "
         "by two standard errors over episodes).",
-        "" if grade == "right" else attempt,
+        "" if grade == "right" else CLOSER,
     )
 
 
