@@ -18,11 +18,14 @@ from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import animacy_plots, judgement, plots, style, verdicts, wording
 from pyro_animacy.criticism import criticise as criticism
-from pyro_animacy.criticism.animacy import by_body, score_animacy
+from pyro_animacy.criticism import report as report_module
+from pyro_animacy.criticism.aligned import align
+from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.checks import chance, checks
-from pyro_animacy.criticism.comparison import align, compare
+from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.in_short import ENTRIES, NAMED, in_short
 from pyro_animacy.criticism.report import with_named_bodies, write_report, write_sections
@@ -641,6 +644,11 @@ def test_differences_counts_and_units_as_said():
     ]  # fmt: skip
     assert [wording.tick(x) for x in (-2.5, 12.05, -4e8)] == ["−2.5", "12.05", "−4.00e+08"]
     assert wording.signed(-2.5) == "−2.5"
+
+
+def test_settings_are_said_as_options_are_typed():
+    tables = report_module._settings({"model": {"arena": None, "heads": [1, 2], "on": True}})
+    assert tables == [("model", [("arena", "null"), ("heads", "1, 2"), ("on", "true")])]
 
 
 def test_numbers_as_said():

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pyro_animacy.criticism.animacy import by_body
+from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
 from pyro_animacy.criticism.plots import most_movement
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pyro_animacy.criticism.comparison import DIMS, data_units
+from pyro_animacy.criticism.aligned import DIMS, data_units
 from pyro_animacy.criticism.gif import Pixels, delay, save_gif
 from pyro_animacy.criticism.plots import one_draw
 from pyro_animacy.criticism.style import (

@@ -15,6 +15,7 @@ import xarray as xr
 from scipy.special import stdtrit
 from tqdm import tqdm
 
+from pyro_animacy.criticism.aligned import data_units, motion_shown
 from pyro_animacy.criticism.calibration_plots import (
     LEVELS,
     PANELS,
@@ -27,7 +28,6 @@ from pyro_animacy.criticism.calibration_plots import (
     tables,
     uniformities,
 )
-from pyro_animacy.criticism.comparison import data_units, motion_shown
 from pyro_animacy.criticism.forecast_scores import (
     NEAR,
     RIGHT,

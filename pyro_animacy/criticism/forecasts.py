@@ -164,7 +164,8 @@ def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Datas
     if not len(rows):
         raise DataError(
             f"no trajectory has {context} frames observed in full and goes on after them (the "
-            f"longest has {int(length.max())} frames); give longer recordings or a smaller context"
+            f"longest has {int(length.max())} frames); give recordings that are longer or have "
+            "fewer gaps"
         )
     full = np.flatnonzero(end - begin == frames)
     full = full if len(full) else np.arange(len(rows))

@@ -206,12 +206,12 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
         f"{int(active.sum())} of {Z} dimensions are active; they carry {nats(kl[active].sum())} of "
         f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}"
     )
-    if rate < LITTLE:
+    if round(rate, 2) < LITTLE:  # as it is said
         return Finding(
             "near",
             f"{said}: under {LITTLE} nats per step the latent does little, and the model says "
             "nearly the same whatever it is.",
-            f"Longer training (--train.steps). {attempt}.",
+            f"{attempt}.",
         )
     return Finding("right", f"{said}.{rest}")
 

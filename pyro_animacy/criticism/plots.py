@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_animacy.criticism.comparison import DIMS, Comparison, data_units
+from pyro_animacy.criticism.aligned import DIMS, data_units
+from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.style import (
     GENERATED,
     QUIET,

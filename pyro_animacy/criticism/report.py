@@ -19,16 +19,10 @@ from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from pyro_animacy.criticism import plots
+from pyro_animacy.criticism.aligned import DIMS, align, data_units, each_draw, share_lost
 from pyro_animacy.criticism.animation import animate
 from pyro_animacy.criticism.checks import chance, checks
-from pyro_animacy.criticism.comparison import (
-    DIMS,
-    align,
-    compare,
-    data_units,
-    each_draw,
-    share_lost,
-)
+from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.in_short import in_short
 from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, NEAR_MEAN, RIGHT, TAIL
 from pyro_animacy.criticism.section import (
@@ -371,6 +365,8 @@ def _flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _said(value: Any) -> str:
+    if value is None or isinstance(value, bool):  # as in options
+        return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.criticism.animation import gif
-from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.criticism.style import (
     WIDTH,
     body_look,
