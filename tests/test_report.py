@@ -282,6 +282,18 @@ def test_score_sentences():
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
 
 
+@pytest.mark.parametrize("bodies", [1, 2, 23])
+def test_how_far_below_a_baseline_is_foreign_goes_by_the_bodies(bodies):
+    """As found: 23 bodies, 53 nats a step below on the run's own frames, after few updates."""
+    for far, foreign in ((0.9, False), (1.1, True)):
+        score = 2.5 - far * verdicts.FOREIGN * bodies
+        data = {"bodies": [f"b{i}" for i in range(bodies)]}
+        summary = {**SUMMARY, "heldout_nats_per_step": score, "data": data}
+        grade, sentence = verdicts.score_grade(summary)
+        assert grade == "wrong"
+        assert ("nothing like" in sentence) == foreign
+
+
 def test_a_model_no_better_than_a_baseline_is_doubted():
     def said(score, error=None):
         summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
@@ -303,9 +315,9 @@ def test_level_is_said_only_of_a_small_error_and_other_recordings_are_named():
     assert said(2.4, 0.6)[0] == "undefined"
     grade, sentence = said(-265_351_288.0, 476_699_586.0)
     assert grade == "wrong"
-    assert "nothing like what the run was fitted to" in sentence
+    assert "nothing like what the run has learned" in sentence
     assert "−2.65e+08 nats" in sentence
-    assert said(2.5 - verdicts.FOREIGN - 1, 40.0)[0] == "wrong"
+    assert said(2.5 - 2 * verdicts.FOREIGN - 1, 40.0)[0] == "wrong"
     told = in_short([], {**SUMMARY, "heldout_nats_per_step": -1e6}, [])
     assert "or a new fit on these" in told.attempt[0]
 

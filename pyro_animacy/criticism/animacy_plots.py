@@ -18,7 +18,7 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.wording import body_name, listed, nats, seconds, with_error
+from pyro_animacy.criticism.wording import body_name, listed, nats, percent, seconds, with_error
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -194,7 +194,7 @@ def _reliable(scores: xr.Dataset) -> Finding:
         )  # fmt: skip
     return Finding(
         "right" if share <= 0.1 else "near",
-        f"{round(100 * share)}\u00a0% of the steps have a Pareto k-hat above {UNRELIABLE}, so that "
+        f"{percent(share)} of the steps have a Pareto k-hat above {UNRELIABLE}, so that "
         f"their own density is uncertain; the Monte Carlo error of one step is "
         f"{nats(error)} nats, far less in the means.",
     )  # fmt: skip
