@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_statistics import FPS, recording, tree
 
-from pyro_animacy.criticism import animacy_plots, judgement, plots, style, verdicts, wording
+from pyro_animacy.criticism import (
+    animacy_plots,
+    animation,
+    judgement,
+    plots,
+    style,
+    verdicts,
+    wording,
+)
 from pyro_animacy.criticism import criticise as criticism
 from pyro_animacy.criticism import report as report_module
 from pyro_animacy.criticism.aligned import align
@@ -633,9 +641,20 @@ def test_numbered_bodies_are_named_but_none_as_another_is():
     assert named["body"].values.tolist() == ["body 0", "1", "body 1", "ball"]
 
 
+def test_numbered_bodies_are_named_beside_their_scores(monkeypatch):
+    found = []
+    monkeypatch.setattr(animation, "body_legend", lambda _, names: found.append(names))
+    walk = np.random.default_rng(5).normal(size=(1, 8, 2, 2)).cumsum(1)
+    observed = make_trajectories(walk, fps=10, body=["0", "1"], units="m")
+    name = str(observed["trajectory"].item())
+    scores = xr.Dataset({"evidence": (("time", "body"), np.zeros((8, 2)))})
+    animation.animate_scores(observed, scores, name, {"evidence": "evidence (nats)"})
+    assert found == [["body 0", "body 1"]]
+
+
 def test_differences_counts_and_units_as_said():
     assert wording.plus_minus(-1.04, 0.0851) == "−1.04\u00a0±\u00a00.09"
-    assert wording.plus_minus(0.0156, 0.0021) == "+0.02\u00a0±\u00a00.00210"
+    assert wording.plus_minus(0.0156, 0.0021) == "+0.02\u00a0±\u00a00.002"
     assert [wording.times(ratio) for ratio in (0.5, 1.3, 2.0)] == [
         "0.5 times as large", "30\u00a0% larger", "2 times as large"
     ]  # fmt: skip

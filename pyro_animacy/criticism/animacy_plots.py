@@ -18,7 +18,7 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.wording import body_name, listed, nats, percent, seconds, with_error
+from pyro_animacy.criticism.wording import body_name, counted, listed, nats, seconds, with_error
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -194,9 +194,10 @@ def _reliable(scores: xr.Dataset) -> Finding:
         )  # fmt: skip
     return Finding(
         "right" if share <= 0.1 else "near",
-        f"{percent(share)} of the steps have a Pareto k-hat above {UNRELIABLE}, so that "
-        f"their own density is uncertain; the Monte Carlo error of one step is "
-        f"{nats(error)} nats, far less in the means.",
+        f"Pareto k-hat is above {UNRELIABLE} in "
+        f"{counted(int((k_hat > UNRELIABLE).sum()), len(k_hat), 'steps')}, whose own density is "
+        f"uncertain; the Monte Carlo error of one step is {nats(error)} nats, far less in the "
+        "means.",
     )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def times(ratio: float) -> str:
 
 def with_error(value: float, error: float) -> str:
     """A log density and its standard error, to the same digit unless the error has none there."""
-    return f"{nats(value)}\u00a0±\u00a0{number(error) if error < 0.005 else nats(error)}"
+    said = f"{error:.1g}" if 0 < error < 0.005 else nats(error)
+    return f"{nats(value)}\u00a0±\u00a0{said}"
 
 
 def plus_minus(value: float, error: float) -> str:
