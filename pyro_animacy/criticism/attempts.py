@@ -123,7 +123,7 @@ def _collapse(figures: Figures) -> str:
         return ""
     return (
         f"{attempt}: the KL is {number(kl[-1])}, so the latent variable carries nothing and the "
-        "model has one answer to every situation."
+        "model knows of one way only to go on from a situation."
     )
 
 

@@ -180,7 +180,7 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
         return Finding(
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
-            f"{COLLAPSED}, so the model has one answer to every situation.",
+            f"{COLLAPSED}, so the model knows of one way only to go on from a situation.",
             f"{attempt}, or a smaller policy (--model.policy.hidden), which cannot do without the "
             "latent.",
         )
