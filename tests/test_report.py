@@ -281,6 +281,7 @@ def test_score_sentences():
 
     assert said(3.5)[0] == "right"
     assert "(+1.00 nats per step, 2.72 times the density)" in said(3.5)[1]
+    assert "(+1.00\u00a0±\u00a00.10 nats per step, 2.72 times" in said(3.5, error=0.1)[1]
     assert said(2.0)[0] == "wrong"
     assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
     assert said(2.6, error=0.1)[0] == "near"
@@ -300,6 +301,15 @@ def test_how_far_below_a_baseline_is_foreign_goes_by_the_bodies(bodies):
         grade, sentence = verdicts.score_grade(summary)
         assert grade == "wrong"
         assert ("nothing like" in sentence) == foreign
+
+
+def test_the_bar_of_the_score_is_of_the_difference_from_the_best_baseline():
+    """As found: clearly better, but the bar of its own error covered all baselines."""
+    errors = {"heldout_standard_error": 3.0, "gain_standard_error": 0.25}
+    axis = plots.plot_scores({**SUMMARY, **errors}).axes[0]
+    bars = [segment for lines in axis.collections for segment in lines.get_segments()]
+    np.testing.assert_allclose(bars, [[[3.0, 3], [4.0, 3]]])
+    assert not plots.plot_scores({**SUMMARY, "heldout_standard_error": 3.0}).axes[0].collections
 
 
 def test_a_model_no_better_than_a_baseline_is_doubted():

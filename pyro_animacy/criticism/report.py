@@ -276,7 +276,11 @@ def _score(summary: Mapping[str, Any]) -> Section:
     panels = []
     if own is not None and baselines:
         caption = "Held-out score of the model and the baselines; more is better."
-        caption += " Bar: two standard errors either side." if error is not None else ""
+        if summary.get("gain_standard_error") is not None:
+            caption += (
+                " Bar: two standard errors of the difference from the best baseline; if it reaches "
+                "that baseline, the two cannot be told apart."
+            )
         panels.append(Panel(picture(plots.plot_scores(summary), sentence), caption))
     said = nats(own) if own is None or error is None else with_error(own, error)
     rows = [("this model", said, "")]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_animacy.criticism.section import Grade
-from pyro_animacy.criticism.wording import nats, number, plus_minus
+from pyro_animacy.criticism.wording import nats, number, plus_minus, with_error
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
 FOREIGN = 25.0  # nats per step and body below the best baseline: motion of quite another kind
@@ -67,6 +67,7 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     size = f"{nats(abs(gain))} nats per step"
     if gain > 0:
         odds = f", {number(math.exp(gain))} times the density" if gain < 16 else ""
+        size = size if error is None else f"{with_error(gain, error)} nats per step"
         return "right", (
             f"It predicts held-out frames better than every baseline: {against}, "
             f"the best of them (+{size}{odds})."
