@@ -21,7 +21,8 @@ from pyro_animacy.command_data import (
     files_named,
     fitted_to,
 )
-from pyro_animacy.criticism.animacy import check_name, save_scores, score_animacy, scores_text
+from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.animacy_table import check_name, save_scores, scores_text
 from pyro_animacy.criticism.contenders import common_heldout, comparable, compare_runs, run_names
 from pyro_animacy.criticism.criticise import SECTIONS, criticise
 from pyro_animacy.criticism.criticise_episodes import criticise_episodes

@@ -9,7 +9,8 @@ import argparse
 import numpy as np
 
 from pyro_animacy import Run, criticise, predict
-from pyro_animacy.criticism.comparison import align, compare
+from pyro_animacy.criticism.aligned import align
+from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.criticise import windows
 from pyro_animacy.criticism.judgement import judge
 from pyro_animacy.criticism.scene import Scene

@@ -16,7 +16,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy import FitConfig, Run, fit, preset, read_trajectories, simulate_soccer
-from pyro_animacy.criticism.animacy import by_body, interaction, score_animacy
+from pyro_animacy.criticism.animacy import interaction, score_animacy
+from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.discrimination import Auc, auc_interval
 from pyro_animacy.data.controls import inert_twins, yoked
 from pyro_animacy.infer.score import mean_and_error

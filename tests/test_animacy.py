@@ -16,7 +16,8 @@ from variants import config
 
 from pyro_animacy import ConfigError, DataError, Run, RunError, Scale, make_trajectories
 from pyro_animacy.criticism import animacy
-from pyro_animacy.criticism.animacy import by_body, interaction, save_scores, score_animacy
+from pyro_animacy.criticism.animacy import interaction, score_animacy
+from pyro_animacy.criticism.animacy_table import by_body, save_scores
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.run import build

@@ -30,7 +30,7 @@ from pyro_animacy.criticism.episodes import (
     projected,
     windows,
 )
-from pyro_animacy.criticism.episodes_plots import _ahead
+from pyro_animacy.criticism.episodes_sections import _ahead
 from pyro_animacy.criticism.forecasts import forecast_all
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use as use_of_latent

@@ -355,6 +355,8 @@ def spun(bodies=6, reach=1.0, widening=1.0):
 
 def test_the_gif_sweeps_there_and_back_and_is_small():
     data = traversal_gif(spun(bodies=9, reach=6.0, widening=2.0))
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+    assert (pixels[:, : pixels.shape[1] // 20] < 250).any()  # no empty margin beside the panels
     assert len(data) < 400_000
     with Image.open(io.BytesIO(data)) as image:
         assert image.n_frames == 32
@@ -433,10 +435,17 @@ def test_a_latent_without_an_active_dimension_is_not_praised():
         assert told[1].startswith("No dimension is active, so this does not show it at work: ")
         assert was in told[1]
     one = use_of([0.002] * 16, [0.005] * 15 + [0.02], information=0.032)
-    assert [grade for grade, _ in words(one, spun(2))] == ["right"] * 3
+    assert [grade for grade, _ in words(one, spun(2))] == ["near", "right", "right"]
     collapsed = words(use_of([0.001], [0.0]), spun(2))
     assert [grade for grade, _ in collapsed] == ["wrong", "undefined"]
     assert words(use_of([0.002] * 16, [0.0] * 16), spun(2, 0.1))[2][0] == "wrong"
+
+
+@pytest.mark.parametrize(("kl", "grade"), [(0.09, "near"), (0.11, "right")])
+def test_a_latent_that_carries_little_is_close_only(kl, grade):
+    found = section(use_of([kl], [1]), [], {}).findings[0]
+    assert found.grade == grade
+    assert bool(found.attempt) == ("does little" in found.sentence) == (grade == "near")
 
 
 def test_posterior_collapse_is_named():

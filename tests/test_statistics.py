@@ -13,13 +13,13 @@ import scipy.stats
 import xarray as xr
 
 from pyro_animacy.criticism import comparison, judgement, statistics
+from pyro_animacy.criticism.aligned import align, each_draw, share_lost
 from pyro_animacy.criticism.comparison import (
     KEPT,
     _distance_p,
-    align,
     compare,
-    each_draw,
-    share_lost,
+    posterior_predictive_p,
+    wasserstein,
 )
 from pyro_animacy.criticism.in_short import in_short
 from pyro_animacy.criticism.statistics import (
@@ -40,12 +40,10 @@ from pyro_animacy.criticism.statistics import (
     heading_to_other,
     inter_body_distance,
     near_ball,
-    posterior_predictive_p,
     speed,
     step_autocorrelation,
     straightness,
     turning_angle,
-    wasserstein,
 )
 from pyro_animacy.errors import ConfigError, DataError, RunError
 

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pyro_animacy.criticism.animacy import by_body
+from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
 from pyro_animacy.criticism.plots import most_movement
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
@@ -18,7 +18,7 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.wording import body_name, nats, seconds
+from pyro_animacy.criticism.wording import body_name, counted, listed, nats, seconds, with_error
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
@@ -75,7 +75,10 @@ def section(
     """
     table, animate = by_body(scores), agents(observed)
     findings = [_agency(table, animate, doubt), *_interplay(table, doubt), _reliable(scores)]
-    caption = "Means over the steps of each body; bars are two standard errors either side."
+    caption = (
+        "Means over the steps of each body; bars are two standard errors either side. Evidence "
+        "below 0: an inert body predicts as well. Interaction at 0: the others do not matter."
+    )
     panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
     strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}
     fps = float(observed.attrs["fps"])
@@ -116,11 +119,11 @@ def section(
 def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     """Whether agents move as agents, and the others as inert bodies."""
     said = [
-        f"{body_name(body)} {nats(row['evidence'])} ±{nats(row['evidence_error'])}"
+        f"{body_name(body)} {with_error(row['evidence'], row['evidence_error'])}"
         for body, row in table.iterrows()
     ]
     more = f"; and {len(said) - 8} more" if len(said) > 8 else ""
-    what = f"Evidence for an agent, nats per step: {'; '.join(said[:8])}{more}"
+    what = f"Evidence for an agent, nats per step (± standard error): {'; '.join(said[:8])}{more}"
     if doubt:
         return Finding("undefined", f"{what}; {doubt}.")
     value, clear = table["evidence"], table["evidence"].abs() > 2 * table["evidence_error"]
@@ -143,7 +146,10 @@ def _agency(table: pd.DataFrame, animate: np.ndarray, doubt: str) -> Finding:
     if reasons:
         return Finding("near", f"{what}; {'; '.join(reasons)}.")
     if not clear.all():
-        return Finding("near", f"{what}; some are within two standard errors of 0.")
+        unsure = table.index[~clear]
+        names = listed([body_name(body) for body in unsure], len(table), "body")
+        be = "is" if len(unsure) in (1, len(table)) else "are"
+        return Finding("near", f"{what}; {names} {be} within two standard errors of 0.")
     if animate.all():
         return Finding("right", f"{what}: every body moves as agents do, not as inert bodies.")
     return Finding("right", f"{what}: above 0 for what moves by itself, below for the rest.")
@@ -156,7 +162,7 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     clear = table["interaction"] > 2 * table["interaction_error"]
     order = table["interaction"].sort_values(ascending=False)
     values = "; ".join(
-        f"{body_name(body)} {nats(row['interaction'])} ±{nats(row['interaction_error'])}"
+        f"{body_name(body)} {with_error(row['interaction'], row['interaction_error'])}"
         for body, row in table.loc[order.index[:6]].iterrows()
     )
     if doubt:
@@ -188,16 +194,17 @@ def _reliable(scores: xr.Dataset) -> Finding:
         )  # fmt: skip
     return Finding(
         "right" if share <= 0.1 else "near",
-        f"{round(100 * share)}\u00a0% of the steps have a Pareto k-hat above {UNRELIABLE}, so that "
-        f"their own density is uncertain; the Monte Carlo error of one step is "
-        f"{nats(error)} nats, far less in the means.",
+        f"Pareto k-hat is above {UNRELIABLE} in "
+        f"{counted(int((k_hat > UNRELIABLE).sum()), len(k_hat), 'steps')}, whose own density is "
+        f"uncertain; the Monte Carlo error of one step is {nats(error)} nats, far less in the "
+        "means.",
     )  # fmt: skip
 
 
 def _table(table: pd.DataFrame) -> Table:
     names = [name for name in ("evidence", "interaction", "choice", "surprise") if name in table]
     rows = [
-        [body_name(body), *(f"{nats(row[n])} ±{nats(row[f'{n}_error'])}" for n in names)]
+        [body_name(body), *(with_error(row[n], row[f"{n}_error"]) for n in names)]
         for body, row in table.iterrows()
     ]
     return Table("Nats per step, mean and standard error", ["", *names], rows)

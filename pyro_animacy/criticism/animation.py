@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pyro_animacy.criticism.comparison import DIMS, data_units
+from pyro_animacy.criticism.aligned import DIMS, data_units
 from pyro_animacy.criticism.gif import Pixels, delay, save_gif
 from pyro_animacy.criticism.plots import one_draw
 from pyro_animacy.criticism.style import (
@@ -27,6 +27,7 @@ from pyro_animacy.criticism.style import (
     styled,
     view,
 )
+from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.windows import evenly
 
 FRAMES = 110  # at most, which keeps a file under a megabyte
@@ -132,7 +133,7 @@ def animate_scores(
         axis.set_title("recorded", fontweight="bold")
         step = frame_panel(axis, *view(recorded))
         axis.set_xlabel(f"grid {step:g} {data_units(observed)}", fontsize=8, loc="left")
-        body_legend(figure, [str(body) for body in observed["body"].values])
+        body_legend(figure, [body_name(body) for body in observed["body"].values])
         scene = Scene(axis, recorded.shape[1])
         strips, cursors = [], []
         for row, (name, title) in enumerate(measures.items()):

@@ -12,8 +12,7 @@ from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.judgement import FEW_DRAWS, judge, resting
 from pyro_animacy.criticism.verdicts import (
     COLLAPSED,
-    FOREIGN,
-    finite_baselines,
+    is_foreign,
     score_grade,
     series,
 )
@@ -124,7 +123,7 @@ def _collapse(figures: Figures) -> str:
         return ""
     return (
         f"{attempt}: the KL is {number(kl[-1])}, so the latent variable carries nothing and the "
-        "model has one answer to every situation."
+        "model knows of one way only to go on from a situation."
     )
 
 
@@ -132,12 +131,10 @@ def _score(figures: Figures) -> str:
     """What to try where a baseline has the better score."""
     if not figures.scored or score_grade(figures.summary)[0] != "wrong":
         return ""
-    score = figures.summary["heldout_nats_per_step"]
-    baselines = finite_baselines(figures.summary)
-    if math.isfinite(score) and score < max(baselines.values()) - FOREIGN:
+    if math.isfinite(figures.summary["heldout_nats_per_step"]) and is_foreign(figures.summary):
         return (
             "Recordings in the units, arena and rate of those that the run was fitted to, or a new "
-            "fit on these."
+            "fit on these, or a longer one (--train.steps)."
         )
     return (
         "A larger model (--model.policy.hidden) or more training (--train.steps): until it beats "

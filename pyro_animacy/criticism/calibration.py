@@ -15,6 +15,7 @@ import xarray as xr
 from scipy.special import stdtrit
 from tqdm import tqdm
 
+from pyro_animacy.criticism.aligned import data_units, motion_shown
 from pyro_animacy.criticism.calibration_plots import (
     LEVELS,
     PANELS,
@@ -27,7 +28,6 @@ from pyro_animacy.criticism.calibration_plots import (
     tables,
     uniformities,
 )
-from pyro_animacy.criticism.comparison import data_units, motion_shown
 from pyro_animacy.criticism.forecast_scores import (
     NEAR,
     RIGHT,
@@ -196,8 +196,10 @@ def section(calibration: xr.Dataset) -> Section:
         (plot_pit, "One step ahead. A curve that stays in the grey band is as good as can be told. "
          "First above, then below the line: too narrow; first below, then above: too wide; all "
          "above or all below: to one side."),
-        (plot_coverage, "Further ahead. A line below the dashed one: overconfident."),
-        (plot_scores, "How far off, sharpness included: less is better."),
+        (plot_coverage, "Further ahead. A line below the dashed one: overconfident; above it: too "
+         "cautious."),
+        (plot_scores, "How far off, sharpness included: less is better. A model should stay below "
+         "both baselines."),
     )  # fmt: skip
     ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
     beside = [_beside(*pair, units) for pair in scores(calibration)]

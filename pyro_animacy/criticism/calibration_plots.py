@@ -161,7 +161,7 @@ def _how(calibration: xr.Dataset, body: str, axis: str, u: Uniformity) -> str:
         return "–"
     if u.gap <= RIGHT:
         return "right"
-    return "unclear: may be chance" if in_band(calibration, body, axis) else u.direction
+    return "may be chance" if in_band(calibration, body, axis) else u.direction
 
 
 def tables(calibration: xr.Dataset) -> Iterator[Table]:
@@ -172,11 +172,11 @@ def tables(calibration: xr.Dataset) -> Iterator[Table]:
             below = calibration["pit"].sel(model=MODEL, body=body, space=axis).values
             below = below[np.isfinite(below)]
             inside = [np.abs(below - 0.5) < level / 2 for level in LEVELS]
-            shares = " / ".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
+            shares = "/".join(f"{100 * x.mean():.0f}" if x.size else "–" for x in inside)
             rows.append(
                 [f"{body}, {axis}", number(u.gap), _how(calibration, body, axis, u), shares]
             )
-    head = ("body, axis", "largest gap", "forecast is", "inside 50 / 80 / 95 %")
+    head = ("body, axis", "largest gap", "forecast is", "inside 50/80/95 %")
     yield Table("One step ahead", head, rows)
     ahead = calibration["horizon"].values
     frames = frames_ahead(SHOWN, 1 / ahead[0], len(ahead)) or [len(ahead)]
@@ -185,7 +185,7 @@ def tables(calibration: xr.Dataset) -> Iterator[Table]:
     covered = calibration["coverage"].mean("body")
     yield Table(
         "Positions inside 50 %, 80 % and 95 % intervals, by time ahead", ("model", *times),
-        [[named(m), *(" / ".join(f"{100 * x:.0f}" for x in covered.sel(model=m).values[:, i])
+        [[named(m), *("/".join(f"{100 * x:.0f}" for x in covered.sel(model=m).values[:, i])
                        for i in shown)] for m in calibration["model"].values],
     )  # fmt: skip
     for name, values in scores(calibration):

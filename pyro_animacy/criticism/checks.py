@@ -54,8 +54,8 @@ class Check:
 
     @property
     def open(self) -> bool:
-        """Whether there is something to look at: a body that is wrong, or close only."""
-        return any(row.verdict.grade in ("wrong", "near") for row in self.rows)
+        """Whether it has to be looked at: a body is wrong."""
+        return any(row.verdict.grade == "wrong" for row in self.rows)
 
 
 def checks(comparisons: Sequence[Comparison]) -> Iterator[Check]:

@@ -28,6 +28,7 @@ from pyro_animacy.infer.summary import summarise
 SECONDS = 8.0  # of each window compared
 STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
+SLOWER = 4  # a model with a memory is run on from past frames at every step: so many times fewer
 
 
 def _told(run: Run) -> dict[str, Any]:
@@ -51,9 +52,10 @@ def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
-    rows, begin, end = _places(dataset, run, most=SCORED)
+    fewer = SLOWER if run.model.remembers else 1
+    rows, begin, end = _places(dataset, run, most=max(1, SCORED // fewer))
     observed, length, only = pieces(dataset, rows, begin, end), dataset["length"].to_numpy(), None
-    if length.sum() > STEPS:
+    if length.sum() > STEPS // fewer:
         kept, rows = np.unique(rows, return_inverse=True)
         dataset = pieces(dataset, kept, np.zeros_like(kept), length[kept])
         only = np.zeros((len(kept), dataset.sizes["time"]), bool)

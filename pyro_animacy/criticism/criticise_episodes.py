@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from pyro_animacy.criticism import episodes_plots as drawn
+from pyro_animacy.criticism import episodes_sections as drawn
 from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictures, windows
 from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section

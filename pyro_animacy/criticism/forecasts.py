@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pyro_animacy.criticism.arrays import CHUNK, chunks
 from pyro_animacy.criticism.forecast_scores import matched
+from pyro_animacy.criticism.verdicts import finite_baselines
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import consecutive, evenly, whole
 from pyro_animacy.errors import DataError, require
@@ -54,10 +55,10 @@ def forecast_all(
 
     Returns:
         ``recorded`` (trajectory, time, body, space), and ``model``, ``constant_velocity`` and one
-        of ``ar1`` to ``ar5`` (that with the best held-out score; ``ar5`` where constant velocity
-        is better) (draw, trajectory, time, body, space): the forecast frames alone, without the
-        context. ``time`` is in seconds after the last frame given; positions are in data units.
-        ``recorded`` also says which ``recording`` and ``start`` each window is cut from.
+        of ``ar1`` to ``ar5`` (that with the best held-out score) (draw, trajectory, time, body,
+        space): the forecast frames alone, without the context. ``time`` is in seconds after the
+        last frame given; positions are in data units. ``recorded`` also says which ``recording``
+        and ``start`` each window is cut from.
         Windows shorter than the horizon are NaN in ``recorded`` beyond their end, and are taken
         only where there are no others.
 
@@ -105,14 +106,15 @@ def forecast_all(
 def rivals(run: Run) -> dict[str, LinearAutoregression]:
     """Constant velocity and the autoregression that scored best on the run's held-out frames.
 
-    That is ``summary["best_baseline"]``, or AR(5) where constant velocity is it.
+    Of a run that was not scored, AR(5).
 
     Raises:
         RunError: If the run has no baselines.
     """
     baselines = load_baselines(run.path / BASELINES)
-    best = run.summary.get("best_baseline", "")
-    best = best if best.startswith("ar") and best in baselines else f"ar{max(BASELINE_ORDERS)}"
+    orders = [name for k in reversed(BASELINE_ORDERS) if (name := f"ar{k}") in baselines]
+    scores = finite_baselines(run.summary)
+    best = max(orders, key=lambda name: scores.get(name, -np.inf))
     return {name: baselines[name] for name in ("constant_velocity", best)}
 
 
@@ -162,7 +164,8 @@ def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Datas
     if not len(rows):
         raise DataError(
             f"no trajectory has {context} frames observed in full and goes on after them (the "
-            f"longest has {int(length.max())} frames); give longer recordings or a smaller context"
+            f"longest has {int(length.max())} frames); give recordings that are longer or have "
+            "fewer gaps"
         )
     full = np.flatnonzero(end - begin == frames)
     full = full if len(full) else np.arange(len(rows))

@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_animacy.criticism.comparison import data_units
+from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.windows import Batch, consecutive, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError

@@ -212,16 +212,19 @@ def _simulated(quality: xr.Dataset) -> tuple[Finding, Finding]:
     shape = ", so the guide is too " + ("narrow" if found.spread[i] > 1 else "wide")
     shape = "" if wide == "right" else shape
     most = f"by {off[j]:.2f}, the guide lying {side}, in z {active[j]}" if off[j] else "by chance"
+    among = f"of the {len(active)} latent dimensions that carry" if len(active) > 1 else (
+        "of the one latent dimension that carries"
+    )  # fmt: skip
     return Finding(
         centred,
-        f"The guide's centre, in the {len(active)} latent dimensions that carry {ACTIVE} nats per "
-        f"step or more: the mean of p differs from 1/2 at most {most} (right: 0.05; near: 0.1; "
+        f"The guide's centre, {among} {ACTIVE} nats per step or more: the mean of p, the share of "
+        f"the guide below the true z, differs from 1/2 at most {most} (right: 0.05; near: 0.1; "
         "counted where p is asymmetric with a p-value below 0.01 over their number).",
         "" if centred == "right" else LARGER,
     ), Finding(
         wide,
-        f"The guide's width, in the same dimensions: the variance of p is {found.spread[i]:.2f} "
-        f"times that of a uniform p in z {active[i]}, the furthest from 1{shape} (right: "
-        "within a factor of 1.25; near: 1.6).",
+        f"The guide's width: the share p of the guide below the true z has {found.spread[i]:.2f} "
+        f"times the variance of a uniform p in z {active[i]}, the dimension furthest from "
+        f"1{shape} (right: within a factor of 1.25; near: 1.6).",
         "" if wide == "right" else LARGER,
     )  # fmt: skip

@@ -20,7 +20,7 @@ import xarray as xr
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from pyro_animacy.criticism.comparison import data_units
+from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, check_kind, suited

@@ -25,6 +25,7 @@ from pyro_animacy.criticism.traversal import REACH, Traversal, traversal_gif
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent, seconds, signed, tick
 
+LITTLE = 0.1  # nats per step under which a latent does little
 WASTE = (0.1, 0.3)  # share of the rate lost to the aggregate posterior: right up to, near up to
 UNSEEN = 0.02  # share of the path that a traversal must turn to be seen
 WIDER = 1.25  # factor of the policy's standard deviation that is seen
@@ -109,29 +110,32 @@ def section(
     """
     rate, distortion = _rate_distortion(use)
     elbo = f"an ELBO of {nats(-rate - distortion)} nats per step (more is better)"
-    path = "blue: the training, on its own batches" if use["training_rate"].size else (
+    path = "the line is the training, on its own batches" if use["training_rate"].size else (
         "the path of training is not drawn, because its log holds no rate and distortion of this "
         "kind (it does with the policy likelihood, teacher forced and without discount)"
     )  # fmt: skip
-    gap = " Where blue ends below red, the model fits its training recordings better than these."
+    gap = " If it ends below the diamond, the model fits what it was trained on better than these."
     gap = gap if use["training_rate"].size else ""
     panels = [
         Panel(picture(plot_kl(use), "Bars: the KL divergence of each dimension of the latent."),
-              "What each dimension of the latent carries."),
+              "What each dimension of the latent carries. All near 0: the latent is not used."),
         Panel(picture(plot_rate_distortion(use), f"Rate {nats(rate)}, distortion "
                       f"{nats(distortion)} nats per step."),
               f"Rate and distortion, with {elbo}. Along a grey line the ELBO is the same; at "
-              f"rate 0 the latent is not used. Red: these recordings; {path}.{gap}"),
+              f"rate 0 the latent is not used. The diamond is these recordings; {path}.{gap}"),
     ]  # fmt: skip
     for t in traversals:
         caption = (
-            f"Dimension {t.dim} held from {signed(t.values[0])} to {signed(t.values[-1])} prior "
-            f"standard deviations for {seconds((t.paths.shape[1] - 1) / t.fps)}, the others at "
-            "their prior mean, without noise. Grey: recorded before. Disc: one standard deviation "
-            "of the policy's noise added up over the path, assuming it stays as at the first step "
-            "and steps are independent. Here "
-            f"{_farthest(t)}; {_widest(t)}."
+            f"Dimension {t.dim} held at one value after another: {_farthest(t)}; {_widest(t)}."
         )
+        if t is traversals[0]:
+            caption += (
+                f" Each path lasts {seconds((t.paths.shape[1] - 1) / t.fps)}, the other dimensions "
+                "at their prior mean, without noise. Grey: recorded before. Disc: one standard "
+                "deviation of the policy's noise added up over the path, assuming it stays as at "
+                "the first step and steps are independent. Paths that stay together: the dimension "
+                "does nothing."
+            )
         panels.append(Panel(embed(traversal_gif(t), "gif", caption), caption))
     attempt = smaller_kl_weight(summary)
     findings = [*_surgery(use, rate), *_turned(traversals, attempt)]
@@ -176,7 +180,7 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
         return Finding(
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
-            f"{COLLAPSED}, so the model has one answer to every situation.",
+            f"{COLLAPSED}, so the model knows of one way only to go on from a situation.",
             f"{attempt}, or a smaller policy (--model.policy.hidden), which cannot do without the "
             "latent.",
         )
@@ -198,11 +202,18 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
         f" {idle} of the others carry under {COLLAPSED} nats each, as good as the prior: they cost "
         "nothing, and a smaller --model.latent_size would do."
     )  # fmt: skip
-    return Finding(
-        "right",
+    said = (
         f"{int(active.sum())} of {Z} dimensions are active; they carry {nats(kl[active].sum())} of "
-        f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}.{rest}",
+        f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}"
     )
+    if round(rate, 2) < LITTLE:  # as it is said
+        return Finding(
+            "near",
+            f"{said}: under {LITTLE} nats per step the latent does little, and the model says "
+            "nearly the same whatever it is.",
+            f"{attempt}.",
+        )
+    return Finding("right", f"{said}.{rest}")
 
 
 def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:

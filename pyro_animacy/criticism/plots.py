@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_animacy.criticism.comparison import DIMS, Comparison, data_units
+from pyro_animacy.criticism.aligned import DIMS, data_units
+from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.style import (
     GENERATED,
     QUIET,
@@ -98,7 +99,9 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
     """Held-out nats per step of the model and of every baseline, higher is better.
 
     Args:
-        summary: a run's `heldout_nats_per_step`, `heldout_standard_error` and `baselines`.
+        summary: a run's `heldout_nats_per_step` and `baselines`; and `gain_standard_error`, of the
+            difference from the best of these: twice that is the model's bar. Its own error is
+            mostly that of steps that are hard for all.
     """
     scores = {baseline_name(key): value for key, value in finite_baselines(summary).items()}
     own_score = summary.get("heldout_nats_per_step")
@@ -111,7 +114,7 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
         for row, name in enumerate(names):
             own = name == "this model"
             colour = "#D55E00" if own else QUIET
-            error = (summary.get("heldout_standard_error") or 0) if own else 0
+            error = (summary.get("gain_standard_error") or 0) if own else 0
             axis.errorbar(
                 scores[name], row, xerr=2 * error or None, fmt="D" if own else "o", color=colour
             )

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyro_animacy.criticism.contenders import Ranking
+from pyro_animacy.criticism.contenders import BEST_OF, Ranking
 from pyro_animacy.criticism.elpd import compare_elpd
-from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table, picture
+from pyro_animacy.criticism.section import Finding, Grade, Table
 from pyro_animacy.criticism.style import (
     BODY_COLOURS,
     BODY_MARKERS,
@@ -28,7 +28,15 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.wording import brief, nats, number, percent, plus_minus, seconds, tick
+from pyro_animacy.criticism.wording import (
+    brief,
+    nats,
+    number,
+    percent,
+    seconds,
+    tick,
+    with_error,
+)
 from pyro_animacy.infer.checkpoint import write_atomically
 
 CLEAR = 2.0  # standard errors from which a difference is more than chance
@@ -36,6 +44,12 @@ SMALL = 4.0  # nats up to which a difference is small whatever its error (Sivula
 FEW_UNITS = 10  # below this, standard errors are rough
 NAME = 22  # characters of a contender's name in a figure
 MANY = 11  # contenders; of more, the best may be best by chance
+TITLES = {
+    "ADE": "mean up to then (ADE)",
+    "FDE": "at that time (FDE)",
+    "minADE": f"closest of {BEST_OF}: minADE",
+    "minFDE": f"closest of {BEST_OF}: minFDE",
+}
 
 
 def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
@@ -81,7 +95,7 @@ def plot_ranking(table: pd.DataFrame, runs: Sequence[str] = ()) -> Figure:
 def _difference(line: pd.Series) -> str:
     """How far a contender is from the best, and the standard error where there is one."""
     below, error = -line["diff_per_step"], line["dse_per_step"]
-    return plus_minus(below, error) if error > 0 else nats(below)
+    return with_error(below, error) if error > 0 else nats(below)
 
 
 def plot_forecasts(forecasts: pd.DataFrame, runs: Sequence[str], units: str) -> Figure:
@@ -121,27 +135,10 @@ def _forecast_panel(axis: Axes, forecasts: pd.DataFrame, measure: str, runs: Seq
             look = {"color": QUIET, "ls": ("--", ":")[baselines % 2], "marker": "x+"[baselines % 2]}
             baselines += 1
         axis.plot(rows["seconds"], rows[measure], ms=5, label=shorten(str(name), NAME), **look)
-    axis.set_title(measure.replace("_", ", best of "), loc="left")
+    axis.set_title(TITLES[measure.removesuffix(f"_{BEST_OF}")], loc="left")
     axis.set_ylim(bottom=0)
 
 
-INTRO = (
-    "Each contender gives a probability density to every next displacement of recordings that none "
-    "was fitted to, and forecasts them further ahead. The first figure shows how far each is below "
-    "the best in log density, per step: one nat is a factor of 2.7 in density. The bars are twice "
-    "the standard error of the difference, taken over recordings or stretches of time, so a bar "
-    "that reaches zero means that the two cannot be told apart. One hopes for a model clearly "
-    "above both baselines, bodies that keep their velocity and a linear autoregression."
-)
-NOTE = (
-    "Clear: a difference of more than 2 standard errors and more than 4 nats in all (Sivula, "
-    "Magnusson & Vehtari 2020). Density: the sum over steps of log p(a | context), the latent "
-    "variable integrated out by Pareto-smoothed importance sampling (Vehtari et al. 2024). Weight: "
-    "that of each contender in the mixture of all that predicts best (stacking; Yao et al. 2018). "
-    "ADE and FDE: mean distance from the recorded path up to, and at, the horizon, of the mean of "
-    "the draws; best of 20: of the closest of 20 draws, chosen for each body. The baselines go on "
-    "without walls."
-)
 LEGEND = (
     "log density: of each next displacement of all bodies, in nats per step; more is better, and "
     "one nat is a factor of 2.7",
@@ -149,28 +146,9 @@ LEGEND = (
     "chance",
     "weight: share in the mixture of all contenders that predicts best",
     "ADE, FDE: mean distance of the forecast from the recorded path up to, and at, so many seconds "
-    "ahead; minADE, minFDE: of the closest of 20 draws; less is better",
+    "ahead; minADE, minFDE: of the closest of 20 draws; less is better. The baselines go on "
+    "without walls",
 )
-
-
-def section(ranking: Ranking) -> Section:
-    """The ranking as a part of a report: who is best, by how much, and whether that is sure."""
-    found = findings(ranking)
-    panels = [Panel(
-        picture(plot_ranking(ranking.table, ranking.runs), "log density of each below the best"),
-        "Log density below the best, ± the standard error of the difference; the bar "
-        "is two standard errors either side.",
-        found[0].grade,
-    )]  # fmt: skip
-    if len(ranking.forecasts):
-        panels.append(Panel(
-            picture(plot_forecasts(ranking.forecasts, ranking.runs, ranking.units), "by horizon"),
-            f"Displacement errors of forecasts, in {ranking.units}; less is better.",
-        ))  # fmt: skip
-    return Section(
-        key="ranking", title="Which model is better?", intro=INTRO, findings=found, panels=panels,
-        tables=_tables(ranking), note=NOTE,
-    )  # fmt: skip
 
 
 def findings(ranking: Ranking) -> list[Finding]:
@@ -339,7 +317,10 @@ def ranking_text(ranking: Ranking) -> str:
         for row in (table.head, *table.rows):
             cells = [str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)]
             lines.append("  " + "  ".join([str(row[0]).ljust(widths[0]), *cells[1:]]))
-    lines += [*LEGEND, "", *(finding.sentence for finding in findings(ranking))]
+    lines += [*LEGEND, ""]
+    for finding in findings(ranking):
+        attempt = f" Try: {finding.attempt}" if finding.attempt else ""
+        lines.append(f"{finding.sentence}{attempt}")
     return "\n".join(lines)
 
 

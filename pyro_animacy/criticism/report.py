@@ -19,16 +19,10 @@ from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from pyro_animacy.criticism import plots
+from pyro_animacy.criticism.aligned import DIMS, align, data_units, each_draw, share_lost
 from pyro_animacy.criticism.animation import animate
 from pyro_animacy.criticism.checks import chance, checks
-from pyro_animacy.criticism.comparison import (
-    DIMS,
-    align,
-    compare,
-    data_units,
-    each_draw,
-    share_lost,
-)
+from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.in_short import in_short
 from pyro_animacy.criticism.judgement import FEW_DRAWS, NEAR, NEAR_MEAN, RIGHT, TAIL
 from pyro_animacy.criticism.section import (
@@ -50,6 +44,7 @@ from pyro_animacy.criticism.wording import (
     percent,
     probability,
     seconds,
+    with_error,
 )
 from pyro_animacy.infer.checkpoint import write_atomically
 
@@ -281,9 +276,13 @@ def _score(summary: Mapping[str, Any]) -> Section:
     panels = []
     if own is not None and baselines:
         caption = "Held-out score of the model and the baselines; more is better."
-        caption += " Bar: two standard errors either side." if error is not None else ""
+        if summary.get("gain_standard_error") is not None:
+            caption += (
+                " Bar: two standard errors of the difference from the best baseline; if it reaches "
+                "that baseline, the two cannot be told apart."
+            )
         panels.append(Panel(picture(plots.plot_scores(summary), sentence), caption))
-    said = nats(own) + (f" ±\u00a0{number(error)}" if error is not None else "")
+    said = nats(own) if own is None or error is None else with_error(own, error)
     rows = [("this model", said, "")]
     for key, value in baselines.items():
         rows.append((baseline_name(key), nats(value), "" if own is None else nats(own - value)))
@@ -370,6 +369,8 @@ def _flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _said(value: Any) -> str:
+    if value is None or isinstance(value, bool):  # as in options
+        return "null" if value is None else str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Statistics of motion on plain arrays, and measures of how far two samples of them are apart.
+"""Statistics of motion on plain arrays.
 
 A statistic is a function of `position` (..., time, body, 2), in data units and NaN where not
 observed, and of the `Scene` it was recorded in. It gives (..., time', body or group of bodies),
@@ -378,47 +378,3 @@ STATISTICS: dict[str, Statistic] = {
         less="too seldom near the ball",
     ),
 }
-
-
-def posterior_predictive_p(observed_summary: float, replicated_summaries: ArrayLike) -> float:
-    """The tail probability P(T(rep) >= T(obs)), over the draws that have the summary at all.
-
-    Args:
-        observed_summary: T of the recording.
-        replicated_summaries: (draw,) T of each draw; NaN is left out.
-
-    Returns:
-        A probability; near 0 the recording has more of T than the model makes. Near 1 it has less,
-        or as many draws tie with it: of -T the tail tells which. NaN where the recording or every
-        draw lacks the summary.
-    """
-    replicated = as_numbers("replicated_summaries", replicated_summaries)
-    replicated = replicated[np.isfinite(replicated)]
-    if not replicated.size or not np.isfinite(observed_summary):
-        return float("nan")
-    return float((replicated >= observed_summary).mean())
-
-
-def wasserstein(first: ArrayLike, second: ArrayLike) -> float:
-    """The Wasserstein-1 distance of two samples, the integral of |F(x) - G(x)| dx.
-
-    Equal to that of |F^-1(u) - G^-1(u)| du: how far, on average, values of one sample must be moved
-    to become the other.
-
-    Args:
-        first: (n,) values; what is not finite is left out.
-        second: (m,) values; what is not finite is left out.
-
-    Returns:
-        The distance in the units of the values; NaN where a sample is empty.
-
-    Raises:
-        DataError: If they are not numbers.
-    """
-    samples = as_numbers("first", first), as_numbers("second", second)
-    x, y = (np.sort(z[np.isfinite(z)]) for z in samples)
-    if not x.size or not y.size:
-        return float("nan")
-    both = np.sort(np.concatenate([x, y]))
-    F, G = (np.searchsorted(z, both[:-1], side="right") / z.size for z in (x, y))
-    return float(np.abs(F - G) @ np.diff(both))

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.criticism.animation import gif
-from pyro_animacy.criticism.comparison import data_units
 from pyro_animacy.criticism.style import (
     WIDTH,
     body_look,
@@ -237,7 +237,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
     centre, half = (low + high) / 2, 0.56 * float((high - low)[order].max()) or 1.0
     with styled():
         side = WIDTH / columns
-        figure = Figure(figsize=(WIDTH, 0.62 + (side + 0.08) * rows), dpi=110, layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.62 + (side + 0.08) * rows), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         grid = figure.add_gridspec(rows + 1, columns, height_ratios=[side] * rows + [0.1])
         moving: list[Any] = []
@@ -280,4 +280,5 @@ def _slider(axis: Axes, traversal: Traversal, step: float) -> Line2D:
         f"dimension {traversal.dim}, prior standard deviations  (grid {step:g} {traversal.units})",
         fontsize=8.5,
     )
-    return axis.plot([], [], "o", color="black", ms=8, animated=True, clip_on=False)[0]
+    # Where it starts: without a place it would be laid out at the figure's corner.
+    return axis.plot(low, 0, "o", color="black", ms=8, animated=True, clip_on=False)[0]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_animacy.criticism.section import Grade
-from pyro_animacy.criticism.wording import nats, number, plus_minus
+from pyro_animacy.criticism.wording import nats, number, plus_minus, with_error
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
-FOREIGN = 50.0  # nats per step below the best baseline: recordings of quite another kind
+FOREIGN = 25.0  # nats per step and body below the best baseline: motion of quite another kind
 MODEST = 1.0  # nats per step, two standard errors up to which no difference means level
 
 
@@ -32,7 +32,7 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     """How the held-out score compares with that of the best baseline: the grade, and a sentence.
 
     Right: above it, by two standard errors where the error is known. Wrong: below it likewise, or
-    by more than FOREIGN nats per step, whatever the error. Near: level with it, that is within two
+    by more than FOREIGN nats per step and body, whatever the error. Near: level with it, within two
     standard errors of at most MODEST nats per step together. Undefined: an error above that, or no
     score.
     """
@@ -47,10 +47,11 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     error = summary.get("gain_standard_error")
     against = f"{nats(score)} nats per step against {nats(baselines[best])} for "
     against += baseline_name(best)
-    if gain < -FOREIGN:
+    if is_foreign(summary):
         return "wrong", (
-            f"These recordings are nothing like what the run was fitted to: {against}. Are their "
-            "units, arena or rate different? Then what follows says little about the model."
+            f"These recordings are nothing like what the run has learned: {against}. Are their "
+            "units, arena or rate others than in training, or was it trained too briefly? Then "
+            "what follows says little about the model."
         )
     if error is not None and abs(gain) < 2 * error:
         if 2 * error > MODEST:
@@ -66,11 +67,22 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     size = f"{nats(abs(gain))} nats per step"
     if gain > 0:
         odds = f", {number(math.exp(gain))} times the density" if gain < 16 else ""
+        size = size if error is None else f"{with_error(gain, error)} nats per step"
         return "right", (
             f"It predicts held-out frames better than every baseline: {against}, "
             f"the best of them (+{size}{odds})."
         )
     return "wrong", f"A simple baseline predicts held-out frames better: {against} (−{size})."
+
+
+def is_foreign(summary: Mapping[str, Any]) -> bool:
+    """Whether the held-out score is so far below that of the best baseline that all is in doubt.
+
+    By FOREIGN for each body of `summary["data"]`, of two where that does not name them.
+    """
+    score, baselines = summary["heldout_nats_per_step"], finite_baselines(summary)
+    bodies = len((summary.get("data") or {}).get("bodies") or "ab")
+    return bool(score - max(baselines.values()) < -FOREIGN * bodies)
 
 
 def doubt(summary: Mapping[str, Any]) -> str:

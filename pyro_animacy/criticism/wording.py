@@ -46,15 +46,20 @@ def percent(share: float) -> str:
 def times(ratio: float) -> str:
     """How a positive `ratio` to the recording is said."""
     if ratio >= 2 or ratio <= 0.5:
-        return f"{number(ratio)} times as large"
+        return f"{brief(ratio)} times as large"
     change = round(100 * (ratio - 1))
     return f"{abs(change)}\u00a0% {'larger' if change > 0 else 'smaller'}"
 
 
+def with_error(value: float, error: float) -> str:
+    """A log density and its standard error, to the same digit unless the error has none there."""
+    said = f"{error:.1g}" if 0 < error < 0.005 else nats(error)
+    return f"{nats(value)}\u00a0±\u00a0{said}"
+
+
 def plus_minus(value: float, error: float) -> str:
     """A difference with its sign and its standard error."""
-    sign = "+" if value > 0 else ""
-    return f"{sign}{nats(value)} ±\u00a0{number(error)}"
+    return f"{'+' if value > 0 else ''}{with_error(value, error)}"
 
 
 def brief(value: float) -> str:
@@ -95,7 +100,8 @@ def counted(count: int, total: int, noun: str) -> str:
         return f"{'none' if count == 0 else 'all'} of 1 {one}"
     if count in (0, total):
         return f"{'none of the' if count == 0 else 'all'} {total:,} {noun}"
-    said = f"{count:,}" if round(100 * count / total) in (0, 100) else percent(count / total)
+    few = total <= 100 or round(100 * count / total) in (0, 100)
+    said = f"{count:,}" if few else percent(count / total)
     return f"{said} of {total:,} {noun}"
 
 
