@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns
-from pyro_animacy.data.tables import UNREADABLE, Table, make_table
+from pyro_animacy.data.tables import Table, make_table
+from pyro_animacy.data.text import UNREADABLE
 from pyro_animacy.errors import DataError
 
 

@@ -17,6 +17,7 @@ from pyro_animacy.data.bodies import select_bodies
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.schema import check_trajectories, shortened
+from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
 from pyro_animacy.data.trajectories import join, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError
@@ -258,7 +259,7 @@ def _table(item: Any, options: _Options) -> tables.Table | None:
     if kind == "table":
         if item.suffix == ".txt" and re.match(rb"\d+:", _head(item)):
             return read_epts(item)
-        return tables.read_text_table(item, options.columns)
+        return read_text_table(item, options.columns)
     return None
 
 
