@@ -72,8 +72,10 @@ def test_rows_in_any_order_and_any_blocks(names, shuffled, block, monkeypatch):
     found = read.sel(trajectory=[str(n) for n in names], body=["p", "q"])["position"]
     np.testing.assert_array_equal(found, position)
     twice = pd.concat([table, table.iloc[[-1]]])
-    with pytest.raises(DataError, match="row 240: a second row for body"):
-        read_trajectories(twice, fps=10)
+    xr.testing.assert_equal(read_trajectories(twice, fps=10), read)  # it says the same twice
+    other = pd.concat([twice, table.iloc[[7]].assign(x=0.5), table.iloc[[8]].assign(x=0.5)])
+    with pytest.raises(DataError, match="row 241: a second row for body"):
+        read_trajectories(other, fps=10)
 
 
 @pytest.mark.parametrize("block", [5, 64, 2**17])
@@ -531,6 +533,112 @@ def test_deeplabcut(animals, tmp_path):
     np.testing.assert_array_equal(ds["position"][0], values)
     wanted = [f"{a}_{p}" for a in animals for p in parts] if animals else parts
     assert list(ds["body"].values) == wanted
+
+
+SPELLINGS = [
+    # the names of time, frame, x and y; the time in seconds
+    ("Time [s],Frame #,X (cm),Y (cm)", 1),
+    ("t_ms,frameId,xCenter,yCenter", 1000),
+    ("Elapsed Time (ms),FRAME_NR,Local_X,Local_Y", 1000),
+    ("timestamp,Frame Number,X#wcentroid (cm),Y#wcentroid (cm)", 1),
+    ("t (s),slice,loc.x,loc.y", 1),
+    ("time_s,frame_idx,x_cm,y_cm", 1),
+]
+
+
+@pytest.mark.parametrize(("names", "second"), SPELLINGS)
+def test_names_with_units_words_and_signs(names, second, write):
+    values = walk(40, 1)[:, 0]
+    rows = [f"{t * second / 25},{t},{x},{y},3,4" for t, (x, y) in enumerate(values)]
+    ds = read_trajectories(write("\n".join([names + ",vx,vy", *rows])))
+    assert ds.attrs["fps"] == 25
+    assert ds.attrs["units"] == ("cm" if "cm" in names else "unknown")
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+
+
+@pytest.mark.parametrize(
+    ("names", "bodies"),
+    [
+        ("LT X,LT Y,ST X,ST Y", ["LT", "ST"]),
+        ("LTx,LTy,STx,STy", ["LT", "ST"]),
+        ("pos_x_1,pos_y_1,pos_x_2,pos_y_2", ["1", "2"]),
+        ("x0 (mm),y0 (mm),x1 (mm),y1 (mm)", ["0", "1"]),
+        ("ball_x_m,ball_y_m,p.x_m,p.y_m", ["ball", "p"]),
+        ("center_x,center_y,nose_x,nose_y", ["center", "nose"]),  # not a long table of one body
+        ("x_f,y_f,x_m,y_m", ["f", "m"]),  # nor here, of one in metres
+    ],
+)
+def test_wide_names_of_more_spellings(names, bodies, write):
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=names.split(","))
+    ds = read_trajectories(write(table.to_csv(index_label="frame")), fps=10)
+    assert list(ds["body"].values) == bodies
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_x_in_two_units_is_one_body():
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=["x_m", "y_m", "x_px", "y_px"])
+    ds = read_trajectories(table.assign(frame=range(30)), fps=10)
+    assert ds.attrs["units"] == "m"
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values[:, 0])
+
+
+def test_two_columns_name_a_trajectory_or_a_body():
+    """As game and play, team and shirt; a ball has no shirt."""
+    values = walk(4, 9, 3)
+    rows = [
+        {"frame": t, "x": x, "y": y, "game": g, "play": p, "team": team, "shirt": shirt}
+        for (g, p), scene in zip([(1, 7), (1, 8), (2, 7), (2, 8.0)], values, strict=True)
+        for t, frame in enumerate(scene)
+        for (team, shirt), (x, y) in zip([("a", 10), ("b", 10), ("ball", None)], frame, strict=True)
+    ]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    both = {"trajectory": "game+play", "id": "team+shirt"}
+    ds = read_trajectories(table, columns=both, fps=10)
+    assert list(ds["trajectory"].values) == ["1/7", "1/8", "2/7", "2/8"]
+    found = ds["position"].sel(body=["a_10", "b_10", "ball"])
+    np.testing.assert_array_equal(found, values)
+    with pytest.raises(DataError, match=r"trajectory=A\+B; other columns are .*game"):
+        read_trajectories(table, columns={"id": "team+shirt"}, fps=10)
+    with pytest.raises(DataError, match=r"name it by --columns id=.*other columns are .*team"):
+        read_trajectories(table, columns={"trajectory": "game+play"}, fps=10)
+    with pytest.raises(DataError, match="no column 'half'"):
+        read_trajectories(table, columns={"trajectory": "game+half"}, fps=10)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("separator", ["|", ";"])
+def test_notes_above_the_names_and_units_below(encoding, separator, tmp_path):
+    """As spreadsheets and TrackMate write them; a dash is a cell without a value."""
+    values = walk(30, 2)
+    table = long_table(values[None], ["Zoë", "b"]).astype({"x": object})
+    table.loc[10, "x"] = "-"
+    head, rows = table.to_csv(index=False, sep=separator).split("\n", 1)
+    units = separator.join(["(frames)", "", "(cm)", "(cm)"])
+    text = f"# recorded in May\n# by us\n{head}\n{units}\n{rows}"
+    (tmp_path / "t.txt").write_bytes(text.encode(encoding))
+    ds = read_trajectories(tmp_path / "t.txt", fps=10, split_gaps=False)
+    values[5, 0, 0] = np.nan
+    found = ds["position"].sel(body=sorted(ds["body"].values))[0]
+    np.testing.assert_array_equal(found, values)
+    (tmp_path / "t.txt").write_bytes(text.replace("0.1257", "oops").encode(encoding))
+    with pytest.raises(DataError, match="row 5, column 'x': 'oops'"):
+        read_trajectories(tmp_path / "t.txt", fps=10)
+
+
+def test_rows_of_numbers_without_names(write):
+    """ETH's obsmat has eight columns, MOT's gt.txt ten; they are given by their numbers."""
+    values = walk(30, 1)[:, 0]
+    text = "\n".join(f"{10 * t} 1 {x} 0 {y} 0 0 0" for t, (x, y) in enumerate(values))
+    with pytest.raises(DataError, match=r"which of the 8 columns is which, .*frame=1,id=2"):
+        read_trajectories(write(text), fps=2.5)
+    columns = {"frame": "1", "id": "2", "x": "3", "y": "5"}
+    for rows in (text, "# frame person\n" + text, text.replace(" 0 0 0", ' 0 0 "Walker"')):
+        ds = read_trajectories(write(rows), columns=columns, fps=2.5)
+        np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+    with pytest.raises(DataError, match="no column '9'"):
+        read_trajectories(write(text), columns=columns | {"y": "9"}, fps=2.5)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2])

@@ -43,6 +43,7 @@ class Table:
     units: str = "unknown"
     resolution: float | None = None  # None: to be estimated
     animate: list[bool] | None = None  # for each body
+    unused: tuple[str, ...] = ()  # other columns, for messages
 
 
 def no_name_twice(names: list[str], found: Columns, where: str) -> None:
@@ -84,17 +85,20 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         rows = f"{len(row):,} rows, none with a value," if len(row) else "no rows"
         raise DataError(f"{where}: there are {rows} below the column names")
 
-    def named(column: str | None, default: str) -> tuple[Codes, list[str]]:
-        if column is None:
+    def named(names: tuple[str, ...], default: str, between: str) -> tuple[Codes, list[str]]:
+        if not names:
             return np.zeros(len(frame), np.int8), [default]
-        codes, names = categories(frame[column])
+        codes, found = together([frame[name] for name in names], between)
         if codes.min() < 0:
-            at = row[int(codes.argmin())]
-            raise DataError(f"{where}: row {at}: no {column!r}; every row needs one")
-        return codes, names
+            at = int(codes.argmin())
+            what = "+".join(names)
+            raise DataError(f"{where}: row {row[at]}: no {what!r}; every row needs one")
+        return codes, found
 
-    trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
-    body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
+    trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0], "/")
+    body, bodies = None, list(columns.pairs)
+    if columns.long:
+        body, bodies = named(columns.id, "body", "_")
     pairs, lost = _observed(
         [numbers(frame[column], where, row, finite=False) for column in pair]
         for pair in columns.pairs.values()
@@ -107,15 +111,19 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     elif columns.time is None:  # a wide table of consecutive frames
         frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     time = None if columns.time is None else seconds(frame[columns.time], where, row)
+    if time is not None and columns.milliseconds:
+        time = time / 1000
     label, unlabelled = None, None
-    if columns.label is not None:
-        code, names = categories(frame[columns.label])
+    if columns.label:
+        code, names = together([frame[name] for name in columns.label], "/")
         label, bad = _constant_labels(code, names, trajectory, len(trajectories))
         unlabelled = None if bad is None else trajectories[bad]
     return Table(
         *(where, row, trajectory, trajectories, body, bodies, frames, time, pairs),
         label=label,
         unlabelled=unlabelled,
+        units=columns.units or "unknown",
+        unused=columns.unused,
     )
 
 
@@ -138,6 +146,30 @@ def _observed(
                 pair[at] = np.where(np.isinf(values), np.nan, values)  # a copy: they may be given
         seen.append((pair[0], pair[1]))
     return seen, lost
+
+
+def together(columns: Sequence[pd.Series], between: str) -> tuple[npt.NDArray[Any], list[str]]:
+    """Number the distinct entries of several columns together, as of game and play.
+
+    Args:
+        columns: (rows,) each; one at least.
+        between: joins the entries to a name; those that are missing are left out of it.
+
+    Returns:
+        As `categories`; -1 where all entries are missing.
+    """
+    codes, names = categories(columns[0])
+    for column in columns[1:]:
+        other, more = categories(column)
+        pair = (codes.astype(np.int64) + 1) * (len(more) + 1) + other + 1  # 0: both are missing
+        kept, codes = np.unique(np.append(0, pair), return_inverse=True)
+        codes = codes[1:] - 1
+        parts = [
+            (["", *names][i], ["", *more][j])
+            for i, j in zip(*divmod(kept[1:], len(more) + 1), strict=True)
+        ]
+        names = [between.join(part for part in both if part) for both in parts]
+    return codes, names
 
 
 def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:

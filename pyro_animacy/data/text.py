@@ -1,10 +1,12 @@
 """Text files of positions: how a file is written is seen from its first lines."""
 
+import codecs
 import gzip
 import re
 import warnings
 import zlib
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from pyro_animacy.errors import DataError
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
 LINES = 20  # of a text file, that are looked at to see how it is written
+MISSING = ("", "-", "na", "nan", "n/a", "#n/a", "none", "null", "inf", "-inf")
 
 
 def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     """Read a CSV or whitespace-separated file, plain or gzipped.
 
-    The delimiter is taken from the first line. A first line of four numbers means a headerless
-    file of frame, id, x, y, as the ETH and UCY pedestrian recordings are kept.
+    The delimiter is taken from the row of the column names. That is the first row, or the first
+    after rows that begin with #; rows of units or descriptions below it are left aside. Where a row
+    of numbers comes first, the columns are named 1, 2, ...; four of them are frame, id, x, y, as
+    the ETH and UCY pedestrian recordings are kept.
 
     Args:
         path: the file.
@@ -35,33 +40,45 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         DataError: where the file cannot be read; the row is named as the file counts, from 1.
     """
     where = path.name
-    lines = _first_lines(path)
-    first = lines[0]
-    delimiter = next((d for d in (",", "\t", ";") if d in first), r"\s+")
+    encoding, lines = _first_lines(path)
+    notes = next((i for i, line in enumerate(lines) if not re.match("#|sep=.$", line)), 0)
+    first = lines[notes]
+    delimiter = next((d for d in (",", "\t", ";", "|") if d in first), r"\s+")
     if first.startswith("scorer" + delimiter):
         return _read_deeplabcut(path, lines, columns)
-    cells = [c.strip() for c in re.split(delimiter, first.lstrip("#").strip()) if c.strip()]
-    headerless = all(_is_number(c) for c in cells)
-    if headerless and len(cells) != 4:
-        raise DataError(
-            f"{where}: row 1 has no column names; expected names, or four numbers: frame id x y"
-        )
+    cells = _cells(first, delimiter)
+    headerless = sum(map(_is_number, cells)) > len(cells) / 2
     options: dict[str, Any] = {
         "sep": delimiter,
         "skip_blank_lines": False,  # so that rows are counted as in the file
         "skipinitialspace": True,
-        "encoding": "utf-8-sig",
+        "na_values": ["-"],
+        "encoding": encoding,
+        "encoding_errors": "backslashreplace",  # of other encodings, that only names depend on
         "compression": "gzip" if _gzipped(path) else None,
     }
-    some = (cell.strip() for line in lines[1:] for cell in re.split(delimiter, line))
-    if delimiter != "," and any(DECIMAL_COMMA.fullmatch(cell) for cell in some):
+    if delimiter != "," and any(
+        DECIMAL_COMMA.fullmatch(cell) for line in lines[notes:] for cell in _cells(line, delimiter)
+    ):
         options["decimal"] = ","
+    below = 0
     if headerless:
-        names = ["frame", "id", "x", "y"]
-        options |= {"header": None, "names": names}
+        names = _names_above(lines[:notes], cells, delimiter)
+        if names is None and len(cells) == 4 and columns is None:
+            names = ["frame", "id", "x", "y"]
+        elif names is None:
+            names = [str(i) for i in range(1, len(cells) + 1)]
+            if columns is None:
+                raise DataError(
+                    f"{where}: row {notes + 1} has no column names; say which of the {len(cells)} "
+                    "columns is which, such as --columns frame=1,id=2,x=3,y=4"
+                )
+        options |= {"header": None, "names": names, "skiprows": notes}
     else:
-        if first.startswith("#"):  # as numpy.savetxt writes the names
-            options |= {"header": 0, "names": cells}
+        rest = (_cells(line, delimiter) for line in lines[notes + 1 :])
+        below = len([*takewhile(_is_description, rest)])
+        rows = range(notes + 1 + below)
+        options["skiprows"] = [row for row in rows if row != notes]
         names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
     found = find_columns(names, columns, where)
     if not headerless:  # pandas would give the second another name
@@ -69,7 +86,25 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     if found.used() != set(names):  # only then: with usecols pandas lets rows be too long
         options["usecols"] = [n for n in names if n in found.used()]
     frame = _parse_rows(path, first, found, **(options | {"index_col": False}))
-    return make_table(frame, found, where, 1 if headerless else 2)
+    return make_table(frame, found, where, notes + (1 if headerless else 2 + below))
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """The cells of a line that are not empty."""
+    parts = line.split() if delimiter == r"\s+" else line.split(delimiter)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _names_above(notes: list[str], cells: list[str], delimiter: str) -> list[str] | None:
+    """The column names behind a #, as numpy.savetxt writes them."""
+    names = _cells(notes[-1].lstrip("#"), delimiter) if notes else []
+    return names if len(names) == len(cells) else None
+
+
+def _is_description(cells: list[str]) -> bool:
+    """Whether a row below the column names says more of these: units, words, but no number."""
+    said = [cell for cell in cells if cell.lower().strip("\"'") not in MISSING]
+    return bool(said) and not any(re.match(r"[\"']?[+-]?\.?\d", cell) for cell in said)
 
 
 def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | None) -> Table:
@@ -82,21 +117,23 @@ def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | 
     return make_table(frame, find_columns(list(frame.columns), columns, where), where, levels + 1)
 
 
-def _first_lines(path: Path) -> list[str]:
-    """The first lines of a text file; DataError where there is none."""
+def _first_lines(path: Path) -> tuple[str, list[str]]:
+    """The encoding and the first lines of a text file; DataError where there is none."""
+    opener: Any = gzip.open if _gzipped(path) else open
     try:
-        opener = gzip.open if _gzipped(path) else open
         with opener(path, "rb") as file:
-            lines = [file.readline(1_000_000) for _ in range(LINES)]
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding = "utf-16" if wide else "utf-8-sig"
+        with opener(path, "rt", encoding=encoding, errors="backslashreplace") as file:
+            lines = [line for _ in range(LINES) if (line := file.readline(1_000_000))]
     except UNREADABLE as error:
         raise DataError(f"{path.name}: cannot be read: {error}") from None
-    if b"\0" in lines[0]:
+    if any("\0" in line for line in lines[:1]):
         raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
-    texts = [line.decode("utf-8-sig", errors="replace") for line in lines]
-    if not texts[0].strip():
-        empty = "the file is empty" if not lines[0] else "row 1 is blank; expected the column names"
+    if not lines or not lines[0].strip():
+        empty = "row 1 is blank; expected the column names" if lines else "the file is empty"
         raise DataError(f"{path.name}: {empty}")
-    return texts
+    return encoding, lines
 
 
 def _gzipped(path: Path) -> bool:
@@ -133,7 +170,7 @@ def _parse_rows(path: Path, first: str, found: Columns, **options: Any) -> pd.Da
     tried without allowing for the other kind, in half the time. Where anything but plain names and
     numbers comes out, the file is parsed again with care.
     """
-    texts = [c for c in (found.trajectory, found.id, found.label) if c]
+    texts = found.names()
     careful = options | {"dtype": dict.fromkeys(texts, "category")}
     if re.search(options["sep"] + " ", first):
         return _parse(path, path.name, **careful)
