@@ -30,7 +30,11 @@ DATA_OPTIONS = {
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),
     "downsample": (int, "keep every Nth frame"),
-    "columns": (str, "columns with unusual names, as role=name: 'id=player_id,x=pos_x'"),
+    "columns": (
+        str,
+        "columns with unusual names, as role=name: 'id=player_id,x=pos_x'; 'trajectory=game+play' "
+        "is two together, 'frame=1,id=2,x=3,y=5' of a file without names",
+    ),
     "units": (str, "units of the coordinates, where the file does not say"),
     "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
     "split_gaps": (

@@ -816,6 +816,75 @@ def test_epts_line_up_that_changes(write):
         read_trajectories(path)
 
 
+@pytest.fixture
+def match(tmp_path):
+    """Both teams' files as Metrica publish them, cells 0..1; a ball and players who are missing."""
+    rng = np.random.default_rng(0)
+    x = (0.5 + rng.normal(size=(60, 6, 2)).cumsum(0) * 0.01).round(5)
+    x[40:, 1], x[:40, 2], x[10:14, 5] = np.nan, np.nan, np.nan
+    shirts = {"Home": [11, 1, 12], "Away": [25, 15]}
+    first = 0
+    for team, own in shirts.items():
+        names = ["Period", "Frame", "Time [s]", *(f"Player{s}" for s in own), "Ball"]
+        head = [["", "", "", *(team for _ in own), ""], ["", "", "", *map(str, own), ""], names]
+        lines = [",".join(row[:3] + [c for n in row[3:] for c in (n, "")]) for row in head]
+        for t, frame in enumerate(x[:, [*range(first, first + len(own)), 5]]):
+            cells = ["NaN" if np.isnan(c) else str(c) for c in frame.ravel()]
+            lines.append(",".join([str(1 + (t >= 30)), str(100 + t), f"{4 + t / 25:.2f}", *cells]))
+        path = tmp_path / f"Sample_Game_1_RawTrackingData_{team}_Team.csv"
+        path.write_text("\n".join(lines) + "\n")
+        first += len(own)
+    (tmp_path / "Sample_Game_1_RawEventsData.csv").write_text("Team,Type\nHome,PASS\n")
+    return x
+
+
+def test_metrica_files_of_two_teams(match, tmp_path):
+    teams = sorted(tmp_path.glob("*_Team.csv"), reverse=True)
+    bodies = ["home_11", "home_1", "home_12", "away_25", "away_15", "ball"]
+    for source in (teams, teams[0], teams[1], tmp_path):
+        ds = read_trajectories(source, split_gaps=False)
+        assert (ds.attrs["fps"], ds.attrs["units"], ds.sizes["trajectory"]) == (25, "m", 1)
+        in_order = ["home_1", "home_11", "home_12", "away_15", "away_25", "ball"]
+        assert list(ds["body"].values) == in_order
+        assert ds["animate"].values.tolist() == [True] * 5 + [False]
+        found = ds["position"].sel(body=bodies)[0].values
+        assert np.isnan(found[30]).all()  # half-time
+        np.testing.assert_allclose(np.delete(found, 30, 0), match * (105, 68))
+    pairs = read_trajectories(tmp_path, bodies="home x ball")
+    assert set(zip(pairs["start"].values, pairs["length"].values, strict=True)) == {
+        *((0, 10), (14, 16), (31, 30), (31, 10), (41, 20))
+    }
+    teams[1].unlink()
+    alone = read_trajectories(teams[0], bodies="home_1,ball")
+    assert alone["length"].values.tolist() == [10, 16, 10]
+
+
+def test_metrica_files_that_cannot_be_used(match, tmp_path):
+    home, away = sorted(tmp_path.glob("*_Team.csv"), reverse=True)
+    whole = home.read_text()
+    for old, new, message in (
+        ("Frame", "Bild", r"Home_Team.csv: row 1 begins with empty cells.* row 3 does not begin"),
+        ("Home", "FC", r"Home_Team.csv: column 4 is named 'FC', '11', 'Player11'; expected Home"),
+        ("2,150,", "2,149,", r"Home_Team.csv: a frame is there twice"),
+        ("2,150,", "2,oops,", r"Home_Team.csv: row 54, column 'frame': 'oops' is not a number"),
+    ):
+        home.write_text(whole.replace(old, new))
+        for source in (home, away):
+            with pytest.raises(DataError, match=message):
+                read_trajectories(source)
+
+
+def test_epts_metadata_of_the_same_name(tmp_path):
+    folder = real("metrica")
+    for name in ("tracking.txt", "metadata.xml"):
+        (tmp_path / f"Sample_Game_3_{name}").write_bytes((folder / name).read_bytes())
+    ds = read_trajectories(tmp_path / "Sample_Game_3_tracking.txt", split_gaps=False)
+    xr.testing.assert_equal(
+        ds.drop_vars(["trajectory", "recording"]),
+        read_trajectories(folder, split_gaps=False).drop_vars(["trajectory", "recording"]),
+    )
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 HEAD = "frame,id,x,y\n"

@@ -40,7 +40,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         DataError: where the file cannot be read; the row is named as the file counts, from 1.
     """
     where = path.name
-    encoding, lines = _first_lines(path)
+    encoding, lines = first_lines(path)
     notes = next((i for i, line in enumerate(lines) if not re.match("#|sep=.$", line)), 0)
     first = lines[notes]
     delimiter = next((d for d in (",", "\t", ";", "|") if d in first), r"\s+")
@@ -79,7 +79,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         below = len([*takewhile(_is_description, rest)])
         rows = range(notes + 1 + below)
         options["skiprows"] = [row for row in rows if row != notes]
-        names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
+        names = [str(n) for n in parse(path, where, nrows=0, **options).columns]
     found = find_columns(names, columns, where)
     if not headerless:  # pandas would give the second another name
         no_name_twice([c.strip("\"'") for c in cells], found, where)
@@ -111,13 +111,13 @@ def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | 
     """Read DeepLabCut's table: its head names scorer, perhaps individual, body part and axis."""
     where = path.name
     levels = next((i for i, line in enumerate(lines, 1) if line.startswith("coords")), 3)
-    frame = _parse(path, where, header=[*range(levels)], index_col=0)
+    frame = parse(path, where, header=[*range(levels)], index_col=0)
     names = ["_".join(map(str, name[1:])) for name in frame.columns]  # without the scorer's
     frame = frame.set_axis(names, axis="columns").rename_axis("frame").reset_index()
     return make_table(frame, find_columns(list(frame.columns), columns, where), where, levels + 1)
 
 
-def _first_lines(path: Path) -> tuple[str, list[str]]:
+def first_lines(path: Path) -> tuple[str, list[str]]:
     """The encoding and the first lines of a text file; DataError where there is none."""
     opener: Any = gzip.open if _gzipped(path) else open
     try:
@@ -149,7 +149,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
+def parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
     """`pandas.read_csv`, with its complaints as one line."""
     try:
         with warnings.catch_warnings():
@@ -173,16 +173,16 @@ def _parse_rows(path: Path, first: str, found: Columns, **options: Any) -> pd.Da
     texts = found.names()
     careful = options | {"dtype": dict.fromkeys(texts, "category")}
     if re.search(options["sep"] + " ", first):
-        return _parse(path, path.name, **careful)
+        return parse(path, path.name, **careful)
     plain = options | {"skipinitialspace": False}
     try:
-        head = _parse(path, path.name, nrows=HEAD, **plain)
+        head = parse(path, path.name, nrows=HEAD, **plain)
         categories = [c for c in texts if head[c].dtype.kind != "i"]
-        frame = _parse(path, path.name, dtype=dict.fromkeys(categories, "category"), **plain)
+        frame = parse(path, path.name, dtype=dict.fromkeys(categories, "category"), **plain)
     except DataError:
-        return _parse(path, path.name, **careful)
+        return parse(path, path.name, **careful)
     plainly = all(_is_plain(frame[c], c in texts) for c in found.used())
-    return frame if plainly else _parse(path, path.name, **careful)
+    return frame if plainly else parse(path, path.name, **careful)
 
 
 def _is_plain(values: pd.Series, names: bool) -> bool:
