@@ -394,6 +394,77 @@ def test_movement_layout(plural):
     np.testing.assert_array_equal(one["position"], without["position"])
 
 
+def test_arrays_by_other_names(tmp_path, capfd):
+    """Dimensions as people call them; x and y apart; a DataArray."""
+    values = walk(40, 2)
+    ours = xr.DataArray(
+        values,
+        dims=("time", "body", "space"),
+        coords={"time": np.arange(40) / 25, "body": ["ann", "bob"], "space": ["x", "y"]},
+    )
+    apart = ours.to_dataset("space")
+    apart.to_netcdf(tmp_path / "t.nc", engine="h5netcdf")
+    turned = ours.rename(body="animal", space="axis").transpose().to_dataset(name="position")
+    for source in (ours, ours.to_dataset(name="position"), apart, tmp_path / "t.nc", turned):
+        ds = read_trajectories(source)
+        assert ds.attrs["fps"] == 25
+        assert list(ds["body"].values) == ["ann", "bob"]
+        np.testing.assert_array_equal(ds["position"][0], values)
+    trials = ours.drop_vars("time").expand_dims(trial=["u", "v"]).to_dataset(name="position")
+    ds = read_trajectories(trials, fps=25)
+    assert list(ds["trajectory"].values) == ["u", "v"]
+    with pytest.raises(DataError, match="no variable `position`, nor x and y; there are place"):
+        read_trajectories(ours.to_dataset(name="place"))
+    assert capfd.readouterr().err == ""
+    read_trajectories(values.transpose(1, 0, 2), fps=25)
+    assert capfd.readouterr().err == "array: read as 2 frames of 40 bodies\n"
+
+
+def test_npz_of_columns(tmp_path):
+    """As TRex writes one for each animal."""
+    values = walk(40, 1)[:, 0]
+    values[7] = np.inf
+    columns = {"X": values[:, 0], "Y": values[:, 1], "frame": np.arange(40.0)}
+    time = {"time": np.arange(40) / 20}
+    np.savez(tmp_path / "t.npz", **columns, **time, frame_rate=20, video_size=np.array([9, 9]))
+    ds = read_trajectories(tmp_path / "t.npz", split_gaps=False)
+    assert ds.attrs["fps"] == 20
+    values[7] = np.nan
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+    np.savez(tmp_path / "t.npz", places=values, fps=20)
+    with pytest.raises(DataError, match="no array `position`; there are places, fps"):
+        read_trajectories(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("kind", ["named", "moments", "rows", "both", "levels"])
+def test_an_index_that_says_something(kind, tmp_path):
+    """In pandas and in parquet; in CSV the numbers of rows are a column without a name."""
+    values = walk(40, 2)
+    table = pd.DataFrame(values.reshape(40, 4), columns=["a_x", "a_y", "b_x", "b_y"])
+    if kind == "named":
+        table = table.rename_axis("frame")
+    if kind == "moments":
+        table.index = pd.date_range("2024-05-31", periods=40, freq="100ms")
+    if kind == "levels":
+        table.columns = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]])
+    if kind == "both":
+        table = long_table(values[None], ["a", "b"]).set_index(["frame", "body"])
+    kept = ~np.isin(np.arange(40), [20, 21])
+    table = table[kept.repeat(len(table) // 40)]
+    table.to_csv(tmp_path / "t.csv")
+    sources = [table]
+    if kind in ("named", "both"):
+        table.to_parquet(tmp_path / "t.parquet")
+        sources.append(tmp_path / "t.parquet")
+    if kind in ("named", "both", "rows"):
+        sources.append(tmp_path / "t.csv")
+    for source in sources:
+        ds = read_trajectories(source, fps=10)
+        assert ds["start"].values.tolist() == [0, 22]
+        np.testing.assert_array_equal(ds["position"][0, :18], values[:18])
+        np.testing.assert_array_equal(ds["position"][1, :18], values[22:])
+
+
 def movement(values, time, **attrs):
     dims = ("time", "space", "individuals")
     coords = {"time": time, "space": ["x", "y"], "individuals": ["ann", "bob"]}

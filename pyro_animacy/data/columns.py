@@ -34,6 +34,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timesec", "t", "timestamp", "seconds", "sec", "elapsed", "elapsedtime"),
     "label": ("label", "action", "actionlabel", "category", "condition", "behaviour", "behavior"),
 }
+ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of the rows
 ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
 TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
 WORD = r"(?:pos(?:ition)?|coord(?:inate)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
@@ -120,6 +121,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
             f"{where}: no columns x and y, and no pairs like ball_x, ball_y or x0, y0; there are "
             f"{shortened(names)}; name them with --columns x=...,y=..."
         )
+    if not found["frame"] and not found["time"] and "" not in pairs:
+        found["frame"] = tuple(n for n in names if n == ROWS)
     if "" in pairs and not found["frame"] and not found["time"]:
         raise DataError(
             f"{where}: no frame or time column; there are {shortened(names)}; name it with "

@@ -285,6 +285,8 @@ def _dataset(item: Any, fps: float | None) -> xr.Dataset:
         if kind in ("netCDF", "zarr"):
             return arrays.read_xarray_file(item, fps)
         raise DataError(f"{item.name}: not a kind that can be read; expected {', '.join(KINDS)}")
+    if isinstance(item, xr.DataArray):
+        item = item.to_dataset(name="position")
     if isinstance(item, xr.Dataset):
         return arrays.from_xarray(item, fps)
     if isinstance(item, np.ndarray):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pyro_animacy.data.columns import Columns, find_columns
+from pyro_animacy.data.columns import ROWS, Columns, find_columns
 from pyro_animacy.errors import DataError, MissingExtra
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -346,19 +346,39 @@ def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
     except ImportError:
         raise MissingExtra(f"reading {path.name}", "parquet") from None
     try:
-        names = [str(n) for n in parquet.read_schema(path).names]
-        found = find_columns(names, columns, path.name)
-        frame = pd.read_parquet(path, columns=[n for n in names if n in found.used()])
+        schema = parquet.read_schema(path)
+        found = find_columns([str(n) for n in schema.names], columns, path.name)
+        frame = parquet.read_table(path, columns=[n for n in schema.names if n in found.used()])
     except (OSError, ValueError) as error:
         line = str(error).splitlines()[0]
         raise DataError(f"{path.name}: cannot be read as parquet: {line}") from None
-    return make_table(frame.reset_index(drop=True), found, path.name, 1)
+    return make_table(frame.to_pandas(ignore_metadata=True), found, path.name, 1)
 
 
 def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Table:
-    """A DataFrame as a table; rows are counted from 0 in messages."""
-    names = ["_".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
+    """A DataFrame as a table; rows are counted from 0 in messages.
+
+    An index that has a name, or moments, is a column; so is one of whole numbers that grow, in a
+    wide table without frames: rows may have been left out.
+    """
+    frame = _with_index(frame)
+    names = [
+        "_".join(str(part) for part in c if part != "") if isinstance(c, tuple) else str(c)
+        for c in frame.columns
+    ]
     frame = frame.set_axis(names, axis="columns")
-    found = find_columns(list(frame.columns), columns, "DataFrame")
+    found = find_columns(names, columns, "DataFrame")
     no_name_twice(names, found, "DataFrame")
-    return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)
+    return make_table(frame, found, "DataFrame", 0)
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The DataFrame with its index as columns, where it says anything."""
+    index = frame.index
+    if index.names == [None] and not isinstance(index, pd.RangeIndex):
+        if index.dtype.kind in "mM":
+            frame = frame.rename_axis("time")
+        elif index.dtype.kind == "i" and (np.diff(index) > 0).all():
+            frame = frame.rename_axis(ROWS)
+    named = [n for n in frame.index.names if n is not None and n not in frame.columns]
+    return (frame.reset_index(named) if named else frame).reset_index(drop=True)
