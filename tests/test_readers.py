@@ -632,6 +632,7 @@ def test_names_with_units_words_and_signs(names, second, write):
     [
         ("LT X,LT Y,ST X,ST Y", ["LT", "ST"]),
         ("LTx,LTy,STx,STy", ["LT", "ST"]),
+        ("xf,yf,xm,ym", ["f", "m"]),
         ("pos_x_1,pos_y_1,pos_x_2,pos_y_2", ["1", "2"]),
         ("x0 (mm),y0 (mm),x1 (mm),y1 (mm)", ["0", "1"]),
         ("ball_x_m,ball_y_m,p.x_m,p.y_m", ["ball", "p"]),
@@ -702,7 +703,7 @@ def test_rows_of_numbers_without_names(write):
     """ETH's obsmat has eight columns, MOT's gt.txt ten; they are given by their numbers."""
     values = walk(30, 1)[:, 0]
     text = "\n".join(f"{10 * t} 1 {x} 0 {y} 0 0 0" for t, (x, y) in enumerate(values))
-    with pytest.raises(DataError, match=r"which of the 8 columns is which, .*frame=1,id=2"):
+    with pytest.raises(DataError, match=r"which of the 8 columns is which, .* frame=1,id=2"):
         read_trajectories(write(text), fps=2.5)
     columns = {"frame": "1", "id": "2", "x": "3", "y": "5"}
     for rows in (text, "# frame person\n" + text, text.replace(" 0 0 0", ' 0 0 "Walker"')):
@@ -968,13 +969,15 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ("", "empty"),
         ("\n" + GOOD, "row 1 is blank"),
         (HEAD, "no rows"),
+        ("0.1 1 2 3\n0.2 1 2 4\n", "row 1 has no column names, and is not frame id x y"),
+        ("frame,xmin,ymin,xmax,ymax\n0,1,1,2,2\n1,1,2,2,3\n", "no columns x and y"),
         (HEAD + "0,a,1,2\n", "only one frame"),
         (HEAD + "0,a,1,2\n1,a,1,2\n", "no body moves"),
         (GOOD.replace("2,2\n", "2,oops\n"), "row 4, column 'y': 'oops' is not a number"),
         (GOOD.replace("2,2\n", "2,oops\n").replace(HEAD, HEAD + "\n"), "row 5, column 'y'"),
         (GOOD.replace("1,b", "1.5,b"), "row 5, column 'frame': 1.5 is not a frame number"),
         (GOOD.replace("1,b", ",b"), "row 5, column 'frame'"),
-        (GOOD.replace("1,b", "1,"), "row 5: no 'id'"),
+        (GOOD.replace("1,b", "1,"), "row 5: no 'id'.*--columns id=A\\+B"),
         (GOOD + "0,b,7,7\n", "row 6: a second row for body 'b', frame 0"),
         (GOOD.replace("1,b", "inf,b"), "row 5, column 'frame': infinite"),
         (GOOD + "0,c,,\n1,c,,\n", "'c' is never observed"),
@@ -1209,6 +1212,14 @@ def test_rows_without_a_value_are_told_from_no_rows(tmp_path):
     (tmp_path / "none.csv").write_text("frame,id,x,y\n")
     with pytest.raises(DataError, match="there are no rows below the column names"):
         read_trajectories(tmp_path / "none.csv", fps=10)
+
+
+def test_a_file_is_compressed_or_not_whatever_it_is_called(write):
+    path = write(GOOD, "t.csv.gz")
+    plain = read_trajectories(path, fps=10)
+    path = write("", "t.csv")
+    path.write_bytes(gzip.compress(GOOD.replace("a", "a ").encode()))  # blanks are no part of names
+    xr.testing.assert_equal(read_trajectories(path, fps=10), plain)
 
 
 def test_columns_in_the_form_of_the_command_line_are_refused_in_words():

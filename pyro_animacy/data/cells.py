@@ -115,7 +115,7 @@ def _check_repeated(
             same &= (values == last) | (np.isnan(values) & np.isnan(last))
     if same.all():
         count = len(cell) - len(np.unique(cell))
-        print(f"{table.where}: {count:,} repeated rows are read once", file=sys.stderr)
+        print(f"{table.where}: rows that repeat another are left out: {count:,}", file=sys.stderr)
         return
     _, first, owner = np.unique(cell, return_index=True, return_inverse=True)
     contradicted = np.zeros(len(first), bool)

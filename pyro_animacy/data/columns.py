@@ -28,16 +28,24 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("body", "bodyid", "id"),
         *_numbered("track", "player", "object", "agent", "individual", "animal", "pedestrian"),
         *_numbered("ped", "person", "vehicle", "target", "particle", "entity", "body", "shape"),
-        *("name", "displayname"),
+        *("name", "displayname", "who"),
     ),
-    "frame": (*_numbered("frame"), "frames", "framecount", "timestep", "step", *_numbered("slice")),
+    "frame": (
+        *_numbered("frame"),
+        "frames",
+        "framecount",
+        "timestep",
+        "step",
+        "ticks",
+        *_numbered("slice"),
+    ),
     "time": ("time", "timesec", "t", "timestamp", "seconds", "sec", "elapsed", "elapsedtime"),
     "label": ("label", "action", "actionlabel", "category", "condition", "behaviour", "behavior"),
 }
 ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of the rows
 ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
 TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
-WORD = r"(?:pos(?:ition)?|coord(?:inate)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
+WORD = r"(?:pos(?:ition)?|coo?r(?:d(?:inate)?)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
 AXIS = rf"(?:{WORD}[_. ]?{{axis}}|{{axis}}[_. #]?{WORD})"  # pos_x, xCenter, X#wcentroid
 # {name}_x, {name}.x and {name} x, x_{name} and x.{name}, x0, pos_x_1: a wide table's bodies
 WIDE = (
@@ -47,7 +55,8 @@ WIDE = (
     rf"{AXIS}[_. ](?P<body>.+)",
     rf"{AXIS}(?P<body>\d+)",
 )
-JOINED = (r"(?P<body>.+){axis}",)  # catx; only where no name is like those above
+# catx, xcat: where no name is like those above
+JOINED = (r"(?P<body>.*[^\W_]){axis}", r"{axis}(?P<body>[^\W_].*)")
 # a_vel_x is how fast body a moves, not where a body a_vel is
 DERIVED = re.compile(
     r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?|v|d", re.IGNORECASE
@@ -211,7 +220,8 @@ def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """
     for patterns in (WIDE, JOINED):
         x, y = (_bodies(axis, names, patterns) for axis in ("x", "y"))
-        corners = CORNERS if {b.lower() for b in x} >= CORNERS else ()
+        both = {b.lower() for b in x} >= CORNERS
+        corners = CORNERS if both or patterns is JOINED else ()
         pairs = {
             b: (x[b], y[b])
             for b in x

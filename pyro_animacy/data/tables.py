@@ -85,20 +85,24 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         rows = f"{len(row):,} rows, none with a value," if len(row) else "no rows"
         raise DataError(f"{where}: there are {rows} below the column names")
 
-    def named(names: tuple[str, ...], default: str, between: str) -> tuple[Codes, list[str]]:
+    def named(role: str, default: str, between: str) -> tuple[Codes, list[str]]:
+        names: tuple[str, ...] = getattr(columns, role)
         if not names:
             return np.zeros(len(frame), np.int8), [default]
         codes, found = together([frame[name] for name in names], between)
         if codes.min() < 0:
             at = int(codes.argmin())
             what = "+".join(names)
-            raise DataError(f"{where}: row {row[at]}: no {what!r}; every row needs one")
+            raise DataError(
+                f"{where}: row {row[at]}: no {what!r}; every row needs one: fill it in, or name "
+                f"another column, or two, by --columns {role}=A+B"
+            )
         return codes, found
 
-    trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0], "/")
+    trajectory, trajectories = named("trajectory", Path(where).name.split(".")[0], "/")
     body, bodies = None, list(columns.pairs)
     if columns.long:
-        body, bodies = named(columns.id, "body", "_")
+        body, bodies = named("id", "body", "_")
     pairs, lost = _observed(
         [numbers(frame[column], where, row, finite=False) for column in pair]
         for pair in columns.pairs.values()
@@ -188,7 +192,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
         codes, entries = values.cat.codes.to_numpy(), list(values.cat.categories)
     else:
         codes, entries = _factorize(values)
-    texts = [str(c) for c in entries]
+    texts = [str(c).strip() or str(c) for c in entries]
     if all(re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", t) for t in texts):
         texts = [str(int(float(t))) for t in texts]
     names = sorted(set(texts), key=_natural)

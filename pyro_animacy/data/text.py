@@ -64,15 +64,16 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     below = 0
     if headerless:
         names = _names_above(lines[:notes], cells, delimiter)
-        if names is None and len(cells) == 4 and columns is None:
+        if names is None and columns is None:
             names = ["frame", "id", "x", "y"]
+            if len(cells) != 4 or not (_is_number(cells[0]) and float(cells[0]).is_integer()):
+                raise DataError(
+                    f"{where}: row {notes + 1} has no column names, and is not frame id x y; write "
+                    f"names above it, or say which of the {len(cells)} columns is which, such as "
+                    "--columns frame=1,id=2,x=3,y=4"
+                )
         elif names is None:
             names = [str(i) for i in range(1, len(cells) + 1)]
-            if columns is None:
-                raise DataError(
-                    f"{where}: row {notes + 1} has no column names; say which of the {len(cells)} "
-                    "columns is which, such as --columns frame=1,id=2,x=3,y=4"
-                )
         options |= {"header": None, "names": names, "skiprows": notes}
     else:
         rest = (_cells(line, delimiter) for line in lines[notes + 1 :])
@@ -119,8 +120,8 @@ def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | 
 
 def first_lines(path: Path) -> tuple[str, list[str]]:
     """The encoding and the first lines of a text file; DataError where there is none."""
-    opener: Any = gzip.open if _gzipped(path) else open
     try:
+        opener: Any = gzip.open if _gzipped(path) else open
         with opener(path, "rb") as file:
             wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         encoding = "utf-16" if wide else "utf-8-sig"
@@ -137,7 +138,9 @@ def first_lines(path: Path) -> tuple[str, list[str]]:
 
 
 def _gzipped(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+    """Whether the file is compressed, whatever it is called."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _is_number(cell: str) -> bool:
