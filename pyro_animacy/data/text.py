@@ -26,8 +26,8 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
 
     The delimiter is taken from the row of the column names. That is the first row, or the first
     after rows that begin with #; rows of units or descriptions below it are left aside. Where a row
-    of numbers comes first, the columns are named 1, 2, ...; four of them are frame, id, x, y, as
-    the ETH and UCY pedestrian recordings are kept.
+    of numbers comes first, the columns are frame, id, x, y, as the ETH and UCY pedestrian
+    recordings are kept, or `columns` gives them by their numbers, from 1.
 
     Args:
         path: the file.
@@ -64,16 +64,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     below = 0
     if headerless:
         names = _names_above(lines[:notes], cells, delimiter)
-        if names is None and columns is None:
-            names = ["frame", "id", "x", "y"]
-            if len(cells) != 4 or not (_is_number(cells[0]) and float(cells[0]).is_integer()):
-                raise DataError(
-                    f"{where}: row {notes + 1} has no column names, and is not frame id x y; write "
-                    f"names above it, or say which of the {len(cells)} columns is which, such as "
-                    "--columns frame=1,id=2,x=3,y=4"
-                )
-        elif names is None:
-            names = [str(i) for i in range(1, len(cells) + 1)]
+        names = names or _names_by_number(cells, columns, f"{where}: row {notes + 1}")
         options |= {"header": None, "names": names, "skiprows": notes}
     else:
         rest = (_cells(line, delimiter) for line in lines[notes + 1 :])
@@ -100,6 +91,18 @@ def _names_above(notes: list[str], cells: list[str], delimiter: str) -> list[str
     """The column names behind a #, as numpy.savetxt writes them."""
     names = _cells(notes[-1].lstrip("#"), delimiter) if notes else []
     return names if len(names) == len(cells) else None
+
+
+def _names_by_number(cells: list[str], columns: Mapping[str, str] | None, where: str) -> list[str]:
+    """The column names of a file without any, whose first row has these cells."""
+    if columns is not None:
+        return [str(i) for i in range(1, len(cells) + 1)]
+    if len(cells) != 4 or not (_is_number(cells[0]) and float(cells[0]).is_integer()):
+        raise DataError(
+            f"{where} has no column names, and is not frame id x y; write names above it, or say "
+            f"which of the {len(cells)} columns is which, such as --columns frame=1,id=2,x=3,y=4"
+        )
+    return ["frame", "id", "x", "y"]
 
 
 def _is_description(cells: list[str]) -> bool:
