@@ -1015,7 +1015,10 @@ def test_unusable_files_are_named(tmp_path, write):
     with pytest.raises(DataError, match="not a kind that can be read"):
         read_trajectories(write(GOOD, "t.xlsx"))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no files of trajectories"):
+    with pytest.raises(DataError, match=r"no files of trajectories .*\.zarr$"):
+        read_trajectories(tmp_path / "none")
+    (tmp_path / "none" / "more").mkdir()
+    with pytest.raises(DataError, match=r"folders in it are not looked into: name one of them$"):
         read_trajectories(tmp_path / "none")
     with pytest.raises(DataError, match="expected a path"):
         read_trajectories(3)

@@ -172,8 +172,10 @@ def _folder(folder: Path) -> list[Any]:
     """The files of a folder, which must be of one kind."""
     files = files_of(folder)
     if not files:
+        inside = "; folders in it are not looked into: name one of them"
         raise DataError(
             f"{folder.name}: no files of trajectories in this folder; expected {', '.join(KINDS)}"
+            + inside * any(p.is_dir() for p in folder.iterdir())
         )
     kinds = {str(_kind(p)): p.name for p in files}
     if len(kinds) > 1:
