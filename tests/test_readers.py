@@ -922,11 +922,20 @@ def test_metrica_files_of_two_teams(match, tmp_path):
         found = ds["position"].sel(body=bodies)[0].values
         assert np.isnan(found[30]).all()  # half-time
         np.testing.assert_allclose(np.delete(found, 30, 0), match * (105, 68))
+    every = [line for path in teams for line in path.read_text().splitlines(keepends=True)]
+    for path, lines in zip(teams, (every[:63], every[63:]), strict=True):
+        (tmp_path / "thin").mkdir(exist_ok=True)
+        (tmp_path / "thin" / path.name).write_text("".join(lines[:3] + lines[3::5]))
+    thin = read_trajectories(tmp_path / "thin", split_gaps=False)
+    assert thin.attrs["fps"] == 5
+    found = np.delete(thin["position"].sel(body=bodies)[0].values, 6, 0)
+    np.testing.assert_allclose(found, match[::5] * (105, 68))
     pairs = read_trajectories(tmp_path, bodies="home x ball")
     assert set(zip(pairs["start"].values, pairs["length"].values, strict=True)) == {
         *((0, 10), (14, 16), (31, 30), (31, 10), (41, 20))
     }
     teams[1].unlink()
+    teams[0].write_text(teams[0].read_text().replace("Home,,Home,,Home", "Home,,,,", 1))
     alone = read_trajectories(teams[0], bodies="home_1,ball")
     assert alone["length"].values.tolist() == [10, 16, 10]
 

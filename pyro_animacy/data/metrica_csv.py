@@ -53,8 +53,8 @@ def read_teams(path: Path) -> Table:
 
     Players are named by their team and shirt, `home_11`. Coordinates 0..1 become metres of a pitch
     of 105 x 68; (0, 0) stays the top left corner. No run of frames goes from one period to the
-    next: its frames are numbered one further. The resolution is the last decimal of the file along
-    the longer side.
+    next, which is numbered one frame further on. The resolution is the last decimal of the file
+    along the longer side.
 
     Args:
         path: the file, such as `Sample_Game_1_RawTrackingData_Home_Team.csv`.
@@ -88,9 +88,10 @@ def _read_team(path: Path) -> Table:
             "not begin with Period,Frame,Time [s]; write the column names in row 1"
         )
     last = max(i for i, name in enumerate(rows[2]) if name)
-    columns, pairs = ["period", "frame", "time"], {}
+    columns, pairs, team = ["period", "frame", "time"], {}, ""
     for i in range(len(columns), last + 1, 2):
-        team, shirt, name = (row[i] if i < len(row) else "" for row in rows[:NAMES])
+        said, shirt, name = (row[i] if i < len(row) else "" for row in rows[:NAMES])
+        team = said or team  # which may be said only once
         body = f"{team}_{shirt}".lower() if shirt else name.lower()
         if not re.fullmatch(r"(home|away)_\d+|ball", body):
             raise DataError(
@@ -104,19 +105,21 @@ def _read_team(path: Path) -> Table:
     table = make_table(frame, Columns((), (), "frame", "time", (), pairs), where, NAMES + 1)
     assert table.frame is not None
     assert table.time is not None
+    if len(table.frame) < 2:
+        raise DataError(f"{where}: there is only one frame; motion needs two")
+    frames, seconds = (np.median(np.diff(x)) for x in (table.frame, table.time))  # of a step
+    if not (frames >= 1 and seconds > 0):
+        raise DataError(f"{where}: frames and times do not go on from row to row; sort the rows")
     period = frame["period"].iloc[np.asarray(table.row) - NAMES - 1]
-    number = table.frame + whole_numbers(period, where, table.row)
+    number = table.frame + int(frames) * whole_numbers(period, where, table.row)
     if len(np.unique(number)) < len(number):
         raise DataError(f"{where}: a frame is there twice in its period; keep one row of each")
-    step = np.diff(table.time)[np.diff(table.frame) == 1]
-    if not len(step) or not np.median(step) > 0:
-        raise DataError(f"{where}: times do not go on from frame to frame; expected seconds")
-    decimals = max(len(cell.partition(".")[2]) for cell in rows[NAMES][3:])
+    decimals = max(len(cell.partition(".")[2]) for row in rows[NAMES:] for cell in row[3:])
     return replace(
         table,
         frame=number,
         time=None,
-        fps=tidy(1 / float(np.median(step)), where),
+        fps=tidy(1 / float(seconds), where),
         pairs=[(x * PITCH[0], y * PITCH[1]) for x, y in table.pairs],
         units="m",
         resolution=max(PITCH) * 10.0**-decimals,
