@@ -614,6 +614,7 @@ SPELLINGS = [
     ("timestamp,Frame Number,X#wcentroid (cm),Y#wcentroid (cm)", 1),
     ("t (s),slice,loc.x,loc.y", 1),
     ("time_s,frame_idx,x_cm,y_cm", 1),
+    ("time,frame,cx,cy", 1),
 ]
 
 
@@ -633,6 +634,9 @@ def test_names_with_units_words_and_signs(names, second, write):
         ("LT X,LT Y,ST X,ST Y", ["LT", "ST"]),
         ("LTx,LTy,STx,STy", ["LT", "ST"]),
         ("xf,yf,xm,ym", ["f", "m"]),
+        ("cx,cy,px,py", ["c", "p"]),
+        ("x (a),y (a),x [b],y [b]", ["a", "b"]),
+        ("ant-1:x,ant-1:y,x/ant-2,y/ant-2", ["ant-1", "ant-2"]),
         ("pos_x_1,pos_y_1,pos_x_2,pos_y_2", ["1", "2"]),
         ("x0 (mm),y0 (mm),x1 (mm),y1 (mm)", ["0", "1"]),
         ("ball_x_m,ball_y_m,p.x_m,p.y_m", ["ball", "p"]),

@@ -46,11 +46,13 @@ ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of t
 ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
 TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
 WORD = r"(?:pos(?:ition)?|coo?r(?:d(?:inate)?)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
-AXIS = rf"(?:{WORD}[_. ]?{{axis}}|{{axis}}[_. #]?{WORD})"  # pos_x, xCenter, X#wcentroid
-# {name}_x, {name}.x and {name} x, x_{name} and x.{name}, x0, pos_x_1: a wide table's bodies
+# pos_x, xCenter, X#wcentroid, cx
+AXIS = rf"(?:{WORD}[_. ]?{{axis}}|{{axis}}[_. #]?{WORD}|c{{axis}}|{{axis}}c)"
+# {name}_x, {name}.x, ...; x ({name}); x_{name}, ...; x0; pos_x_1: a wide table's bodies
 WIDE = (
-    r"(?P<body>.+)[_. ]{axis}",
-    r"{axis}[_. ](?P<body>.+)",
+    r"(?P<body>.+)[-_. :/]{axis}",
+    r"{axis} ?[(\[](?P<body>.+)[)\]]",
+    r"{axis}[-_. :/](?P<body>.+)",
     r"{axis}(?P<body>\d+)",
     rf"{AXIS}[_. ](?P<body>.+)",
     rf"{AXIS}(?P<body>\d+)",
