@@ -13,6 +13,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_animacy.command_data import files_named
 from pyro_animacy.data import tables
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.schema import check_trajectories, make_trajectories
@@ -926,6 +927,9 @@ def test_metrica_files_of_two_teams(match, tmp_path):
         found = ds["position"].sel(body=bodies)[0].values
         assert np.isnan(found[30]).all()  # half-time
         np.testing.assert_allclose(np.delete(found, 30, 0), match * (105, 68))
+    assert (
+        files_named(str(teams[0])) == files_named([*map(str, teams)]) == files_named(str(tmp_path))
+    )
     every = [line for path in teams for line in path.read_text().splitlines(keepends=True)]
     for path, lines in zip(teams, (every[:63], every[63:]), strict=True):
         (tmp_path / "thin").mkdir(exist_ok=True)

@@ -35,17 +35,19 @@ def of_matches(items: Iterable[Any]) -> Iterator[Any]:
     """These recordings; of two teams' files of a match only the first, which has the other."""
     seen = set()
     for item in items:
-        other = _other_team(item) if isinstance(item, Path) and is_team(item) else None
+        other = other_team(item) if isinstance(item, Path) else None
         if other is None or other.resolve() not in seen:
             yield item
             seen.add(item.resolve() if other else None)
 
 
-def _other_team(path: Path) -> Path | None:
-    """The file of the other team beside a team's, by its name."""
+def other_team(path: Path) -> Path | None:
+    """The file of the other team beside that of a team, by its name; None where there is none."""
     name = re.sub("|".join(OTHER), lambda match: OTHER[match[0]], path.name)
+    if name == path.name or not is_team(path):
+        return None
     other = path.with_name(name)
-    return other if name != path.name and is_team(other) else None
+    return other if is_team(other) else None
 
 
 def read_teams(path: Path) -> Table:
@@ -65,7 +67,7 @@ def read_teams(path: Path) -> Table:
     Raises:
         DataError: where a file has another layout, or a cell is no number.
     """
-    table, other = _read_team(path), _other_team(path)
+    table, other = _read_team(path), other_team(path)
     if other is not None:
         table = _beside(table, _read_team(other))
     order = sorted(range(len(table.bodies)), key=lambda i: team_order(table.bodies[i]))
