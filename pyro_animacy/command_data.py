@@ -9,6 +9,7 @@ import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.data.episodes import episode_files, read_episodes
+from pyro_animacy.data.metrica_csv import other_team
 from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError
@@ -30,7 +31,11 @@ DATA_OPTIONS = {
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),
     "downsample": (int, "keep every Nth frame"),
-    "columns": (str, "columns with unusual names, as role=name: 'id=player_id,x=pos_x'"),
+    "columns": (
+        str,
+        "columns with unusual names, as role=name: 'id=player_id,x=pos_x'; 'trajectory=game+play' "
+        "is two together, 'frame=1,id=2,x=3,y=5' of a file without names",
+    ),
     "units": (str, "units of the coordinates, where the file does not say"),
     "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
     "split_gaps": (
@@ -112,10 +117,15 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
 
 
 def files_named(source: str | list[str]) -> set[str]:
-    """What a source names, of a folder its files; however a file is named, it is the same."""
+    """What a source names, of a folder its files, of a team's file both teams'.
+
+    However a file is named, it is the same.
+    """
     paths = map(Path, [source] if isinstance(source, str) else source)
     folders = (files_of(p) if p.is_dir() and p.suffix != ".zarr" else [p] for p in paths)
-    return {absolute(file) for files in folders for file in files}
+    named = [file for files in folders for file in files]
+    beside = (other_team(file) for file in named)
+    return {absolute(file) for file in (*named, *beside) if file is not None}
 
 
 def fitted_to(run: Run) -> xr.Dataset | None:

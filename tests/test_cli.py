@@ -324,7 +324,7 @@ TABLES = {
     "infinite": (cell(31, "frame", "inf"), r"row 31, column 'frame': infinite"),
     "half a frame": (cell(12, "frame", 5.5), "row 12, column 'frame': 5.5"),
     "no id": (cell(14, "id", None), "row 14: no 'id'"),
-    "twice": (pd.concat([rows(), rows()[4:5]]), r"row 242: .*'hunter', frame 2"),
+    "twice": (pd.concat([rows(), rows()[4:5].assign(x=99)]), r"row 242: .*'hunter', frame 2"),
     "never seen": (nothing_seen("prey"), "body 'prey' is never observed"),
     "no positions": (rows().drop(columns="x"), "no columns x and y"),
     "no frames": (rows().drop(columns="frame"), "no frame or time column"),

@@ -13,6 +13,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_animacy.command_data import files_named
 from pyro_animacy.data import tables
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.schema import check_trajectories, make_trajectories
@@ -72,8 +73,10 @@ def test_rows_in_any_order_and_any_blocks(names, shuffled, block, monkeypatch):
     found = read.sel(trajectory=[str(n) for n in names], body=["p", "q"])["position"]
     np.testing.assert_array_equal(found, position)
     twice = pd.concat([table, table.iloc[[-1]]])
-    with pytest.raises(DataError, match="row 240: a second row for body"):
-        read_trajectories(twice, fps=10)
+    xr.testing.assert_equal(read_trajectories(twice, fps=10), read)  # it says the same twice
+    other = pd.concat([twice, table.iloc[[7]].assign(x=0.5), table.iloc[[8]].assign(x=0.5)])
+    with pytest.raises(DataError, match="row 241: a second row for body"):
+        read_trajectories(other, fps=10)
 
 
 @pytest.mark.parametrize("block", [5, 64, 2**17])
@@ -392,6 +395,77 @@ def test_movement_layout(plural):
     np.testing.assert_array_equal(one["position"], without["position"])
 
 
+def test_arrays_by_other_names(tmp_path, capfd):
+    """Dimensions as people call them; x and y apart; a DataArray."""
+    values = walk(40, 2)
+    ours = xr.DataArray(
+        values,
+        dims=("time", "body", "space"),
+        coords={"time": np.arange(40) / 25, "body": ["ann", "bob"], "space": ["x", "y"]},
+    )
+    apart = ours.to_dataset("space")
+    apart.to_netcdf(tmp_path / "t.nc", engine="h5netcdf")
+    turned = ours.rename(body="animal", space="axis").transpose().to_dataset(name="position")
+    for source in (ours, ours.to_dataset(name="position"), apart, tmp_path / "t.nc", turned):
+        ds = read_trajectories(source)
+        assert ds.attrs["fps"] == 25
+        assert list(ds["body"].values) == ["ann", "bob"]
+        np.testing.assert_array_equal(ds["position"][0], values)
+    trials = ours.drop_vars("time").expand_dims(trial=["u", "v"]).to_dataset(name="position")
+    ds = read_trajectories(trials, fps=25)
+    assert list(ds["trajectory"].values) == ["u", "v"]
+    with pytest.raises(DataError, match="no variable `position`, nor x and y; there are place"):
+        read_trajectories(ours.to_dataset(name="place"))
+    assert capfd.readouterr().err == ""
+    read_trajectories(values.transpose(1, 0, 2), fps=25)
+    assert capfd.readouterr().err == "array: read as 2 frames of 40 bodies\n"
+
+
+def test_npz_of_columns(tmp_path):
+    """As TRex writes one for each animal."""
+    values = walk(40, 1)[:, 0]
+    values[7] = np.inf
+    columns = {"X": values[:, 0], "Y": values[:, 1], "frame": np.arange(40.0)}
+    time = {"time": np.arange(40) / 20}
+    np.savez(tmp_path / "t.npz", **columns, **time, frame_rate=20, video_size=np.array([9, 9]))
+    ds = read_trajectories(tmp_path / "t.npz", split_gaps=False)
+    assert ds.attrs["fps"] == 20
+    values[7] = np.nan
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+    np.savez(tmp_path / "t.npz", places=values, fps=20)
+    with pytest.raises(DataError, match="no array `position`; there are places, fps"):
+        read_trajectories(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("kind", ["named", "moments", "rows", "both", "levels"])
+def test_an_index_that_says_something(kind, tmp_path):
+    """In pandas and in parquet; in CSV the numbers of rows are a column without a name."""
+    values = walk(40, 2)
+    table = pd.DataFrame(values.reshape(40, 4), columns=["a_x", "a_y", "b_x", "b_y"])
+    if kind == "named":
+        table = table.rename_axis("frame")
+    if kind == "moments":
+        table.index = pd.date_range("2024-05-31", periods=40, freq="100ms")
+    if kind == "levels":
+        table.columns = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]])
+    if kind == "both":
+        table = long_table(values[None], ["a", "b"]).set_index(["frame", "body"])
+    kept = ~np.isin(np.arange(40), [20, 21])
+    table = table[kept.repeat(len(table) // 40)]
+    table.to_csv(tmp_path / "t.csv")
+    sources = [table]
+    if kind in ("named", "both"):
+        table.to_parquet(tmp_path / "t.parquet")
+        sources.append(tmp_path / "t.parquet")
+    if kind in ("named", "both", "rows"):
+        sources.append(tmp_path / "t.csv")
+    for source in sources:
+        ds = read_trajectories(source, fps=10)
+        assert ds["start"].values.tolist() == [0, 22]
+        np.testing.assert_array_equal(ds["position"][0, :18], values[:18])
+        np.testing.assert_array_equal(ds["position"][1, :18], values[22:])
+
+
 def movement(values, time, **attrs):
     dims = ("time", "space", "individuals")
     coords = {"time": time, "space": ["x", "y"], "individuals": ["ann", "bob"]}
@@ -531,6 +605,117 @@ def test_deeplabcut(animals, tmp_path):
     np.testing.assert_array_equal(ds["position"][0], values)
     wanted = [f"{a}_{p}" for a in animals for p in parts] if animals else parts
     assert list(ds["body"].values) == wanted
+
+
+SPELLINGS = [
+    # the names of time, frame, x and y; the time in seconds
+    ("Time [s],Frame #,X (cm),Y (cm)", 1),
+    ("t_ms,frameId,xCenter,yCenter", 1000),
+    ("Elapsed Time (ms),FRAME_NR,Local_X,Local_Y", 1000),
+    ("timestamp,Frame Number,X#wcentroid (cm),Y#wcentroid (cm)", 1),
+    ("t (s),slice,loc.x,loc.y", 1),
+    ("time_s,frame_idx,x_cm,y_cm", 1),
+    ("time,frame,cx,cy", 1),
+]
+
+
+@pytest.mark.parametrize(("names", "second"), SPELLINGS)
+def test_names_with_units_words_and_signs(names, second, write):
+    values = walk(40, 1)[:, 0]
+    rows = [f"{t * second / 25},{t},{x},{y},3,4" for t, (x, y) in enumerate(values)]
+    ds = read_trajectories(write("\n".join([names + ",vx,vy", *rows])))
+    assert ds.attrs["fps"] == 25
+    assert ds.attrs["units"] == ("cm" if "cm" in names else "unknown")
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+
+
+@pytest.mark.parametrize(
+    ("names", "bodies"),
+    [
+        ("LT X,LT Y,ST X,ST Y", ["LT", "ST"]),
+        ("LTx,LTy,STx,STy", ["LT", "ST"]),
+        ("xf,yf,xm,ym", ["f", "m"]),
+        ("cx,cy,px,py", ["c", "p"]),
+        ("x (a),y (a),x [b],y [b]", ["a", "b"]),
+        ("ant-1:x,ant-1:y,x/ant-2,y/ant-2", ["ant-1", "ant-2"]),
+        ("pos_x_1,pos_y_1,pos_x_2,pos_y_2", ["1", "2"]),
+        ("x0 (mm),y0 (mm),x1 (mm),y1 (mm)", ["0", "1"]),
+        ("ball_x_m,ball_y_m,p.x_m,p.y_m", ["ball", "p"]),
+        ("center_x,center_y,nose_x,nose_y", ["center", "nose"]),  # not a long table of one body
+        ("x_f,y_f,x_m,y_m", ["f", "m"]),  # nor here, of one in metres
+    ],
+)
+def test_wide_names_of_more_spellings(names, bodies, write):
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=names.split(","))
+    ds = read_trajectories(write(table.to_csv(index_label="frame")), fps=10)
+    assert list(ds["body"].values) == bodies
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_x_in_two_units_is_one_body():
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=["x_m", "y_m", "x_px", "y_px"])
+    ds = read_trajectories(table.assign(frame=range(30)), fps=10)
+    assert ds.attrs["units"] == "m"
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values[:, 0])
+
+
+def test_two_columns_name_a_trajectory_or_a_body():
+    """As game and play, team and shirt; a ball has no shirt."""
+    values = walk(4, 9, 3)
+    rows = [
+        {"frame": t, "x": x, "y": y, "game": g, "play": p, "team": team, "shirt": shirt}
+        for (g, p), scene in zip([(1, 7), (1, 8), (2, 7), (2, 8.0)], values, strict=True)
+        for t, frame in enumerate(scene)
+        for (team, shirt), (x, y) in zip([("a", 10), ("b", 10), ("ball", None)], frame, strict=True)
+    ]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=0)
+    both = {"trajectory": "game+play", "id": "team+shirt"}
+    ds = read_trajectories(table, columns=both, fps=10)
+    assert list(ds["trajectory"].values) == ["1/7", "1/8", "2/7", "2/8"]
+    found = ds["position"].sel(body=["a_10", "b_10", "ball"])
+    np.testing.assert_array_equal(found, values)
+    with pytest.raises(DataError, match=r"trajectory=A\+B; other columns are .*game"):
+        read_trajectories(table, columns={"id": "team+shirt"}, fps=10)
+    with pytest.raises(DataError, match=r"name it by --columns id=.*other columns are .*team"):
+        read_trajectories(table, columns={"trajectory": "game+play"}, fps=10)
+    with pytest.raises(DataError, match="no column 'half'"):
+        read_trajectories(table, columns={"trajectory": "game+half"}, fps=10)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("separator", ["|", ";"])
+def test_notes_above_the_names_and_units_below(encoding, separator, tmp_path):
+    """As spreadsheets and TrackMate write them; a dash is a cell without a value."""
+    values = walk(30, 2)
+    table = long_table(values[None], ["Zoë", "b"]).astype({"x": object})
+    table.loc[10, "x"] = "-"
+    head, rows = table.to_csv(index=False, sep=separator).split("\n", 1)
+    units = separator.join(["(frames)", "", "(cm)", "(cm)"])
+    text = f"# recorded in May\n# by us\n{head}\n{units}\n{rows}"
+    (tmp_path / "t.txt").write_bytes(text.encode(encoding))
+    ds = read_trajectories(tmp_path / "t.txt", fps=10, split_gaps=False)
+    values[5, 0, 0] = np.nan
+    found = ds["position"].sel(body=sorted(ds["body"].values))[0]
+    np.testing.assert_array_equal(found, values)
+    (tmp_path / "t.txt").write_bytes(text.replace("0.1257", "oops").encode(encoding))
+    with pytest.raises(DataError, match="row 5, column 'x': 'oops'"):
+        read_trajectories(tmp_path / "t.txt", fps=10)
+
+
+def test_rows_of_numbers_without_names(write):
+    """ETH's obsmat has eight columns, MOT's gt.txt ten; they are given by their numbers."""
+    values = walk(30, 1)[:, 0]
+    text = "\n".join(f"{10 * t} 1 {x} 0 {y} 0 0 0" for t, (x, y) in enumerate(values))
+    with pytest.raises(DataError, match=r"which of the 8 columns is which, .* frame=1,id=2"):
+        read_trajectories(write(text), fps=2.5)
+    columns = {"frame": "1", "id": "2", "x": "3", "y": "5"}
+    for rows in (text, "# frame person\n" + text, text.replace(" 0 0 0", ' 0 0 "Walker"')):
+        ds = read_trajectories(write(rows), columns=columns, fps=2.5)
+        np.testing.assert_array_equal(ds["position"][0, :, 0], values)
+    with pytest.raises(DataError, match="no column '9'"):
+        read_trajectories(write(text), columns=columns | {"y": "9"}, fps=2.5)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2])
@@ -708,6 +893,87 @@ def test_epts_line_up_that_changes(write):
         read_trajectories(path)
 
 
+@pytest.fixture
+def match(tmp_path):
+    """Both teams' files as Metrica publish them, cells 0..1; a ball and players who are missing."""
+    rng = np.random.default_rng(0)
+    x = (0.5 + rng.normal(size=(60, 6, 2)).cumsum(0) * 0.01).round(5)
+    x[40:, 1], x[:40, 2], x[10:14, 5] = np.nan, np.nan, np.nan
+    shirts = {"Home": [11, 1, 12], "Away": [25, 15]}
+    first = 0
+    for team, own in shirts.items():
+        names = ["Period", "Frame", "Time [s]", *(f"Player{s}" for s in own), "Ball"]
+        head = [["", "", "", *(team for _ in own), ""], ["", "", "", *map(str, own), ""], names]
+        lines = [",".join(row[:3] + [c for n in row[3:] for c in (n, "")]) for row in head]
+        for t, frame in enumerate(x[:, [*range(first, first + len(own)), 5]]):
+            cells = ["NaN" if np.isnan(c) else str(c) for c in frame.ravel()]
+            lines.append(",".join([str(1 + (t >= 30)), str(100 + t), f"{4 + t / 25:.2f}", *cells]))
+        path = tmp_path / f"Sample_Game_1_RawTrackingData_{team}_Team.csv"
+        path.write_text("\n".join(lines) + "\n")
+        first += len(own)
+    (tmp_path / "Sample_Game_1_RawEventsData.csv").write_text("Team,Type\nHome,PASS\n")
+    return x
+
+
+def test_metrica_files_of_two_teams(match, tmp_path):
+    teams = sorted(tmp_path.glob("*_Team.csv"), reverse=True)
+    bodies = ["home_11", "home_1", "home_12", "away_25", "away_15", "ball"]
+    for source in (teams, teams[0], teams[1], tmp_path):
+        ds = read_trajectories(source, split_gaps=False)
+        assert (ds.attrs["fps"], ds.attrs["units"], ds.sizes["trajectory"]) == (25, "m", 1)
+        in_order = ["home_1", "home_11", "home_12", "away_15", "away_25", "ball"]
+        assert list(ds["body"].values) == in_order
+        assert ds["animate"].values.tolist() == [True] * 5 + [False]
+        found = ds["position"].sel(body=bodies)[0].values
+        assert np.isnan(found[30]).all()  # half-time
+        np.testing.assert_allclose(np.delete(found, 30, 0), match * (105, 68))
+    assert (
+        files_named(str(teams[0])) == files_named([*map(str, teams)]) == files_named(str(tmp_path))
+    )
+    every = [line for path in teams for line in path.read_text().splitlines(keepends=True)]
+    for path, lines in zip(teams, (every[:63], every[63:]), strict=True):
+        (tmp_path / "thin").mkdir(exist_ok=True)
+        (tmp_path / "thin" / path.name).write_text("".join(lines[:3] + lines[3::5]))
+    thin = read_trajectories(tmp_path / "thin", split_gaps=False)
+    assert thin.attrs["fps"] == 5
+    found = np.delete(thin["position"].sel(body=bodies)[0].values, 6, 0)
+    np.testing.assert_allclose(found, match[::5] * (105, 68))
+    pairs = read_trajectories(tmp_path, bodies="home x ball")
+    assert set(zip(pairs["start"].values, pairs["length"].values, strict=True)) == {
+        *((0, 10), (14, 16), (31, 30), (31, 10), (41, 20))
+    }
+    teams[1].unlink()
+    teams[0].write_text(teams[0].read_text().replace("Home,,Home,,Home", "Home,,,,", 1))
+    alone = read_trajectories(teams[0], bodies="home_1,ball")
+    assert alone["length"].values.tolist() == [10, 16, 10]
+
+
+def test_metrica_files_that_cannot_be_used(match, tmp_path):
+    home, away = sorted(tmp_path.glob("*_Team.csv"), reverse=True)
+    whole = home.read_text()
+    for old, new, message in (
+        ("Frame", "Bild", r"Home_Team.csv: row 1 begins with empty cells.* row 3 does not begin"),
+        ("Home", "FC", r"Home_Team.csv: column 4 is named 'FC', '11', 'Player11'; expected Home"),
+        ("2,150,", "2,149,", r"Home_Team.csv: a frame is there twice"),
+        ("2,150,", "2,oops,", r"Home_Team.csv: row 54, column 'frame': 'oops' is not a number"),
+    ):
+        home.write_text(whole.replace(old, new))
+        for source in (home, away):
+            with pytest.raises(DataError, match=message):
+                read_trajectories(source)
+
+
+def test_epts_metadata_of_the_same_name(tmp_path):
+    folder = real("metrica")
+    for name in ("tracking.txt", "metadata.xml"):
+        (tmp_path / f"Sample_Game_3_{name}").write_bytes((folder / name).read_bytes())
+    ds = read_trajectories(tmp_path / "Sample_Game_3_tracking.txt", split_gaps=False)
+    xr.testing.assert_equal(
+        ds.drop_vars(["trajectory", "recording"]),
+        read_trajectories(folder, split_gaps=False).drop_vars(["trajectory", "recording"]),
+    )
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 HEAD = "frame,id,x,y\n"
@@ -720,13 +986,15 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ("", "empty"),
         ("\n" + GOOD, "row 1 is blank"),
         (HEAD, "no rows"),
+        ("0.1 1 2 3\n0.2 1 2 4\n", "row 1 has no column names, and is not frame id x y"),
+        ("frame,xmin,ymin,xmax,ymax\n0,1,1,2,2\n1,1,2,2,3\n", "no columns x and y"),
         (HEAD + "0,a,1,2\n", "only one frame"),
         (HEAD + "0,a,1,2\n1,a,1,2\n", "no body moves"),
         (GOOD.replace("2,2\n", "2,oops\n"), "row 4, column 'y': 'oops' is not a number"),
         (GOOD.replace("2,2\n", "2,oops\n").replace(HEAD, HEAD + "\n"), "row 5, column 'y'"),
         (GOOD.replace("1,b", "1.5,b"), "row 5, column 'frame': 1.5 is not a frame number"),
         (GOOD.replace("1,b", ",b"), "row 5, column 'frame'"),
-        (GOOD.replace("1,b", "1,"), "row 5: no 'id'"),
+        (GOOD.replace("1,b", "1,"), "row 5: no 'id'.*--columns id=A\\+B"),
         (GOOD + "0,b,7,7\n", "row 6: a second row for body 'b', frame 0"),
         (GOOD.replace("1,b", "inf,b"), "row 5, column 'frame': infinite"),
         (GOOD + "0,c,,\n1,c,,\n", "'c' is never observed"),
@@ -764,7 +1032,10 @@ def test_unusable_files_are_named(tmp_path, write):
     with pytest.raises(DataError, match="not a kind that can be read"):
         read_trajectories(write(GOOD, "t.xlsx"))
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no files of trajectories"):
+    with pytest.raises(DataError, match=r"no files of trajectories .*\.zarr$"):
+        read_trajectories(tmp_path / "none")
+    (tmp_path / "none" / "more").mkdir()
+    with pytest.raises(DataError, match=r"folders in it are not looked into: name one of them$"):
         read_trajectories(tmp_path / "none")
     with pytest.raises(DataError, match="expected a path"):
         read_trajectories(3)
@@ -961,6 +1232,14 @@ def test_rows_without_a_value_are_told_from_no_rows(tmp_path):
     (tmp_path / "none.csv").write_text("frame,id,x,y\n")
     with pytest.raises(DataError, match="there are no rows below the column names"):
         read_trajectories(tmp_path / "none.csv", fps=10)
+
+
+def test_a_file_is_compressed_or_not_whatever_it_is_called(write):
+    path = write(GOOD, "t.csv.gz")
+    plain = read_trajectories(path, fps=10)
+    path = write("", "t.csv")
+    path.write_bytes(gzip.compress(GOOD.replace("a", "a ").encode()))  # blanks are no part of names
+    xr.testing.assert_equal(read_trajectories(path, fps=10), plain)
 
 
 def test_columns_in_the_form_of_the_command_line_are_refused_in_words():

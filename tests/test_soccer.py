@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pyro_animacy.data.soccer import SoccerConfig, _decide, _Match, simulate_soccer
+from pyro_animacy.data.soccer import SoccerConfig, _decide, simulate_soccer
+from pyro_animacy.data.soccer_court import Match
 from pyro_animacy.errors import ConfigError, MissingExtra
 
 pytest.importorskip("pymunk", reason="the soccer extra is not installed")
@@ -70,7 +71,7 @@ def test_the_frame_rate_only_says_how_often_one_looks():
 def test_a_free_ball_obeys_the_damping_law():
     """v(t) = v0 d^t and x(t) - x0 = v0 (1 - d^t) / -ln d."""
     v0 = 300.0
-    match = _Match(CONFIG, [*CORNERS, 500 + 350j], complex(v0))
+    match = Match(CONFIG, [*CORNERS, 500 + 350j], complex(v0))
     for step in range(1, 241):
         match.advance([0j, 0j])
         t = step / CONFIG.physics_rate
@@ -99,7 +100,7 @@ def test_only_contact_and_damping_change_the_balls_momentum(games):
 def test_a_collision_is_newtons():
     """Head on, no damping: momentum is kept, and velocities follow from the restitution 0.3."""
     config = replace(CONFIG, damping=1.0)
-    match = _Match(config, [700 + 350j, 200 + 500j, 500 + 350j], 200 + 0j)
+    match = Match(config, [700 + 350j, 200 + 500j, 500 + 350j], 200 + 0j)
     for _ in range(150):
         match.advance([0j, 0j])
     player, _, ball = (v.real for v in match.velocities())
@@ -109,14 +110,14 @@ def test_a_collision_is_newtons():
 
 
 def test_a_kick_gives_its_impulse():
-    match = _Match(CONFIG, [*CORNERS, 700 + 350j], 10 + 20j)
+    match = Match(CONFIG, [*CORNERS, 700 + 350j], 10 + 20j)
     match.kick(1j)
     assert match.velocities()[-1] == pytest.approx(10 + 20j + 900j / CONFIG.ball_mass)
 
 
 def test_force_accelerates_a_player_up_to_its_top_speed():
     config = replace(CONFIG, damping=1.0)
-    match = _Match(config, [200 + 200j, 200 + 500j, 700 + 350j], 0j)
+    match = Match(config, [200 + 200j, 200 + 500j, 700 + 350j], 0j)
     for step in range(1, 121):
         match.advance([complex(config.force), 0j])
         expected = min(config.force / config.player_mass * step / 120, config.top_speed)

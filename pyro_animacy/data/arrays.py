@@ -1,20 +1,32 @@
 """Recordings that are arrays already: npz and npy files, xarray, kloppy, the bundled sample."""
 
+import sys
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
+from pyro_animacy.data.columns import find_columns
+from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.frames import EVEN, agreed_fps, tidy
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
+from pyro_animacy.data.tables import make_table
 from pyro_animacy.errors import DataError, MissingExtra
 
 OPTIONAL = ("trajectory", "recording", "start", "length", "label", "resolution", "body", "animate")
-MOVEMENT = {"individuals": "individual", "keypoints": "keypoint"}  # both spellings are in use
+ALSO = {  # what people call the dimensions
+    **dict.fromkeys(("trial", "clip"), "trajectory"),
+    "frame": "time",
+    **dict.fromkeys(("individual", "individuals", "animal", "agent", "player", "track"), "body"),
+    "keypoints": "keypoint",
+    **dict.fromkeys(("axis", "coord", "xy"), "space"),
+}
 
 
 def metrica_sample() -> xr.Dataset:
@@ -61,12 +73,24 @@ def read_npz(path: Path, fps: float | None) -> xr.Dataset:
             else:
                 parts = {name: loaded[name] for name in loaded.files}
     except Exception as error:  # damaged archives raise errors of many kinds
-        raise DataError(f"{where}: cannot be read as a numpy file: {_line(error)}") from None
+        mend = "; save the array of positions alone" if "pickle" in str(error) else ""
+        raise DataError(f"{where}: cannot be read as a numpy file: {_line(error)}{mend}") from None
     if "position" not in parts and len(parts) == 1:
         parts = {"position": next(iter(parts.values()))}
     if "position" not in parts:
-        raise DataError(f"{where}: no array `position`; there are {', '.join(parts) or 'none'}")
+        return _of_columns(parts, fps, where)
     return _from_parts(parts, fps, where)
+
+
+def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
+    """An npz of columns of a table, as TRex writes one for each animal."""
+    sizes = Counter(len(values) for values in parts.values() if values.ndim == 1)
+    size, several = max(sizes.items(), key=lambda item: item[1], default=(0, 0))
+    if several < 2:
+        raise DataError(f"{where}: no array `position`; there are {', '.join(parts) or 'none'}")
+    columns = {name: v for name, v in parts.items() if v.shape == (size,)}
+    found = find_columns(list(columns), None, where)
+    return table_dataset(make_table(pd.DataFrame(columns), found, where, 0), None, fps)
 
 
 def _from_parts(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
@@ -112,6 +136,9 @@ def from_array(position: npt.ArrayLike, *, source: str = "array", **parts: Any) 
     Raises:
         DataError: where the array does not fit.
     """
+    if len(np.shape(position)) == 3 and np.shape(position)[0] < np.shape(position)[1]:
+        frames, bodies = np.shape(position)[:2]
+        print(f"{source}: read as {frames} frames of {bodies} bodies", file=sys.stderr)
     if len(np.shape(position)) < 4 and "trajectory" not in parts:
         parts["trajectory"] = [source.split(".")[0]]
     return make_trajectories(position, source=source, **parts)
@@ -149,7 +176,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
     """A Dataset in this package's or `movement`'s layout as checked trajectories.
 
     `movement` has dims time, space, individual(s), keypoint(s); every keypoint becomes a body,
-    named `individual_keypoint` where there are several of both.
+    named `individual_keypoint` where there are several of both. Variables x and y are a position.
 
     Args:
         ds: the Dataset.
@@ -163,9 +190,13 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
         DataError: where the layout is another.
     """
     where = file or str(ds.attrs.get("source") or "Dataset")
+    if "position" not in ds and {"x", "y"} <= {*ds.data_vars}:
+        ds = ds.assign(position=xr.concat([ds["x"], ds["y"]], pd.Index(["x", "y"], name="space")))
     if "position" not in ds:
         there = ", ".join(map(str, ds.data_vars)) or "none"
-        raise DataError(f"{where}: no variable `position`; there are {there}")
+        raise DataError(f"{where}: no variable `position`, nor x and y; there are {there}")
+    other = {d: ALSO[d] for d in map(str, ds["position"].dims) if d in ALSO}
+    ds = ds.drop_vars([name for name in other.values() if name in ds.variables]).rename(other)
     if set(ds["position"].dims) != set(DIMS):
         return _from_movement(ds, fps, where)
     ds = _x_before_y(ds.transpose(*DIMS, ...))
@@ -186,15 +217,13 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
 
 def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
     """`movement`'s layout."""
-    position = ds["position"].rename(
-        {k: v for k, v in MOVEMENT.items() if k in ds["position"].dims}
-    )
+    position = ds["position"]
     dims = set(position.dims)
-    who = [d for d in ("individual", "keypoint") if d in dims]
+    who = [d for d in ("body", "keypoint") if d in dims]
     if not who or dims != {"time", "space", *who} or position.sizes["space"] != 2:
         raise DataError(
             f"{where}: `position` has dims {tuple(map(str, ds['position'].dims))}; expected "
-            f"{DIMS}, or time, space (x, y), individuals, keypoints"
+            f"{DIMS}, or time, space (x, y), individuals, keypoints; give them these names"
         )
     labels = [[str(n) for n in position[d].values] for d in who]
     several = [names for names in labels if len(names) > 1] or labels[:1]
@@ -203,7 +232,9 @@ def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
     frame, found = _frames(ds, _rate(ds.attrs.get("fps"), where), where)
     placed = np.full((frame[-1] + 1, len(body), 2), np.nan)
     placed[frame] = values.reshape(len(values), -1, 2)
-    return from_array(placed, fps=agreed_fps(fps, found, where), body=body, source=where)
+    units = str(ds.attrs.get("units", "unknown"))
+    rate = agreed_fps(fps, found, where)
+    return from_array(placed, fps=rate, body=body, units=units, source=where)
 
 
 def _x_before_y(ds: Any) -> Any:
@@ -248,7 +279,7 @@ def _frames(
     if unit == "frames" or (unit is None and usual.is_integer()):
         rate = None if fps is None else fps / usual
     else:
-        rate = None if unit is None and fps is None else tidy(1 / usual, where)
+        rate = tidy(1 / usual, where)
     return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate
 
 

@@ -1,6 +1,7 @@
 """Which cell of a dense array (trajectory, time, body, 2) each row of a table goes to."""
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_animacy.data.frames import Frames
+from pyro_animacy.data.schema import shortened
 from pyro_animacy.data.tables import Codes, Table
 from pyro_animacy.errors import DataError
 
@@ -53,7 +55,7 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
     with ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1)) as pool:
         list(pool.map(put, blocks))  # what one raises is raised
     if np.count_nonzero(seen) != rows:
-        _name_duplicate(table, frames, _cells(table, frames, time, each, slice(None)))
+        _check_repeated(table, frames, _cells(table, frames, time, each, slice(None)), position)
     if rows < len(seen):
         position[~seen] = np.nan
     return position.reshape(count, time, bodies, 2)
@@ -95,21 +97,47 @@ def _in_order(table: Table, frames: Frames, each: int, some: slice) -> bool:
     return bool((number[each:] - number[:-each] == frames.stride).all())
 
 
-def _name_duplicate(table: Table, frames: Frames, cell: Codes) -> None:
-    """Raise the DataError for the first row whose cell is taken."""
-    earlier = np.ones(len(cell), bool)
-    earlier[np.unique(cell, return_index=True)[1]] = False
-    i = int(earlier.argmax())
+def _check_repeated(
+    table: Table, frames: Frames, cell: Codes, position: npt.NDArray[np.float64]
+) -> None:
+    """Raise the DataError for the first row whose cell has another, unless all repeat one another.
+
+    Args:
+        table: the rows.
+        frames: where they are on the frame axis.
+        cell: (rows,) of each.
+        position: (cells, pairs, 2) what the last row put there.
+    """
+    same = np.ones(len(cell), bool)
+    for b, pair in enumerate(table.pairs):
+        for axis, values in enumerate(pair):
+            last = position[cell, b, axis]
+            same &= (values == last) | (np.isnan(values) & np.isnan(last))
+    if same.all():
+        count = len(cell) - len(np.unique(cell))
+        print(f"{table.where}: rows that repeat another are left out: {count:,}", file=sys.stderr)
+        return
+    _, first, owner = np.unique(cell, return_index=True, return_inverse=True)
+    contradicted = np.zeros(len(first), bool)
+    contradicted[owner[~same]] = True
+    later = np.ones(len(cell), bool)
+    later[first] = False
+    i = int((later & contradicted[owner]).argmax())
     what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
     others = []
-    if len(table.trajectories) == 1:
-        others.append("if a column numbers trials, name it by --columns trajectory=...")
     if table.body is None:
         others.append("if a row is one body, name its x and y by --columns x=...,y=...")
+    elif table.bodies == ["body"] and table.recordings is None:
+        others.append("if a column says which body a row is, name it by --columns id=...")
+    if len(table.trajectories) == 1:
+        others.append("if a column numbers trials, name it by --columns trajectory=...")
+    else:
+        others.append("if two columns together say which trajectory, by --columns trajectory=A+B")
+    there = f"; other columns are {shortened(table.unused)}" if table.unused else ""
     here = slice(i, i + 1)
     index = frames.index(table.trajectory[here], here)
     frame = index[0] if table.frame is None else table.frame[i]
     raise DataError(
         f"{table.where}: row {table.row[i]}: a second row for {what}frame {frame} of trajectory "
-        f"{table.trajectories[table.trajectory[i]]!r}; {', or '.join(['keep one', *others])}"
+        f"{table.trajectories[table.trajectory[i]]!r}; {', or '.join(['keep one', *others])}{there}"
     )

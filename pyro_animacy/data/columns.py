@@ -8,64 +8,94 @@ from dataclasses import dataclass
 from pyro_animacy.data.schema import shortened
 from pyro_animacy.errors import ConfigError, DataError
 
-# What people call these columns; compared without case. The first that is there is taken.
+
+def _numbered(*names: str) -> tuple[str, ...]:
+    """What a column may be called that says which of these: trial, trial_id, trial_no, ..."""
+    ends = ("", "id", "no", "nr", "num", "number", "index", "idx", "name", "n")
+    return tuple(name + end for name in names for end in ends)
+
+
+# What people call these columns, compared without case, spaces, signs and units (track_id,
+# "Track ID" and trackId are one). The first that is there is taken.
 ALIASES: dict[str, tuple[str, ...]] = {
     "trajectory": (
-        *("trajectory", "trajectory_id", "clip", "clip_id", "trial", "trial_id", "trial_no"),
-        *("trial_number", "trials.thisn", "trials_thisn", "sequence"),  # thisN is PsychoPy's
-        *("sequence_id", "seq", "episode", "scene", "scene_id", "video", "video_id", "session"),
-        *("session_id", "match", "match_id", "game", "game_id", "recording", "run"),
+        *_numbered("trajectory", "clip", "trial"),
+        "trialsthisn",  # PsychoPy's trials.thisN
+        *_numbered("sequence", "seq", "episode", "scene", "video", "movie", "stimulus", "play"),
+        *_numbered("session", "match", "game", "recording", "run", "file"),
     ),
     "id": (
-        *("body", "body_id", "id", "track", "track_id", "trackid", "player", "player_id"),
-        *("object", "object_id", "agent", "agent_id", "individual", "individual_id", "animal"),
-        *("animal_id", "pedestrian", "pedestrian_id", "ped_id", "person", "person_id", "vehicle"),
-        *("vehicle_id", "target", "target_id", "particle", "entity", "entity_id", "name"),
+        *("body", "bodyid", "id"),
+        *_numbered("track", "player", "object", "agent", "individual", "animal", "pedestrian"),
+        *_numbered("ped", "person", "vehicle", "target", "particle", "entity", "body", "shape"),
+        *("name", "displayname", "who"),
     ),
     "frame": (
-        *("frame", "frame_id", "frame_number", "frame_index", "frame_idx", "frameid"),
-        *("framenumber", "frame_no", "frames", "timestep", "time_step", "step"),
+        *_numbered("frame"),
+        "frames",
+        "framecount",
+        "timestep",
+        "step",
+        "ticks",
+        *_numbered("slice"),
     ),
-    "time": ("time", "time_s", "time_sec", "t", "timestamp", "seconds", "sec", "time [s]"),
-    "x": (
-        *("x", "x_pos", "pos_x", "xpos", "x_m", "x_px", "x_cm", "x_mm", "position_x"),
-        *("x_position", "x_center", "center_x", "x_coordinate", "x_coord", "x [m]"),
-    ),
-    "y": (
-        *("y", "y_pos", "pos_y", "ypos", "y_m", "y_px", "y_cm", "y_mm", "position_y"),
-        *("y_position", "y_center", "center_y", "y_coordinate", "y_coord", "y [m]"),
-    ),
-    "label": ("label",),
+    "time": ("time", "timesec", "t", "timestamp", "seconds", "sec", "elapsed", "elapsedtime"),
+    "label": ("label", "action", "actionlabel", "category", "condition", "behaviour", "behavior"),
 }
-# {name}_x and {name}.x, x_{name} and x.{name}, x0: the names of a wide table's bodies
-WIDE = (r"(?P<body>.+)[_.]{axis}", r"{axis}[_.](?P<body>.+)", r"{axis}(?P<body>\d+)")
+ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of the rows
+ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
+TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
+WORD = r"(?:pos(?:ition)?|coo?r(?:d(?:inate)?)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
+# pos_x, xCenter, X#wcentroid, cx
+AXIS = rf"(?:{WORD}[_. ]?{{axis}}|{{axis}}[_. #]?{WORD}|c{{axis}}|{{axis}}c)"
+# {name}_x, {name}.x, ...; x ({name}); x_{name}, ...; x0; pos_x_1: a wide table's bodies
+WIDE = (
+    r"(?P<body>.+)[-_. :/]{axis}",
+    r"{axis} ?[(\[](?P<body>.+)[)\]]",
+    r"{axis}[-_. :/](?P<body>.+)",
+    r"{axis}(?P<body>\d+)",
+    rf"{AXIS}[_. ](?P<body>.+)",
+    rf"{AXIS}(?P<body>\d+)",
+)
+# catx, xcat: where no name is like those above
+JOINED = (r"(?P<body>.*[^\W_]){axis}", r"{axis}(?P<body>[^\W_].*)")
 # a_vel_x is how fast body a moves, not where a body a_vel is
 DERIVED = re.compile(
-    r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?", re.IGNORECASE
+    r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?|v|d", re.IGNORECASE
 )
 CORNERS = frozenset(("min", "max"))  # of a box
+LENGTH = "m|met(?:er|re)s?|cm|mm|km|[uµμ]m|microns?|px|pix(?:els?)?|ft|feet|yd|yards?|deg"
+MILLISECONDS = "ms|msecs?|milliseconds?"
+TIME = rf"s|secs?|seconds?|{MILLISECONDS}"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The column for each role, None where the table has none; `pairs` in a wide table only."""
+    """The columns for each role, none where the table has none; `pairs` in a wide table only."""
 
-    trajectory: str | None
-    id: str | None
+    trajectory: tuple[str, ...]  # several together say which, as game and play
+    id: tuple[str, ...]
     frame: str | None
     time: str | None
-    label: str | None
+    label: tuple[str, ...]
     pairs: dict[str, tuple[str, str]]  # body -> its x and y column; one body "" in a long table
+    units: str | None = None  # of the positions, where their names say
+    milliseconds: bool = False  # whether the name of the time says so
+    unused: tuple[str, ...] = ()  # other columns
 
     @property
     def long(self) -> bool:
         """Whether a row is one body in one frame."""
         return "" in self.pairs
 
+    def names(self) -> tuple[str, ...]:
+        """The columns with names in their cells."""
+        return (*self.trajectory, *self.id, *self.label)
+
     def used(self) -> set[str]:
         """All columns that play a role."""
-        roles = (self.trajectory, self.id, self.frame, self.time, self.label)
-        return {c for c in roles if c} | {c for pair in self.pairs.values() for c in pair}
+        numbers = {c for c in (self.frame, self.time) if c}
+        return {*self.names(), *numbers} | {c for pair in self.pairs.values() for c in pair}
 
 
 def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: str) -> Columns:
@@ -73,7 +103,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
     Args:
         names: the table's columns.
-        given: role to column, where the aliases would not find it.
+        given: role to column, where the usual names would not find it; of trajectory, id and label
+            also several columns, as "game+play".
         where: what to name in a message.
 
     Returns:
@@ -84,63 +115,134 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         ConfigError: for a role that does not exist.
         DataError: for a column that does not exist, or a table without positions.
     """
-    given = {("id" if role == "body" else role): name for role, name in (given or {}).items()}
-    for role, name in given.items():
-        if role not in ALIASES:
-            raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ALIASES)}")
-        if name not in names:
-            raise DataError(
-                f"{where}: no column {name!r} (--columns {role}={name}); there are "
-                f"{shortened(names)}"
-            )
-    lower = {name.strip().lower(): name for name in reversed(names)}
-    found = {
-        role: given.get(role) or next((lower[a] for a in aliases if a in lower), None)
-        for role, aliases in ALIASES.items()
+    chosen = {
+        "id" if role == "body" else role: _given(role, name, names, where)
+        for role, name in (given or {}).items()
     }
-    if found["frame"] is None and found["time"] is None:
-        found["frame"] = lower.get("position")  # where it can be nothing else
-    x, y = found.pop("x"), found.pop("y")
-    pairs = {"": (x, y)} if x is not None and y is not None else wide_pairs(names)
+    found = {role: chosen.get(role) or _usual(role, names) for role in ALIASES}
+    if not found["frame"] and not found["time"]:
+        found["frame"] = tuple(n for n in names if n.strip().lower() == "position")[:1]
+    pairs = _wide_pairs(names)
+    x, y = (chosen[a][0] if a in chosen else _axis(a, names) for a in "xy")
+    sure = {"x", "y"} & {*chosen} or found["id"]
+    if x and y and (sure or not _is_one_of(x, y, pairs)):
+        pairs = {"": (x, y)}
     if not pairs:
         raise DataError(
             f"{where}: no columns x and y, and no pairs like ball_x, ball_y or x0, y0; there are "
             f"{shortened(names)}; name them with --columns x=...,y=..."
         )
-    if "" in pairs and found["frame"] is None and found["time"] is None:
+    if not found["frame"] and not found["time"] and "" not in pairs:
+        found["frame"] = tuple(n for n in names if n == ROWS)
+    if "" in pairs and not found["frame"] and not found["time"]:
         raise DataError(
             f"{where}: no frame or time column; there are {shortened(names)}; name it with "
             "--columns frame=..., or of times in seconds time=..."
         )
-    columns = Columns(pairs=pairs, **found)
-    doubtful = [n for n in names if re.search("likelihood|confidence", n.lower())]
-    if left := [n for n in doubtful if n not in columns.used()]:
+    frame, time = (found[role][0] if found[role] else None for role in ("frame", "time"))
+    units = {_without(LENGTH, name)[1] for pair in pairs.values() for name in pair}
+    roles = (found["trajectory"], found["id"], frame, time, found["label"])
+    columns = Columns(*roles, pairs)
+    unused = tuple(n for n in names if n not in columns.used())
+    if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:
         print(
             f"{where}: {shortened(left)} not used: blank the positions of unlikely points first",
             file=sys.stderr,
         )
-    return columns
+    return Columns(
+        *roles,
+        pairs,
+        units=units.pop() if len(units) == 1 else None,
+        milliseconds=bool(time and _matches(MILLISECONDS, _without(TIME, time)[1])),
+        unused=unused,
+    )
 
 
-def wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _given(role: str, name: str, names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The column that was named for a role, or several: "game+play"."""
+    if role not in (*ROLES, "body"):
+        raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
+    there = {n.strip(): n for n in names}
+    several = name.split("+") if role in (*TOGETHER, "body") and name not in there else [name]
+    for one in several:
+        if one.strip() not in there:
+            raise DataError(
+                f"{where}: no column {one!r} (--columns {role}={name}); there are "
+                f"{shortened(names)}"
+            )
+    return tuple(there[one.strip()] for one in several)
+
+
+def _usual(role: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The column that has a usual name for a role, if there is one."""
+    plain: dict[str, str] = {}
+    for known in (list(names), [_without(TIME, name)[0] for name in names]):
+        for name, text in zip(names, known, strict=True):
+            plain.setdefault(re.sub(r"[\W_]", "", text).lower(), name)
+    return tuple(plain[alias] for alias in ALIASES[role] if alias in plain)[:1]
+
+
+def _axis(axis: str, names: Sequence[str]) -> str | None:
+    """The column of a long table's x or y: so named, or else with a word or a unit beside it."""
+    for pattern, behind in ((axis, False), (AXIS, False), (f"{axis}|{AXIS}", True)):
+        for name in names:
+            if _matches(pattern.replace("{axis}", axis), _without(LENGTH, name, behind)[0]):
+                return name
+    return None
+
+
+def _is_one_of(x: str, y: str, pairs: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether x and y are columns of one of several bodies: center_x beside nose_x, x_m beside x_f.
+
+    They are not where they are plainly named x and y, or the others are the same in other units.
+    """
+    if _matches("x", _without(LENGTH, x, behind=False)[0]):
+        return False
+    return any(pair != (x, y) and not _matches(LENGTH, body) for body, pair in pairs.items())
+
+
+def _without(unit: str, name: str, behind: bool = True) -> tuple[str, str | None]:
+    """A column's name without its unit, and that: x (cm), Time [s] or, `behind`, also x_cm."""
+    for pattern in (r"(.+?)[\s_.]*[(\[]\s*({})\s*[)\]]", r"(.+)[_ ]({})")[: 1 + behind]:
+        match = re.fullmatch(pattern.format(unit), name.strip(), re.IGNORECASE)
+        if match:
+            return match[1], match[2]
+    return name.strip(), None
+
+
+def _matches(pattern: str, text: str | None) -> bool:
+    return bool(re.fullmatch(pattern, text or "", re.IGNORECASE))
+
+
+def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The bodies of a wide table and their two columns, in the order of the columns.
 
     Velocities, speeds and accelerations (a_vel_x, x_velocity) are no bodies, nor are the corners of
     a box (x_min, x_max).
     """
-    axes: list[dict[str, str]] = []
-    for axis in ("x", "y"):
-        axes.append({})
-        for name in names:
-            for pattern in WIDE:
-                match = re.fullmatch(pattern.replace("{axis}", axis), name.strip(), re.IGNORECASE)
-                if match and match["body"] not in axes[-1]:
-                    axes[-1][match["body"]] = name
-                    break
-    x, y = axes
-    corners = CORNERS if {b.lower() for b in x} >= CORNERS else ()
-    return {
-        b: (x[b], y[b])
-        for b in x
-        if b in y and not DERIVED.fullmatch(b) and b.lower() not in corners
-    }
+    for patterns in (WIDE, JOINED):
+        x, y = (_bodies(axis, names, patterns) for axis in ("x", "y"))
+        both = {b.lower() for b in x} >= CORNERS
+        corners = CORNERS if both or patterns is JOINED else ()
+        pairs = {
+            b: (x[b], y[b])
+            for b in x
+            if b in y and not DERIVED.fullmatch(b) and b.lower() not in corners
+        }
+        if pairs:
+            return pairs
+    return {}
+
+
+def _bodies(axis: str, names: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
+    """Body to its column for one axis."""
+    found: dict[str, str] = {}
+    forms = [pattern.replace("{axis}", axis) for pattern in patterns]
+    for name in names:
+        plain = _without(LENGTH, name, behind=False)[0]
+        for text, form in ((t, f) for t in (plain, _without(LENGTH, plain)[0]) for f in forms):
+            match = re.fullmatch(form, text, re.IGNORECASE)
+            if match:
+                found.setdefault(match["body"], name)
+                break
+    return found

@@ -1,6 +1,7 @@
 """Football tracking in FIFA's EPTS format, as Metrica Sports publishes it."""
 
 import io
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns
-from pyro_animacy.data.tables import UNREADABLE, Table, make_table
+from pyro_animacy.data.tables import Table, make_table
+from pyro_animacy.data.text import UNREADABLE
 from pyro_animacy.errors import DataError
 
 
@@ -41,7 +43,7 @@ def read_epts(path: Path) -> Table:
     Raises:
         DataError: where the metadata are missing or do not fit, or a cell is no number.
     """
-    metadata = read_metadata(path.parent / "metadata.xml", path.name)
+    metadata = read_metadata(_metadata_of(path), path.name)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UNREADABLE as error:
@@ -51,9 +53,9 @@ def read_epts(path: Path) -> Table:
     parts = _by_format(lines, metadata, path.name)
     rows = pd.concat(parts).reindex(range(len(lines)))
     columns = [c for _, names in metadata.formats for c in names]
-    bodies = sorted({c[:-2] for c in columns if c.endswith("_x")}, key=_team_order)
+    bodies = sorted({c[:-2] for c in columns if c.endswith("_x")}, key=team_order)
     pairs = {body: (f"{body}_x", f"{body}_y") for body in bodies}
-    table = make_table(rows, Columns(None, None, "frame", None, None, pairs), path.name, 1)
+    table = make_table(rows, Columns((), (), "frame", None, (), pairs), path.name, 1)
     width, height = metadata.size
     decimals = max(len(cell.partition(".")[2]) for cell in lines[table.row[0] - 1].split(","))
     return replace(
@@ -66,7 +68,13 @@ def read_epts(path: Path) -> Table:
     )
 
 
-def _team_order(body: str) -> tuple[int, int]:
+def _metadata_of(path: Path) -> Path:
+    """The metadata of a tracking file: of its own name, as sample game 3 has, or metadata.xml."""
+    own = path.with_name(re.sub("tracking", "metadata", path.stem, flags=re.IGNORECASE) + ".xml")
+    return own if own.is_file() else path.with_name("metadata.xml")
+
+
+def team_order(body: str) -> tuple[int, int]:
     """Sort key: home, away, ball, each by number."""
     team, _, number = body.partition("_")
     return ("home", "away", "ball").index(team), int(number or 0)
@@ -101,7 +109,7 @@ def read_metadata(path: Path, wanted_by: str) -> Metadata:
     """Read the frame rate, the pitch and the channels of an EPTS recording.
 
     Args:
-        path: `metadata.xml`.
+        path: the metadata.
         wanted_by: the tracking file, for messages.
 
     Returns:

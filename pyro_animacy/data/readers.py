@@ -16,7 +16,9 @@ from pyro_animacy.data.arrays import metrica_sample
 from pyro_animacy.data.bodies import select_bodies
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
+from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
 from pyro_animacy.data.schema import check_trajectories, shortened
+from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
 from pyro_animacy.data.trajectories import join, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError
@@ -62,9 +64,9 @@ def read_trajectories(
     """Read recorded motion into the schema of `pyro_animacy.data.schema`.
 
     Files: CSV and other delimited text, plain or gzipped (long or wide; headerless ETH/UCY),
-    parquet, netCDF, zarr, npz, npy, and Metrica's EPTS `tracking.txt`. Several files, or a folder
-    of files of one kind, are read as one recording each. Objects: DataFrame, xarray Dataset (this
-    schema or `movement`'s), numpy array, kloppy TrackingDataset.
+    parquet, netCDF, zarr, npz, npy, and Metrica's team files and EPTS `tracking.txt`. Several
+    files, or a folder of files of one kind, are read as one recording each. Objects: DataFrame,
+    xarray Dataset (this schema or `movement`'s), numpy array, kloppy TrackingDataset.
 
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
@@ -75,7 +77,8 @@ def read_trajectories(
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
         columns: role to column of a table, where the names are unusual; the roles are
-            trajectory, id, frame, time, x, y, label.
+            trajectory, id, frame, time, x, y, label; "game+play" is two columns together, and "1",
+            "2", ... are those of a file without names.
         units: of the coordinates, where the recording does not say.
         resolution: smallest step the recording can show, in its units; estimated by default.
         minimum_frames: shorter runs of frames are dropped.
@@ -97,7 +100,7 @@ def read_trajectories(
             '{"x": "pos_x", "y": "pos_y"}'
         )
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
-    items = _items(source)
+    items = list(of_matches(_items(source)))
     parts, checked = map(list, zip(*(_read_one(item, options) for item in items), strict=True))
     if len(parts) > 1:
         names = _distinct_names(items)
@@ -161,7 +164,7 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(
         p
         for p in folder.iterdir()
-        if _kind(p) and not re.match(r"\.|readme|licen[cs]e", p.name, re.IGNORECASE)
+        if _kind(p) and not re.match(r"\.|readme|licen[cs]e|.*raweventsdata", p.name, re.IGNORECASE)
     )
 
 
@@ -169,8 +172,10 @@ def _folder(folder: Path) -> list[Any]:
     """The files of a folder, which must be of one kind."""
     files = files_of(folder)
     if not files:
+        inside = "; folders in it are not looked into: name one of them"
         raise DataError(
             f"{folder.name}: no files of trajectories in this folder; expected {', '.join(KINDS)}"
+            + inside * any(p.is_dir() for p in folder.iterdir())
         )
     kinds = {str(_kind(p)): p.name for p in files}
     if len(kinds) > 1:
@@ -256,9 +261,11 @@ def _table(item: Any, options: _Options) -> tables.Table | None:
     if kind == "parquet":
         return tables.read_parquet(item, options.columns)
     if kind == "table":
+        if is_team(item):
+            return read_teams(item)
         if item.suffix == ".txt" and re.match(rb"\d+:", _head(item)):
             return read_epts(item)
-        return tables.read_text_table(item, options.columns)
+        return read_text_table(item, options.columns)
     return None
 
 
@@ -280,6 +287,8 @@ def _dataset(item: Any, fps: float | None) -> xr.Dataset:
         if kind in ("netCDF", "zarr"):
             return arrays.read_xarray_file(item, fps)
         raise DataError(f"{item.name}: not a kind that can be read; expected {', '.join(KINDS)}")
+    if isinstance(item, xr.DataArray):
+        item = item.to_dataset(name="position")
     if isinstance(item, xr.Dataset):
         return arrays.from_xarray(item, fps)
     if isinstance(item, np.ndarray):

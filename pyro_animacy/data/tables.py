@@ -1,10 +1,7 @@
-"""Tables of positions, as files or DataFrames, read into plain arrays of numbers."""
+"""Tables of positions, from DataFrames and parquet files, read into plain arrays of numbers."""
 
-import gzip
 import re
 import sys
-import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pyro_animacy.data.columns import Columns, find_columns
+from pyro_animacy.data.columns import ROWS, Columns, find_columns
 from pyro_animacy.errors import DataError, MissingExtra
 
-UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
-LINES = 20  # of a text file, that are looked at to see how it is written
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 HEAD = 1000  # rows that are looked at to see whether names are whole numbers
 Codes = npt.NDArray[np.int64]
@@ -48,149 +43,13 @@ class Table:
     units: str = "unknown"
     resolution: float | None = None  # None: to be estimated
     animate: list[bool] | None = None  # for each body
+    unused: tuple[str, ...] = ()  # other columns, for messages
 
 
-def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
-    """Read a CSV or whitespace-separated file, plain or gzipped.
-
-    The delimiter is taken from the first line. A first line of four numbers means a headerless
-    file of frame, id, x, y, as the ETH and UCY pedestrian recordings are kept.
-
-    Args:
-        path: the file.
-        columns: role to column, where the usual names do not apply.
-
-    Returns:
-        The table.
-
-    Raises:
-        DataError: where the file cannot be read; the row is named as the file counts, from 1.
-    """
-    where = path.name
-    lines = _first_lines(path)
-    first = lines[0]
-    delimiter = next((d for d in (",", "\t", ";") if d in first), r"\s+")
-    if first.startswith("scorer" + delimiter):
-        return _read_deeplabcut(path, lines, columns)
-    cells = [c.strip() for c in re.split(delimiter, first.lstrip("#").strip()) if c.strip()]
-    headerless = all(_is_number(c) for c in cells)
-    if headerless and len(cells) != 4:
-        raise DataError(
-            f"{where}: row 1 has no column names; expected names, or four numbers: frame id x y"
-        )
-    options: dict[str, Any] = {
-        "sep": delimiter,
-        "skip_blank_lines": False,  # so that rows are counted as in the file
-        "skipinitialspace": True,
-        "encoding": "utf-8-sig",
-        "compression": "gzip" if _gzipped(path) else None,
-    }
-    some = (cell.strip() for line in lines[1:] for cell in re.split(delimiter, line))
-    if delimiter != "," and any(DECIMAL_COMMA.fullmatch(cell) for cell in some):
-        options["decimal"] = ","
-    if headerless:
-        names = ["frame", "id", "x", "y"]
-        options |= {"header": None, "names": names}
-    else:
-        if first.startswith("#"):  # as numpy.savetxt writes the names
-            options |= {"header": 0, "names": cells}
-        names = [str(n) for n in _parse(path, where, nrows=0, **options).columns]
-    found = find_columns(names, columns, where)
-    if not headerless:  # pandas would give the second another name
-        _no_name_twice([c.strip("\"'") for c in cells], found, where)
-    if found.used() != set(names):  # only then: with usecols pandas lets rows be too long
-        options["usecols"] = [n for n in names if n in found.used()]
-    frame = _parse_rows(path, first, found, **(options | {"index_col": False}))
-    return make_table(frame, found, where, 1 if headerless else 2)
-
-
-def _read_deeplabcut(path: Path, lines: list[str], columns: Mapping[str, str] | None) -> Table:
-    """Read DeepLabCut's table: its head names scorer, perhaps individual, body part and axis."""
-    where = path.name
-    levels = next((i for i, line in enumerate(lines, 1) if line.startswith("coords")), 3)
-    frame = _parse(path, where, header=[*range(levels)], index_col=0)
-    names = ["_".join(map(str, name[1:])) for name in frame.columns]  # without the scorer's
-    frame = frame.set_axis(names, axis="columns").rename_axis("frame").reset_index()
-    return make_table(frame, find_columns(list(frame.columns), columns, where), where, levels + 1)
-
-
-def _first_lines(path: Path) -> list[str]:
-    """The first lines of a text file; DataError where there is none."""
-    try:
-        opener = gzip.open if _gzipped(path) else open
-        with opener(path, "rb") as file:
-            lines = [file.readline(1_000_000) for _ in range(LINES)]
-    except UNREADABLE as error:
-        raise DataError(f"{path.name}: cannot be read: {error}") from None
-    if b"\0" in lines[0]:
-        raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
-    texts = [line.decode("utf-8-sig", errors="replace") for line in lines]
-    if not texts[0].strip():
-        empty = "the file is empty" if not lines[0] else "row 1 is blank; expected the column names"
-        raise DataError(f"{path.name}: {empty}")
-    return texts
-
-
-def _gzipped(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
-
-
-def _no_name_twice(names: list[str], found: Columns, where: str) -> None:
+def no_name_twice(names: list[str], found: Columns, where: str) -> None:
     """Raise DataError where two columns have a name that is used: which is meant is not known."""
     if twice := sorted({name for name in found.used() if names.count(name) > 1}):
         raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one, or drop it")
-
-
-def _is_number(cell: str) -> bool:
-    """Whether a cell reads as a number."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
-    """`pandas.read_csv`, with its complaints as one line."""
-    try:
-        with warnings.catch_warnings():
-            # A column of mixed types has a cell that is no number; `numbers` names its row.
-            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, **options)
-    except (*UNREADABLE, pd.errors.ParserWarning) as error:
-        line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        what = line[0].removeprefix("Error tokenizing data. C error: ")
-        raise DataError(f"{where}: cannot be read as a table: {what}") from None
-
-
-def _parse_rows(path: Path, first: str, found: Columns, **options: Any) -> pd.DataFrame:
-    """Parse the rows, names as categories: a string for each would cost many times the numbers.
-
-    Most files have no cell that begins with a space, and whole numbers for names: these are first
-    tried without allowing for the other kind, in half the time. Where anything but plain names and
-    numbers comes out, the file is parsed again with care.
-    """
-    texts = [c for c in (found.trajectory, found.id, found.label) if c]
-    careful = options | {"dtype": dict.fromkeys(texts, "category")}
-    if re.search(options["sep"] + " ", first):
-        return _parse(path, path.name, **careful)
-    plain = options | {"skipinitialspace": False}
-    try:
-        head = _parse(path, path.name, nrows=HEAD, **plain)
-        categories = [c for c in texts if head[c].dtype.kind != "i"]
-        frame = _parse(path, path.name, dtype=dict.fromkeys(categories, "category"), **plain)
-    except DataError:
-        return _parse(path, path.name, **careful)
-    plainly = all(_is_plain(frame[c], c in texts) for c in found.used())
-    return frame if plainly else _parse(path, path.name, **careful)
-
-
-def _is_plain(values: pd.Series, names: bool) -> bool:
-    """Whether the column is numbers, or names, that would be no different if parsed with care."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        return not any(str(name).startswith(" ") for name in values.cat.categories)
-    return values.dtype.kind in ("i" if names else "if")
 
 
 def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int) -> Table:
@@ -226,17 +85,24 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         rows = f"{len(row):,} rows, none with a value," if len(row) else "no rows"
         raise DataError(f"{where}: there are {rows} below the column names")
 
-    def named(column: str | None, default: str) -> tuple[Codes, list[str]]:
-        if column is None:
+    def named(role: str, default: str, between: str) -> tuple[Codes, list[str]]:
+        names: tuple[str, ...] = getattr(columns, role)
+        if not names:
             return np.zeros(len(frame), np.int8), [default]
-        codes, names = categories(frame[column])
+        codes, found = together([frame[name] for name in names], between)
         if codes.min() < 0:
-            at = row[int(codes.argmin())]
-            raise DataError(f"{where}: row {at}: no {column!r}; every row needs one")
-        return codes, names
+            at = int(codes.argmin())
+            what = "+".join(names)
+            raise DataError(
+                f"{where}: row {row[at]}: no {what!r}; every row needs one: fill it in, or name "
+                f"another column, or two, by --columns {role}=A+B"
+            )
+        return codes, found
 
-    trajectory, trajectories = named(columns.trajectory, Path(where).name.split(".")[0])
-    body, bodies = named(columns.id, "body") if columns.long else (None, list(columns.pairs))
+    trajectory, trajectories = named("trajectory", Path(where).name.split(".")[0], "/")
+    body, bodies = None, list(columns.pairs)
+    if columns.long:
+        body, bodies = named("id", "body", "_")
     pairs, lost = _observed(
         [numbers(frame[column], where, row, finite=False) for column in pair]
         for pair in columns.pairs.values()
@@ -249,15 +115,19 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     elif columns.time is None:  # a wide table of consecutive frames
         frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     time = None if columns.time is None else seconds(frame[columns.time], where, row)
+    if time is not None and columns.milliseconds:
+        time = time / 1000
     label, unlabelled = None, None
-    if columns.label is not None:
-        code, names = categories(frame[columns.label])
+    if columns.label:
+        code, names = together([frame[name] for name in columns.label], "/")
         label, bad = _constant_labels(code, names, trajectory, len(trajectories))
         unlabelled = None if bad is None else trajectories[bad]
     return Table(
         *(where, row, trajectory, trajectories, body, bodies, frames, time, pairs),
         label=label,
         unlabelled=unlabelled,
+        units=columns.units or "unknown",
+        unused=columns.unused,
     )
 
 
@@ -282,6 +152,30 @@ def _observed(
     return seen, lost
 
 
+def together(columns: Sequence[pd.Series], between: str) -> tuple[npt.NDArray[Any], list[str]]:
+    """Number the distinct entries of several columns together, as of game and play.
+
+    Args:
+        columns: (rows,) each; one at least.
+        between: joins the entries to a name; those that are missing are left out of it.
+
+    Returns:
+        As `categories`; -1 where all entries are missing.
+    """
+    codes, names = categories(columns[0])
+    for column in columns[1:]:
+        other, more = categories(column)
+        pair = (codes.astype(np.int64) + 1) * (len(more) + 1) + other + 1  # 0: both are missing
+        kept, codes = np.unique(np.append(0, pair), return_inverse=True)
+        codes = codes[1:] - 1
+        parts = [
+            (["", *names][i], ["", *more][j])
+            for i, j in zip(*divmod(kept[1:], len(more) + 1), strict=True)
+        ]
+        names = [between.join(part for part in both if part) for both in parts]
+    return codes, names
+
+
 def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
     """Number the distinct entries of a column.
 
@@ -298,7 +192,7 @@ def categories(values: pd.Series) -> tuple[npt.NDArray[Any], list[str]]:
         codes, entries = values.cat.codes.to_numpy(), list(values.cat.categories)
     else:
         codes, entries = _factorize(values)
-    texts = [str(c) for c in entries]
+    texts = [str(c).strip() or str(c) for c in entries]
     if all(re.fullmatch(r"[+-]?\d{1,15}(\.0*)?", t) for t in texts):
         texts = [str(int(float(t))) for t in texts]
     names = sorted(set(texts), key=_natural)
@@ -450,25 +344,45 @@ def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> 
 
 
 def read_parquet(path: Path, columns: Mapping[str, str] | None) -> Table:
-    """Read a parquet table; arguments, result and errors as for `read_text_table`."""
+    """Read a parquet table; arguments, result and errors as for `text.read_text_table`."""
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise MissingExtra(f"reading {path.name}", "parquet") from None
     try:
-        names = [str(n) for n in parquet.read_schema(path).names]
-        found = find_columns(names, columns, path.name)
-        frame = pd.read_parquet(path, columns=[n for n in names if n in found.used()])
+        schema = parquet.read_schema(path)
+        found = find_columns([str(n) for n in schema.names], columns, path.name)
+        frame = parquet.read_table(path, columns=[n for n in schema.names if n in found.used()])
     except (OSError, ValueError) as error:
         line = str(error).splitlines()[0]
         raise DataError(f"{path.name}: cannot be read as parquet: {line}") from None
-    return make_table(frame.reset_index(drop=True), found, path.name, 1)
+    return make_table(frame.to_pandas(ignore_metadata=True), found, path.name, 1)
 
 
 def from_dataframe(frame: pd.DataFrame, columns: Mapping[str, str] | None) -> Table:
-    """A DataFrame as a table; rows are counted from 0 in messages."""
-    names = ["_".join(map(str, c)) if isinstance(c, tuple) else str(c) for c in frame.columns]
+    """A DataFrame as a table; rows are counted from 0 in messages.
+
+    An index that has a name, or moments, is a column; so is one of whole numbers that grow, in a
+    wide table without frames: rows may have been left out.
+    """
+    frame = _with_index(frame)
+    names = [
+        "_".join(str(part) for part in c if part != "") if isinstance(c, tuple) else str(c)
+        for c in frame.columns
+    ]
     frame = frame.set_axis(names, axis="columns")
-    found = find_columns(list(frame.columns), columns, "DataFrame")
-    _no_name_twice(names, found, "DataFrame")
-    return make_table(frame.reset_index(drop=True), found, "DataFrame", 0)
+    found = find_columns(names, columns, "DataFrame")
+    no_name_twice(names, found, "DataFrame")
+    return make_table(frame, found, "DataFrame", 0)
+
+
+def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """The DataFrame with its index as columns, where it says anything."""
+    index = frame.index
+    if index.names == [None] and not isinstance(index, pd.RangeIndex):
+        if index.dtype.kind in "mM":
+            frame = frame.rename_axis("time")
+        elif index.dtype.kind == "i" and (np.diff(index) > 0).all():
+            frame = frame.rename_axis(ROWS)
+    named = [n for n in frame.index.names if n is not None and n not in frame.columns]
+    return (frame.reset_index(named) if named else frame).reset_index(drop=True)
