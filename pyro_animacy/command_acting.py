@@ -37,7 +37,7 @@ def _act_parser(defaults: Defaults) -> ArgumentParser:
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
     parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(ACT_PRESETS)} (default: small)",
+        help=f"where the options below start from: {', '.join(ACT_PRESETS[defaults.act.agent])}",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_class_arguments(ActConfig, None, default=defaults.act)

@@ -32,7 +32,7 @@ from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, named
 from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
@@ -357,12 +357,9 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
 
 
 def _simulate(chosen: Namespace) -> None:
-    if chosen.simulator not in SIMULATORS:
-        raise ConfigError(
-            f"simulator {chosen.simulator!r} does not exist; choose {' or '.join(SIMULATORS)}"
-        )
+    simulate = named(f"simulator {chosen.simulator!r}", chosen.simulator, SIMULATORS)
     refuse_existing(chosen.out, chosen.overwrite)
-    print(f"wrote {chosen.out}: {SIMULATORS[chosen.simulator](chosen)}")
+    print(f"wrote {chosen.out}: {simulate(chosen)}")
 
 
 def _simulate_soccer(chosen: Namespace) -> str:

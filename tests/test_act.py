@@ -152,7 +152,7 @@ def edited(path, section, **entries):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("preset", ACT_PRESETS)
+@pytest.mark.parametrize("preset", ACT_PRESETS["planet"])
 def test_the_options_are_read_back(preset, agent, tmp_path):
     config = act_preset(preset, agent)
     train = dataclasses.replace(

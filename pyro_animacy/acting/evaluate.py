@@ -19,15 +19,9 @@ from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, returned
 from pyro_animacy.acting.environments import gymnasium
+from pyro_animacy.acting.environments.make import frames_per_second
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
-from pyro_animacy.acting.run import (
-    evaluation,
-    frames_per_second,
-    load_agent,
-    longest,
-    make_env,
-    read_acting,
-)
+from pyro_animacy.acting.run import evaluation, load_agent, longest, make_env, read_acting
 from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes

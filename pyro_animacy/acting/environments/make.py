@@ -19,7 +19,6 @@ for. Tassa et al., DeepMind Control Suite, 2018.
 
 import contextlib
 import ctypes
-import difflib
 import importlib
 import os
 import re
@@ -36,7 +35,7 @@ from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from pyro_animacy.acting.environments import EPISODE
-from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, did_you_mean, require
 
 # Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
 # their domain how often an action is repeated.
@@ -124,6 +123,12 @@ class ActionRepeat(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
             if terminated or truncated:
                 break
         return seen, total, terminated, truncated, info
+
+
+def frames_per_second(env: gymnasium.Env) -> float:
+    """How often the agent acts: the environment's rate, less repetition; 1 where none is known."""
+    rate = env.metadata.get("render_fps")
+    return float(rate) if rate else 1.0
 
 
 # ---------------------------------------------------------------------------------- the wrappers
@@ -291,8 +296,6 @@ def _screenless() -> str:
 def _nearest(name: str) -> str:
     """The names like one that is not known, as words of a message."""
     ids = [re.sub(r"^dm_control/(\w+-\w+)-v0$", r"\1", each) for each in gymnasium.registry]
-    known = {each.lower(): each for each in (*PAPER_TASKS, *ids, *EPISODE)}
-    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
-    if not near:
-        return f"there are {', '.join(EPISODE)}, gymnasium's, and dm_control's as cartpole-swingup"
-    return f"did you mean {' or '.join(known[each] for each in near)}?"
+    return did_you_mean(name, (*PAPER_TASKS, *ids, *EPISODE)) or (
+        f"there are {', '.join(EPISODE)}, gymnasium's, and dm_control's as cartpole-swingup"
+    )
