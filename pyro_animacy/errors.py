@@ -77,5 +77,5 @@ def named(what: str, name: str, among: Mapping[str, T]) -> T:
 def did_you_mean(name: str, among: Iterable[str]) -> str:
     """The names like one that does not exist, as a question; empty where none is like it."""
     known = {each.lower(): each for each in among}
-    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
+    near = difflib.get_close_matches(name.lower(), known, 2, 0.65)
     return f"did you mean {' or '.join(known[each] for each in near)}?" if near else ""

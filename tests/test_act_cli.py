@@ -268,11 +268,17 @@ def test_out_that_exists(copied, tmp_path, refused):
         (["Chase-v0", "Soccer-v0", "--out", "o"], "Soccer-v0"),
         (["Tag-v0", "--out", "o"], "there is no environment 'Tag-v0'"),
         (["Chase-v1", "--out", "o"], "there is no environment 'Chase-v1'; did you mean Chase-v0"),
-        (["Chase-v0", "--out", "o", "--agent", "sac"], "agent 'sac' does not exist; choose one of"),
-        (["Chase-v0", "--out", "o", "--preset", "huge"], "preset 'huge' does not exist; .*small"),
+        (
+            ["Chase-v0", "--out", "o", "--agent", "sac"],
+            "agent 'sac' does not exist; choose one of planet",
+        ),
+        (
+            ["Chase-v0", "--out", "o", "--preset", "huge"],
+            "preset 'huge' of planet does not exist; .*small",
+        ),
         (["Chase-v0", "--out", "o", "--episodes", "5"], "episodes is 5; .*more than seed_episodes"),
         (["Chase-v0", "--out", "o", "--updates", "many"], "updates.*many"),
-        (["Chase-v0", "--out", "o", "--episodess", "9"], "episodess"),
+        (["Chase-v0", "--out", "o", "--episodess", "9"], "--episodess; did you mean --episodes"),
         (["Chase-v0", "--out", "o", "--model.unimx", "9"], "model.unimx"),
         (["Chase-v0", "--out", "o", "--planner.elites", "900"], r"planner.elites is 900 of \d+"),
         (
