@@ -527,11 +527,11 @@ def wheel():
     ("fault", "says"),
     [
         (wheel, r"the environment raised ValueError at step 3 \(the wheel came off\)"),
-        (("reward", math.nan), "the reward of step 3 is nan; expected a number"),
-        (("reward", -math.inf), "the reward of step 3 is -inf; expected a number"),
+        (("reward", math.nan), "the reward of step 3 is nan; it must be a number"),
+        (("reward", -math.inf), "the reward of step 3 is -inf; it must be a number"),
         (
             ("observation", math.nan),
-            "the observation of step 3 is not finite in 1 of 2 places; expected numbers",
+            "the observation of step 3 is not finite in 1 of 2 places; it must be numbers",
         ),
     ],
 )
