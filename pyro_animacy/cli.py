@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
-from pyro_animacy.errors import AnimacyError, ConfigError, did_you_mean, named
+from pyro_animacy.errors import AnimacyError, ConfigError, command_line, did_you_mean, named
 from pyro_animacy.infer.config import in_words
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
@@ -57,7 +57,7 @@ def _how_to_go_on(arguments: list[str]) -> str:
     given = dict(_options(arguments))
     for path in (Path(given[name]) for name in ("out", "resume") if name in given):
         if (path / CONFIG).is_file():
-            return f"; go on with: pyro-animacy {arguments[0]} --resume {path}"
+            return f"; go on with: {command_line(arguments[0], '--resume', path)}"
     return ""
 
 

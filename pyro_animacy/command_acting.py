@@ -11,7 +11,7 @@ from pyro_animacy.acting.config import ACT_PRESETS, ActConfig
 from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, command_line
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
@@ -77,7 +77,7 @@ def _learned(path: Path) -> str:
                     else ""
                 )
             )
-    return "\n".join([*lines, f"compare it with: pyro-animacy evaluate {path}"])
+    return "\n".join([*lines, f"compare it with: {command_line('evaluate', path)}"])
 
 
 def _evaluate_parser(_: Defaults) -> ArgumentParser:

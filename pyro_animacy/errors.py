@@ -1,7 +1,9 @@
 """The errors a person can mend. The command line prints them as one line and exits with 2."""
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -79,3 +81,8 @@ def did_you_mean(name: str, among: Iterable[str]) -> str:
     known = {each.lower(): each for each in among}
     near = difflib.get_close_matches(name.lower(), known, 2, 0.65)
     return f"did you mean {' or '.join(known[each] for each in near)}?" if near else ""
+
+
+def command_line(*words: str | Path) -> str:
+    """A command as it is typed: names with blanks are quoted."""
+    return shlex.join(["pyro-animacy", *map(str, words)])

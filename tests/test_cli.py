@@ -274,6 +274,14 @@ def test_help(capsys):
         assert "usage: " in capsys.readouterr().out
 
 
+def test_names_with_blanks_are_quoted_in_what_to_type_next(csv, tmp_path, capsys):
+    out = tmp_path / "one run"
+    assert main(["fit", str(csv), *FIT, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"next: pyro-animacy criticise '{out}' --out report.html" in said.out
+    assert "\r" not in said.err  # no progress bar where nobody looks
+
+
 def test_signal_outside_training(run, monkeypatch, capsys):
     """SIGINT where there is nothing to save yet; what is there already can be resumed."""
     # a shell in the background starts its jobs with SIGINT ignored

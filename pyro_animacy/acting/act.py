@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
 from pyro_animacy.acting.config import ActConfig, model_option
@@ -37,7 +36,7 @@ from pyro_animacy.acting.replay import Replay
 from pyro_animacy.acting.run import check_env, evaluation, make_env, read_acting
 from pyro_animacy.acting.tracking import REFERENCE
 from pyro_animacy.data.episodes import save_episodes
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import RunError, command_line
 from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
@@ -47,6 +46,7 @@ from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, te
 from pyro_animacy.infer.recordings import absolute
 from pyro_animacy.infer.run import METRICS, REPLAY, pick_device, read_metrics
 from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.progress import tqdm
 
 STATE = {"step", "seconds", "episodes", "terms"}
 
@@ -128,7 +128,7 @@ class Acting:
             self.save(n)
             raise RunError(
                 f"{error}. All before episode {n} is saved; when the environment is mended, go on "
-                f"with: pyro-animacy act --resume {self.path}"
+                f"with: {command_line('act', '--resume', self.path)}"
             ) from error
         return row
 
@@ -194,7 +194,7 @@ class Acting:
             self.save(n)
             raise Interrupted(
                 f"stopped at episode {n} of {self.config.episodes}; all is saved. Go on with: "
-                f"pyro-animacy act --resume {self.path}",
+                f"{command_line('act', '--resume', self.path)}",
                 self.caught[0],
             )
 

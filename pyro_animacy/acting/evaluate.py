@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, returned
 from pyro_animacy.acting.environments import gymnasium
@@ -27,6 +26,7 @@ from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.progress import tqdm
 
 # Of the search in the true simulator, where every candidate costs a step of the world.
 SIMULATED = PlannerConfig(horizon=12, iterations=5, candidates=200, elites=20, warm_start=True)

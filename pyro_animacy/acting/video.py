@@ -28,7 +28,6 @@ import xarray as xr
 from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import Agent
 from pyro_animacy.acting.config import ActConfig
@@ -59,6 +58,7 @@ from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
+from pyro_animacy.progress import tqdm
 
 CONTEXT = 5  # frames seen before a prediction, as in PlaNet's videos
 DRAWS = 20

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from pyro_animacy.data.trajectories import split
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said, without_old
 from pyro_animacy.infer.recordings import HOW_READ, read_data
@@ -301,7 +301,8 @@ def _read_summary(file: Path) -> dict[str, Any]:
     found = _json_objects(file)
     if found is None:
         raise RunError(
-            f"{file}: damaged; delete it, and go on with: pyro-animacy fit --resume {file.parent}"
+            f"{file}: damaged; delete it, and go on with: "
+            f"{command_line('fit', '--resume', file.parent)}"
         )
     return found[0] if found else {}
 

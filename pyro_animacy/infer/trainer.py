@@ -22,9 +22,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
-from tqdm import tqdm
 
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.images import ImageDecoder, ImageEncoder
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
@@ -52,6 +51,7 @@ from pyro_animacy.infer.traced import Gradient, no_validation
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
+from pyro_animacy.progress import tqdm
 from pyro_animacy.sets import SetNetwork
 
 LOG_EVERY = 10  # updates
@@ -169,7 +169,7 @@ class Trainer:
                 if stopped:
                     raise Interrupted(
                         f"stopped at step {self.step} of {o.steps}; all is saved. Go on with: "
-                        f"pyro-animacy fit --resume {self.path}",
+                        f"{command_line('fit', '--resume', self.path)}",
                         caught[0] if caught else signal.SIGTERM,
                     )
 
@@ -250,7 +250,7 @@ class Trainer:
             self.save()
             raise LostProcess(
                 f"step {self.step} of {self.options.steps}: {lost}. Go on with: "
-                f"pyro-animacy fit --resume {self.path}"
+                f"{command_line('fit', '--resume', self.path)}"
             ) from lost
 
     def save(self) -> None:
