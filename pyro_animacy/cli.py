@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.unraisablehook = _unraisable
+    with suppress(AttributeError):  # a stream without an encoding has no need of it
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
         signal.signal(signal.SIGTERM, _terminated)
     try:

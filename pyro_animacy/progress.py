@@ -15,4 +15,5 @@ def tqdm(*arguments: Any, disable: bool = False, **options: Any) -> Any:
         **options: Of `tqdm.tqdm`.
     """
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return library.tqdm(*arguments, disable=disable or not seen, **options)
+    bar: Any = library.tqdm
+    return bar(*arguments, disable=disable or not seen, **options)

@@ -1,5 +1,6 @@
 """The command line: what works end to end, and what cannot be used, each in one line."""
 
+import io
 import json
 import re
 import shutil
@@ -280,6 +281,16 @@ def test_names_with_blanks_are_quoted_in_what_to_type_next(csv, tmp_path, capsys
     said = capsys.readouterr()
     assert f"next: pyro-animacy criticise '{out}' --out report.html" in said.out
     assert "\r" not in said.err  # no progress bar where nobody looks
+
+
+def test_names_that_the_terminal_cannot_show(run, tmp_path, monkeypatch):
+    """They are written with escapes: what was done is not lost for the sake of its name."""
+    out = tmp_path / "läufe.nc"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["sample", str(run), "--draws", "1", "--out", str(out)]) == 0
+    shown.flush()
+    assert rb"l\xe4ufe.nc" in shown.buffer.getvalue()
 
 
 def test_signal_outside_training(run, monkeypatch, capsys):
