@@ -245,6 +245,21 @@ def test_overwrite_replaces_the_episodes(copied):
     assert checkpoint.load_trainer(copied / "trainer.pt", STATE)["episodes"] == 3
 
 
+def test_a_fit_in_its_place_leaves_nothing_of_it(copied, tmp_path, refused):
+    """Its episodes are not those of the new run; but a fit to them must not delete them."""
+    fit = ["fit", copied / "episodes", "--model", "world_model", "--preset", "debug"]
+    before = files(copied)
+    assert "--overwrite would delete the episodes" in refused(*fit, "--out", copied, "--overwrite")
+    assert files(copied) == before
+    shutil.copytree(copied / "episodes", tmp_path / "kept")
+    (copied / "behaviour.safetensors").write_bytes(b"of a dreamer before")
+    fit[1] = tmp_path / "kept"
+    words = [*fit, "--train.steps", "2", "--out", copied, "--overwrite"]
+    assert main([str(word) for word in words]) == 0
+    assert not (copied / "episodes").exists()
+    assert not (copied / "behaviour.safetensors").exists()
+
+
 def test_out_that_exists(copied, tmp_path, refused):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -20,7 +20,6 @@ Control, 2020, algorithm 1.
 
 import dataclasses
 import json
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -31,10 +30,9 @@ import torch
 from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
 from pyro_animacy.acting.config import ActConfig, model_option
 from pyro_animacy.acting.environments.make import frames_per_second
-from pyro_animacy.acting.learner import BEHAVIOUR, LEARNERS, Learner
+from pyro_animacy.acting.learner import LEARNERS, Learner
 from pyro_animacy.acting.replay import Replay
 from pyro_animacy.acting.run import check_env, evaluation, make_env, read_acting
-from pyro_animacy.acting.tracking import REFERENCE
 from pyro_animacy.data.episodes import save_episodes
 from pyro_animacy.errors import RunError, command_line
 from pyro_animacy.images import check_size
@@ -44,7 +42,7 @@ from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import METRICS, REPLAY, pick_device, read_metrics
+from pyro_animacy.infer.run import METRICS, REFERENCE, REPLAY, pick_device, read_metrics
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.progress import tqdm
 
@@ -274,7 +272,6 @@ def act(
         check_size(config.size, config.size)
     make_folder(path, overwrite)
     save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
-    _forget(path)
     if references is not None:
         checkpoint.write_atomically(
             path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
@@ -298,20 +295,6 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
         loop.replay.truncate(0)
     loop.run()
     return path
-
-
-def _forget(path: Path) -> None:
-    """Delete what a run of `act` that is replaced has, and one of `fit` has not."""
-    try:
-        for name in (BEHAVIOUR, REFERENCE):
-            (path / name).unlink(missing_ok=True)
-        if (path / REPLAY).exists():
-            shutil.rmtree(path / REPLAY)
-    except OSError as error:
-        raise RunError(
-            f"{path}: its episodes cannot be deleted ({error}); delete them, or choose another "
-            "--out"
-        ) from error
 
 
 def _acting(environment: str, config: ActConfig) -> dict[str, Any]:

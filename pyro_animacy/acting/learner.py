@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,18 +29,17 @@ from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.loop import (
     clip,
     diverged,
+    fitting,
     groups,
     make_elbo,
     make_optimizer,
     stream,
     worth_tracing,
 )
-from pyro_animacy.infer.run import Run, build
+from pyro_animacy.infer.run import BEHAVIOUR, Run, build
 from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.agent_control_vae import acted
 from pyro_animacy.models.program import Memory
-
-BEHAVIOUR = "behaviour.safetensors"  # of a run, its actor and critic
 
 
 class Learner:
@@ -297,19 +294,6 @@ def _agent(guide: Any, behaviour: Behaviour | None, config: ActConfig, controls:
         else Planned(guide.model, config.planner, controls)
     )
     return Agent(guide, choose, controls, bits=config.bits, exploration=config.exploration)
-
-
-@contextmanager
-def fitting(what: str) -> Iterator[None]:
-    """Raise RunError where parameters that are loaded are of another model than the options."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{what}: does not fit the options in config.yaml and the environment ({first}); undo "
-            "what was changed there, or start a new run"
-        ) from None
 
 
 LEARNERS: dict[str, type[Learner]] = {

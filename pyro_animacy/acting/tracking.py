@@ -34,11 +34,10 @@ from torch import Tensor
 from pyro_animacy.acting.agent import Controls, finite
 from pyro_animacy.data.episodes import read_episodes
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import REPLAY
+from pyro_animacy.infer.run import REFERENCE, REPLAY
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.program import Evidence
 
-REFERENCE = "reference.npz"  # of a run, what it follows
 HELDOUT = 0.2  # share of the references that are followed in evaluations alone
 
 

@@ -23,6 +23,8 @@ from pyro_animacy.sets import body_types
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 REPLAY = "episodes"  # folder of those that a run of `act` has collected
+BEHAVIOUR = "behaviour.safetensors"  # of a run of `act`, its actor and critic
+REFERENCE = "reference.npz"  # of a run of `act`, what it follows
 PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
@@ -235,6 +237,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise RunError(f"{file}: no such file; {path} is not the folder of a run")
     try:
         settings = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():

@@ -35,6 +35,7 @@ from pyro_animacy.infer.loop import (
     Interrupted,
     clip,
     diverged,
+    fitting,
     groups,
     make_elbo,
     make_optimizer,
@@ -282,14 +283,9 @@ class Trainer:
                 f"{self.path}: the recordings are not those of this run; resume with the same data "
                 "and the same data options"
             )
-        try:
+        with fitting(f"{self.path}: the saved state"):
             self.modules.load_state_dict(state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"{self.path}: the saved state does not fit the model ({first})"
-            ) from None
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
         rows = read_metrics(self.path, "step")
