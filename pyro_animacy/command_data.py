@@ -168,7 +168,9 @@ def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
 def _columns(text: str) -> dict[str, str]:
     pairs = [pair.split("=", 1) for pair in text.split(",")]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
+        raise ConfigError(
+            f"--columns {text!r}: it must be role=name, such as 'id=player_id,x=pos_x'"
+        )
     return {role.strip(): name.strip() for role, name in pairs}
 
 

@@ -385,7 +385,7 @@ def _size(text: str) -> tuple[int, int]:
     """Height and width in ``64x64``."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--size {text}: expected height x width in pixels, such as 60x80")
+        raise ConfigError(f"--size is {text}; it must be height x width in pixels, such as 60x80")
     return int(height), int(width)
 
 

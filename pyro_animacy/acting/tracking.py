@@ -183,8 +183,8 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
     kept = found["length"].to_numpy() > 1
     if kept.sum() < 2:
         raise DataError(
-            f"{source}: has {kept.sum()} episodes of 2 frames or more; expected at least 2, one to "
-            "learn from and one to be evaluated on"
+            f"{source}: has {kept.sum()} episodes of 2 frames or more; it must have 2, one "
+            "to learn from and one to be evaluated on"
         )
     return found[["observation"]].isel(trajectory=kept)
 

@@ -266,7 +266,7 @@ class FitConfig:
         if self.train.window <= distance:
             raise ConfigError(
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
-                "expected a longer window, or no step is so far ahead"
+                "the window must be longer, or no step is so far ahead"
             )
 
 

@@ -242,15 +242,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
-        raise RunError(f"{file}: expected the sections model and train of a fitted run")
+        raise RunError(f"{file}: it must have the sections model and train of a fitted run")
     for name, kind in PARTS.items():
         if not isinstance(settings.get(name, kind()), kind):
             wanted = "options by name" if kind is dict else "the name of a model"
-            raise RunError(f"{file}: {name} is {said(settings[name])}; expected {wanted}")
+            raise RunError(f"{file}: {name} is {said(settings[name])}; it must be {wanted}")
     source = settings.get("data", {}).get("source") or []
     files = source if isinstance(source, list) else [source]
     if not all(isinstance(name, str) for name in files):
-        raise RunError(f"{file}: data.source is {said(source)}; expected a path, or a list of them")
+        raise RunError(
+            f"{file}: data.source is {said(source)}; it must be a path, or a list of them"
+        )
     return without_old(settings)
 
 

@@ -40,7 +40,7 @@ class KLWeightConfig:
         if self.shape == "geometric" and min(self.start, self.end) == 0:
             raise ConfigError(
                 f"train.kl_weight goes from {self.start:g} to {self.end:g} by equal factors, and "
-                "no factor leads from 0 or to it; expected both positive, or shape linear"
+                "no factor leads from 0 or to it; both must be positive, or the shape linear"
             )
         if self.levels == 1 and self.start != self.end:
             raise ConfigError(

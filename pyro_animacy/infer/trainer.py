@@ -91,12 +91,12 @@ class Trainer:
         if options.batch_size < processes.size:
             raise ConfigError(
                 f"train.batch_size is {options.batch_size}, the batch of all {processes.size} "
-                "processes together; expected at least one window for each"
+                "processes together; it must be at least one window for each"
             )
         if not isinstance(dataset, xr.Dataset):
             raise DataError(
-                f"the recordings are a {type(dataset).__name__}; expected an xarray Dataset: read "
-                "them first, by read_trajectories(recordings, fps=...) or, of episodes, by "
+                f"the recordings are a {type(dataset).__name__}; they must be an xarray Dataset: "
+                "read them first, by read_trajectories(recordings, fps=...) or, of episodes, by "
                 "make_episodes"
             )
         if options.tensorboard:
