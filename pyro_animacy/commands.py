@@ -64,18 +64,17 @@ def _fit_parser(defaults: Defaults) -> ArgumentParser:
             "Example: pyro-animacy fit tandem.csv --fps 30 --downsample 6 --out runs/tandem"
         ),
     )
-    parser.add_argument("recordings", nargs="*", type=str, help=DATA_HELP)
+    parser.add_argument("recordings", nargs="*", type=str, default=[], help=DATA_HELP)
     parser.add_argument("--out", type=str, help="folder to write; must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a run")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
     parser.add_argument(
         "--family", type=str, default=config.family,
-        help=f"the model, also as --model NAME: {', '.join(FAMILIES)} (default: control_vae)",
+        help=f"the model, also as --model NAME: {', '.join(FAMILIES)}",
     )  # fmt: skip
     parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(PRESETS[config.family])} "
-        "(default: small)",
+        help=f"where the options below start from: {', '.join(PRESETS[config.family])}",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     add_data_options(parser)
@@ -91,19 +90,25 @@ def _sample_parser(_: Defaults) -> ArgumentParser:
             "Draw from a fitted model and write an xarray.DataTree in ArviZ's schema as netCDF: "
             "'reconstruct' follows the recording, 'forecast' goes on from its first K frames, "
             "'generate' moves freely from its initial states. Of episodes: images or vectors, "
-            "rewards; generated and forecast under the actions that were recorded."
+            "rewards; generated and forecast under the actions that were recorded. "
+            "Example: pyro-animacy sample runs/tandem --mode forecast --context 25 --out draws.nc"
         ),
     )
     add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--mode", type=str, default="generate",
-                        help="reconstruct, forecast or generate (default)")  # fmt: skip
+                        help="reconstruct, forecast or generate")  # fmt: skip
     parser.add_argument(
         "--draws", type=int | None, default=None,
-        help="draws of each trajectory (default: 100; of an episode 10)",
+        help="draws of each trajectory; null for 100, of an episode 10",
     )  # fmt: skip
     parser.add_argument("--context", type=int, metavar="K", help="frames given to a forecast")
-    parser.add_argument("--horizon", type=int, metavar="H", help="frames to draw")
+    parser.add_argument(
+        "--horizon",
+        type=int,
+        metavar="H",
+        help="frames to draw; null for as many as the longest trajectory has left",
+    )
     return parser
 
 
@@ -114,7 +119,8 @@ def _criticise_parser(_: Defaults) -> ArgumentParser:
             "Write a report, one HTML file: recorded and generated motion side by side, scores "
             "beside the baselines, posterior predictive checks of speed, acceleration, turning "
             "angle, distance and more, the quality of the guide, the calibration of forecasts, "
-            "what the latent variable does, and evidence that bodies are agents."
+            "what the latent variable does, and evidence that bodies are agents. "
+            "Example: pyro-animacy criticise runs/tandem --out report.html"
         ),
     )
     add_run(parser)
@@ -125,7 +131,7 @@ def _criticise_parser(_: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
-    parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
+    parser.add_argument("--frames", type=int, help="frames in a window; null for 8 seconds")
     return parser
 
 
@@ -185,7 +191,11 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
 
 def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
-        exit_on_error=False, description="Make recordings with a simulator, as netCDF."
+        exit_on_error=False,
+        description=(
+            "Make recordings with a simulator, as netCDF. "
+            "Example: pyro-animacy simulate soccer --trajectories 200 --out soccer.nc"
+        ),
     )
     parser.add_argument(
         "simulator", type=str,
@@ -194,11 +204,14 @@ def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--trajectories", type=int, default=100, help="number of games, episodes")
     parser.add_argument("--frames", type=int, default=200, help="frames of each")
     parser.add_argument(
-        "--fps", type=float | None, default=None, help="frames per second: soccer 20, carracing 25"
+        "--fps",
+        type=float | None,
+        default=None,
+        help="frames per second; null for 20 of soccer, 25 of carracing",
     )
     parser.add_argument(
         "--size", type=str | None, default=None,
-        help="carracing: height and width of its images, 64x64 where none is given",
+        help="of carracing, height x width of its images; null for 64x64",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")

@@ -855,7 +855,9 @@ def test_controls_of_environments():
             assert env.action_space.contains(controls.given(action))
     spaces = gymnasium.spaces
     for space in (spaces.MultiBinary(2), spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)):
-        with pytest.raises(ConfigError, match="expected a vector of numbers, or Discrete from 0"):
+        with pytest.raises(
+            ConfigError, match="they must be a vector of numbers, or Discrete from 0"
+        ):
             Controls.of(SimpleNamespace(action_space=space, spec=None))
 
 

@@ -15,6 +15,7 @@ import yaml
 from helpers import assert_same_run, call, chase, debug, metrics, table
 
 from pyro_animacy.cli import main
+from pyro_animacy.commands import COMMANDS
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
@@ -267,12 +268,17 @@ def test_unsorted_rows(run, csv, tmp_path):
     assert_same_run(run, out)
 
 
-def test_help(capsys):
-    for words in ([], ["fit"], ["sample"], ["criticise"], ["simulate"]):
-        with pytest.raises(SystemExit) as left:
-            main([*words, "--help"])
-        assert left.value.code == 0
-        assert "usage: " in capsys.readouterr().out
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help(capsys, name):
+    """Every command has an example; none says that what may be left out is required."""
+    with pytest.raises(SystemExit) as left:
+        main([*([name] if name else []), "--help"])
+    assert left.value.code == 0
+    said = " ".join(capsys.readouterr().out.split()).replace("pyro- animacy", "pyro-animacy")
+    assert "usage: " in said
+    if name:
+        assert f"Example: pyro-animacy {name} " in said
+        assert not re.search(r"recordings recordings: .*\(required.* options:", said)
 
 
 def test_names_with_blanks_are_quoted_in_what_to_type_next(csv, tmp_path, capsys):
