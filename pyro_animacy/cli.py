@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
-from pyro_animacy.errors import AnimacyError, ConfigError
+from pyro_animacy.errors import AnimacyError, ConfigError, command_line, did_you_mean, named
 from pyro_animacy.infer.config import in_words
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.run import CONFIG, read_settings
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.unraisablehook = _unraisable
+    with suppress(AttributeError):  # a stream without an encoding has no need of it
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
         signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -56,16 +59,16 @@ def _how_to_go_on(arguments: list[str]) -> str:
     given = dict(_options(arguments))
     for path in (Path(given[name]) for name in ("out", "resume") if name in given):
         if (path / CONFIG).is_file():
-            return f"; go on with: pyro-animacy {arguments[0]} --resume {path}"
+            return f"; go on with: {command_line(arguments[0], '--resume', path)}"
     return ""
 
 
 def _options(arguments: list[str]) -> Iterator[tuple[str, str]]:
     """The options with a value: ``--name value`` or ``--name=value``."""
-    for word, after in zip_longest(arguments, arguments[1:]):
+    for word, after in zip_longest(arguments, arguments[1:], fillvalue="--"):
         option, equals, value = word.partition("=")
-        if word.startswith("--") and (equals or after is not None):
-            yield option.removeprefix("--"), value if equals else str(after)
+        if word.startswith("--") and (equals or not after.startswith("--")):
+            yield option.removeprefix("--"), value if equals else after
 
 
 def _unraisable(error: Any) -> None:
@@ -80,6 +83,10 @@ def _terminated(number: int, _: Any) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if not arguments:
+        raise ConfigError(f"no command given; choose one of {', '.join(COMMANDS)}")
+    if not arguments[0].startswith("-"):
+        named(f"command {arguments[0]!r}", arguments[0], COMMANDS)
     arguments = _model_named(arguments)
     defaults = _defaults(arguments)
     arguments = [_without_versions(word) for word in arguments]
@@ -87,10 +94,11 @@ def _run(arguments: list[str]) -> int:
     try:
         chosen = parser.parse_args(arguments)
     except (ArgumentError, argparse.ArgumentError) as error:
-        command = COMMANDS.get(arguments[0]) if arguments else None
-        said = _one_line(error, command and command.parser(defaults))
+        command = COMMANDS.get(arguments[0])
+        said = _one_line(error, command.parser(defaults) if command else parser)
         of = f"{arguments[0]} " if command else ""
-        raise ConfigError(f"{said}; see pyro-animacy {of}--help") from None
+        see = " See" if said.endswith("?") else "; see"
+        raise ConfigError(f"{said}{see} pyro-animacy {of}--help") from None
     if chosen.command in ("fit", "act"):
         resumed = chosen[chosen.command].resume
         if resumed and len(arguments) > (2 if "=" in arguments[1] else 3):
@@ -175,16 +183,16 @@ def _without_versions(word: str) -> str:
     return f"{option}={options}" if option else options
 
 
-def _one_line(error: Exception, parser: ArgumentParser | None) -> str:
+def _one_line(error: Exception, parser: ArgumentParser) -> str:
     """What argparse says, with the names that the person gives.
 
     Args:
         error: What it raised.
-        parser: Of the command; None where none was named.
+        parser: Of the command; of all where none was named.
     """
     text = in_words(error, before="--")
     begin, required, names = text.partition("are required: ")
-    if required and parser is not None:
+    if required:
         # argparse names them "command.name", and with them positional ones that may be left out
         missing = {name.partition(".")[2] for name in names.split(", ")}
         asked = [action for action in parser._actions if action.dest in missing]
@@ -194,7 +202,21 @@ def _one_line(error: Exception, parser: ArgumentParser | None) -> str:
             if action.nargs != "*"
         ]
         return f"{begin}{required}{', '.join(shown)}"
-    return text
+    if found := re.match(r"argument (\S+): expected", text):
+        return f"{found[1].replace('--family', '--model')}: its value is missing"
+    found = re.match(
+        r"unrecognized arguments: ([^\s=]+)|Subcommand '\w+' does not accept option '(\S+)'", text
+    )
+    if not found:
+        return text
+    word, in_file = found.groups()
+    if word and not word.startswith("-"):
+        return f"{word} is one word too many; give all files together, before the options"
+    known = [*parser._option_string_actions]
+    if in_file:
+        known = [option.lstrip("-") for option in known]
+    meant = did_you_mean(word or in_file, known)
+    return f"there is no option {word or in_file}" + (f"; {meant}" if meant else "")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pyro_animacy.acting.config import ACT_PRESETS, ActConfig
 from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, command_line
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
@@ -37,7 +37,7 @@ def _act_parser(defaults: Defaults) -> ArgumentParser:
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
     parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(ACT_PRESETS)} (default: small)",
+        help=f"where the options below start from: {', '.join(ACT_PRESETS[defaults.act.agent])}",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_class_arguments(ActConfig, None, default=defaults.act)
@@ -77,7 +77,7 @@ def _learned(path: Path) -> str:
                     else ""
                 )
             )
-    return "\n".join([*lines, f"compare it with: pyro-animacy evaluate {path}"])
+    return "\n".join([*lines, f"compare it with: {command_line('evaluate', path)}"])
 
 
 def _evaluate_parser(_: Defaults) -> ArgumentParser:
@@ -86,7 +86,8 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
         description=(
             "Returns of an agent beside random actions and beside cross-entropy search in the true "
             "simulator; all in the same episodes, without exploration. Of control_vae also how far "
-            "it is from held-out references."
+            "it is from held-out references. "
+            "Example: pyro-animacy evaluate runs/chase --episodes 20"
         ),
     )
     parser.add_argument("run", type=str, help="folder of `act`")
@@ -95,7 +96,7 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of the episodes")
     parser.add_argument(
         "--simulator", type=bool, default=True,
-        help="also search in the true simulator, which may take minutes (default: true)",
+        help="also search in the true simulator, which may take minutes",
     )  # fmt: skip
     return parser
 
@@ -125,7 +126,7 @@ def _video_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument(
         "--open_loop", "--open-loop", type=int, default=25, metavar="K",
-        help="frames that are predicted without seeing any (default: 25)",
+        help="frames that are predicted without seeing any",
     )  # fmt: skip
     parser.add_argument("--context", type=int, default=5, help="frames seen before them")
     parser.add_argument("--episodes", type=int, default=1, help="episodes, one after the other")
@@ -162,7 +163,7 @@ def _direct_parser(_: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--subtlety", type=float, default=0.0,
-        help="degrees within which A's heading deviates from the straight one (default: 0)",
+        help="degrees within which A's heading deviates from the straight one",
     )  # fmt: skip
     parser.add_argument("--frames", type=int, default=200, help="frames of each display")
     parser.add_argument("--displays", type=int, default=8, help="number of displays")

@@ -178,7 +178,9 @@ def data_options(chosen: Namespace, default: dict[str, Any]) -> dict[str, Any]:
 def _columns(text: str) -> dict[str, str]:
     pairs = [pair.split("=", 1) for pair in text.split(",")]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):
-        raise ConfigError(f"--columns {text!r}; expected role=name, such as 'id=player_id,x=pos_x'")
+        raise ConfigError(
+            f"--columns {text!r}: it must be role=name, such as 'id=player_id,x=pos_x'"
+        )
     return {role.strip(): name.strip() for role, name in pairs}
 
 
@@ -186,7 +188,8 @@ def add_run(parser: ArgumentParser) -> None:
     """What every command that draws from a run takes."""
     parser.add_argument("run", type=str, help="folder of a fit")
     default = "what the fit held out, or of a run of `act` new episodes of its agent"
-    parser.add_argument("recordings", nargs="*", type=str, help=f"{DATA_HELP}; default: {default}")
+    text = f"{DATA_HELP}; where none are given, {default}"
+    parser.add_argument("recordings", nargs="*", type=str, default=[], help=text)
     add_checkpoint(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")

@@ -33,7 +33,7 @@ from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, named
 from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
@@ -65,18 +65,17 @@ def _fit_parser(defaults: Defaults) -> ArgumentParser:
             "Example: pyro-animacy fit tandem.csv --fps 30 --downsample 6 --out runs/tandem"
         ),
     )
-    parser.add_argument("recordings", nargs="*", type=str, help=DATA_HELP)
+    parser.add_argument("recordings", nargs="*", type=str, default=[], help=DATA_HELP)
     parser.add_argument("--out", type=str, help="folder to write; must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a run")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with a stopped run")
     parser.add_argument(
         "--family", type=str, default=config.family,
-        help=f"the model, also as --model NAME: {', '.join(FAMILIES)} (default: control_vae)",
+        help=f"the model, also as --model NAME: {', '.join(FAMILIES)}",
     )  # fmt: skip
     parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(PRESETS[config.family])} "
-        "(default: small)",
+        help=f"where the options below start from: {', '.join(PRESETS[config.family])}",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     add_data_options(parser)
@@ -92,19 +91,25 @@ def _sample_parser(_: Defaults) -> ArgumentParser:
             "Draw from a fitted model and write an xarray.DataTree in ArviZ's schema as netCDF: "
             "'reconstruct' follows the recording, 'forecast' goes on from its first K frames, "
             "'generate' moves freely from its initial states. Of episodes: images or vectors, "
-            "rewards; generated and forecast under the actions that were recorded."
+            "rewards; generated and forecast under the actions that were recorded. "
+            "Example: pyro-animacy sample runs/tandem --mode forecast --context 25 --out draws.nc"
         ),
     )
     add_run(parser)
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
     parser.add_argument("--mode", type=str, default="generate",
-                        help="reconstruct, forecast or generate (default)")  # fmt: skip
+                        help="reconstruct, forecast or generate")  # fmt: skip
     parser.add_argument(
         "--draws", type=int | None, default=None,
-        help="draws of each trajectory (default: 100; of an episode 10)",
+        help="draws of each trajectory; null for 100, of an episode 10",
     )  # fmt: skip
     parser.add_argument("--context", type=int, metavar="K", help="frames given to a forecast")
-    parser.add_argument("--horizon", type=int, metavar="H", help="frames to draw")
+    parser.add_argument(
+        "--horizon",
+        type=int,
+        metavar="H",
+        help="frames to draw; null for as many as the longest trajectory has left",
+    )
     return parser
 
 
@@ -115,7 +120,8 @@ def _criticise_parser(_: Defaults) -> ArgumentParser:
             "Write a report, one HTML file: recorded and generated motion side by side, scores "
             "beside the baselines, posterior predictive checks of speed, acceleration, turning "
             "angle, distance and more, the quality of the guide, the calibration of forecasts, "
-            "what the latent variable does, and evidence that bodies are agents."
+            "what the latent variable does, and evidence that bodies are agents. "
+            "Example: pyro-animacy criticise runs/tandem --out report.html"
         ),
     )
     add_run(parser)
@@ -126,7 +132,7 @@ def _criticise_parser(_: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--draws", type=int, default=100, help="motions generated of each window")
     parser.add_argument("--windows", type=int, default=50, help="windows compared at most")
-    parser.add_argument("--frames", type=int, help="frames in a window (default: 8 seconds)")
+    parser.add_argument("--frames", type=int, help="frames in a window; null for 8 seconds")
     return parser
 
 
@@ -186,7 +192,11 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
 
 def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
-        exit_on_error=False, description="Make recordings with a simulator, as netCDF."
+        exit_on_error=False,
+        description=(
+            "Make recordings with a simulator, as netCDF. "
+            "Example: pyro-animacy simulate soccer --trajectories 200 --out soccer.nc"
+        ),
     )
     parser.add_argument(
         "simulator", type=str,
@@ -195,11 +205,14 @@ def _simulate_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--trajectories", type=int, default=100, help="number of games, episodes")
     parser.add_argument("--frames", type=int, default=200, help="frames of each")
     parser.add_argument(
-        "--fps", type=float | None, default=None, help="frames per second: soccer 20, carracing 25"
+        "--fps",
+        type=float | None,
+        default=None,
+        help="frames per second; null for 20 of soccer, 25 of carracing",
     )
     parser.add_argument(
         "--size", type=str | None, default=None,
-        help="carracing: height and width of its images, 64x64 where none is given",
+        help="of carracing, height x width of its images; null for 64x64",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
     parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
@@ -358,12 +371,9 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
 
 
 def _simulate(chosen: Namespace) -> None:
-    if chosen.simulator not in SIMULATORS:
-        raise ConfigError(
-            f"simulator {chosen.simulator!r} does not exist; choose {' or '.join(SIMULATORS)}"
-        )
+    simulate = named(f"simulator {chosen.simulator!r}", chosen.simulator, SIMULATORS)
     refuse_existing(chosen.out, chosen.overwrite)
-    print(f"wrote {chosen.out}: {SIMULATORS[chosen.simulator](chosen)}")
+    print(f"wrote {chosen.out}: {simulate(chosen)}")
 
 
 def _simulate_soccer(chosen: Namespace) -> str:
@@ -389,7 +399,7 @@ def _size(text: str) -> tuple[int, int]:
     """Height and width in ``64x64``."""
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--size {text}: expected height x width in pixels, such as 60x80")
+        raise ConfigError(f"--size is {text}; it must be height x width in pixels, such as 60x80")
     return int(height), int(width)
 
 

@@ -1,7 +1,12 @@
 """The errors a person can mend. The command line prints them as one line and exits with 2."""
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class AnimacyError(Exception):
@@ -51,3 +56,33 @@ def require(prefix: str, values: Mapping[str, Any], *checks: tuple[str, Any, str
     for name, good, wanted in checks:
         if not good:
             raise ConfigError(f"{prefix}{name} is {values[name]}; it must be {wanted}")
+
+
+def named(what: str, name: str, among: Mapping[str, T]) -> T:
+    """What a person chose by its name.
+
+    Args:
+        what: What it would be, with its name: ``preset 'huge'``.
+        name: The name.
+        among: All there are, by name.
+
+    Raises:
+        ConfigError: If there is none of this name; the message has the nearest, and all there are.
+    """
+    if name in among:
+        return among[name]
+    meant = did_you_mean(name, among)
+    choose = f"{meant} Choose" if meant else "choose"
+    raise ConfigError(f"{what} does not exist; {choose} one of {', '.join(among)}")
+
+
+def did_you_mean(name: str, among: Iterable[str]) -> str:
+    """The names like one that does not exist, as a question; empty where none is like it."""
+    known = {each.lower(): each for each in among}
+    near = difflib.get_close_matches(name.lower(), known, 2, 0.65)
+    return f"did you mean {' or '.join(known[each] for each in near)}?" if near else ""
+
+
+def command_line(*words: str | Path) -> str:
+    """A command as it is typed: names with blanks are quoted."""
+    return shlex.join(["pyro-animacy", *map(str, words)])

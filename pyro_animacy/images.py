@@ -42,7 +42,7 @@ def check_size(height: int, width: int) -> None:
     for name, value in (("height", height), ("width", width)):
         if value < LEAST:
             raise ConfigError(
-                f"{name} of the images is {value}; expected at least {LEAST} pixels, since four "
+                f"{name} of the images is {value}; it must be at least {LEAST} pixels, since four "
                 "convolutions of stride 2 leave nothing of less: 64 x 64 is usual"
             )
 

@@ -57,7 +57,7 @@ def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tupl
     """
     names = [str(name).strip() for name in names]
     if not names or len(set(names)) < len(names):
-        raise ConfigError(f"bodies are named {names}; expected at least one, each name once")
+        raise ConfigError(f"bodies are named {names}; there must be at least one, each name once")
     stems, kinds = _stems(names), sorted(set(_stems(names if known is None else known)))
     if strange := sorted(set(stems) - set(kinds)):
         raise ConfigError(
@@ -143,7 +143,7 @@ class SetLayout:
         """
         if context.shape[-1] != self.context_size:
             raise ConfigError(
-                f"a context of {context.shape[-1]} numbers; expected {self.context_size}, for "
+                f"a context of {context.shape[-1]} numbers; it must be {self.context_size}, for "
                 f"{self.bodies} bodies, {self.axes} axes and a history of {self.history}"
             )
         D = self.bodies * self.axes

@@ -152,7 +152,7 @@ def edited(path, section, **entries):
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-@pytest.mark.parametrize("preset", ACT_PRESETS)
+@pytest.mark.parametrize("preset", ACT_PRESETS["planet"])
 def test_the_options_are_read_back(preset, agent, tmp_path):
     config = act_preset(preset, agent)
     train = dataclasses.replace(
@@ -527,11 +527,11 @@ def wheel():
     ("fault", "says"),
     [
         (wheel, r"the environment raised ValueError at step 3 \(the wheel came off\)"),
-        (("reward", math.nan), "the reward of step 3 is nan; expected a number"),
-        (("reward", -math.inf), "the reward of step 3 is -inf; expected a number"),
+        (("reward", math.nan), "the reward of step 3 is nan; it must be a number"),
+        (("reward", -math.inf), "the reward of step 3 is -inf; it must be a number"),
         (
             ("observation", math.nan),
-            "the observation of step 3 is not finite in 1 of 2 places; expected numbers",
+            "the observation of step 3 is not finite in 1 of 2 places; it must be numbers",
         ),
     ],
 )
@@ -693,7 +693,7 @@ def test_episodes_that_cannot_be_deleted_are_not_taken_for_new_ones(copied, tmp_
     shutil.move(copied / "episodes", tmp_path / "elsewhere")
     (copied / "episodes").symlink_to(tmp_path / "elsewhere")
     resume_acting(copied, progress=False)
-    with pytest.raises(RunError, match="its episodes cannot be deleted"):
+    with pytest.raises(RunError, match=r"cannot be made \(.* symbolic link\); choose another"):
         act("Point-v0", options("planet"), out=copied, overwrite=True, progress=False)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 4
 
@@ -855,7 +855,9 @@ def test_controls_of_environments():
             assert env.action_space.contains(controls.given(action))
     spaces = gymnasium.spaces
     for space in (spaces.MultiBinary(2), spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)):
-        with pytest.raises(ConfigError, match="expected a vector of numbers, or Discrete from 0"):
+        with pytest.raises(
+            ConfigError, match="they must be a vector of numbers, or Discrete from 0"
+        ):
             Controls.of(SimpleNamespace(action_space=space, spec=None))
 
 

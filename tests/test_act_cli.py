@@ -245,6 +245,21 @@ def test_overwrite_replaces_the_episodes(copied):
     assert checkpoint.load_trainer(copied / "trainer.pt", STATE)["episodes"] == 3
 
 
+def test_a_fit_in_its_place_leaves_nothing_of_it(copied, tmp_path, refused):
+    """Its episodes are not those of the new run; but a fit to them must not delete them."""
+    fit = ["fit", copied / "episodes", "--model", "world_model", "--preset", "debug"]
+    before = files(copied)
+    assert "--overwrite would delete the episodes" in refused(*fit, "--out", copied, "--overwrite")
+    assert files(copied) == before
+    shutil.copytree(copied / "episodes", tmp_path / "kept")
+    (copied / "behaviour.safetensors").write_bytes(b"of a dreamer before")
+    fit[1] = tmp_path / "kept"
+    words = [*fit, "--train.steps", "2", "--out", copied, "--overwrite"]
+    assert main([str(word) for word in words]) == 0
+    assert not (copied / "episodes").exists()
+    assert not (copied / "behaviour.safetensors").exists()
+
+
 def test_out_that_exists(copied, tmp_path, refused):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -268,11 +283,17 @@ def test_out_that_exists(copied, tmp_path, refused):
         (["Chase-v0", "Soccer-v0", "--out", "o"], "Soccer-v0"),
         (["Tag-v0", "--out", "o"], "there is no environment 'Tag-v0'"),
         (["Chase-v1", "--out", "o"], "there is no environment 'Chase-v1'; did you mean Chase-v0"),
-        (["Chase-v0", "--out", "o", "--agent", "sac"], "agent 'sac' does not exist; choose one of"),
-        (["Chase-v0", "--out", "o", "--preset", "huge"], "preset 'huge' does not exist; .*small"),
+        (
+            ["Chase-v0", "--out", "o", "--agent", "sac"],
+            "agent 'sac' does not exist; choose one of planet",
+        ),
+        (
+            ["Chase-v0", "--out", "o", "--preset", "huge"],
+            "preset 'huge' of planet does not exist; .*small",
+        ),
         (["Chase-v0", "--out", "o", "--episodes", "5"], "episodes is 5; .*more than seed_episodes"),
         (["Chase-v0", "--out", "o", "--updates", "many"], "updates.*many"),
-        (["Chase-v0", "--out", "o", "--episodess", "9"], "episodess"),
+        (["Chase-v0", "--out", "o", "--episodess", "9"], "--episodess; did you mean --episodes"),
         (["Chase-v0", "--out", "o", "--model.unimx", "9"], "model.unimx"),
         (["Chase-v0", "--out", "o", "--planner.elites", "900"], r"planner.elites is 900 of \d+"),
         (

@@ -612,6 +612,21 @@ def test_no_other_model_has_a_transition_of_its_own(option):
         dataclasses.replace(train, **{option: -1.0})
 
 
+def test_a_rate_given_to_a_run_that_had_none_is_said_to_be_an_option(refused, tmp_path):
+    save_episodes(agent(), tmp_path / "agent.npz")
+    fit = ["fit", tmp_path / "agent.npz", "--model", "agent_control_vae", "--preset", "debug"]
+    run = tmp_path / "run"
+    words = [*fit, "--train.steps", "2", "--train.transition_learning_rate", "null", "--out", run]
+    assert main([str(word) for word in words]) == 0
+    text = (run / "config.yaml").read_text()
+    changed = text.replace("transition_learning_rate: null", "transition_learning_rate: 0.01")
+    assert changed != text
+    (run / "config.yaml").write_text(changed)
+    said = refused("fit", "--resume", run)
+    assert "the saved state: does not fit the options in config.yaml (" in said
+    assert "parameter groups); undo what was changed there, or start a new run" in said
+
+
 # --- what cannot be used -------------------------------------------------------------------------
 
 

@@ -116,8 +116,8 @@ def test_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["carracing", "--size", "64"], "--size 64: expected height x width"),
-        (["carracing", "--size", "0x64"], "height of the images is 0; expected at least 46"),
+        (["carracing", "--size", "64"], "--size is 64; it must be height x width"),
+        (["carracing", "--size", "0x64"], "height of the images is 0; it must be at least 46"),
         (["carracing", "--fps", "20"], "fps: 20.0 does not divide the 50 steps"),
         (["carracing", "--frames", "1"], "frames is 1; it must be at least 2"),
         (["carracing", "--seed", "-1"], "seed is -1; it must be 0 or more"),

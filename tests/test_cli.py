@@ -1,5 +1,6 @@
 """The command line: what works end to end, and what cannot be used, each in one line."""
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import yaml
 from helpers import assert_same_run, call, chase, debug, metrics, table
 
 from pyro_animacy.cli import main
+from pyro_animacy.commands import COMMANDS
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
@@ -266,12 +268,35 @@ def test_unsorted_rows(run, csv, tmp_path):
     assert_same_run(run, out)
 
 
-def test_help(capsys):
-    for words in ([], ["fit"], ["sample"], ["criticise"], ["simulate"]):
-        with pytest.raises(SystemExit) as left:
-            main([*words, "--help"])
-        assert left.value.code == 0
-        assert "usage: " in capsys.readouterr().out
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help(capsys, name):
+    """Every command has an example; none says that what may be left out is required."""
+    with pytest.raises(SystemExit) as left:
+        main([*([name] if name else []), "--help"])
+    assert left.value.code == 0
+    said = " ".join(capsys.readouterr().out.split()).replace("pyro- animacy", "pyro-animacy")
+    assert "usage: " in said
+    if name:
+        assert f"Example: pyro-animacy {name} " in said
+        assert not re.search(r"recordings recordings: .*\(required.* options:", said)
+
+
+def test_names_with_blanks_are_quoted_in_what_to_type_next(csv, tmp_path, capsys):
+    out = tmp_path / "one run"
+    assert main(["fit", str(csv), *FIT, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"next: pyro-animacy criticise '{out}' --out report.html" in said.out
+    assert "\r" not in said.err  # no progress bar where nobody looks
+
+
+def test_names_that_the_terminal_cannot_show(run, tmp_path, monkeypatch):
+    """They are written with escapes: what was done is not lost for the sake of its name."""
+    out = tmp_path / "läufe.nc"
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["sample", str(run), "--draws", "1", "--out", str(out)]) == 0
+    shown.flush()
+    assert rb"l\xe4ufe.nc" in shown.buffer.getvalue()
 
 
 def test_signal_outside_training(run, monkeypatch, capsys):
@@ -366,22 +391,37 @@ def test_files_that_are_no_tables(content, says, tmp_path, refused):
         (["--fps", "ten"], "fps.*ten"),
         ([*FIT, "--columns", "id=nope"], "no column 'nope'.*clip, frame, id, x, y"),
         ([*FIT, "--columns", "who=id"], "who=id: the roles are"),
-        ([*FIT, "--columns", "id"], "expected role=name"),
+        ([*FIT, "--columns", "id"], "id': it must be role=name"),
         ([*FIT, "--bodies", "cat"], "no body 'cat'; there are hunter, prey"),
         ([*FIT, "--labels", "chase"], "has no labels"),
         ([*FIT, "--downsample", "0"], "--downsample 0"),
         ([*FIT, "--downsample", "90"], "frames"),
         ([*FIT, "--resolution", "-1"], "--resolution -1"),
-        (["--fps", "10", "--preset", "huge"], "'huge' does not exist; .*small, seed, paper, debug"),
+        (
+            ["--fps", "10", "--preset", "huge"],
+            "'huge' of control_vae does not exist; .*seed, paper, debug",
+        ),
         ([*FIT, "--train.steps", "0"], "train.steps is 0"),
-        ([*FIT, "--train.steps", "many"], "--train.steps many: expected int;"),
-        ([*FIT, "--train.overshooting.weights", "x"], "expected a list of float or null;"),
-        ([*FIT, "--train.stepps", "3"], "train.stepps"),
+        ([*FIT, "--train.steps", "many"], "--train.steps is many; it must be a whole number;"),
+        (
+            [*FIT, "--train.overshooting.weights", "x"],
+            "weights is x; it must be a list of numbers or null;",
+        ),
+        ([*FIT, "--train.stepps", "3"], "no option --train.stepps; did you mean --train.steps"),
+        ([*FIT, "--stepps=3"], "there is no option --stepps; did you mean --train.steps"),
+        ([*FIT, "--epochs", "3"], "there is no option --epochs; see pyro-animacy fit --help"),
+        ([*FIT, "more.csv"], "more.csv is one word too many; give all files together"),
+        ([*FIT, "--train.keep"], "--train.keep: its value is missing; see"),
+        ([*FIT, "--model"], "--model: its value is missing; see"),
+        (
+            [*FIT, "--model", "rsm"],
+            "'rsm' does not exist; did you mean rssm. Choose one of control",
+        ),
         ([*FIT, "--train.kl_weight.start", "0.01"], "0.01 .* give --train.kl_weight.levels too"),
         ([*FIT, "--train.kl_weight.end", "0.5"], "give --train.kl_weight.levels too"),
         (
             [*FIT, "--model.likelihood", "gamma"],
-            "likelihood gamma: expected squared_error or policy;",
+            "likelihood is gamma; it must be squared_error or policy;",
         ),
         ([*FIT, "--train.device", "abacus"], "train.device is 'abacus'"),
         ([*FIT, "--config", "nowhere.yaml"], "nowhere.yaml"),
@@ -396,8 +436,10 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "command"),
-        (["train"], "'train'"),
+        ([], "no command given; choose one of fit, sample"),
+        (["train"], "command 'train' does not exist; choose one of fit, sample"),
+        (["smaple", "r"], r"'smaple' does not exist; did you mean sample\? Choose one of fit"),
+        (["--fit"], "there is no option --fit; see pyro-animacy --help"),
         (["fit"], "no recordings given"),
         (["fit", "a.csv"], "--out is missing"),
         (["fit", "nowhere.csv", "--out", "o"], "nowhere.csv: no such file"),
@@ -411,11 +453,11 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["compare"], "required: RUNS; see"),
         (
             ["sample", "r", "--draws", "x", "--out", "sample.out"],
-            "--draws x: expected int or null;",
+            "--draws is x; it must be a whole number or null;",
         ),
-        (["sample", "r", "--seed", "x", "--out", "o"], "--seed x: expected int;"),
+        (["sample", "r", "--seed", "x", "--out", "o"], "--seed is x; it must be a whole number;"),
         (["criticise", "nowhere"], "nowhere: no such run folder"),
-        (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose soccer"),
+        (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose one of soccer"),
         (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
         (["simulate", "soccer", "--frames", "x", "--out", "o.nc"], "frames"),
         (["simulate", "soccer", "--out", "a_file/o.nc"], "a_file/o.nc: its folder cannot be made"),
@@ -628,7 +670,7 @@ def test_a_trainer_state_of_a_later_version(run, tmp_path, refused):
         ("data", {"downsampel": 2}, "data.downsampel is no option of how recordings are read"),
         ("data", {"source": None}, "does not say where the recordings are"),
         ("data", {"source": "nowhere.csv"}, "nowhere.csv: no such file"),
-        ("train", {"heldout": "some"}, "train.heldout some: expected float"),
+        ("train", {"heldout": "some"}, "train.heldout is some; it must be a number"),
         ("train", {"futures": 1}, "train.futures"),
     ],
 )
@@ -654,15 +696,15 @@ def test_a_run_that_does_not_say_where_its_recordings_are(run, tmp_path, refused
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model": 3}, "model is 3; expected options by name"),
+        ({"model": 3}, "model is 3; it must be options by name"),
         ({"model": None}, "model is empty"),
         ({"train": None}, "train is empty"),
         ({"train": []}, "train is []"),
         ({"data": None}, "data is empty"),
         ({"data": "chase.csv"}, "data is 'chase.csv'"),
-        ({"data": {"source": 3}}, "data.source is 3; expected a path"),
+        ({"data": {"source": 3}}, "data.source is 3; it must be a path"),
         ({"data": {"source": ["chase.csv", 3]}}, "data.source is ['chase.csv', 3]"),
-        ({"family": []}, "family is []; expected the name of a model"),
+        ({"family": []}, "family is []; it must be the name of a model"),
         ({"acting": 3}, "acting is 3"),
         ({"acting": None}, "acting is empty"),
     ],

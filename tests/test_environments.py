@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import math
 import os
+import re
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="the rl extra is not install
 
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
+from pyro_animacy.acting import agent as acting  # noqa: E402
 from pyro_animacy.acting.environments import chase, soccer  # noqa: E402
 from pyro_animacy.acting.environments import make as making  # noqa: E402
 from pyro_animacy.acting.environments.chase import Chase, ChaseConfig  # noqa: E402
@@ -440,6 +442,68 @@ def test_actions_are_rescaled_and_repeated():
         assert reward == pytest.approx(sum(step[1] for step in steps), rel=1e-12)
 
 
+def bare(monkeypatch, **options):
+    """Register Bare-v0 with the options; `make` makes it."""
+    spec = gymnasium.envs.registration.EnvSpec("Bare-v0", Bare, kwargs=options)
+    monkeypatch.setitem(gymnasium.registry, "Bare-v0", spec)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.3), (2e-7, 4e4), (-3.0, -1.0), (0.7, 0.7)])
+def test_the_greatest_actions_are_within_the_worlds_bounds(low, high, kind, monkeypatch):
+    """However they round; and what is between is the line through both bounds."""
+    space = gymnasium.spaces.Box(kind(low), kind(high), (1,), kind)
+    bare(monkeypatch, actions=space)
+    env, given = make("Bare-v0"), []
+    monkeypatch.setattr(env.unwrapped, "step", lambda a: (given.append(a), Bare.step(env, a))[1])
+    env.reset(seed=0)
+    for action in (-1.0, 1.0, 0.25):
+        env.step(np.array([action], np.float32))
+    assert all(space.contains(action) for action in given)
+    line = [low, high, low + 0.625 * (high - low)]
+    assert np.concatenate(given) == pytest.approx(line, rel=1e-6, abs=1e-6 * (high - low))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Box(0, 5, (2,), np.int64),
+        gymnasium.spaces.Box(-np.inf, np.inf, (2,)),
+        gymnasium.spaces.Box(-1.0, 1.0, (2, 2)),
+        gymnasium.spaces.Discrete(3, start=1),
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+    ],
+)
+def test_actions_that_cannot_be_taken(space, monkeypatch):
+    bare(monkeypatch, actions=space)
+    with pytest.raises(ConfigError, match=f"^Bare-v0: its actions are {re.escape(str(space))}; "):
+        make("Bare-v0")
+
+
+def test_an_environment_that_raises_is_named(monkeypatch):
+    def fail(self, **_):
+        raise ValueError("no such maze")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bare, "__init__", fail)
+        bare(monkeypatch)
+        with pytest.raises(
+            RunError, match=r"^Bare-v0: .* ValueError as it was made \(no such maze"
+        ):
+            make("Bare-v0")
+    monkeypatch.setattr(Bare, "reset", fail)
+    with pytest.raises(RunError, match=r"^Bare-v0: .* ValueError at reset \(no such maze\)"):
+        make("Bare-v0", render=True)
+
+
+def test_an_episode_without_an_end_is_no_episode(monkeypatch):
+    bare(monkeypatch)
+    monkeypatch.setattr(acting, "LONGEST", 7)
+    env = make("Bare-v0")
+    with pytest.raises(acting.WorldError, match=r"not ended after 7 steps; .*max_episode_steps"):
+        acting.play([env], acting.AtRandom(acting.Controls.of(env)), [0])
+
+
 def test_repeating_stops_at_an_end():
     env, raw = make("CartPole-v1", action_repeat=7), gymnasium.make("CartPole-v1")
     for each in (env, raw):
@@ -505,9 +569,8 @@ def test_pixels_that_are_observed_already():
 class Bare(gymnasium.Env):
     """Gymnasium's interface and no more: no ``render_mode``, nothing drawn."""
 
-    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
-
-    def __init__(self, shape=(2,), dtype=np.float32):
+    def __init__(self, shape=(2,), dtype=np.float32, actions=None):
+        self.action_space = actions or gymnasium.spaces.Box(-1.0, 1.0, (1,))
         self.observation_space = gymnasium.spaces.Box(0, 255, shape, dtype)
 
     def reset(self, *, seed=None, options=None):

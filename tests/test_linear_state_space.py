@@ -461,7 +461,7 @@ def test_draws_repeat_with_their_generator():
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("initial_mean", lambda v: v[:-1], r"initial_mean has shape \(2,\); expected \(3,\)"),
+        ("initial_mean", lambda v: v[:-1], r"initial_mean has shape \(2,\); it must be \(3,\)"),
         ("control_matrix", lambda v: v.T, r"control_matrix .*expected \(3, 3\)|control_matrix"),
         ("offset", lambda v: v.float(), "offset is torch.float32"),
         ("transition_matrix", lambda v: v * math.nan, "transition_matrix is not finite"),
@@ -480,7 +480,7 @@ def test_matrices_that_cannot_be_used(name, change, words):
 def test_recordings_that_cannot_be_used():
     model = LinearStateSpace(**matrices())
     o, u, seen = recording()
-    with pytest.raises(DataError, match=r"expected \(T, B, 2\)"):
+    with pytest.raises(DataError, match=r"must be \(T, B, 2\)"):
         model.filter(o[..., :1], u)
     with pytest.raises(DataError, match="observation is not finite at step 2 of trajectory 1"):
         model.filter(
@@ -488,7 +488,7 @@ def test_recordings_that_cannot_be_used():
         )
     with pytest.raises(DataError, match=r"observed is torch\.float64"):
         model.filter(o, u, seen.double())
-    with pytest.raises(DataError, match=r"action has shape \(4, 3, 2\); expected \(5, 3, 2\)"):
+    with pytest.raises(DataError, match=r"action has shape \(4, 3, 2\); it must be \(5, 3, 2\)"):
         model.filter(o, u[:-1])
     with pytest.raises(DataError, match="action is not finite at step 0 of trajectory 0"):
         model.filter(o, u * math.nan)

@@ -299,7 +299,7 @@ def test_a_warm_start_is_the_last_plan_moved_on(warm):
         ({"horizon": 0}, "planner.horizon is 0"),
         ({"iterations": 0}, "planner.iterations is 0"),
         ({"candidates": 0, "method": "mppi"}, "planner.candidates is 0"),
-        ({"elites": 1}, "planner.elites is 1 of 1000 candidates; expected 2 or more"),
+        ({"elites": 1}, "planner.elites is 1 of 1000 candidates; it must be 2 or more"),
         ({"candidates": 50}, "planner.elites is 100 of 50 candidates"),
         ({"temperature": 0.0}, "planner.temperature is 0.0; it must be positive"),
         ({"temperature": float("nan")}, "planner.temperature is nan"),

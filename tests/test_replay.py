@@ -216,7 +216,7 @@ def test_quantised_by_hand():
     assert torch.equal(quantised(image.float() / 255, 8), image.float() / 255)
     assert torch.equal(quantised(image, 1, seeded(0)) >= 0.5, image >= 128)
     for bits in (0, 9, 5.5):
-        with pytest.raises(ConfigError, match=f"is {bits}; expected 1 to 8"):
+        with pytest.raises(ConfigError, match=f"is {bits}; it must be from 1 to 8"):
             quantised(image, bits)
 
 

@@ -25,6 +25,7 @@ from pyro_animacy.acting.evaluate import evaluate, new_episodes
 from pyro_animacy.acting.learner import TrackingLearner
 from pyro_animacy.acting.run import evaluation, load_agent, make_env, read_acting
 from pyro_animacy.acting.tracking import (
+    REFERENCE,
     Following,
     References,
     Tracker,
@@ -178,7 +179,8 @@ def learner(file, window=6):
     )  # fmt: skip
     sight = Sight((2,), (0.1, -0.2), (0.5, 0.3), actions=1, action_spread=(0.6,))
     card = EpisodeCard("agent_control_vae", dataclasses.asdict(c.control_vae), sight, fps=10.0)
-    learning = TrackingLearner(card, c, Controls(1, False), torch.device("cpu"), swaying(4))
+    save_episodes(swaying(5), file.parent / REFERENCE, form="npz")  # as in the folder of a run
+    learning = TrackingLearner(card, c, Controls(1, False), torch.device("cpu"), file.parent)
     learning.modules.double()
     g = np.random.default_rng(3)
     replay = swaying(5, seed=2).assign(
@@ -390,7 +392,7 @@ def test_its_options_are_read_from_its_config(run, file, tmp_path):
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        ({"episodes": 1}, "has 1 episodes of 2 frames or more; expected at least 2"),
+        ({"episodes": 1}, "has 1 episodes of 2 frames or more; it must have 2"),
         ({"episodes": 3, "fps": 20}, "has 20 frames a second, and the environment 10"),
     ],
 )
@@ -425,7 +427,7 @@ def test_options_that_cannot_be_used(changes, says):
 
 
 def test_presets():
-    with pytest.raises(ConfigError, match="choose the preset small, paper or debug"):
+    with pytest.raises(ConfigError, match=r"'pixels' of control_vae .*one of small, paper, debug"):
         act_preset("pixels", "control_vae")
     for name in ("small", "paper", "debug"):
         assert isinstance(act_preset(name, "control_vae"), ActConfig)

@@ -20,37 +20,21 @@ Control, 2020, algorithm 1.
 
 import dataclasses
 import json
-import shutil
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, WorldError, play, returned
 from pyro_animacy.acting.config import ActConfig, model_option
-from pyro_animacy.acting.learner import Learner, TrackingLearner
+from pyro_animacy.acting.environments.make import frames_per_second
+from pyro_animacy.acting.learner import LEARNERS, Learner
 from pyro_animacy.acting.replay import Replay
-from pyro_animacy.acting.run import (
-    BEHAVIOUR,
-    check_env,
-    evaluation,
-    frames_per_second,
-    make_env,
-    read_acting,
-)
-from pyro_animacy.acting.tracking import (
-    REFERENCE,
-    References,
-    Tracker,
-    load_references,
-    read_references,
-    tracking_error,
-)
+from pyro_animacy.acting.run import check_env, evaluation, make_env, read_acting
 from pyro_animacy.data.episodes import save_episodes
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.errors import RunError, command_line
 from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
@@ -58,9 +42,9 @@ from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import METRICS, REPLAY, pick_device, read_metrics
+from pyro_animacy.infer.run import METRICS, REFERENCE, REPLAY, pick_device, read_metrics
 from pyro_animacy.infer.traced import no_validation
-from pyro_animacy.models.agent_control_vae import acted
+from pyro_animacy.progress import tqdm
 
 STATE = {"step", "seconds", "episodes", "terms"}
 
@@ -142,7 +126,7 @@ class Acting:
             self.save(n)
             raise RunError(
                 f"{error}. All before episode {n} is saved; when the environment is mended, go on "
-                f"with: pyro-animacy act --resume {self.path}"
+                f"with: {command_line('act', '--resume', self.path)}"
             ) from error
         return row
 
@@ -172,22 +156,9 @@ class Acting:
             model=name, config=dataclasses.asdict(model), fps=self.fps,
             sight=sight._replace(continuation=bool(episodes["terminal"].any())),
         )  # fmt: skip
-        if self.config.agent == "control_vae":
-            self.learner = self._tracking(card)
-        else:
-            self.learner = Learner(card, self.config, self.controls, self.device)
+        kind = LEARNERS[self.config.agent]
+        self.learner = kind(card, self.config, self.controls, self.device, self.path)
         return self.learner
-
-    def _tracking(self, card: EpisodeCard) -> TrackingLearner:
-        """That of a ControlVAE, whose unit of a state is its spread in the references."""
-        learned, heldout = load_references(self.path, self.config.train.seed)
-        shown = see(learned)
-        sight = acted(card.sight)._replace(mean=shown.mean, spread=shown.spread)
-        card = dataclasses.replace(card, sight=sight)
-        learner = TrackingLearner(card, self.config, self.controls, self.device, learned)
-        steps = self.config.train.window - 1
-        self.heldout = References(heldout, learner.model.spread, steps)
-        return learner
 
     def collect(self, n: int) -> dict[str, float]:
         """Episode ``n``, into the replay."""
@@ -206,19 +177,14 @@ class Acting:
     def evaluate(self, n: int) -> dict[str, Any]:
         """Episodes without exploration, on the same seeds at every evaluation."""
         assert self.learner is not None
-        c, agent = self.config, self.learner.agent
-        if c.agent == "control_vae":
-            agent = Tracker(self.learner.guide, self.heldout, self.controls)
+        c, agent = self.config, self.learner.evaluated
         episodes = evaluation(
             lambda: make_env(self.environment, c), lambda _: agent, c.evaluation_episodes,
             seed=c.train.seed, fps=self.fps, each_step=lambda: self._stop_if_asked(n),
         )  # fmt: skip
         values = returned(episodes)
         row = {"evaluation_return": float(values.mean()), "evaluation_returns": values.tolist()}
-        if c.agent == "control_vae":
-            errors = [tracking_error(episode, self.heldout) for episode in episodes]
-            row["tracking_error"] = sum(errors) / len(errors)
-        return row
+        return row | self.learner.measured(episodes)
 
     def _stop_if_asked(self, n: int) -> None:
         """After a signal, save and stop; episode ``n``, which is not there yet, is done again."""
@@ -226,7 +192,7 @@ class Acting:
             self.save(n)
             raise Interrupted(
                 f"stopped at episode {n} of {self.config.episodes}; all is saved. Go on with: "
-                f"pyro-animacy act --resume {self.path}",
+                f"{command_line('act', '--resume', self.path)}",
                 self.caught[0],
             )
 
@@ -300,22 +266,13 @@ def act(
     """
     path = Path(out)
     with closing(make_env(environment, config)) as env:  # fail now, before anything is written
-        controls, follows = Controls.of(env), config.agent == "control_vae"
-        if follows:
-            if controls.discrete:
-                raise ConfigError(
-                    f"{environment} has discrete actions, and the policy of control_vae is a "
-                    "Gaussian; choose another agent or environment"
-                )
-            shape: Any = env.observation_space.shape
-            references = read_references(config.reference, shape[0], frames_per_second(env))
+        references = LEARNERS[config.agent].references(env, Controls.of(env), config)
     pick_device(config.train.device)
     if config.pixels:
         check_size(config.size, config.size)
     make_folder(path, overwrite)
     save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
-    _forget(path)
-    if follows:
+    if references is not None:
         checkpoint.write_atomically(
             path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
         )
@@ -338,20 +295,6 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
         loop.replay.truncate(0)
     loop.run()
     return path
-
-
-def _forget(path: Path) -> None:
-    """Delete what a run of `act` that is replaced has, and one of `fit` has not."""
-    try:
-        for name in (BEHAVIOUR, REFERENCE):
-            (path / name).unlink(missing_ok=True)
-        if (path / REPLAY).exists():
-            shutil.rmtree(path / REPLAY)
-    except OSError as error:
-        raise RunError(
-            f"{path}: its episodes cannot be deleted ({error}); delete them, or choose another "
-            "--out"
-        ) from error
 
 
 def _acting(environment: str, config: ActConfig) -> dict[str, Any]:

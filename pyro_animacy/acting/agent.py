@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.acting.behaviour import Actor
 from pyro_animacy.acting.environments import gymnasium
+from pyro_animacy.acting.environments.make import raised
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
 from pyro_animacy.acting.replay import quantised
 from pyro_animacy.data.episodes import make_episodes
@@ -26,9 +27,11 @@ from pyro_animacy.infer.traced import Recorded
 from pyro_animacy.models.program import Evidence, Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
 
+LONGEST = 100_000  # steps of an episode: one without an end would go on for ever, and say nothing
+
 
 class WorldError(RunError):
-    """An environment raised, or gave a reward or an observation that is not finite."""
+    """An environment raised, gave a reward or an observation that is not finite, or has no end."""
 
 
 class Controls(NamedTuple):
@@ -50,7 +53,7 @@ class Controls(NamedTuple):
         if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
             return cls(space.shape[0], False)
         raise ConfigError(
-            f"actions of {env_name(env)} are {space}; expected a vector of numbers, or "
+            f"actions of {env_name(env)} are {space}; they must be a vector of numbers, or "
             "Discrete from 0 on"
         )
 
@@ -252,8 +255,8 @@ def play(
         The episodes, in the schema of `pyro_animacy.data.episodes`, ends included.
 
     Raises:
-        WorldError: If an environment raises, or gives a reward or an observation that is not
-            finite.
+        WorldError: If an environment raises, gives a reward or an observation that is not finite,
+            or an episode has no end.
         RunError: If the agent's action is not a number.
     """
     controls = Controls.of(envs[0])
@@ -286,12 +289,17 @@ class _Log:
         observation, reward, terminal, truncated, _ = self._run(lambda: self.env.step(given))
         if not np.isfinite(reward):
             raise WorldError(
-                f"{env_name(self.env)}: the reward of {self.where} is {reward}; expected a number"
+                f"{env_name(self.env)}: the reward of {self.where} is {reward}; it must be a number"
             )
         self.observations.append(self._checked(observation))
         self.actions.append(action)
         self.rewards.append(float(reward))
         self.terminal, self.over = bool(terminal), bool(terminal or truncated)
+        if not self.over and len(self.actions) == LONGEST:
+            raise WorldError(
+                f"{env_name(self.env)}: an episode has not ended after {LONGEST:,} steps; give the "
+                "environment a time limit: gymnasium.register(..., max_episode_steps=1000)"
+            )
 
     def episode(self, fps: float) -> xr.Dataset:
         seen = np.stack(self.observations)[None]
@@ -312,10 +320,7 @@ class _Log:
         try:
             return call()
         except Exception as error:
-            raise WorldError(
-                f"{env_name(self.env)}: the environment raised {type(error).__name__} at "
-                f"{self.where} ({error})"
-            ) from error
+            raise WorldError(raised(env_name(self.env), f"at {self.where}", error)) from error
 
     def _checked(self, observation: Any) -> Any:
         array = np.asarray(observation)
@@ -324,7 +329,7 @@ class _Log:
             if not np.isfinite(array).all():
                 raise WorldError(
                     f"{env_name(self.env)}: the observation of {self.where} is not finite in "
-                    f"{int((~np.isfinite(array)).sum())} of {array.size} places; expected numbers"
+                    f"{int((~np.isfinite(array)).sum())} of {array.size} places; it must be numbers"
                 )
         return array
 

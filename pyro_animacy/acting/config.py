@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from pyro_animacy.acting.behaviour import BehaviourConfig
 from pyro_animacy.acting.planners import PlannerConfig
-from pyro_animacy.errors import ConfigError, require
+from pyro_animacy.errors import ConfigError, named, require
 from pyro_animacy.images import LEAST
 from pyro_animacy.infer.config import FitConfig, TrainConfig, UpdateConfig
 from pyro_animacy.infer.presets import preset
@@ -17,6 +18,7 @@ from pyro_animacy.nets import StackConfig
 
 Kind = Literal["planet", "dreamer", "dreamerv2", "control_vae"]
 AGENTS: tuple[Kind, ...] = ("planet", "dreamer", "dreamerv2", "control_vae")
+LEARNED = {"model": "world_model", "control_vae": "agent_control_vae"}  # by the option it is set by
 
 
 def _tracking(**options: Any) -> AgentControlVAEConfig:
@@ -117,26 +119,26 @@ class ActConfig:
             ),
         )  # fmt: skip
         if self.agent == "control_vae":
-            self._check_tracking()
+            self._check_following()
         elif self.reference is not None:
             raise ConfigError(
                 f"reference is of control_vae; {self.agent} follows none: leave it out"
             )
 
-    def _check_tracking(self) -> None:
+    def _check_following(self) -> None:
         if self.pixels:
             raise ConfigError("control_vae sees vectors; leave pixels out, or choose another agent")
         if self.control_vae.roll_out != "closed_loop":
             raise ConfigError(
-                f"control_vae.roll_out is {self.control_vae.roll_out}; expected closed_loop, which "
-                "is how it learns to follow a reference"
+                f"control_vae.roll_out is {self.control_vae.roll_out}; it must be closed_loop, "
+                "which is how it learns to follow a reference"
             )
 
     @property
     def learned(self) -> tuple[str, Any]:
         """Name and options of the model that is learned."""
-        name = "agent_control_vae" if self.agent == "control_vae" else "world_model"
-        return name, getattr(self, model_option(self.agent))
+        option = model_option(self.agent)
+        return LEARNED[option], getattr(self, option)
 
     def updates_before(self, episode: int) -> int:
         """How many updates there are before an episode that is not a seed episode is collected."""
@@ -151,19 +153,6 @@ class ActConfig:
 def _small(agent: Kind) -> ActConfig:
     """Sizes for two cores, on vectors; minutes."""
     net = StackConfig(hidden=64, layers=2)
-    if agent == "control_vae":
-        return ActConfig(
-            agent=agent, episodes=50, evaluation_episodes=5, exploration=0.1,
-            control_vae=_tracking(
-                action_cost=0.001, discount=0.95, prior=net, posterior=net, policy=net,
-                transition=StackConfig(hidden=128, layers=2),
-            ),
-            train=UpdateConfig(
-                batch_size=64, window=17, learning_rate=1e-3, transition_learning_rate=2e-3,
-                clip_norm=1.0, weight_decay=0.0,
-                kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=400),
-            ),
-        )  # fmt: skip
     two = agent == "dreamerv2"
     return ActConfig(
         agent=agent, episodes=50, evaluation_episodes=5,
@@ -195,8 +184,6 @@ def _pixels(agent: Kind) -> ActConfig:
     prior learns how bodies move much later. The KL weight rises, since at first a body is not
     worth the nats of its place.
     """
-    if agent == "control_vae":
-        raise ConfigError("control_vae sees vectors; choose the preset small, paper or debug")
     small = _small(agent)
     return replace(
         small, pixels=True, episodes=100, seed_episodes=40, pretrain=1500,
@@ -216,12 +203,6 @@ def _paper(agent: Kind) -> ActConfig:
 
     What they have not is listed in docs/acting.md, "The papers' values".
     """
-    if agent == "control_vae":
-        paper = preset("paper", "agent_control_vae")
-        return ActConfig(
-            agent=agent, episodes=1000, updates=8, evaluate_every=50, exploration=0.0,
-            control_vae=paper.model, train=_updates(paper.train),
-        )  # fmt: skip
     planet = preset("planet", "world_model")
     if agent == "planet":
         return ActConfig(
@@ -257,14 +238,6 @@ def _paper(agent: Kind) -> ActConfig:
 def _debug(agent: Kind) -> ActConfig:
     """Seconds, to see that everything runs."""
     net, two = StackConfig(hidden=8, layers=1), agent == "dreamerv2"
-    if agent == "control_vae":
-        return ActConfig(
-            agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
-            evaluation_episodes=2, train=UpdateConfig(batch_size=4, window=6),
-            control_vae=_tracking(
-                latent_size=4, prior=net, posterior=net, policy=net, transition=net
-            ),
-        )  # fmt: skip
     return ActConfig(
         agent=agent, episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
         evaluation_episodes=2,
@@ -278,6 +251,42 @@ def _debug(agent: Kind) -> ActConfig:
             horizon=3, actor=net, critic=net, reinforce=None if two else 0.0,
             entropy=1e-4 if two else 0.0, target_every=2 if two else 1,
         ),
+    )  # fmt: skip
+
+
+def _small_tracking() -> ActConfig:
+    """Sizes for two cores; minutes."""
+    net = StackConfig(hidden=64, layers=2)
+    return ActConfig(
+        agent="control_vae", episodes=50, evaluation_episodes=5, exploration=0.1,
+        control_vae=_tracking(
+            action_cost=0.001, discount=0.95, prior=net, posterior=net, policy=net,
+            transition=StackConfig(hidden=128, layers=2),
+        ),
+        train=UpdateConfig(
+            batch_size=64, window=17, learning_rate=1e-3, transition_learning_rate=2e-3,
+            clip_norm=1.0, weight_decay=0.0,
+            kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=400),
+        ),
+    )  # fmt: skip
+
+
+def _paper_tracking() -> ActConfig:
+    """The values of ControlVAE's paper, see docs/models/agent_control_vae.md."""
+    paper = preset("paper", "agent_control_vae")
+    return ActConfig(
+        agent="control_vae", episodes=1000, updates=8, evaluate_every=50, exploration=0.0,
+        control_vae=paper.model, train=_updates(paper.train),
+    )  # fmt: skip
+
+
+def _debug_tracking() -> ActConfig:
+    """Seconds, to see that everything runs."""
+    net = StackConfig(hidden=8, layers=1)
+    return ActConfig(
+        agent="control_vae", episodes=4, seed_episodes=2, updates=2, evaluate_every=2,
+        evaluation_episodes=2, train=UpdateConfig(batch_size=4, window=6),
+        control_vae=_tracking(latent_size=4, prior=net, posterior=net, policy=net, transition=net),
     )  # fmt: skip
 
 
@@ -304,11 +313,20 @@ def model_option(agent: str | None) -> str:
     return "control_vae" if agent == "control_vae" else "model"
 
 
-ACT_PRESETS: dict[str, Callable[[Kind], ActConfig]] = {
-    "small": _small,
-    "pixels": _pixels,
-    "paper": _paper,
-    "debug": _debug,
+def _of_a_world_model(agent: Kind) -> dict[str, Callable[[], ActConfig]]:
+    named = {"small": _small, "pixels": _pixels, "paper": _paper, "debug": _debug}
+    return {name: partial(make, agent) for name, make in named.items()}
+
+
+ACT_PRESETS: dict[str, dict[str, Callable[[], ActConfig]]] = {
+    "planet": _of_a_world_model("planet"),
+    "dreamer": _of_a_world_model("dreamer"),
+    "dreamerv2": _of_a_world_model("dreamerv2"),
+    "control_vae": {
+        "small": _small_tracking,
+        "paper": _paper_tracking,
+        "debug": _debug_tracking,
+    },
 }
 
 
@@ -316,14 +334,11 @@ def act_preset(name: str = "small", agent: str = "planet") -> ActConfig:
     """Return the options of a preset of an agent.
 
     Args:
-        name: ``small``, ``pixels``, ``paper`` or ``debug``.
+        name: ``small``, ``paper`` or ``debug``; of an agent with a world model also ``pixels``.
         agent: ``planet``, ``dreamer``, ``dreamerv2`` or ``control_vae``.
 
     Raises:
         ConfigError: If there is no such preset or agent.
     """
-    if agent not in AGENTS:
-        raise ConfigError(f"agent {agent!r} does not exist; choose one of {', '.join(AGENTS)}")
-    if name not in ACT_PRESETS:
-        raise ConfigError(f"preset {name!r} does not exist; choose one of {', '.join(ACT_PRESETS)}")
-    return ACT_PRESETS[name](agent)
+    presets = named(f"agent {agent!r}", agent, ACT_PRESETS)
+    return named(f"preset {name!r} of {agent}", name, presets)()

@@ -39,7 +39,6 @@ import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
@@ -61,6 +60,7 @@ from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import HeldResidual, Memory
 from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.progress import tqdm
 
 Floats = npt.NDArray[np.float64]
 HOLD = 0.17  # seconds that a deviation is held (Gao, Newman & Scholl 2009)

@@ -15,24 +15,18 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import AtRandom, Controls, returned
 from pyro_animacy.acting.environments import gymnasium
+from pyro_animacy.acting.environments.make import frames_per_second
 from pyro_animacy.acting.planners import PlannerConfig, identity, plan
-from pyro_animacy.acting.run import (
-    evaluation,
-    frames_per_second,
-    load_agent,
-    longest,
-    make_env,
-    read_acting,
-)
+from pyro_animacy.acting.run import evaluation, load_agent, longest, make_env, read_acting
 from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.progress import tqdm
 
 # Of the search in the true simulator, where every candidate costs a step of the world.
 SIMULATED = PlannerConfig(horizon=12, iterations=5, candidates=200, elites=20, warm_start=True)

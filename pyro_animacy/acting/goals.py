@@ -109,8 +109,8 @@ def goal_of(objective: str, card: ModelCard, recordings: xr.Dataset) -> Goal:
     mover, arrow, target = (part.strip() for part in pair.partition("->"))
     if not (colon and arrow) or name not in AIMS:
         raise ConfigError(
-            f"objective {objective!r}: expected name:A->B, the name one of {', '.join(AIMS)} and A "
-            f"and B of the bodies {', '.join(bodies)}"
+            f"objective {objective!r}: it must be name:A->B, the name one of {', '.join(AIMS)} and "
+            f"A and B of the bodies {', '.join(bodies)}"
         )
     for body in (mover, target):
         if body not in bodies:

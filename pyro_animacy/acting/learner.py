@@ -1,5 +1,6 @@
 """What is learned by acting: a world model, of Dreamer actor and critic; or a ControlVAE."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -8,72 +9,109 @@ import torch
 import xarray as xr
 from torch import nn
 
-from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned
+from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name
 from pyro_animacy.acting.behaviour import Behaviour
 from pyro_animacy.acting.config import ActConfig
-from pyro_animacy.acting.run import BEHAVIOUR, fitting
-from pyro_animacy.acting.tracking import References, Tracker
+from pyro_animacy.acting.environments import gymnasium
+from pyro_animacy.acting.environments.make import frames_per_second
+from pyro_animacy.acting.tracking import (
+    References,
+    Tracker,
+    load_references,
+    read_references,
+    tracking_error,
+)
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
-from pyro_animacy.errors import RunError
+from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.checkpoint import EpisodeCard, folder, load_weights
+from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.loop import (
     clip,
     diverged,
+    fitting,
     groups,
     make_elbo,
     make_optimizer,
     stream,
     worth_tracing,
 )
-from pyro_animacy.infer.run import build
+from pyro_animacy.infer.run import BEHAVIOUR, Run, build
 from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.models.agent_control_vae import acted
 from pyro_animacy.models.program import Memory
 
 
 class Learner:
     """World model, guide and, of Dreamer, actor and critic: all that is learned.
 
+    A kind of agent is a subclass, which `LEARNERS` names: it says what it needs before a run
+    begins, what an update is, which agents act by it, and what an evaluation measures of them.
+
     Args:
         card: What the world model is of.
         config: The options.
         controls: What can be done.
         device: Where.
+        path: The run's folder.
     """
 
     def __init__(
-        self, card: EpisodeCard, config: ActConfig, controls: Controls, device: torch.device
+        self,
+        card: EpisodeCard,
+        config: ActConfig,
+        controls: Controls,
+        device: torch.device,
+        path: Path,
     ) -> None:
         self.card, self.config, self.device = card, config, device
         o = config.train
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(o.seed, -1))
             self.model, self.guide = build(card)
-            dreams = config.dreams
-            self.behaviour = (
-                Behaviour(self.model, config.behaviour, discrete=controls.discrete)
-                if dreams
-                else None
-            )
+            self.behaviour = _behaviour(self.model, config, controls)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         if self.behaviour is not None:
             self.behaviour.to(device)
         self.optimizer = make_optimizer(groups(self.modules, o), o)
         traced = worth_tracing(o, config.updates_before(config.episodes - 1))
         self.gradient = Gradient(make_elbo(o), self.model, self.guide, traced=traced)
-        self.agent = self.acts(controls)
+        self.agent, self.evaluated = self.agents(controls)
 
-    def acts(self, controls: Controls) -> Any:
-        """The agent that acts by what is learned."""
-        choose = (
-            Acted(self.behaviour.actor)
-            if self.behaviour is not None
-            else Planned(self.model, self.config.planner, controls)
-        )
-        return Agent(
-            self.guide, choose, controls, bits=self.config.bits,
-            exploration=self.config.exploration,
-        )  # fmt: skip
+    def agents(self, controls: Controls) -> tuple[Any, Any]:
+        """What collects by what is learned, and what is evaluated."""
+        agent = _agent(self.guide, self.behaviour, self.config, controls)
+        return agent, agent
+
+    @staticmethod
+    def references(env: gymnasium.Env, controls: Controls, config: ActConfig) -> xr.Dataset | None:
+        """What is learned from besides the replay, to be kept with the run.
+
+        Raises:
+            ConfigError: If this kind of agent cannot act in the environment, or is given nothing.
+            DataError: If what it is given is not of the environment.
+        """
+        return None
+
+    @staticmethod
+    def loaded(run: Run, config: ActConfig, controls: Controls) -> Any:
+        """The agent that a run has learned.
+
+        Raises:
+            RunError: If a file is missing or damaged, or of other options.
+        """
+        with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
+            behaviour = _behaviour(run.model, config, controls)
+        if behaviour is not None:
+            weights = folder(run.path, run.checkpoint) / BEHAVIOUR
+            tensors, _ = load_weights(weights)
+            with fitting(str(weights)):
+                behaviour.load_state_dict(tensors)
+        return _agent(run.guide, behaviour, config, controls)
+
+    def measured(self, episodes: list[xr.Dataset]) -> dict[str, float]:
+        """What an evaluation says of its episodes besides their returns."""
+        return {}
 
     def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
         """One update of everything from a batch of windows; returns the terms of the losses.
@@ -150,12 +188,14 @@ class Learner:
 class TrackingLearner(Learner):
     """Prior, policy, guide and transition, learned by turns: see `acting.tracking`.
 
+    The unit of a state is its spread in the references.
+
     Args:
         card: What the model is of.
         config: The options.
         controls: What can be done.
         device: Where.
-        references: Episodes to learn from.
+        path: The run's folder, which holds the references.
     """
 
     def __init__(
@@ -164,19 +204,49 @@ class TrackingLearner(Learner):
         config: ActConfig,
         controls: Controls,
         device: torch.device,
-        references: xr.Dataset,
+        path: Path,
     ) -> None:
-        self.references = references
-        self.windows = EpisodeWindows(references, config.train.window, "observation")
-        super().__init__(card, config, controls, device)
+        self.learned, self.heldout = load_references(path, config.train.seed)
+        self.windows = EpisodeWindows(self.learned, config.train.window, "observation")
+        shown = see(self.learned)
+        sight = acted(card.sight)._replace(mean=shown.mean, spread=shown.spread)
+        card = dataclasses.replace(card, sight=sight)
+        super().__init__(card, config, controls, device, path)
 
-    def acts(self, controls: Controls) -> Tracker:
-        """The agent, which collects by following the references that it learns from."""
-        c = self.config
-        references = References(self.references, self.model.spread, c.train.window - 1)
-        return Tracker(
-            self.guide, references, controls, prior_share=c.prior_share, exploration=c.exploration
-        )
+    def agents(self, controls: Controls) -> tuple[Tracker, Tracker]:
+        """Both follow references: one those that are learned from, the other those held out."""
+        c, spread, steps = self.config, self.model.spread, self.config.train.window - 1
+        return (
+            Tracker(
+                self.guide, References(self.learned, spread, steps), controls,
+                prior_share=c.prior_share, exploration=c.exploration,
+            ),
+            Tracker(self.guide, References(self.heldout, spread, steps), controls),
+        )  # fmt: skip
+
+    @staticmethod
+    def references(env: gymnasium.Env, controls: Controls, config: ActConfig) -> xr.Dataset:
+        """The reference motion: see `Learner.references`."""
+        if controls.discrete:
+            raise ConfigError(
+                f"{env_name(env)} has discrete actions, and the policy of control_vae is a "
+                "Gaussian; choose another agent or environment"
+            )
+        shape: Any = env.observation_space.shape
+        return read_references(config.reference, shape[0], frames_per_second(env))
+
+    @staticmethod
+    def loaded(run: Run, config: ActConfig, controls: Controls) -> Tracker:
+        """The agent that follows what a run has held out."""
+        heldout = load_references(run.path, config.train.seed)[1]
+        references = References(heldout, run.model.spread, config.train.window - 1)
+        return Tracker(run.guide, references, controls)
+
+    def measured(self, episodes: list[xr.Dataset]) -> dict[str, float]:
+        """How far they are from the references that are held out."""
+        followed = self.evaluated.references
+        errors = [tracking_error(episode, followed) for episode in episodes]
+        return {"tracking_error": sum(errors) / len(errors)}
 
     def update(self, batch: EpisodeBatch, step: int) -> dict[str, float]:
         """One update of the transition, from windows of the replay, and one of all else.
@@ -207,3 +277,28 @@ class TrackingLearner(Learner):
         if only == "transition":
             del terms["kl"]
         return {"loss": loss.item(), **terms}
+
+
+def _behaviour(model: Any, config: ActConfig, controls: Controls) -> Behaviour | None:
+    """Actor and critic in a world model, as they begin; None where the agent plans."""
+    if not config.dreams:
+        return None
+    return Behaviour(model, config.behaviour, discrete=controls.discrete)
+
+
+def _agent(guide: Any, behaviour: Behaviour | None, config: ActConfig, controls: Controls) -> Agent:
+    """The agent that acts by an actor, or where there is none by search."""
+    choose: Any = (
+        Acted(behaviour.actor)
+        if behaviour is not None
+        else Planned(guide.model, config.planner, controls)
+    )
+    return Agent(guide, choose, controls, bits=config.bits, exploration=config.exploration)
+
+
+LEARNERS: dict[str, type[Learner]] = {
+    "planet": Learner,
+    "dreamer": Learner,
+    "dreamerv2": Learner,
+    "control_vae": TrackingLearner,
+}

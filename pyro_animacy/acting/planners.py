@@ -84,7 +84,7 @@ class PlannerConfig:
         )
         if self.method == "cem" and not 2 <= self.elites <= self.candidates:
             raise ConfigError(
-                f"planner.elites is {self.elites} of {self.candidates} candidates; expected 2 or "
+                f"planner.elites is {self.elites} of {self.candidates} candidates; it must be 2 or "
                 "more, and no more than there are candidates"
             )
 

@@ -307,7 +307,9 @@ def quantised(image: Tensor, bits: int, generator: torch.Generator | None = None
         ConfigError: If ``bits`` cannot be used.
     """
     if bits not in range(1, 9):
-        raise ConfigError(f"bits of an image is {bits}; expected 1 to 8, 5 as PlaNet or 8 for all")
+        raise ConfigError(
+            f"bits of an image is {bits}; it must be from 1 to 8: 5 as PlaNet, or 8 for all"
+        )
     if image.dtype != torch.uint8:
         image = (image * 255).round().to(torch.uint8)
     if bits == 8:

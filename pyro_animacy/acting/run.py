@@ -1,28 +1,24 @@
 """A run of `act` read back: its environment, its options, and the agent that has learned there."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
 
-from pyro_animacy.acting.agent import Acted, Agent, Controls, Planned, env_name, play
-from pyro_animacy.acting.behaviour import Behaviour
+from pyro_animacy.acting.agent import Agent, Controls, env_name, play
 from pyro_animacy.acting.config import ActConfig, options_of
 from pyro_animacy.acting.environments import gymnasium
 from pyro_animacy.acting.environments.make import make
-from pyro_animacy.acting.tracking import References, Tracker, load_references
+from pyro_animacy.acting.learner import LEARNERS
+from pyro_animacy.acting.tracking import Tracker
 from pyro_animacy.errors import RunError
-from pyro_animacy.infer.checkpoint import folder, load_weights
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.run import Run, read_settings
 from pyro_animacy.models.world_model import Sight
-
-BEHAVIOUR = "behaviour.safetensors"
 
 
 def make_env(environment: str, config: ActConfig, *, render: bool = False) -> gymnasium.Env:
@@ -64,35 +60,7 @@ def load_agent(path: Path, env: gymnasium.Env, checkpoint: int | None = None) ->
     _, config = read_acting(path)
     run, controls = Run.load(path, checkpoint), Controls.of(env)
     check_env(env, run.card.sight)
-    if config.agent == "control_vae":
-        heldout = load_references(path, config.train.seed)[1]
-        return Tracker(
-            run.guide, References(heldout, run.model.spread, config.train.window - 1), controls
-        )
-    if not config.dreams:
-        choose: Any = Planned(run.model, config.planner, controls)
-    else:
-        with torch.random.fork_rng(devices=[]):  # the parameters drawn are replaced below
-            behaviour = Behaviour(run.model, config.behaviour, discrete=controls.discrete)
-        weights = folder(path, checkpoint) / BEHAVIOUR
-        tensors, _ = load_weights(weights)
-        with fitting(str(weights)):
-            behaviour.load_state_dict(tensors)
-        choose = Acted(behaviour.actor)
-    return Agent(run.guide, choose, controls, bits=config.bits, exploration=config.exploration)
-
-
-@contextmanager
-def fitting(what: str) -> Iterator[None]:
-    """Raise RunError where parameters that are loaded are of another model than the options."""
-    try:
-        yield
-    except (RuntimeError, ValueError, KeyError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{what}: does not fit the options in config.yaml and the environment ({first}); undo "
-            "what was changed there, or start a new run"
-        ) from None
+    return LEARNERS[config.agent].loaded(run, config, controls)
 
 
 def check_env(env: gymnasium.Env, sight: Sight) -> None:
@@ -144,9 +112,3 @@ def longest(env: gymnasium.Env) -> int | None:
     """Actions in the longest episode, each repeated as often as it is; None where none is known."""
     limit = env.spec.max_episode_steps if env.spec else None
     return math.ceil(limit / env.get_wrapper_attr("repeat")) if limit else None
-
-
-def frames_per_second(env: gymnasium.Env) -> float:
-    """How often the agent acts: the environment's rate, less repetition; 1 where none is known."""
-    rate = env.metadata.get("render_fps")
-    return float(rate) if rate else 1.0

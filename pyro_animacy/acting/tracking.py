@@ -34,11 +34,10 @@ from torch import Tensor
 from pyro_animacy.acting.agent import Controls, finite
 from pyro_animacy.data.episodes import read_episodes
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import REPLAY
+from pyro_animacy.infer.run import REFERENCE, REPLAY
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.program import Evidence
 
-REFERENCE = "reference.npz"  # of a run, what it follows
 HELDOUT = 0.2  # share of the references that are followed in evaluations alone
 
 
@@ -184,8 +183,8 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
     kept = found["length"].to_numpy() > 1
     if kept.sum() < 2:
         raise DataError(
-            f"{source}: has {kept.sum()} episodes of 2 frames or more; expected at least 2, one to "
-            "learn from and one to be evaluated on"
+            f"{source}: has {kept.sum()} episodes of 2 frames or more; it must have 2, one "
+            "to learn from and one to be evaluated on"
         )
     return found[["observation"]].isel(trajectory=kept)
 

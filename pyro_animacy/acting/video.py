@@ -28,11 +28,11 @@ import xarray as xr
 from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.acting.agent import Agent
 from pyro_animacy.acting.config import ActConfig
 from pyro_animacy.acting.environments import chase, gymnasium, soccer
+from pyro_animacy.acting.environments.make import frames_per_second
 from pyro_animacy.acting.film import (
     DPI,
     OPEN_LOOP,
@@ -46,13 +46,7 @@ from pyro_animacy.acting.film import (
     overlaid,
 )
 from pyro_animacy.acting.replay import quantised
-from pyro_animacy.acting.run import (
-    evaluation,
-    frames_per_second,
-    load_agent,
-    make_env,
-    read_acting,
-)
+from pyro_animacy.acting.run import evaluation, load_agent, make_env, read_acting
 from pyro_animacy.criticism.gif import Pixels, delay, save_gif
 from pyro_animacy.criticism.style import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
@@ -64,6 +58,7 @@ from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
+from pyro_animacy.progress import tqdm
 
 CONTEXT = 5  # frames seen before a prediction, as in PlaNet's videos
 DRAWS = 20
@@ -135,13 +130,13 @@ def video(
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
-        if config.agent == "control_vae":
-            raise ConfigError(
-                f"{path}: its agent is control_vae, and a video shows what a world model makes of "
-                "what it sees; see how it follows by: pyro-animacy evaluate"
-            )
         envs = [_watched(environment, config) for _ in range(episodes)]
-        agent: Any = load_agent(path, envs[0], checkpoint)
+        agent = load_agent(path, envs[0], checkpoint)
+        if not isinstance(agent, Agent):
+            raise ConfigError(
+                f"{path}: its agent is {config.agent}, and a video shows what a world model makes "
+                "of what it sees; see how it follows by: pyro-animacy evaluate"
+            )
         played = _played(envs, agent, seed, progress)
         longest = max(each.episode.sizes["time"] for each in played)
         if context + open_loop > longest:

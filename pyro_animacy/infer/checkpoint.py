@@ -107,8 +107,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        number = getattr(error, "errno", None)
+        said = os.strerror(number) if number else error  # without the temporary file's name
         raise RunError(
-            f"{path}: cannot be written ({error}); free some space or choose another folder. "
+            f"{path}: cannot be written ({said}); free some space or choose another folder. "
             "What was saved before is kept"
         ) from error
 

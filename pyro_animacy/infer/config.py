@@ -266,7 +266,7 @@ class FitConfig:
         if self.train.window <= distance:
             raise ConfigError(
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
-                "expected a longer window, or no step is so far ahead"
+                "the window must be longer, or no step is so far ahead"
             )
 
 
@@ -346,18 +346,27 @@ def in_words(error: Exception, before: str = "") -> str:
     if not found:
         return re.sub('^Parser key "(.+?)": ', rf"{before}\1: ", text)
     name, several, one, value = found.groups()
-    return f"{before}{name} {value}: expected {' or '.join(_kinds(several or one))}"
+    return f"{before}{name} is {value}; it must be {' or '.join(_kinds(several or one))}"
+
+
+KINDS = {  # one, and several
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "bool": ("true or false", "true or false"),
+    "str": ("text", "texts"),
+    "NoneType": ("null", "null"),
+}
 
 
 def _kinds(types: str) -> Iterator[str]:
-    """Types as Python prints them, in the words of a person who writes values: int, null, adam."""
+    """Types as Python prints them, in the words of a person who writes values: null, adam."""
     for name, literal, list_of in re.findall(
         r"<class '(\w+)'>|Literal\[(.+?)\]|tuple\[(\w+), \.\.\.\]", types
     ):
         if literal:
             yield from (choice.strip("'\"") for choice in literal.split(", "))
         else:
-            yield f"a list of {list_of}" if list_of else "null" if name == "NoneType" else name
+            yield f"a list of {KINDS[list_of][1]}" if list_of else KINDS.get(name, (name,))[0]
 
 
 def said(value: Any) -> str:

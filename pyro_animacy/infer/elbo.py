@@ -252,7 +252,7 @@ class _Sites(NamedTuple):
         if fixed_q is None or fixed_p is None:
             raise ConfigError(
                 f"kl_balance: the posterior of site {self.name} is {q} and its prior {p}; "
-                "expected normals or one-hot categoricals. Set kl_balance to None"
+                "they must be normals or one-hot categoricals. Set kl_balance to None"
             )
         return alpha * kl_divergence(fixed_q, p) + (1 - alpha) * kl_divergence(q, fixed_p)
 

@@ -22,7 +22,16 @@ from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import CONFIG, METRICS, SUMMARY, Run, read_settings
+from pyro_animacy.infer.run import (
+    BEHAVIOUR,
+    CONFIG,
+    METRICS,
+    REFERENCE,
+    REPLAY,
+    SUMMARY,
+    Run,
+    read_settings,
+)
 from pyro_animacy.infer.trainer import Trainer
 
 
@@ -60,12 +69,17 @@ def fit(
     config = preset() if config is None else config
     if not isinstance(config, FitConfig):
         raise ConfigError(f"config is {config!r}; it must be a FitConfig, such as preset('small')")
-    path = Path(out)
+    path, found_again = Path(out), _found_again(data)
     processes = join(config.train.device)
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
     if processes.first:
+        if _within(found_again, path / REPLAY):
+            raise RunError(
+                f"{path}: --overwrite would delete the episodes that are fitted to; choose another "
+                "--out"
+            )
         make_folder(path, overwrite)
-        save_settings(path, config.family, config.model, config.train, data=_found_again(data))
+        save_settings(path, config.family, config.model, config.train, data=found_again)
     if trainer.progress:
         print(trainer.source.describe(), file=sys.stderr)
     return _finish(trainer)
@@ -101,6 +115,13 @@ def _found_again(data: dict[str, Any] | None) -> dict[str, Any]:
     if isinstance(source, list | tuple):
         return {**(data or {}), "source": [absolute(path) for path in source]}
     return data or {}
+
+
+def _within(data: dict[str, Any], folder: Path) -> bool:
+    """Whether recordings are in a folder."""
+    source = data.get("source", [])
+    files = [source] if isinstance(source, str) else source
+    return any(Path(file).is_relative_to(folder.resolve()) for file in files)
 
 
 def _finish(trainer: Trainer) -> Run:
@@ -148,14 +169,17 @@ def make_folder(path: Path, overwrite: bool) -> None:
         raise RunError(f"{path}: not the folder of a run, so it is not overwritten; choose another")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (*checkpoint.FILES, CONFIG, METRICS, SUMMARY):  # what else is there stays
-            (path / name).unlink(missing_ok=True)
-        if (path / checkpoint.KEPT).exists():
-            shutil.rmtree(path / checkpoint.KEPT)
+        for name in (checkpoint.KEPT, REPLAY):
+            if (path / name).exists():
+                shutil.rmtree(path / name)
+        for name in (*checkpoint.FILES, METRICS, SUMMARY, BEHAVIOUR, REFERENCE):
+            (path / name).unlink(missing_ok=True)  # what else is there stays
         for events in (path / BOARD).glob("events.out.tfevents.*"):
             events.unlink()  # or TensorBoard draws both runs as one
+        (path / CONFIG).unlink(missing_ok=True)  # the last: until then it is the folder of a run
     except OSError as error:
-        raise RunError(f"{path}: cannot be made ({error.strerror}); choose another --out") from None
+        why = error.strerror or error
+        raise RunError(f"{path}: cannot be made ({why}); choose another --out") from None
 
 
 def _plain(value: Any) -> Any:

@@ -66,6 +66,19 @@ def diverged(where: str, what: str, kept: str = "") -> RunError:
     return RunError(f"{where}: {what}; {mend}" + (f" ({kept})" if kept else ""))
 
 
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Raise RunError where parameters that are loaded are of another model than the options."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{what}: does not fit the options in config.yaml ({first}); undo what was "
+            "changed there, or start a new run"
+        ) from None
+
+
 def groups(modules: nn.ModuleDict, options: UpdateConfig) -> list[dict[str, Any]]:
     """All parameters, those of the model's transition by themselves if they have a rate of theirs.
 

@@ -27,7 +27,6 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, DataError, require
@@ -39,6 +38,7 @@ from pyro_animacy.models.agent_control_vae import AgentControlVAE, recorded
 from pyro_animacy.models.image_vae import ImageVAE
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
+from pyro_animacy.progress import tqdm
 
 Act = Literal["policy", "recorded"]
 CONTEXT = 5  # frames given before a forecast, as in PlaNet's video predictions

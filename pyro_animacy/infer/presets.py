@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import named
 from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models import family
@@ -257,8 +257,4 @@ def preset(name: str = "small", model: str = "control_vae") -> FitConfig:
         ConfigError: If there is no such preset or model.
     """
     family(model)
-    if name not in PRESETS[model]:
-        raise ConfigError(
-            f"preset {name!r} does not exist; choose one of {model}'s: {', '.join(PRESETS[model])}"
-        )
-    return PRESETS[model][name]()
+    return named(f"preset {name!r} of {model}", name, PRESETS[model])()

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from pyro_animacy.data.trajectories import split
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said, without_old
 from pyro_animacy.infer.recordings import HOW_READ, read_data
@@ -23,6 +23,8 @@ from pyro_animacy.sets import body_types
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 REPLAY = "episodes"  # folder of those that a run of `act` has collected
+BEHAVIOUR = "behaviour.safetensors"  # of a run of `act`, its actor and critic
+REFERENCE = "reference.npz"  # of a run of `act`, what it follows
 PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
@@ -235,18 +237,22 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise RunError(f"{file}: no such file; {path} is not the folder of a run")
     try:
         settings = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
-        raise RunError(f"{file}: expected the sections model and train of a fitted run")
+        raise RunError(f"{file}: it must have the sections model and train of a fitted run")
     for name, kind in PARTS.items():
         if not isinstance(settings.get(name, kind()), kind):
             wanted = "options by name" if kind is dict else "the name of a model"
-            raise RunError(f"{file}: {name} is {said(settings[name])}; expected {wanted}")
+            raise RunError(f"{file}: {name} is {said(settings[name])}; it must be {wanted}")
     source = settings.get("data", {}).get("source") or []
     files = source if isinstance(source, list) else [source]
     if not all(isinstance(name, str) for name in files):
-        raise RunError(f"{file}: data.source is {said(source)}; expected a path, or a list of them")
+        raise RunError(
+            f"{file}: data.source is {said(source)}; it must be a path, or a list of them"
+        )
     return without_old(settings)
 
 
@@ -301,7 +307,8 @@ def _read_summary(file: Path) -> dict[str, Any]:
     found = _json_objects(file)
     if found is None:
         raise RunError(
-            f"{file}: damaged; delete it, and go on with: pyro-animacy fit --resume {file.parent}"
+            f"{file}: damaged; delete it, and go on with: "
+            f"{command_line('fit', '--resume', file.parent)}"
         )
     return found[0] if found else {}
 

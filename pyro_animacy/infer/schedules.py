@@ -15,6 +15,13 @@ class KLWeightConfig:
     0.009, end 0.09, levels 9, every 500. With ``shape: geometric`` the steps are equal factors:
     start 0.01, end 0.0891, levels 20 is 0.01 x 1.122^k after 500 k epochs, as in code for 2-D
     soccer.
+
+    Args:
+        start: Its first value.
+        end: Its last value.
+        levels: Values in all; 1 for a constant weight.
+        every: Epochs that each lasts.
+        shape: ``linear``, equal steps, or ``geometric``, equal factors.
     """
 
     start: float = 1.0
@@ -40,7 +47,7 @@ class KLWeightConfig:
         if self.shape == "geometric" and min(self.start, self.end) == 0:
             raise ConfigError(
                 f"train.kl_weight goes from {self.start:g} to {self.end:g} by equal factors, and "
-                "no factor leads from 0 or to it; expected both positive, or shape linear"
+                "no factor leads from 0 or to it; both must be positive, or the shape linear"
             )
         if self.levels == 1 and self.start != self.end:
             raise ConfigError(

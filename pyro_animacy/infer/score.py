@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.infer.steps import Steps, draw_steps, log_mean_exp, window_steps
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.progress import tqdm
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise

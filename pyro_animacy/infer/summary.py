@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
+from pyro_animacy.errors import command_line
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import Score, score
@@ -116,7 +117,7 @@ def _episodes_text(run: Run) -> str:
         f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f}{spread} nats per frame, "
         f"on {s['data']['heldout_episodes']} of {s['data']['episodes']} episodes; {s['steps']} "
         f"updates in {s['train_seconds']:.0f} s, {s['parameters']} parameters\n"
-        f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html"
+        f"{_next(run)}"
     )
 
 
@@ -139,5 +140,9 @@ def summary_text(run: Run) -> str:
         f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
         f"{s['parameters']} parameters"
     )
-    lines.append(f"run: {run.path}   next: pyro-animacy criticise {run.path} --out report.html")
-    return "\n".join(lines)
+    return "\n".join([*lines, _next(run)])
+
+
+def _next(run: Run) -> str:
+    criticise = command_line("criticise", run.path, "--out", "report.html")
+    return f"run: {run.path}   next: {criticise}"

@@ -22,9 +22,8 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
-from tqdm import tqdm
 
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.images import ImageDecoder, ImageEncoder
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.config import FitConfig
@@ -36,6 +35,7 @@ from pyro_animacy.infer.loop import (
     Interrupted,
     clip,
     diverged,
+    fitting,
     groups,
     make_elbo,
     make_optimizer,
@@ -52,6 +52,7 @@ from pyro_animacy.infer.traced import Gradient, no_validation
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
+from pyro_animacy.progress import tqdm
 from pyro_animacy.sets import SetNetwork
 
 LOG_EVERY = 10  # updates
@@ -90,12 +91,12 @@ class Trainer:
         if options.batch_size < processes.size:
             raise ConfigError(
                 f"train.batch_size is {options.batch_size}, the batch of all {processes.size} "
-                "processes together; expected at least one window for each"
+                "processes together; it must be at least one window for each"
             )
         if not isinstance(dataset, xr.Dataset):
             raise DataError(
-                f"the recordings are a {type(dataset).__name__}; expected an xarray Dataset: read "
-                "them first, by read_trajectories(recordings, fps=...) or, of episodes, by "
+                f"the recordings are a {type(dataset).__name__}; they must be an xarray Dataset: "
+                "read them first, by read_trajectories(recordings, fps=...) or, of episodes, by "
                 "make_episodes"
             )
         if options.tensorboard:
@@ -169,7 +170,7 @@ class Trainer:
                 if stopped:
                     raise Interrupted(
                         f"stopped at step {self.step} of {o.steps}; all is saved. Go on with: "
-                        f"pyro-animacy fit --resume {self.path}",
+                        f"{command_line('fit', '--resume', self.path)}",
                         caught[0] if caught else signal.SIGTERM,
                     )
 
@@ -250,7 +251,7 @@ class Trainer:
             self.save()
             raise LostProcess(
                 f"step {self.step} of {self.options.steps}: {lost}. Go on with: "
-                f"pyro-animacy fit --resume {self.path}"
+                f"{command_line('fit', '--resume', self.path)}"
             ) from lost
 
     def save(self) -> None:
@@ -282,14 +283,9 @@ class Trainer:
                 f"{self.path}: the recordings are not those of this run; resume with the same data "
                 "and the same data options"
             )
-        try:
+        with fitting(f"{self.path}: the saved state"):
             self.modules.load_state_dict(state["parameters"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            first = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"{self.path}: the saved state does not fit the model ({first})"
-            ) from None
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
         rows = read_metrics(self.path, "step")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import named
 from pyro_animacy.models.agent_control_vae import (
     AgentControlVAE,
     AgentControlVAEConfig,
@@ -53,6 +53,4 @@ def family(name: str) -> Family:
     Raises:
         ConfigError: If there is no such model.
     """
-    if name not in FAMILIES:
-        raise ConfigError(f"the model {name!r} does not exist; choose one of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    return named(f"model {name!r}", name, FAMILIES)

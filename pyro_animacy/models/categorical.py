@@ -59,7 +59,7 @@ def categorical(logits: Tensor, unimix: float = 0.0) -> Independent:
     require("", {"unimix": unimix}, ("unimix", 0 <= unimix < 1, "in [0, 1)"))
     if logits.dim() < 2:
         raise ConfigError(
-            f"logits of a categorical latent have shape {tuple(logits.shape)}; expected "
+            f"logits of a categorical latent have shape {tuple(logits.shape)}; it must be "
             "(..., groups, classes)"
         )
     if unimix:  # in logs, so that small probabilities keep their digits and gradients

@@ -111,7 +111,7 @@ class LinearStateSpace(nn.Module):
         super().__init__()
         C = observation_matrix
         if C.ndim != 2:
-            raise ConfigError(f"observation_matrix has shape {tuple(C.shape)}; expected (O, X)")
+            raise ConfigError(f"observation_matrix has shape {tuple(C.shape)}; it must be (O, X)")
         O, X = C.shape  # noqa: E741
         B = C.new_zeros(X, 0) if control_matrix is None else control_matrix
         U = B.shape[-1] if B.ndim else 0
@@ -295,7 +295,7 @@ class LinearStateSpace(nn.Module):
             log p(o_t | o_{t-d}, o_{t-2d}, ...), (T, B) nats.
         """
         if distance < 1:
-            raise ConfigError(f"distance is {distance}; expected at least 1 step")
+            raise ConfigError(f"distance is {distance}; it must be at least 1")
         o, seen = self._observations(observation, observed)
         steps, batch, _ = o.shape
         shift = torch.arange(steps, device=o.device)[:, None] % distance
@@ -310,12 +310,12 @@ class LinearStateSpace(nn.Module):
         O = len(self.offset)  # noqa: E741
         if observation.ndim != 3 or observation.shape[-1] != O or not len(observation):
             raise DataError(
-                f"observation has shape {tuple(observation.shape)}; expected (T, B, {O}), T >= 1"
+                f"observation has shape {tuple(observation.shape)}; it must be (T, B, {O}), T >= 1"
             )
         seen = ~observation.isnan() if observed is None else observed
         if seen.shape != observation.shape or seen.dtype != torch.bool:
             raise DataError(
-                f"observed is {seen.dtype} of shape {tuple(seen.shape)}; expected bool of the "
+                f"observed is {seen.dtype} of shape {tuple(seen.shape)}; it must be bool of the "
                 f"observation's shape {tuple(observation.shape)}"
             )
         o = torch.where(seen, observation, 0).to(self.offset)
@@ -331,7 +331,7 @@ class LinearStateSpace(nn.Module):
             return self.offset.new_zeros(*shape, X)
         if action.shape != (*shape, U) or not U:
             raise DataError(
-                f"action has shape {tuple(action.shape)}; expected "
+                f"action has shape {tuple(action.shape)}; it must be "
                 + (str((*shape, U)) if U else "none, for the model has no control_matrix")
             )
         _check_finite("action", action, "where a trajectory is padded, fill in 0")
@@ -350,17 +350,19 @@ def _check_finite(name: str, value: Tensor, mend: str) -> None:
 
 def _check_matrix(name: str, value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     if tuple(value.shape) != shape:
-        raise ConfigError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
+        raise ConfigError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")
     if value.dtype != dtype or not dtype.is_floating_point:
-        raise ConfigError(f"{name} is {value.dtype}; expected one floating type for all matrices")
+        raise ConfigError(
+            f"{name} is {value.dtype}; it must be the one floating type of all matrices"
+        )
     if not value.isfinite().all():
-        raise ConfigError(f"{name} is not finite; expected numbers")
+        raise ConfigError(f"{name} is not finite; it must be numbers")
 
 
 def _check_covariance(name: str, value: Tensor, positive: bool) -> None:
     matrix = value.detach()
     if not torch.allclose(matrix, matrix.T):
-        raise ConfigError(f"{name} is not symmetric; expected a covariance")
+        raise ConfigError(f"{name} is not symmetric; it must be a covariance")
     values = torch.linalg.eigvalsh(matrix)
     tolerance = 10 * len(matrix) * torch.finfo(matrix.dtype).eps * float(values.abs().max())
     if values[0] < -tolerance or (positive and values[0] <= 0):

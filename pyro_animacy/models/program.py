@@ -106,7 +106,7 @@ class Overshooting:
             len(self.weights) != self.distance or min(self.weights) < 0
         ):
             raise ConfigError(
-                f"overshooting.weights is {self.weights}; expected {self.distance} numbers, one "
+                f"overshooting.weights is {self.weights}; it must be {self.distance} numbers, one "
                 "for each distance, none negative"
             )
 

@@ -100,9 +100,9 @@ class ChaseConfig:
                 math.isfinite(value)
                 and (value > 0 or (value == 0 and field.name == "heading_noise"))
             ):
-                raise ConfigError(f"chase.{field.name} is {value}; expected a number above 0")
+                raise ConfigError(f"chase.{field.name} is {value}; it must be positive")
         if self.damping > 1:
-            raise ConfigError(f"chase.damping is {self.damping}; expected a share in (0, 1]")
+            raise ConfigError(f"chase.damping is {self.damping}; it must be in (0, 1]")
         if self.side / math.sqrt(2) - 2 * self.radius <= _APART:
             raise ConfigError(
                 f"chase.side is {self.side}: no room for two bodies of radius {self.radius}, "

@@ -19,7 +19,6 @@ for. Tassa et al., DeepMind Control Suite, 2018.
 
 import contextlib
 import ctypes
-import difflib
 import importlib
 import os
 import re
@@ -36,7 +35,7 @@ from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
 from pyro_animacy.acting.environments import EPISODE
-from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, did_you_mean, require
 
 # Hafner et al., Learning Latent Dynamics for Planning from Pixels, 2019, section 5: tasks, and by
 # their domain how often an action is repeated.
@@ -78,7 +77,7 @@ def make(
         ConfigError: If the name is not known (the message has the nearest), a number cannot be
             used, or the world has no such observations or actions.
         MissingExtra: If a library is missing.
-        RunError: If nothing can be drawn.
+        RunError: If the environment raises as it is made, or nothing can be drawn.
     """
     if action_repeat is None:
         domain = name.removeprefix("dm_control/").partition("-")[0]
@@ -126,21 +125,38 @@ class ActionRepeat(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
         return seen, total, terminated, truncated, info
 
 
+def frames_per_second(env: gymnasium.Env) -> float:
+    """How often the agent acts: the environment's rate, less repetition; 1 where none is known."""
+    rate = env.metadata.get("render_fps")
+    return float(rate) if rate else 1.0
+
+
+def raised(name: str, where: str, error: Exception) -> str:
+    """What to say of an environment that fails."""
+    return f"{name}: the environment raised {type(error).__name__} {where} ({error})"
+
+
 # ---------------------------------------------------------------------------------- the wrappers
 
 
 def _scaled_actions(env: gymnasium.Env, name: str) -> gymnasium.Env:
     """The world with actions from -1 to 1, float32; discrete ones as they are."""
     space = env.action_space
-    if isinstance(space, Discrete):
+    if isinstance(space, Discrete) and space.start == 0:
         return env
-    if not (isinstance(space, Box) and space.is_bounded() and len(space.shape) == 1):
+    numbers = isinstance(space, Box) and np.issubdtype(space.dtype, np.floating)
+    if not (numbers and space.is_bounded() and len(space.shape) == 1):
         raise ConfigError(
-            f"{name}: its actions are {space}; expected Discrete or a Box (A,) with bounds"
+            f"{name}: its actions are {space}; they must be Discrete from 0 on, or a Box (A,) of "
+            "floating-point numbers with bounds"
         )
-    env = wrappers.RescaleAction(env, np.float32(-1), np.float32(1))
-    env.action_space = Box(-1.0, 1.0, space.shape, np.float32)
-    return env
+    low, high = np.float64(space.low), np.float64(space.high)
+
+    def scaled(action: npt.NDArray[np.float32]) -> npt.NDArray[np.floating]:
+        inside = ((high - low) / 2 * action + (high + low) / 2).clip(low, high)
+        return inside.astype(space.dtype)  # what was rounded past a bound is no action of the world
+
+    return wrappers.TransformAction(env, scaled, Box(-1.0, 1.0, space.shape, np.float32))
 
 
 def _vector(env: gymnasium.Env, name: str) -> gymnasium.Env:
@@ -188,10 +204,12 @@ def _world(name: str, rendering: bool, size: int | None) -> gymnasium.Env:
     known = f"pyro_animacy/{name}" if name in EPISODE else of_dm_control or name
     try:
         env = _made(known, options)
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+    except gymnasium.error.DependencyNotInstalled as error:
         raise MissingExtra(name, "rl", error) from error
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
+    except gymnasium.error.Error as error:
         raise ConfigError(f"there is no environment {name!r}; {_nearest(name)}") from error
+    except Exception as error:  # of any kind: it comes from the environment
+        raise RunError(raised(name, "as it was made", error)) from error
     if of_dm_control:
         env.metadata = {**env.metadata, "render_fps": 1 / env.unwrapped.dt}
     return env
@@ -210,7 +228,10 @@ def _made(known: str, options: dict[str, Any]) -> gymnasium.Env:
 
 def _draw_once(env: gymnasium.Env, name: str) -> None:
     """Draw a picture, to find out now whether that can be done."""
-    env.reset()
+    try:
+        env.reset()
+    except Exception as error:
+        raise RunError(raised(name, "at reset", error)) from error
     try:
         drawn = env.render()
     except NotImplementedError:
@@ -291,8 +312,6 @@ def _screenless() -> str:
 def _nearest(name: str) -> str:
     """The names like one that is not known, as words of a message."""
     ids = [re.sub(r"^dm_control/(\w+-\w+)-v0$", r"\1", each) for each in gymnasium.registry]
-    known = {each.lower(): each for each in (*PAPER_TASKS, *ids, *EPISODE)}
-    near = difflib.get_close_matches(name.lower(), known, 3, 0.6)
-    if not near:
-        return f"there are {', '.join(EPISODE)}, gymnasium's, and dm_control's as cartpole-swingup"
-    return f"did you mean {' or '.join(known[each] for each in near)}?"
+    return did_you_mean(name, (*PAPER_TASKS, *ids, *EPISODE)) or (
+        f"there are {', '.join(EPISODE)}, gymnasium's, and dm_control's as cartpole-swingup"
+    )

@@ -56,7 +56,7 @@ class Soccer(gymnasium.Env):
         if c.decision_rate % RATE or c.physics_rate % c.decision_rate:
             raise ConfigError(
                 f"soccer: physics at {c.physics_rate} Hz and decisions at {c.decision_rate} Hz; "
-                f"expected the first a multiple of the second, and that of {RATE} Hz"
+                f"the first must be a multiple of the second, and that of {RATE} Hz"
             )
         self.config, self.render_mode = config, render_mode
         self.game: Game | None = None
