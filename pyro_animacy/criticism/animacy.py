@@ -30,7 +30,6 @@ import torch
 import xarray as xr
 from scipy.special import logsumexp
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.criticism.importance import FEWEST, psis
 from pyro_animacy.data.schema import agents
@@ -41,6 +40,7 @@ from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.models.inertial import inertial_surprise
+from pyro_animacy.progress import tqdm
 
 Floats = npt.NDArray[np.float64]
 DIMS = ("trajectory", "time", "body")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy.special import stdtrit
-from tqdm import tqdm
 
 from pyro_animacy.criticism.aligned import data_units, motion_shown
 from pyro_animacy.criticism.calibration_plots import (
@@ -56,6 +55,7 @@ from pyro_animacy.infer.score import (
     scoring_windows,
 )
 from pyro_animacy.infer.steps import window_steps
+from pyro_animacy.progress import tqdm
 
 SECONDS = 4.0  # forecast by default; see `frames_ahead`
 STEPS = 4_000  # looked at one step ahead, at most

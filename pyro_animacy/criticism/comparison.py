@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from pyro_animacy.criticism.aligned import DIMS, data_units, each_draw, motion_shown
 from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.progress import tqdm
 
 KEPT = 1000  # values kept of each draw for the curves: its evenly spaced quantiles
 LEAST_KEPT = 200  # of them, where there are very many draws and pairs of bodies

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from pyro_animacy.criticism import animacy_plots, calibration, importance_plots, latent_plots
 from pyro_animacy.criticism.animacy import score_animacy
@@ -24,6 +23,7 @@ from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
+from pyro_animacy.progress import tqdm
 
 SECONDS = 8.0  # of each window compared
 STEPS = 2000  # all scored for animacy; where there are more, those of

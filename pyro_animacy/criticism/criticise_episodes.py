@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from pyro_animacy.criticism import episodes_sections as drawn
 from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictures, windows
@@ -17,6 +16,7 @@ from pyro_animacy.infer.episodes import heldout_bound, suited_episodes
 from pyro_animacy.infer.predict_episodes import CONTEXT
 from pyro_animacy.infer.run import Run
 from pyro_animacy.models.image_vae import ImageVAE
+from pyro_animacy.progress import tqdm
 
 FRAMES = 50  # of a window, as in PlaNet's video predictions
 
@@ -94,7 +94,7 @@ def criticise_episodes(
     return page
 
 
-def _next(bar: tqdm, part: str) -> None:
+def _next(bar: Any, part: str) -> None:
     bar.update()
     bar.set_description(f"criticise: {part}")
 

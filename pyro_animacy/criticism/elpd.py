@@ -26,7 +26,6 @@ import torch
 import xarray as xr
 from arviz_stats import compare
 from arviz_stats.utils import ELPDData
-from tqdm import tqdm
 
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
@@ -39,6 +38,7 @@ from pyro_animacy.infer.score import (
     scoring_windows,
 )
 from pyro_animacy.infer.steps import window_steps
+from pyro_animacy.progress import tqdm
 
 Floats = npt.NDArray[np.float64]
 MOST_STEPS = 5_000  # scored; of more, this many are taken evenly spaced

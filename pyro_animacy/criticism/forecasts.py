@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 from pyro_animacy.criticism.arrays import CHUNK, chunks
 from pyro_animacy.criticism.forecast_scores import matched
@@ -19,6 +18,7 @@ from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
 from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.progress import tqdm
 
 RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
 

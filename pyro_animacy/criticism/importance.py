@@ -21,7 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.data.schema import pieces
@@ -32,6 +31,7 @@ from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
 from pyro_animacy.infer.steps import draw_steps, follow, needs_gaussian_latent, trajectory_batches
 from pyro_animacy.models.program import Evidence, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.progress import tqdm
 
 Array = NDArray[np.float64]
 

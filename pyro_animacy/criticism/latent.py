@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from scipy.special import logsumexp
-from tqdm import tqdm
 
 from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.data.windows import Windows, dequantised, evenly
@@ -26,6 +25,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
 from pyro_animacy.infer.steps import needs_gaussian_latent, window_steps
+from pyro_animacy.progress import tqdm
 
 ACTIVE = 0.01  # variance of a posterior mean above which a dimension is active
 NEIGHBOURS = 10  # steps sharing a draw, below which the aggregate posterior is known too coarsely

@@ -16,7 +16,6 @@ import jinja2
 import numpy as np
 import xarray as xr
 from markupsafe import Markup, escape
-from tqdm import tqdm
 
 from pyro_animacy.criticism import plots
 from pyro_animacy.criticism.aligned import DIMS, align, data_units, each_draw, share_lost
@@ -47,6 +46,7 @@ from pyro_animacy.criticism.wording import (
     with_error,
 )
 from pyro_animacy.infer.checkpoint import write_atomically
+from pyro_animacy.progress import tqdm
 
 SHOWN = 4  # trajectories shown in motion
 FOLDER = Path(__file__).parent

@@ -30,10 +30,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from PIL import Image
-from tqdm import tqdm
 
 from pyro_animacy.data.episodes import make_episodes
 from pyro_animacy.errors import ConfigError, MissingExtra, require
+from pyro_animacy.progress import tqdm
 
 STEPS_PER_SECOND = 50
 CONTROLS = ("steering", "gas", "brake")
@@ -81,7 +81,7 @@ def simulate_carracing(
     recorded = []
     try:
         for i in tqdm(range(episodes), desc="carracing", unit="episode", delay=2,
-                      disable=None if progress else True):  # fmt: skip
+                      disable=not progress):  # fmt: skip
             recorded.append(_drive(env, np.random.SeedSequence((seed, i)), frames, size, repeat))
     finally:
         env.close()

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from tqdm import tqdm
 
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.soccer_court import WALL, Match, SoccerConfig
 from pyro_animacy.errors import ConfigError, require
+from pyro_animacy.progress import tqdm
 
 BODIES = ("player_1", "player_2", "ball")
 
@@ -55,7 +55,7 @@ def simulate_soccer(
     config = config or SoccerConfig()
     _check(trajectories, frames, fps, seed, config)
     position = np.empty((trajectories, frames, len(BODIES), 2))
-    for i in tqdm(range(trajectories), desc="soccer", unit="game", disable=None, delay=2):
+    for i in tqdm(range(trajectories), desc="soccer", unit="game", delay=2):
         generator = np.random.default_rng(np.random.SeedSequence((seed, i)))
         position[i] = _play(generator, frames, round(config.physics_rate / fps), config)
     if config.resolution:
