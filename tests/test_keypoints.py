@@ -11,7 +11,7 @@ from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig,
 from pyro_animacy.nets import StackConfig
 
 K, N = 5, 3
-SIZES = [(64, 64), (60, 80), (46, 47)]
+SIZES = [(64, 64), (60, 80), (46, 47), (20, 27), (3, 5)]
 
 
 def encoder(height=64, width=64, filters=4):
@@ -113,15 +113,18 @@ def test_every_pixel_is_seen():
 
 
 def test_a_world_model_of_keypoints():
-    """Every parameter is trained, and a frame that was not observed changes nothing."""
+    """Every parameter is trained, and a frame that was not observed changes nothing.
+
+    The pictures may be smaller than those that the convolutions take.
+    """
     torch.manual_seed(0)
     net = StackConfig(hidden=8, layers=1)
     config = WorldModelConfig(
         memory_size=4, latent_size=3, keypoints=K, filters=2, prior=net, posterior=net, reward=net
     )
-    model = WorldModel(config, Sight((3, 46, 46), actions=2, reward=True)).double()
+    model = WorldModel(config, Sight((3, 20, 27), actions=2, reward=True)).double()
     guide = WorldModelGuide(model).double()
-    image = torch.rand(4, 2, 3, 46, 46, dtype=torch.float64)
+    image = torch.rand(4, 2, 3, 20, 27, dtype=torch.float64)
     action, reward = torch.randn(4, 2, 2).double(), torch.randn(4, 2).double()
     seen = torch.ones(4, 2, dtype=torch.bool)
     seen[2, 1] = False
