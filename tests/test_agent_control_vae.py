@@ -264,6 +264,27 @@ def test_controls_in_other_units_are_the_same_model():
     assert losses[1] - losses[0] == pytest.approx(A * steps * math.log(factor), rel=1e-9)
 
 
+@torch.no_grad()
+def test_the_bound_of_episodes_is_a_ratio_and_its_error_is_over_them():
+    """Nats of all over frames of all; the error is that of a ratio, from what each episode adds."""
+    model, guide = pair()
+    rng, lengths = np.random.default_rng(0), [4, 9, 6, 12]
+    x, a = rng.normal(size=(4, 12, S)), rng.normal(size=(4, 12, A))
+    x[1] *= 5.0
+    for i, n in enumerate(lengths):
+        x[i, n:], a[i, n:] = np.nan, np.nan
+    windows = EpisodeWindows(make_episodes(observation=x, action=a, length=lengths), 12)
+    mean, error = elbo_per_frame(guide, windows)
+    torch.manual_seed(0)
+    nats, frames = [], [n - 1 for n in lengths]  # the first is given
+    for i in range(4):
+        batch = windows.batch(torch.tensor([i])).to(torch.device("cpu"), DOUBLE)
+        nats.append(-ScaledELBO().loss(model, guide, batch, score=True))
+    assert mean == pytest.approx(sum(nats) / sum(frames), rel=1e-12)
+    squares = sum((y - mean * n) ** 2 for y, n in zip(nats, frames, strict=True))
+    assert error == pytest.approx(math.sqrt(4 / 3 * squares) / sum(frames), rel=1e-12)
+
+
 # --- the linear special case ---------------------------------------------------------------------
 
 
