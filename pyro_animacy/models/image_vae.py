@@ -174,7 +174,7 @@ class ImageVAEGuide(MessengerGuide):
         return normal(torch.where(seen, q.loc, 0.0), torch.where(seen, q.scale, 1.0))
 
     def encode(self, image: Tensor) -> Independent:
-        """q(z | x) of (..., Z), given images x (..., channels, H, W)."""
+        """q(z | x) of (..., Z), given images x (..., channels, H, W); e^-7 <= sigma_q <= e^3."""
         h = self.encoder(image)
         return normal(self.mean(h), (0.5 * self.log_variance(h).clamp(-14, 6)).exp())
 
