@@ -212,6 +212,16 @@ def test_unobserved_steps_go_on_from_the_models_own_state(monkeypatch):
         torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale)
 
 
+def test_the_context_is_positions_differences_and_displacements():
+    """Over the extent 5, over the separation 3, as they are; the newest displacement first."""
+    model, _ = build("history_4")
+    s, *past = torch.randn(4, 2, 6, dtype=torch.float64)
+    body = s.unflatten(-1, (3, 2))
+    apart = [body[:, i] - body[:, j] for i, j in ((0, 1), (0, 2), (1, 2))]
+    expected = torch.cat([s / 5, *(d / 3 for d in apart), *past], -1)
+    torch.testing.assert_close(model.context(s, past), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_free_motion_starts_at_constant_velocity():
     """Before training, with a silent network, the policy's mean is the last displacement."""
     model, _ = build("small")
