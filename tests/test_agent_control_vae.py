@@ -285,6 +285,25 @@ def test_the_bound_of_episodes_is_a_ratio_and_its_error_is_over_them():
     assert error == pytest.approx(math.sqrt(4 / 3 * squares) / sum(frames), rel=1e-12)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("free", [False, True])
+def test_next_states_are_drawn_from_the_transition(free):
+    """Under given actions, or the policy's: standard normal about the mean, of the state before."""
+    model, _ = pair()
+    torch.manual_seed(0)
+    n = 4000
+    s, a = torch.randn(n, S, dtype=DOUBLE), torch.randn(3, n, A, dtype=DOUBLE)
+    if free:
+        rolled = model.roll_out(s, 3)
+        states, a = torch.stack(rolled.state), torch.stack(rolled.action)
+    else:
+        states = model.imagine(s, a)
+    before = torch.cat([s[None], states[:-1]])
+    noise = (states - moved(model, before, a)) / sigma(model)
+    assert (noise.mean(1).abs() < 5 / math.sqrt(n)).all()
+    assert ((noise.std(1) - 1).abs() < 5 / math.sqrt(2 * n)).all()
+
+
 # --- the linear special case ---------------------------------------------------------------------
 
 

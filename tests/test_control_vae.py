@@ -246,6 +246,18 @@ def test_free_motion_ends_at_the_walls():
     assert opened.abs().max() > 40
 
 
+def test_a_displacement_is_what_the_walls_leave_of_it():
+    """Also for bodies that start at a wall, as at the frame by which it is known."""
+    model, _ = build("small")
+    s = torch.tensor([40.0, -40.0, 0.0, 40.0, -40.0, 0.0], dtype=torch.float64).expand(64, 6)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        rolled = model.roll_out(s, [torch.ones_like(s)], 20)
+    path = torch.stack([s, *rolled.state])
+    assert path.abs().max() == 40
+    torch.testing.assert_close(torch.stack(rolled.action), path.diff(dim=0))
+
+
 def test_a_body_that_starts_beyond_a_wall_does_not_meet_it():
     """It is in another arena: neither thrown back, nor held where it started."""
     model, _ = build("small")
