@@ -148,7 +148,7 @@ def state_space_loss(
 
     What need not wait for the next step (teacher forced: policy and KL) is computed once for all.
     Classes are drawn by `torch.multinomial`, step by step. With ``kl_balance`` the KL
-    is DreamerV2's (Hafner et al. 2021, equation 2), of a posterior whose parameters are its own.
+    is DreamerV2's (Hafner et al. 2021, algorithm 2), of a posterior whose parameters are its own.
     """
 
     def standard_normal(name: str, like: Tensor, t: int) -> Tensor:

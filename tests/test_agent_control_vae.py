@@ -264,6 +264,46 @@ def test_controls_in_other_units_are_the_same_model():
     assert losses[1] - losses[0] == pytest.approx(A * steps * math.log(factor), rel=1e-9)
 
 
+@torch.no_grad()
+def test_the_bound_of_episodes_is_a_ratio_and_its_error_is_over_them():
+    """Nats of all over frames of all; the error is that of a ratio, from what each episode adds."""
+    model, guide = pair()
+    rng, lengths = np.random.default_rng(0), [4, 9, 6, 12]
+    x, a = rng.normal(size=(4, 12, S)), rng.normal(size=(4, 12, A))
+    x[1] *= 5.0
+    for i, n in enumerate(lengths):
+        x[i, n:], a[i, n:] = np.nan, np.nan
+    windows = EpisodeWindows(make_episodes(observation=x, action=a, length=lengths), 12)
+    mean, error = elbo_per_frame(guide, windows)
+    torch.manual_seed(0)
+    nats, frames = [], [n - 1 for n in lengths]  # the first is given
+    for i in range(4):
+        batch = windows.batch(torch.tensor([i])).to(torch.device("cpu"), DOUBLE)
+        nats.append(-ScaledELBO().loss(model, guide, batch, score=True))
+    assert mean == pytest.approx(sum(nats) / sum(frames), rel=1e-12)
+    squares = sum((y - mean * n) ** 2 for y, n in zip(nats, frames, strict=True))
+    assert error == pytest.approx(math.sqrt(4 / 3 * squares) / sum(frames), rel=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("free", [False, True])
+def test_next_states_are_drawn_from_the_transition(free):
+    """Under given actions, or the policy's: standard normal about the mean, of the state before."""
+    model, _ = pair()
+    torch.manual_seed(0)
+    n = 4000
+    s, a = torch.randn(n, S, dtype=DOUBLE), torch.randn(3, n, A, dtype=DOUBLE)
+    if free:
+        rolled = model.roll_out(s, 3)
+        states, a = torch.stack(rolled.state), torch.stack(rolled.action)
+    else:
+        states = model.imagine(s, a)
+    before = torch.cat([s[None], states[:-1]])
+    noise = (states - moved(model, before, a)) / sigma(model)
+    assert (noise.mean(1).abs() < 5 / math.sqrt(n)).all()
+    assert ((noise.std(1) - 1).abs() < 5 / math.sqrt(2 * n)).all()
+
+
 # --- the linear special case ---------------------------------------------------------------------
 
 

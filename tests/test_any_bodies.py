@@ -61,6 +61,17 @@ def test_to_reorder_bodies_of_a_type_reorders_everything(order):
         torch.testing.assert_close(moved(mine, order), theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_the_layout_is_of_the_scale_and_the_types():
+    """The scale's extent is 5 and its separation 3; types may be known that are not at hand."""
+    model, _ = model_of([0, 1])
+    assert model.layout.nearness == pytest.approx(5 / 3)
+    assert model.layout.kinds == 2
+    scale = scale_of(2)
+    wider = ControlVAE(model.config, scale=scale, bodies=2, types=[0, 1], known_types=4)
+    assert wider.layout.kinds == 4
+    assert wider.step.policy.weight.shape[0] == 4
+
+
 def test_to_exchange_bodies_of_two_types_is_another_scene():
     _, guide = model_of([0, 0, 1])
     batch = recording(9, 5, bodies=3)
@@ -110,6 +121,13 @@ def test_a_run_serves_other_numbers_of_bodies(pack):
         recordings = scene(names, seed=3)
         here = run.on(recordings)
         assert here.card.bodies == tuple(names)
+        for wall in ("low", "high"):  # one box for all bodies
+            theirs, ours = (
+                getattr(m, wall).unflatten(-1, (-1, 2)) for m in (here.model, run.model)
+            )
+            assert torch.equal(theirs, ours[:1].expand(len(names), 2))
+            assert torch.equal(ours, ours[:1].expand(3, 2))
+            assert (ours != 0).all()
         theirs = dict(here.model.named_parameters())
         assert all(torch.equal(p, theirs[name]) for name, p in run.model.named_parameters())
         tree = predict(here, recordings, mode="forecast", draws=3, horizon=5, progress=False)

@@ -162,6 +162,19 @@ def test_the_kl_weight_does_not_start_again(tiny_data, tmp_path, monkeypatch):
     assert logged == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_seconds_go_on(tiny_data, tmp_path):
+    """What a run took is the sum over its parts."""
+    config = debug(steps=20, evaluate_every=10)
+    first = trainer(tiny_data, config, tmp_path)
+    first.save()
+    state = checkpoint.load_trainer(tmp_path / "trainer.pt")
+    later = trainer(tiny_data, config, tmp_path)
+    later.load({**state, "seconds": 1000.0})
+    later.train()
+    assert 1000 < later.seconds < 1300
+    assert all(1000 < row["seconds"] < 1300 for row in later.rows)
+
+
 def test_a_second_signal_does_not_wait(tiny_data, tmp_path, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)

@@ -212,6 +212,16 @@ def test_unobserved_steps_go_on_from_the_models_own_state(monkeypatch):
         torch.testing.assert_close(p.base_dist.scale, q.base_dist.scale)
 
 
+def test_the_context_is_positions_differences_and_displacements():
+    """Over the extent 5, over the separation 3, as they are; the newest displacement first."""
+    model, _ = build("history_4")
+    s, *past = torch.randn(4, 2, 6, dtype=torch.float64)
+    body = s.unflatten(-1, (3, 2))
+    apart = [body[:, i] - body[:, j] for i, j in ((0, 1), (0, 2), (1, 2))]
+    expected = torch.cat([s / 5, *(d / 3 for d in apart), *past], -1)
+    torch.testing.assert_close(model.context(s, past), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_free_motion_starts_at_constant_velocity():
     """Before training, with a silent network, the policy's mean is the last displacement."""
     model, _ = build("small")
@@ -234,6 +244,18 @@ def test_free_motion_ends_at_the_walls():
         opened = torch.stack(open_model.roll_out(s, [torch.ones_like(s)], 60).state)
     assert walled.abs().max() <= 40
     assert opened.abs().max() > 40
+
+
+def test_a_displacement_is_what_the_walls_leave_of_it():
+    """Also for bodies that start at a wall, as at the frame by which it is known."""
+    model, _ = build("small")
+    s = torch.tensor([40.0, -40.0, 0.0, 40.0, -40.0, 0.0], dtype=torch.float64).expand(64, 6)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        rolled = model.roll_out(s, [torch.ones_like(s)], 20)
+    path = torch.stack([s, *rolled.state])
+    assert path.abs().max() == 40
+    torch.testing.assert_close(torch.stack(rolled.action), path.diff(dim=0))
 
 
 def test_a_body_that_starts_beyond_a_wall_does_not_meet_it():

@@ -101,6 +101,52 @@ def test_terms_add_up_and_particles_are_a_mean():
     assert sum(v.item() for v in elbo.terms.values()) == pytest.approx(loss, rel=1e-12)
 
 
+def test_auxiliary_draws_of_the_guide_belong_to_the_kl():
+    """log q of a draw that the model does not have is weighted by beta, as the latents are."""
+    guide = AutoMultivariateNormal(chain)
+    guide()
+    losses, seen = [], []
+    for beta in (0.0, 0.3, 1.0):
+        torch.manual_seed(0)
+        elbo = ScaledELBO(kl_weight=beta)
+        losses.append(elbo.loss(chain, guide))
+        seen.append(elbo.terms["x"].item())
+    assert losses[0] == pytest.approx(seen[0], rel=1e-12)
+    assert losses[1] - seen[1] == pytest.approx(0.3 * (losses[2] - seen[2]), rel=1e-12)
+    assert abs(losses[2] - seen[2]) > 0.1
+
+
+@pytest.mark.parametrize("number", [float, torch.tensor])  # by which sites can be stacked, or not
+def test_the_kl_has_the_scale_and_mask_of_the_guide(number):
+    """Where those of model and guide differ, as Pyro's own ELBO has it."""
+
+    def program(scale, hidden, loc, seen):
+        with pyro.plate("data", 3), poutine.scale(scale=scale), poutine.mask(mask=hidden > DATA):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+            if seen:
+                pyro.sample("x", dist.Normal(DATA, 1.0), obs=DATA + 1)
+
+    def model():
+        program(number(2.0), 0.5, 0.0, True)
+
+    def guide():
+        program(number(3.0), 0.0, DATA, False)
+
+    losses = [elbo.loss(model, guide) for elbo in (ScaledELBO(), TraceMeanField_ELBO())]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert losses[0] == pytest.approx(3 * DATA[1].item() ** 2 / 2 + 2 * 2 * 1.4189385332046727)
+
+
+def test_only_a_number_at_the_end_is_an_index_of_time():
+    def model():
+        for name in ("left_paw", "right_paw", "ear_0", "ear_1"):
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+
+    elbo = ScaledELBO()
+    elbo.loss(model, Steady(model))
+    assert set(elbo.terms) == {"left_paw", "right_paw", "ear"}
+
+
 def test_a_site_left_to_its_prior_costs_nothing():
     class Prior(poutine.guide.GuideMessenger):
         def get_posterior(self, name, prior):

@@ -100,6 +100,23 @@ def test_colours_are_those_seen():
     np.testing.assert_allclose(see(data).mean, pixels.mean(0), rtol=1e-9)
     np.testing.assert_allclose(see(data).spread, pixels.std(0), rtol=1e-9)
     assert see(data.assign(image=0 * data["image"] + 7)).spread == (1.0,) * 3
+    # a channel that is all but constant is seen no larger than by its steps
+    image = np.full((3, 4, 46, 46, 3), 7, np.uint8)
+    image[0, 0, 0, 0, 1] = 8
+    assert see(make_episodes(image=image)).spread == pytest.approx((1.0, 1 / 255, 1.0))
+
+
+def test_features_are_those_seen():
+    """Mean and standard deviation of each feature; one that never changes has the spread 1."""
+    data = agent()
+    data["observation"][:, :, 1] = 3.0
+    data["length"][0] = 3
+    seen = np.concatenate(
+        [data["observation"][n, : int(data["length"][n])].values for n in range(8)]
+    ).astype(float)
+    np.testing.assert_allclose(see(data).mean, seen.mean(0), rtol=1e-5, atol=1e-6)
+    spread = seen.std(0)
+    np.testing.assert_allclose(see(data).spread, [spread[0], 1.0, *spread[2:]], rtol=1e-5)
 
 
 DATA = {"image_vae": film, "world_model": agent}

@@ -197,6 +197,29 @@ def test_where_nothing_is_carried_on_it_is_iwae_step_by_step(monkeypatch):
     torch.testing.assert_close(found, expected.detach(), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("asked", "of_q"), [("posterior", 7), ("prior", 0), ("defensive", 3)])
+def test_draws_come_from_the_proposal_asked_for(asked, of_q):
+    """A guide that moves every latent far from its prior shows which of seven draws are its own."""
+    model, guide = build("rssm")
+    with torch.no_grad():
+        guide.residual.network.layers[-1].bias[:5] += 50.0
+    torch.manual_seed(0)
+    steps = draw_steps(guide, recording(model.config.history + T, 4), 7, asked)
+    far = ((steps.latent - steps.prior.loc) / steps.prior.scale).abs().amax(-1) > 20
+    assert (far.sum(0) == of_q).all()
+
+
+def test_the_kl_is_the_mean_over_the_pasts_of_the_draws():
+    """Each particle has a prior and a posterior of its own."""
+    model, guide = build("rssm")
+    torch.manual_seed(0)
+    steps = draw_steps(guide, recording(model.config.history + T, 4), 7)
+    p, q = steps.prior, steps.posterior
+    each = (p.scale / q.scale).log() + (q.scale**2 + (q.loc - p.loc) ** 2) / (2 * p.scale**2) - 0.5
+    assert each.std(0).max() > 1e-3
+    torch.testing.assert_close(steps.kl, each.sum(0) / 7)
+
+
 @pytest.mark.parametrize("K", [1, 5, 64])
 def test_resampling_is_systematic(K):
     """Each particle has floor(K w) or ceil(K w) descendants, and K w of them on average."""

@@ -29,14 +29,18 @@ from pyro_animacy.command_data import DATA_OPTIONS
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.trajectories import split
+from pyro_animacy.data.windows import dequantised
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.config import UpdateConfig, parse_config
 from pyro_animacy.infer.fit import fit
+from pyro_animacy.infer.loop import clip, make_optimizer, stream
 from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.recordings import HOW_READ
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
+from pyro_animacy.infer.score import scoring_windows
+from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
@@ -166,6 +170,68 @@ def test_clipping_bounds_the_update(tiny_data, tmp_path):
     moved = [p - b for p, b in zip(trainer.modules.parameters(), before, strict=True)]
     norm = torch.cat([m.flatten() for m in moved]).norm().item()
     assert norm == pytest.approx(1e-3, rel=1e-3)  # the gradient itself is far longer
+
+
+@pytest.mark.parametrize("name", ["adam", "radam"])
+def test_weight_decay_is_decoupled(name):
+    """Without a gradient a parameter shrinks by lr x decay, and by nothing else."""
+    p = torch.nn.Parameter(torch.tensor([2.0, -3.0]))
+    options = UpdateConfig(optimizer=name, learning_rate=0.1, weight_decay=0.5, epsilon=0.25)
+    optimizer = make_optimizer([p], options)
+    for _ in range(10):  # RAdam's first steps would not show it
+        p.grad = torch.zeros(2)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), torch.tensor([2.0, -3.0]) * (1 - 0.1 * 0.5) ** 10)
+    assert optimizer.param_groups[0]["eps"] == 0.25
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
+@pytest.mark.parametrize("gradient", [1.0, math.nan, math.inf])
+def test_a_loss_or_a_gradient_that_is_no_number_is_noticed(loss, gradient):
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.tensor([0.5, gradient])
+    wrong = clip([p], torch.tensor(loss), UpdateConfig(clip_norm=1e9))
+    assert bool(wrong) is not (math.isfinite(loss) and math.isfinite(gradient))
+
+
+# --- the validation score ------------------------------------------------------------------------
+
+
+def test_validation_is_the_importance_weighted_density_in_data_units(tiny_data, tmp_path):
+    """Of K = 8, on the validation part with its own draw of noise; each time by the same draws."""
+    config = debug(steps=20, evaluate_every=10, patience=None, learning_rate=1e-30, weight_decay=0)
+    run = fit(tiny_data, config, out=tmp_path / "run", progress=False)
+    steps, scores = validation(tmp_path / "run")
+    assert steps == [10, 20]
+    assert scores[0] == scores[1]  # nothing was learned
+    train = split(tiny_data, 0.2, seed=0)[0]
+    part = dequantised(split(train, config.train.validation, seed=1)[1], 0)
+    windows = scoring_windows(part, run.card.scale, config.model.history)
+    torch.manual_seed(stream(0, -2))
+    with torch.no_grad():
+        parts = window_steps(run.guide, windows, torch.arange(len(windows)), 8)
+        w = torch.cat([(s.log_ratio + s.log_policy.sum(-1))[:, 0] for _, s in parts], 1).double()
+    expected = w.exp().mean(0).log().mean().item() - 4 * math.log(run.card.scale.unit)
+    assert scores[-1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_validation_frames_choose_the_parameters_and_no_more(tiny_data, tmp_path):
+    """Without patience, which keeps the last parameters, they change nothing but their score."""
+    config = debug(patience=None, steps=20)
+    x = tiny_data["position"].values.copy()
+    x[:, 90:96] += np.linspace(0, 50, 6)[:, None, None]
+    other = make_trajectories(
+        x, fps=10, body=list(tiny_data["body"].values), resolution=tiny_data["resolution"].values
+    )
+    one, two = (
+        fit(data, config, out=tmp_path / name, progress=False)
+        for name, data in (("one", tiny_data), ("two", other))
+    )
+    assert one.card.scale == two.card.scale
+    assert_same(one.model.state_dict(), two.model.state_dict())
+    assert_same(one.guide.state_dict(), two.guide.state_dict())
+    ours, theirs = (validation(tmp_path / name)[1][-1] for name in ("one", "two"))
+    assert theirs < ours - 1
 
 
 # --- stopping early ------------------------------------------------------------------------------

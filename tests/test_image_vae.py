@@ -115,6 +115,16 @@ def test_the_default_is_the_sum_of_squares():
     torch.testing.assert_close(fits[0] - fits[1], squares[0] - squares[1])
 
 
+@pytest.mark.parametrize(("head", "log_scale"), [(-99, -7), (-13, -6.5), (5, 2.5), (99, 3)])
+def test_the_scale_of_the_posterior_is_bounded(head, log_scale):
+    _, guide = pair()
+    with torch.no_grad():
+        guide.log_variance.weight.zero_()
+        guide.log_variance.bias.fill_(head)
+    scale = guide.encode(torch.rand(2, 3, 46, 46)).base_dist.scale
+    torch.testing.assert_close(scale.log(), torch.full((2, 4), float(log_scale)))
+
+
 def test_padding_changes_neither_loss_nor_gradient():
     model, guide = pair(image_scale=None)
     image = torch.rand(2, 2, 3, 46, 46)

@@ -232,6 +232,14 @@ def test_a_gap_at_a_wall_ends_the_bounce():
     assert density[3] == pytest.approx(2 * stats.norm.logpdf(0, scale=0.2))
 
 
+def test_an_inert_body_has_no_engine():
+    """One that speeds up by a fifth at every frame keeps all of its velocity, and no more."""
+    x = 1.2 ** np.arange(20.0)[None, :, None, None] * np.ones(2)
+    found = fit_inertia(x, 1e-6)
+    np.testing.assert_array_equal(found.damping, 1)
+    assert found.noise[0, 0] > 0.01
+
+
 def test_a_still_body_has_the_least_noise():
     x = np.full((2, 20, 1, 2), 3.0)
     x[1] += np.arange(20)[:, None, None]

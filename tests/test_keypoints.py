@@ -11,7 +11,7 @@ from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig,
 from pyro_animacy.nets import StackConfig
 
 K, N = 5, 3
-SIZES = [(64, 64), (60, 80), (46, 47)]
+SIZES = [(64, 64), (60, 80), (46, 47), (20, 27), (3, 5)]
 
 
 def encoder(height=64, width=64, filters=4):
@@ -42,15 +42,31 @@ def test_shapes(height, width):
     assert see(draw(torch.zeros(0, 6).double())).shape == (0, 2 * K)
 
 
-def test_a_bump_is_in_the_middle_of_its_pixels():
-    """The place (0, 0) is between the two middle pixels, (1, 1) the lower right corner."""
-    see = encoder()
-    with torch.no_grad():  # one map, of brightness, so steep that it is where the disc is
+def of_brightness(size):
+    """An encoder of one map, of brightness, so steep that it is where a disc is."""
+    see = encoder(size, size)
+    with torch.no_grad():
         for layer in (see.patches, see.maps):
             layer.weight.zero_()
             layer.bias.zero_()
         see.patches.weight[0] = 1.0
         see.maps.weight[:, 0, 1, 1] = 100.0
+    return see
+
+
+@pytest.mark.parametrize("size", [64, 50, 45])
+def test_a_cell_is_where_its_pixels_are(size):
+    """Also of a picture that ends within a cell: its right and lower edges are still at 1."""
+    see = of_brightness(size)
+    for cell in (2, 5, 9):
+        middle = 4 * cell + 1.5  # of pixels 4 cell to 4 cell + 3
+        found = see(disc(middle, middle, size, (1.0, 1.0, 1.0))).detach() / SPREAD
+        assert found == pytest.approx(2 * (4 * cell + 2) / size - 1, abs=1e-6)
+
+
+def test_a_bump_is_in_the_middle_of_its_pixels():
+    """The place (0, 0) is between the two middle pixels, (1, 1) the lower right corner."""
+    see = of_brightness(64)
     for place in (4, 20, 31.5, 50):
         found = see(disc(place, 31.5, colour=(1.0, 1.0, 1.0))).detach() / SPREAD
         across, down = found[:K], found[K:]
@@ -113,15 +129,18 @@ def test_every_pixel_is_seen():
 
 
 def test_a_world_model_of_keypoints():
-    """Every parameter is trained, and a frame that was not observed changes nothing."""
+    """Every parameter is trained, and a frame that was not observed changes nothing.
+
+    The pictures may be smaller than those that the convolutions take.
+    """
     torch.manual_seed(0)
     net = StackConfig(hidden=8, layers=1)
     config = WorldModelConfig(
         memory_size=4, latent_size=3, keypoints=K, filters=2, prior=net, posterior=net, reward=net
     )
-    model = WorldModel(config, Sight((3, 46, 46), actions=2, reward=True)).double()
+    model = WorldModel(config, Sight((3, 20, 27), actions=2, reward=True)).double()
     guide = WorldModelGuide(model).double()
-    image = torch.rand(4, 2, 3, 46, 46, dtype=torch.float64)
+    image = torch.rand(4, 2, 3, 20, 27, dtype=torch.float64)
     action, reward = torch.randn(4, 2, 2).double(), torch.randn(4, 2).double()
     seen = torch.ones(4, 2, dtype=torch.bool)
     seen[2, 1] = False

@@ -220,7 +220,7 @@ def test_normalising_logits_again_shows_no_evidence(seed):
 
 
 def test_a_family_without_a_formula_has_free_nats_on_its_draw():
-    """log q - log p at the draw, clipped; a site that is masked out charges nothing."""
+    """log q - log p at the draw, clipped; masked out or left to its prior it charges nothing."""
 
     def program(mask):
         with poutine.mask(mask=mask):
@@ -229,6 +229,12 @@ def test_a_family_without_a_formula_has_free_nats_on_its_draw():
                         infer={"evidence": posterior})  # fmt: skip
 
     guide = Answers(program)
+
+    def unmoved():
+        law = (dist.LogNormal(torch.tensor([0.1, 0.2]), 0.3).to_event(1) for _ in range(2))
+        pyro.sample("latent", next(law), infer={"evidence": next(law)})
+
+    assert ScaledELBO(free_nats=1000.0).loss(unmoved, Answers(unmoved)) == 0
     for free, mask in ((0.0, True), (1000.0, True), (1000.0, False)):
         torch.manual_seed(0)
         loss = ScaledELBO(free_nats=free).differentiable_loss(program, guide, mask)

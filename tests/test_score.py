@@ -16,7 +16,15 @@ from pyro_animacy import (
     make_trajectories,
 )
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
-from pyro_animacy.infer.score import fit_baselines, log_density, mean_and_error, score
+from pyro_animacy.infer.score import (
+    bounds,
+    fit_baselines,
+    log_density,
+    mean_and_error,
+    score,
+    scoring_windows,
+)
+from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.models.program import declare_parameters
 from pyro_animacy.nets import StackConfig
 
@@ -118,6 +126,58 @@ def test_standard_error_counts_groups_not_steps():
     values = np.repeat(level, n)
     expected = level.mean(), level.std(ddof=1) / math.sqrt(R)
     assert mean_and_error(values, dataset, index) == pytest.approx(expected, rel=1e-6)
+
+
+def test_errors_are_of_sums_over_stretches_of_time():
+    """Of the score, and of its gain step by step over the best baseline: by loops.
+
+    Two recordings of 294 steps each make twenty stretches of time, ten of each.
+    """
+    dataset = chase()
+    result, guide = scores(dataset)
+    scale, train = Scale.of(dataset.isel(trajectory=slice(0, 4))), dataset.isel(trajectory=slice(4))
+    windows = scoring_windows(dataset.isel(trajectory=slice(4, 6)), scale, 2)
+    which = torch.arange(len(windows))
+    torch.manual_seed(2)
+    ours = torch.cat([bounds(s)[0][-1] for _, s in window_steps(guide, windows, which, 16)])
+    baseline = fit_baselines(train, scale, 2)[result.best_baseline]
+    gain = ours - baseline(windows.batch(which))
+    n = len(which) // 2
+    for values, found in (
+        (ours, result.standard_error), (gain, result.gain_standard_error),
+    ):  # fmt: skip
+        x = values.double().numpy() - values.double().numpy().mean()
+        sums = np.zeros((2, 10))
+        for i in range(2):
+            for t in range(n):
+                sums[i, t * 10 // n] += x[i * n + t]
+        expected = math.sqrt((sums**2).sum() * 20 / 19) / (2 * n)
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_recording_cut_in_two_is_in_the_same_stretches():
+    """Trajectories are placed by their first frame on the recording's own axis."""
+    rng = np.random.default_rng(1)
+    n, cut = 400, 150
+    x, values = rng.normal(size=(n, 1, 2)).cumsum(0), rng.normal(size=n).cumsum()
+    whole = make_trajectories(x, fps=1, resolution=0)
+    parts = np.full((2, n - cut, 1, 2), np.nan)
+    parts[0, :cut], parts[1] = x[:cut], x[cut:]
+    pieces = make_trajectories(
+        parts, fps=1, recording=["match"] * 2, start=[0, cut], length=[cut, n - cut], resolution=0
+    )
+    one = np.array([(0, t) for t in range(n)])
+    two = np.array([(0, t) if t < cut else (1, t - cut) for t in range(n)])
+    assert mean_and_error(values, pieces, two) == mean_and_error(values, whole, one)
+
+
+def test_a_score_leaves_the_stream_of_chance_alone():
+    dataset = chase(frames=40)
+    scale = Scale.of(dataset)
+    guide, baselines = untrained(scale), fit_baselines(dataset, scale, 2)
+    before = torch.get_rng_state()
+    score(guide, dataset, scale=scale, history=2, baselines=baselines, draws=2)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_trajectories_of_the_same_frames_are_one_group():

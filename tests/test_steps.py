@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal
 from variants import build, recording
 
 from pyro_animacy.data.windows import Scale, evenly
+from pyro_animacy.infer.score import bounds
 from pyro_animacy.infer.steps import draw_steps, log_mean_exp, trajectory_batches
 from pyro_animacy.nets import StackConfig
 
@@ -76,6 +77,16 @@ def test_the_density_of_one_body_is_its_gaussian_marginal(proposal):
         marginal = MultivariateNormal(mean[..., own], covariance[own, own])
         truth = marginal.log_prob(evidence.shown[..., own])
         assert_within_monte_carlo_error(steps.log_ratio + steps.log_policy[..., i], truth)
+
+
+def test_the_bounds_are_the_log_of_the_mean_weight_and_the_mean_of_its_log():
+    _, guide = affine()
+    steps = drawn(guide, recording(5, 6, bodies=2), 7, "posterior")
+    w = steps.log_ratio + steps.log_policy.sum(-1)
+    iwae, elbo = bounds(steps)
+    torch.testing.assert_close(iwae, w.exp().mean(0).log(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(elbo, w.sum(0) / 7, rtol=1e-12, atol=1e-12)
+    assert (iwae > elbo + 1e-6).all()
 
 
 def test_draws_of_the_prior_have_no_weight():

@@ -17,7 +17,7 @@ Three options change the KL term. With b the trajectory and sg() a stop of the g
                         the sum by sites that the model declares itself
 
 Free nats a step are PlaNet's (Hafner et al. 2019), of the mean Dreamer's (Hafner et al. 2020);
-balance is DreamerV2's (Hafner et al. 2021, equation 2), overshooting PlaNet's (equation 7). Both
+balance is DreamerV2's (Hafner et al. 2021, algorithm 2), overshooting PlaNet's (equation 7). Both
 sums of the free nats run over the elements that the evidence spoke of: see `ScaledELBO`.
 
 Where q is a residual around p, sg(p) under balance is also what the guide shifts

@@ -16,6 +16,7 @@ et al., Variational Sequential Monte Carlo, 2018). With independent steps that i
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, whole
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
 
@@ -128,7 +130,7 @@ def follow(guide: MessengerGuide, batch: Batch) -> Followed:
         return Followed(evidence, memory, p, q, known)
     sites = [nodes[f"latent_{t}"] for t in range(len(evidence.seen))]
     p, q = (
-        _mapped(lambda *x: torch.stack(x), *(d.base_dist for d in of)).to_event(1)
+        rebuilt(of, torch.stack)
         for of in ([s["infer"]["prior"] for s in sites], [s["fn"] for s in sites])
     )
     known = torch.stack([s["infer"]["evidence"].context for s in sites])
@@ -215,14 +217,11 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
         found.append((p.base_dist, q.base_dist, asked.latent, p.log_prob(z) - log_r, pi))
         ancestors = _systematic(log_w)[..., None]
         m = Memory(*(x.gather(0, ancestors.expand_as(x)) for x in m))
-    priors, posteriors, latents, ratios, policies = zip(*found, strict=True)
-
-    def joined(steps: tuple) -> Any:
-        return _mapped(lambda *x: torch.stack(x, 1), *steps)
-
+    priors, posteriors, latents, ratios, policies = map(list, zip(*found, strict=True))
+    join = partial(torch.stack, dim=1)
     return _Drawn(
-        joined(priors), joined(posteriors), torch.stack(latents, 1), torch.stack(ratios, 1),
-        joined(policies),
+        rebuilt(priors, join), rebuilt(posteriors, join), join(latents), join(ratios),
+        rebuilt(policies, join),
     )  # fmt: skip
 
 
@@ -295,21 +294,16 @@ def _picked(steps: Steps, t: Tensor, b: Tensor) -> Steps:
     def of_steps(x: Tensor) -> Tensor:
         return x[t, b][None]
 
+    def of(pick: Callable[[Tensor], Tensor], d: Any) -> Any:
+        return rebuilt([d], lambda parameter: pick(parameter[0]))
+
     of_prior = of_draws if len(steps.prior.batch_shape) == 4 else of_steps
     return Steps(
-        prior=_mapped(of_prior, steps.prior), posterior=_mapped(of_prior, steps.posterior),
+        prior=of(of_prior, steps.prior), posterior=of(of_prior, steps.posterior),
         latent=of_draws(steps.latent), log_ratio=of_draws(steps.log_ratio),
-        policy=_mapped(of_draws, steps.policy), log_policy=of_draws(steps.log_policy),
+        policy=of(of_draws, steps.policy), log_policy=of_draws(steps.log_policy),
         shown=of_steps(steps.shown), seen=of_steps(steps.seen),
     )  # fmt: skip
-
-
-def _mapped(change: Callable[..., Tensor], *distributions: Any) -> Any:
-    """One distribution whose parameters are a function of those of others of its kind."""
-    first = distributions[0]
-    names = ("loc", "scale") if isinstance(first, Normal) else ("logits",)
-    changed = {name: change(*(getattr(d, name) for d in distributions)) for name in names}
-    return type(first)(**changed)
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, DataError, require
-from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
+from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal
 from pyro_animacy.models.program import MessengerGuide, declare_parameters
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import normal
 
 RESOLUTION = 1 / 255  # of a recorded pixel; no learned sigma falls below its standard deviation
-ACTIVE = 0.01  # least variance of E[z | x] of an active dimension (Burda et al. 2016, section 5.1)
+ACTIVE = 0.01  # least variance of E[z | x] of an active dimension (Burda et al. 2016, section 5.2)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,6 @@ class ImageVAE(nn.Module):
             )
         self.config, self.sight, self.latent_size = config, sight, config.latent_size
         channels, height, width = sight.shape
-        check_size(height, width)
         self.decoder = ImageDecoder(self.latent_size, height, width, channels, squash=True)
         if config.image_scale is None:
             self.log_scale = nn.Parameter(torch.tensor(0.1).log())
@@ -175,7 +174,7 @@ class ImageVAEGuide(MessengerGuide):
         return normal(torch.where(seen, q.loc, 0.0), torch.where(seen, q.scale, 1.0))
 
     def encode(self, image: Tensor) -> Independent:
-        """q(z | x) of (..., Z), given images x (..., channels, H, W)."""
+        """q(z | x) of (..., Z), given images x (..., channels, H, W); e^-7 <= sigma_q <= e^3."""
         h = self.encoder(image)
         return normal(self.mean(h), (0.5 * self.log_variance(h).clamp(-14, 6)).exp())
 

@@ -68,22 +68,17 @@ class LinearAutoregression(nn.Module):
             total, count = total + e.T @ e, count + len(e)
         return cls(coefficients, _positive(total / count))
 
-    def step(self, X: Tensor) -> MultivariateNormal:
-        """p(a_t | a_{t-1}, ..., a_{t-k}) for a design matrix X (..., 1 + k D)."""
-        return MultivariateNormal(X @ self.coefficients, self.covariance)
-
     def forward(self, batch: Batch) -> Tensor:
         """Declare the last step of each window (frames, B, D); returns log p(a_t | past), (B,)."""
-        X, a = _design(batch, self.history - 1)
-        policy = self.step(X)
-        with pyro.plate("trajectory", len(X)):
+        policy, a = self.last_step(batch)
+        with pyro.plate("trajectory", len(a)):
             pyro.sample("action", policy, obs=a)
         return policy.log_prob(a)
 
     def last_step(self, batch: Batch) -> tuple[MultivariateNormal, Tensor]:
         """p(a_t | past) of the last step of each window (frames, B, D), and the a_t recorded."""
         X, a = _design(batch, self.history - 1)
-        return self.step(X), a
+        return MultivariateNormal(X @ self.coefficients, self.covariance), a
 
     @torch.no_grad()
     def roll_out(self, state: Tensor, actions: Sequence[Tensor], steps: int, draws: int) -> Tensor:

@@ -41,7 +41,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.episode_windows import EpisodeBatch
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal, check_size
+from pyro_animacy.images import ImageDecoder, ImageEncoder, PixelNormal
 from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models.program import (
     Evidence,
@@ -75,7 +75,8 @@ class WorldModelConfig(DynamicsConfig):
             the papers. The work grows with its square. With keypoints there are several times as
             many channels.
         keypoints: Number of keypoints that images are seen and drawn by, see
-            `pyro_animacy.keypoints`, for bodies of a few pixels; null for the papers' convolutions.
+            `pyro_animacy.keypoints`, for bodies of a few pixels and images of any size; null for
+            the papers' convolutions, of 46 pixels a side or more.
         encoder: Sizes of the network that a vector goes through before the guide sees it.
         decoder: Sizes of the network of a vector's mean.
         reward: Sizes of the network of the reward's mean.
@@ -168,7 +169,6 @@ class WorldModel(nn.Module):
         self.decoder: nn.Module
         if sight.image:
             channels, height, width = sight.shape
-            check_size(height, width)
             points, n = config.keypoints, config.filters
             self.decoder = (
                 KeypointDecoder(features, height, width, channels, points, n)
