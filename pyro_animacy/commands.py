@@ -387,7 +387,7 @@ def _simulate_soccer(chosen: Namespace) -> str:
 
 def _simulate_carracing(chosen: Namespace) -> str:
     size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
-    check_size(*size)  # what no model of images could take
+    check_size(*size)  # what convolutions could not take
     fps = 25.0 if chosen.fps is None else chosen.fps
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))

@@ -97,21 +97,22 @@ def section(
         title="How alive does the motion look?",
         intro=(
             "A question about every step of every body: could an inert body, which only keeps its "
-            "speed, slows down and bounces off walls, have done this? The evidence for an agent is "
-            "how much better the model of agents predicts the step, in nats: above 0 it moves as "
-            "an agent does. " + linked
+            "speed, slows down, bounces off walls and is hit now and then, have done this? The "
+            "evidence for an agent is how much better the model of agents predicts the step, in "
+            "nats: above 0 it moves as an agent does. " + linked
         ),
         findings=findings,
         panels=panels,
         tables=[_table(table)],
         note=(
-            "Evidence: log density under the model minus log density under the best inertial "
-            "linear-Gaussian body, whose damping and noise are fitted to the very trajectory, in "
-            "hindsight: the shorter that is, the less evidence, so compare conditions of similar "
-            "length. A body that is no agent, such as a ball, is scored as if it were one. "
-            "Interaction: an estimate of transfer entropy (Schreiber 2000), the others masked by "
-            "their past at other times. Surprise: minus the log density under the inertial body. "
-            "Choice: what the body's step alone tells of the latent, KL(p(z | own step) || p(z))."
+            "Evidence: log density under the model minus log density under the best inertial body, "
+            "whose damping, noise and impulses (how often it is hit, and how hard) are fitted to "
+            "the very trajectory, in hindsight: the shorter that is, the less evidence, so compare "
+            "conditions of similar length. A body that is no agent, such as a ball, is scored as "
+            "if it were one. Interaction: an estimate of transfer entropy (Schreiber 2000), the "
+            "others masked by their past at other times. Surprise: minus the log density under the "
+            "inertial body. Choice: what the body's step alone tells of the latent, "
+            "KL(p(z | own step) || p(z))."
         ),
     )
 
