@@ -374,7 +374,7 @@ def test_runs_that_cannot_be_used(copied, tiny_run, tmp_path, refused):
         (copied / "config.yaml").write_text(yaml.safe_dump(settings | {"acting": change}))
         out = ["--config", copied / "config.yaml", "--out", tmp_path / "out"]
         for words in (["evaluate", copied], ["act", "--resume", copied], ["act", "Chase-v0", *out]):
-            assert "expected options by name" in refused(*words)
+            assert "must be options by name" in refused(*words)
     (copied / "config.yaml").write_text(yaml.safe_dump(settings))
     (copied / "best.safetensors").write_bytes(b"\xff\x00 not what it was")
     assert "best.safetensors: damaged" in refused("evaluate", copied)
