@@ -69,8 +69,8 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     else:
         rest = (_cells(line, delimiter) for line in lines[notes + 1 :])
         below = len([*takewhile(_is_description, rest)])
-        rows = range(notes + 1 + below)
-        options["skiprows"] = [row for row in rows if row != notes]
+        skipped = [*range(notes), *range(notes + 1, notes + 1 + below)]
+        options["skiprows"] = skipped or 0  # to look for each row in a list takes as long as it
         names = [str(n) for n in parse(path, where, nrows=0, **options).columns]
     found = find_columns(names, columns, where)
     if not headerless:  # pandas would give the second another name
