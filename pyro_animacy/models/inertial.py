@@ -17,7 +17,7 @@ rho and e lie in [0, 1], since an inert body has no engine, and eps in [0, 1/2].
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -76,18 +76,20 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
     one = np.ones((N, bodies))
     inertia = Inertia(one, np.ones(bodies), one, 0.1 * one, one, low, high)
     a = np.diff(position, axis=1)[:, 1:]
-    inertia = _begun(a - _expected(position, inertia).mean, inertia)
+    law = _expected(position, inertia)
+    inertia = _begun(_square(a - law.mean), inertia)
     for _ in range(ROUNDS):
-        law = _expected(position, inertia)
-        inertia = _hit(a - law.mean, inertia, floor)
-        weight = _precision(a - law.mean, inertia)
-        step = _slope(law.by_damping, a - law.mean, weight, axis=(1, 3))
+        error = a - law.mean
+        inertia = _hit(_square(error), inertia, floor)
+        step = _slope(law.by_damping, error, _precision(_square(error), inertia), axis=(1, 3))
         inertia = inertia._replace(damping=np.clip(inertia.damping + step, 0, 1))
         law = _expected(position, inertia)
-        weight = _precision(a - law.mean, inertia)
-        step = _slope(law.by_restitution, a - law.mean, weight, axis=(0, 1, 3))
+        error = a - law.mean
+        weight = _precision(_square(error), inertia)
+        step = _slope(law.by_restitution, error, weight, axis=(0, 1, 3))
         inertia = inertia._replace(restitution=np.clip(inertia.restitution + step, 0, 1))
-    return _hit(a - _expected(position, inertia).mean, inertia, floor)
+        law = _expected(position, inertia)
+    return _hit(_square(a - law.mean), inertia, floor)
 
 
 def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
@@ -103,7 +105,7 @@ def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
     """
     error = np.diff(position, axis=1)[:, 1:] - _expected(position, inertia).mean
     with np.errstate(invalid="ignore"):
-        return np.logaddexp(*_components(error, inertia))
+        return np.logaddexp(*_components(_square(error), inertia))
 
 
 def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
@@ -159,15 +161,19 @@ def _expected(position: Floats, inertia: Inertia) -> _Expected:
     return _Expected(*(np.stack(parts, 1) for parts in zip(*steps, strict=True)))
 
 
-def _components(error: Floats, inertia: Inertia) -> tuple[Floats, Floats]:
+def _square(error: Floats) -> Floats:
+    """Squared lengths (N, time, body) of (N, time, body, space); NaN where not observed in full."""
+    return (error**2).sum(-1)
+
+
+def _components(square: Floats, inertia: Inertia) -> tuple[Floats, Floats]:
     """Log (1 - eps) N(error; 0, sigma^2 I) and log eps N(error; 0, tau^2 I), each (N, time, body).
 
     Args:
-        error: (N, time, body, space), what was displaced beyond what was expected.
+        square: |error|^2, of what was displaced beyond what was expected, (N, time, body).
         inertia: The parameters.
     """
-    D, square = error.shape[-1], (error**2).sum(-1)
-    eps = inertia.impulse_rate[:, None]
+    D, eps = inertia.low.shape[-1], inertia.impulse_rate[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         undisturbed, hit = (
             np.log(share) - 0.5 * square / scale**2 - D * np.log(scale * math.sqrt(2 * math.pi))
@@ -179,51 +185,44 @@ def _components(error: Floats, inertia: Inertia) -> tuple[Floats, Floats]:
     return undisturbed, hit
 
 
-def _responsibility(error: Floats, inertia: Inertia) -> Floats:
+def _responsibility(square: Floats, inertia: Inertia) -> Floats:
     """Posterior probability that a step was an impulse, (N, time, body); NaN where not observed."""
-    undisturbed, hit = _components(error, inertia)
+    undisturbed, hit = _components(square, inertia)
     with np.errstate(invalid="ignore", over="ignore"):
         return 1 / (1 + np.exp(undisturbed - hit))
 
 
-def _precision(error: Floats, inertia: Inertia) -> Floats:
+def _precision(square: Floats, inertia: Inertia) -> Floats:
     """Expected precision of each step, (N, time, body, 1); NaN where not observed."""
-    g = _responsibility(error, inertia)
+    g = _responsibility(square, inertia)
     precise, loose = inertia.noise[:, None] ** -2, inertia.impulse_scale[:, None] ** -2
     return ((1 - g) * precise + g * loose)[..., None]
 
 
-def _begun(error: Floats, inertia: Inertia) -> Inertia:
+def _begun(square: Floats, inertia: Inertia) -> Inertia:
     """Where the search begins: noise of half of the steps, impulses larger than most."""
-    square = np.where(np.isfinite(error).all(-1), (error**2).sum(-1), np.nan)
-    typical, mean = (_over_time(f, square)[:, 0] for f in (np.nanmedian, np.nanmean))
-    least = np.finfo(float).tiny
-    noise, impulse = (np.sqrt(np.maximum(x, least)) for x in (typical, 10 * mean))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what was never observed
+        typical, mean = np.nanmedian(square, axis=1), np.nanmean(square, axis=1)
+    noise, impulse = (np.sqrt(np.maximum(x, np.finfo(float).tiny)) for x in (typical, 10 * mean))
     return inertia._replace(noise=noise, impulse_scale=np.maximum(noise, impulse))
 
 
-def _over_time(function: Any, values: Floats) -> Floats:
-    """A function that passes over NaN, over (N, time, body), kept as (N, 1, body)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of what was never observed
-        return function(values, axis=1, keepdims=True)
-
-
-def _hit(error: Floats, inertia: Inertia, floor: float | Floats) -> Inertia:
+def _hit(square: Floats, inertia: Inertia, floor: float | Floats) -> Inertia:
     """Noise and impulses of each body of each trajectory, by expectation maximisation.
 
     sigma is no less than the floor, and tau than sigma.
     """
-    seen = np.isfinite(error).all(-1)
-    square = np.where(seen, (error**2).mean(-1), 0.0)
+    seen, D = np.isfinite(square), inertia.low.shape[-1]
+    each = np.where(seen, square / D, 0.0)  # of a coordinate
     count = seen.sum(1)
     never = np.where(count > 0, 0.0, np.nan)
     for _ in range(EM_STEPS):
-        g = np.where(seen, _responsibility(error, inertia), 0.0)
+        g = np.where(seen, _responsibility(square, inertia), 0.0)
         hits, calm = g.sum(1), (seen - g).sum(1)
-        noise = np.sqrt(_ratio(((seen - g) * square).sum(1), calm))
+        noise = np.sqrt(_ratio(((seen - g) * each).sum(1), calm))
         noise = np.maximum(noise, floor) + never
-        impulse = np.sqrt(_ratio((g * square).sum(1), hits))
+        impulse = np.sqrt(_ratio((g * each).sum(1), hits))
         inertia = inertia._replace(
             noise=noise,
             impulse_rate=np.minimum(_ratio(hits, count), 0.5) + never,
