@@ -305,9 +305,9 @@ def test_nan_stops_the_run_and_keeps_the_last_checkpoint(tiny_data, tmp_path, mo
     saved = checkpoint.load_trainer(path / "trainer.pt")
     assert saved["step"] == 20
     tensors, _ = checkpoint.load_weights(path / "best.safetensors")
-    for state in (saved["parameters"], tensors):
+    for state in (saved["parameters"], saved["average"], tensors):
         assert all(tensor.isfinite().all() for tensor in state.values())
-    assert_same(saved["parameters"], tensors)
+    assert_same(saved["average"], tensors)
 
 
 @pytest.mark.parametrize("patience", [5, None])

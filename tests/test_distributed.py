@@ -68,6 +68,7 @@ class KnownNoise(Trainer):
         path.mkdir(exist_ok=True)
         super().__init__(gappy(), config, path, progress=False, processes=processes)
         self.modules.double()
+        self.average.double()
         self.source.batches, self.source.validate = self._as_recorded, lambda _: 0.0
         self.seen = []
 

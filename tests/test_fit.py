@@ -194,6 +194,38 @@ def test_a_loss_or_a_gradient_that_is_no_number_is_noticed(loss, gradient):
     assert bool(wrong) is not (math.isfinite(loss) and math.isfinite(gradient))
 
 
+# --- the average ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.995])
+def test_what_is_saved_is_the_moving_average(decay, tiny_data, tmp_path):
+    """Written as one sum: m_N = sum_n w_n theta_n, where theta_0 is what training began with."""
+    N = 12
+    config = debug(steps=N, evaluate_every=N, patience=None, ema_decay=decay, learning_rate=0.01)
+    trainer = Trainer(tiny_data, config, tmp_path, progress=False)
+    theta, update = [], trainer.optimizer.step
+
+    def values():
+        return {name: p.detach().double() for name, p in trainer.modules.named_parameters()}
+
+    def noted():
+        update()
+        theta.append(values())
+
+    theta.append(values())
+    trainer.optimizer.step = noted
+    trainer.train()
+    d = np.array([min(decay, (1 + n) / (10 + n)) for n in range(N)])
+    weights = [np.prod(d), *((1 - d[n]) * np.prod(d[n + 1 :]) for n in range(N))]
+    assert sum(weights) == pytest.approx(1)
+    saved, _ = checkpoint.load_weights(tmp_path / "best.safetensors")
+    for name in theta[0]:
+        expected = sum(w * of[name] for w, of in zip(weights, theta, strict=True))
+        torch.testing.assert_close(saved[name].double(), expected, rtol=1e-5, atol=1e-6)
+        if not decay:  # to the bit
+            assert torch.equal(saved[name].double(), theta[-1][name])
+
+
 # --- the validation score ------------------------------------------------------------------------
 
 
@@ -275,7 +307,7 @@ def test_no_patience_keeps_the_last(few, tmp_path):
     steps, scores = validation(tmp_path / "run")
     assert steps == list(range(10, 101, 10))
     assert int(np.argmax(scores)) < len(scores) - 1
-    saved = checkpoint.load_trainer(tmp_path / "run" / "trainer.pt")["parameters"]
+    saved = checkpoint.load_trainer(tmp_path / "run" / "trainer.pt")["average"]
     tensors, _ = checkpoint.load_weights(tmp_path / "run" / "best.safetensors")
     assert_same(saved, tensors)
     assert run.summary["steps"] == 100

@@ -1,8 +1,9 @@
 """A run on disk: weights that describe themselves, and the state to go on from.
 
-- ``best.safetensors``: the parameters with the best validation score; its header holds what is
-  needed to build the model again and a digest of the parameters.
-- ``trainer.pt``: parameters, optimiser and counters, loaded with ``weights_only=True``.
+- ``best.safetensors``: the averaged parameters with the best validation score; its header holds
+  what is needed to build the model again and a digest of the parameters.
+- ``trainer.pt``: parameters, their average, optimiser and counters, loaded with
+  ``weights_only=True``.
 - ``baselines.safetensors``: the linear-Gaussian baselines, fitted to the same recordings.
 - ``checkpoints/N/``: with ``train.keep``, the parameters as they were at the evaluation after step
   (of `act`: episode) N.
@@ -84,7 +85,9 @@ class EpisodeCard:
     format: int = FORMAT
 
 
-STATE = {"parameters", "optimizer", "step", "best", "stale", "seconds", "recordings"}
+STATE = {
+    *("parameters", "average", "optimizer", "step", "best", "stale", "seconds", "recordings"),
+}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

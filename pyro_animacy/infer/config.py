@@ -108,6 +108,9 @@ class TrainConfig(UpdateConfig):
         steps: Updates in all.
         schedule: Of the learning rate: ``constant``, or ``cosine`` down to 1 % of its largest value
             at the last step.
+        ema_decay: Of the exponential moving average of the parameters over updates, which is what
+            is validated, saved and scored; 0 for the parameters as the last update left them.
+            After n updates it is (1 + n) / (10 + n) at most.
         symmetry: Motions of the plane that leave the law of motion as it is: training windows are
             drawn under them. ``rotate``: turn and mirror about the centre; what remains is what
             the bodies do to each other. ``reflect``: mirror only, where the axes differ (a court's
@@ -129,6 +132,7 @@ class TrainConfig(UpdateConfig):
 
     steps: int = 4000
     schedule: Literal["constant", "cosine"] = "cosine"
+    ema_decay: float = 0.995
     symmetry: Symmetry | None = None
     heldout: float = 0.2
     validation: float = 0.1
@@ -150,6 +154,7 @@ class TrainConfig(UpdateConfig):
             "train.",
             vars(self),
             ("steps", self.steps >= 1, "at least 1"),
+            ("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)"),
             ("heldout", 0 < self.heldout < 1, "in (0, 1)"),
             ("validation", 0 < self.validation < 1, "in (0, 1)"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),

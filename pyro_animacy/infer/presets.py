@@ -48,7 +48,7 @@ def _seed() -> FitConfig:
         ),
         train=TrainConfig(
             steps=5000, batch_size=64, window=24, schedule="constant", learning_rate=1e-3,
-            clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
+            clip_norm=1.0, weight_decay=0.0, ema_decay=0.0, symmetry="none", patience=None,
             kl_weight=KLWeightConfig(start=0.01, end=0.1, levels=10, every=500),
         ),
     )  # fmt: skip
@@ -68,7 +68,8 @@ def _paper() -> FitConfig:
         ),
         train=TrainConfig(
             steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",
-            learning_rate=1e-5, clip_norm=1.0, weight_decay=0.0, symmetry="none", patience=None,
+            learning_rate=1e-5, clip_norm=1.0, weight_decay=0.0, ema_decay=0.0, symmetry="none",
+            patience=None,
             kl_weight=KLWeightConfig(start=0.009, end=0.09, levels=9, every=500),
             steps_per_epoch=8,
         ),
@@ -140,7 +141,7 @@ def _paper_image_vae() -> FitConfig:
         model=ImageVAEConfig(),
         train=TrainConfig(
             steps=10_000, batch_size=100, learning_rate=1e-4, schedule="constant",
-            clip_norm=math.inf, weight_decay=0.0, free_nats=16.0, patience=None,
+            clip_norm=math.inf, weight_decay=0.0, free_nats=16.0, ema_decay=0.0, patience=None,
         ),
     )  # fmt: skip
 

@@ -1,12 +1,20 @@
 """The training loop: one visible loop on the scaled ELBO.
 
 Every random number of step n is drawn from a stream seeded by (seed, n). So the state of a run is
-its parameters, its optimiser and n: a run resumed after a signal or a kill is, on CPU, bit for bit
-the run that was never interrupted.
+its parameters, their average, its optimiser and n: a run resumed after a signal or a kill is, on
+CPU, bit for bit the run that was never interrupted.
+
+What is validated, saved and scored is the moving average of the parameters over updates,
+
+    m_{n+1} = d_n m_n + (1 - d_n) theta_{n+1},      d_n = min(ema_decay, (1 + n) / (10 + n)),
+
+which has a fraction of the noise that batches leave in theta (Polyak & Juditsky, Acceleration of
+stochastic approximation by averaging, SIAM Journal on Control and Optimization 30(4), 1992).
 
 Under `torchrun` every process runs this loop on its share of the batch: see `infer.distributed`.
 """
 
+import copy
 import json
 import math
 import signal
@@ -21,6 +29,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
@@ -62,7 +71,7 @@ NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRUCell, nn.GRU)
 
 
 class Trainer:
-    """The training loop and its state: parameters, optimiser, step, and the best score so far.
+    """The training loop and its state: parameters, their average, optimiser, step, best score.
 
     Args:
         dataset: The recordings.
@@ -114,6 +123,7 @@ class Trainer:
             mixed_precision(self.model)
             mixed_precision(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
+        self.average = copy.deepcopy(self.modules)  # m
         self.optimizer = make_optimizer(groups(self.modules, options), options)
         # of the scheduled rate: 1, but of a transition with one of its own
         self.shares = [group["lr"] / options.learning_rate for group in self.optimizer.param_groups]
@@ -199,7 +209,16 @@ class Trainer:
         if wrong := clip(self.modules.parameters(), loss, o):
             raise self._diverged(wrong)
         self.optimizer.step()
+        self._take_average()
         return loss
+
+    def _take_average(self) -> None:
+        """m_{n+1} of the parameters after the update, as the top of this file has it."""
+        n = self.step
+        decay = min(self.options.ema_decay, (1 + n) / (10 + n))
+        m = [p.detach() for p in self.average.parameters()]
+        theta = [p.detach() for p in self.modules.parameters()]
+        get_ema_multi_avg_fn(decay)(m, theta, n)
 
     def _diverged(self, what: str) -> RunError:
         saved = (self.path / checkpoint.TRAINER).is_file()
@@ -227,7 +246,8 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Score the validation part; keep the parameters where it is the best so far."""
         torch.manual_seed(stream(self.options.seed, -2))
-        self.last = self.source.validate(self.guide)
+        guide: Any = self.average["guide"]
+        self.last = self.source.validate(guide)
         if not math.isfinite(self.last):
             raise self._diverged(f"the validation score is {self.last}")
         checkpoint.keep(self.path, self.step, self.options.keep, self._save_weights)
@@ -240,7 +260,7 @@ class Trainer:
 
     def _save_weights(self, folder: Path) -> None:
         path = folder / checkpoint.WEIGHTS
-        checkpoint.save_weights(path, self.modules.state_dict(), self.source.card)
+        checkpoint.save_weights(path, self.average.state_dict(), self.source.card)
 
     @contextmanager
     def _saved_if_lost(self) -> Iterator[None]:
@@ -261,6 +281,7 @@ class Trainer:
         state = {
             "format": checkpoint.FORMAT,
             "parameters": self.modules.state_dict(),
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
@@ -285,6 +306,7 @@ class Trainer:
             )
         with fitting(f"{self.path}: the saved state"):
             self.modules.load_state_dict(state["parameters"])
+            self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.stale = state["step"], state["best"], state["stale"]
         self.seconds = state["seconds"]
