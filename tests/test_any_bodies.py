@@ -11,9 +11,11 @@ from variants import recording, scale_of
 from pyro_animacy import Batch, ControlVAE, ControlVAEConfig, ControlVAEGuide, ScaledELBO, fit
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.errors import ConfigError
+from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import log_density
+from pyro_animacy.infer.source import SceneSource
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.nets import StackConfig
 
@@ -184,3 +186,42 @@ def test_latents_are_told_apart_by_body(pack):
     assert pack.model.latent_size == 9
     tree = predict(pack, scene(NAMES), mode="reconstruct", draws=2, progress=False)
     assert tree["posterior"]["latent"].sizes["latent_dim"] == 9
+
+
+def test_more_than_three_bodies_are_a_set_where_nothing_else_is_asked(tmp_path):
+    open_ = ControlVAEConfig(prior=NET, posterior=NET, policy=NET)
+    for bodies, structure in ((1, "joint"), (3, "joint"), (4, "set"), (23, "set")):
+        assert open_.structured(bodies).structure == structure
+        model = ControlVAE(open_, scale=scale_of(bodies), bodies=bodies)
+        assert (model.layout is not None) is (structure == "set")
+        for chosen in ("joint", "set"):
+            config = dataclasses.replace(open_, structure=chosen)
+            assert config.structured(bodies) is config
+    assert dataclasses.replace(open_, memory_size=4).structured(9).structure == "joint"
+    names = ["wolf_1", "wolf_2", "sheep_1", "sheep_2"]
+    run = fit(scene(names), debug(steps=20), out=tmp_path / "run", progress=False)
+    again = Run.load(run.path)
+    assert again.config.model.structure is None  # as it was asked
+    assert again.card.config["structure"] == "set"  # as it is, of other bodies too
+    assert again.on(scene(["wolf_5", "sheep_9"])).model.layout.types == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "options", "windows"),
+    [
+        (1, {}, 512), (3, {}, 512), (4, {}, 288), (6, {}, 128), (30, {}, 8),
+        (3, {"structure": "set"}, 512), (6, {"structure": "joint"}, 512),
+        (6, {"memory_size": 4}, 512),
+    ],
+)  # fmt: skip
+def test_windows_in_a_batch_of_a_set_take_as_long_as_those_of_three_bodies(
+    bodies, options, windows
+):
+    names = [f"wolf_{i}" for i in range(bodies)]
+    of = scene(names, frames=30)
+    model = ControlVAEConfig(**options)
+    window = 4 if "memory_size" in options else 1
+    config = FitConfig(model=model, train=TrainConfig(window=window))
+    assert SceneSource(of, config).batch_size == windows
+    asked = dataclasses.replace(config, train=TrainConfig(window=window, batch_size=17))
+    assert SceneSource(of, asked).batch_size == 17

@@ -80,10 +80,10 @@ class KnownNoise(Trainer):
 
     def _noise(self, shape, dtype, device):
         *front, size, last = shape
-        assert size == len(self.processes.share(torch.arange(self.options.batch_size)))
+        assert size == len(self.processes.share(torch.arange(self.source.batch_size)))
         generator = torch.Generator().manual_seed(self.step)
         whole = torch.randn(
-            self.options.batch_size, *front, last, generator=generator, dtype=torch.float64
+            self.source.batch_size, *front, last, generator=generator, dtype=torch.float64
         )
         return self.processes.share(whole).movedim(0, -2)
 

@@ -38,6 +38,7 @@ from pyro_animacy.errors import RunError, command_line
 from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
+from pyro_animacy.infer.config import BATCH
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import make_folder, save_settings
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
@@ -137,7 +138,8 @@ class Acting:
         bar.set_description("act: learn")
         while self.step < due:
             generator = torch.Generator().manual_seed(stream(c.train.seed, self.step))
-            batch = self.replay.sample(c.train.batch_size, c.train.window, generator, bits=c.bits)
+            size, frames = c.train.batch_size or BATCH, c.train.window
+            batch = self.replay.sample(size, frames, generator, bits=c.bits)
             torch.manual_seed(stream(c.train.seed, self.step) + 1)
             self.terms.append(learner.update(batch, self.step))
             self.step += 1

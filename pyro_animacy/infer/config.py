@@ -21,13 +21,16 @@ from pyro_animacy.models.world_model import WorldModelConfig
 
 OF_SCENES = ("symmetry", "score_draws")  # of TrainConfig
 
+BATCH = 512  # windows, where the options do not say
+
 
 @dataclass(frozen=True)
 class UpdateConfig:
     """Options of one update of a model, of whatever loop.
 
     Args:
-        batch_size: Windows in a batch, of all processes together.
+        batch_size: Windows in a batch, of all processes together. Null is 512; of a set of N > 3
+            bodies 512 (3 / N)^2 and at least 8, which take about as long.
         window: Steps T predicted in each window of recordings, which has history + T frames; of
             episodes, the frames of each window.
         optimizer: ``adam`` (with decoupled weight decay) or ``radam``.
@@ -53,7 +56,7 @@ class UpdateConfig:
             (``checkpoints/<step or episode>/``, see `Run.load`); 0 for none.
     """
 
-    batch_size: int = 512
+    batch_size: int | None = None
     window: int = 1
     optimizer: Literal["adam", "radam"] = "adam"
     learning_rate: float = 1e-3
@@ -84,7 +87,7 @@ class UpdateConfig:
         require(
             "train.",
             vars(self),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("batch_size", self.batch_size is None or self.batch_size >= 1, "at least 1, or null"),
             ("window", self.window >= 1, "at least 1"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("epsilon", self.epsilon > 0, "positive"),

@@ -140,7 +140,7 @@ class Run:
         Raises:
             ConfigError: If their number differs, and one is of no type that the model knows.
         """
-        if self.settings["model"].get("structure", "joint") != "set":
+        if self.card.config.get("structure") != "set":
             return self
         bodies = tuple(str(name) for name in dataset["body"].to_numpy())
         try:

@@ -18,15 +18,17 @@ from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
-from pyro_animacy.infer.config import FitConfig
+from pyro_animacy.infer.config import BATCH, FitConfig
 from pyro_animacy.infer.recordings import EPISODES
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, least_context, scoring_windows
 from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe, describe_text, summarise
+from pyro_animacy.models.control_vae import MOST_JOINT, ControlVAEConfig
 from pyro_animacy.models.program import MessengerGuide
 
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
+LEAST_BATCH = 8
 AHEAD = 2**20  # coordinates of batches that are drawn together: some 20 MB, and calls cost nothing
 
 Draw = tuple[torch.Tensor, torch.Generator]  # numbers of windows (B,), and what their noise is of
@@ -38,10 +40,12 @@ class Source(Protocol):
     Attributes:
         card: What is needed to build the model.
         windows: Those that are trained on.
+        batch_size: How many of them are in a batch.
     """
 
     card: Any
     windows: Any
+    batch_size: int
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Any, int]]:
         """Each draw's batch of windows, and the number of steps observed in it.
@@ -86,11 +90,14 @@ class SceneSource:
         model = config.model
         if config.remembers and model.memory_steps is None:
             model = dataclasses.replace(model, memory_steps=options.window)
+        bodies = tuple(str(b) for b in dataset["body"].to_numpy())
+        if isinstance(model, ControlVAEConfig):
+            model = model.structured(len(bodies))
         self.card = ModelCard(
             model=config.family,
             config=dataclasses.asdict(model),
             scale=scale,
-            bodies=tuple(str(b) for b in dataset["body"].to_numpy()),
+            bodies=bodies,
             axes=tuple(str(a) for a in dataset["space"].to_numpy()),
             fps=float(dataset.attrs["fps"]),
             units=str(dataset.attrs.get("units", "unknown")),
@@ -100,7 +107,8 @@ class SceneSource:
             self.fit_part, frames=history + options.window, context=history, scale=scale,
             symmetry=options.symmetry or "rotate",
         )  # fmt: skip
-        each = options.batch_size * self.windows.frames * self.windows.coordinates
+        self.batch_size = options.batch_size or _windows_of(model, len(bodies))
+        each = self.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
         self.validation = _enough("validation", check, scale, history)
@@ -146,6 +154,13 @@ class SceneSource:
         return summarise(run, self.heldout_part, progress=progress) | {
             "data": {**describe(self.dataset), "heldout_frames": frames}
         }
+
+
+def _windows_of(model: Any, bodies: int) -> int:
+    """Windows in a batch that take as long as 512 of three bodies: a set has N^2 messages."""
+    if getattr(model, "structure", "joint") != "set" or bodies <= MOST_JOINT:
+        return BATCH
+    return max(LEAST_BATCH, round(BATCH * (MOST_JOINT / bodies) ** 2))
 
 
 def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:

@@ -97,11 +97,6 @@ class Trainer:
         options = self.options = config.train
         self.path, self.processes = path, processes
         self.progress = progress and processes.first
-        if options.batch_size < processes.size:
-            raise ConfigError(
-                f"train.batch_size is {options.batch_size}, the batch of all {processes.size} "
-                "processes together; it must be at least one window for each"
-            )
         if not isinstance(dataset, xr.Dataset):
             raise DataError(
                 f"the recordings are a {type(dataset).__name__}; they must be an xarray Dataset: "
@@ -112,6 +107,11 @@ class Trainer:
             summary_writer()  # fail now, before anything is written
         of_episodes = family(config.family).data == "episodes"
         self.source: Source = (EpisodeSource if of_episodes else SceneSource)(dataset, config)
+        if self.source.batch_size < processes.size:
+            raise ConfigError(
+                f"train.batch_size is {self.source.batch_size}, the batch of all {processes.size} "
+                "processes together; it must be at least one window for each"
+            )
         self.device = pick_device(processes.device(options.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(options.seed, -1))
@@ -189,9 +189,9 @@ class Trainer:
 
         All processes draw the same windows; each takes its share, under noise of its own.
         """
-        o, processes = self.options, self.processes
+        o, processes, source = self.options, self.processes, self.source
         generator = torch.Generator().manual_seed(stream(o.seed, step))
-        which = torch.randint(len(self.source.windows), (o.batch_size,), generator=generator)
+        which = torch.randint(len(source.windows), (source.batch_size,), generator=generator)
         if not processes.first:
             generator.manual_seed(stream(o.seed, step, processes.rank))
         return processes.share(which), generator

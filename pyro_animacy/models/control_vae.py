@@ -21,7 +21,7 @@ terms of the loss are those of all models of scenes: `pyro_animacy.models.scene`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pyro
@@ -37,6 +37,8 @@ from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.sets import SetLayout, SetMean, SetPolicy, SetResidual
 
+MOST_JOINT = 3  # bodies that one network takes together, where the options do not say
+
 
 @dataclass(frozen=True)
 class ControlVAEConfig(SceneConfig):
@@ -49,7 +51,8 @@ class ControlVAEConfig(SceneConfig):
         structure: ``joint``: one latent and one network for the whole scene. ``set``: a latent of
             ``latent_size`` for each body, and one network for all of them, with the others as its
             context (`pyro_animacy.sets`), so that bodies whose names differ by a number alone are
-            exchangeable, and the model serves any number of them.
+            exchangeable, and the model serves any number of them. Null is ``set`` for more than
+            three bodies: one network of all of them learns the few frames there are by heart.
         memory_size: Units H of a GRU over the past, which every network sees beside c_t; 0 for
             none. It looks back without limit, where ``history`` looks back a few frames; train it
             on windows of several steps (``train.window``).
@@ -60,7 +63,7 @@ class ControlVAEConfig(SceneConfig):
 
     latent_scale: float = 0.3
     posterior_scale: Literal["prior", "learned"] = "learned"
-    structure: Literal["joint", "set"] = "joint"
+    structure: Literal["joint", "set"] | None = None
     memory_size: int = 0
     prior: StackConfig = field(default_factory=StackConfig)
     posterior: StackConfig = field(default_factory=StackConfig)
@@ -85,6 +88,13 @@ class ControlVAEConfig(SceneConfig):
                 "model.memory_size is of the whole scene; with model.structure set leave it 0, and "
                 "look back by model.history"
             )
+
+    def structured(self, bodies: int) -> "ControlVAEConfig":
+        """These options with a structure, the one for so many bodies where none was chosen."""
+        if self.structure is not None:
+            return self
+        several = bodies > MOST_JOINT and not self.memory_size
+        return replace(self, structure="set" if several else "joint")
 
 
 class Step(nn.Module):
@@ -125,6 +135,7 @@ class ControlVAE(SceneModel):
         types: Sequence[int] | None = None,
         known_types: int | None = None,
     ) -> None:
+        config = config.structured(bodies)
         super().__init__(config, scale=scale, bodies=bodies, axes=axes)
         self.memory_size = H = config.memory_size
         self.recurrence = nn.GRU(self.context_size, H) if H else None

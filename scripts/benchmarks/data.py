@@ -90,11 +90,11 @@ def windows(config: FitConfig) -> tuple[Ways, int]:
     model, guide = build(source.card)
     modules = nn.ModuleList([model, guide])
     optimizer = make_optimizer(modules.parameters(), replace(options, learning_rate=LEAST_RATE))
-    gradient = Gradient(ScaledELBO(scale=1 / options.batch_size), model, guide, traced=True)
+    gradient = Gradient(ScaledELBO(scale=1 / source.batch_size), model, guide, traced=True)
 
     def drawn(step: int) -> Draw:
         generator = torch.Generator().manual_seed(stream(0, step))
-        size = (options.batch_size,)
+        size = (source.batch_size,)
         return torch.randint(len(source.windows), size, generator=generator), generator
 
     batches = source.batches(map(drawn, count()))
@@ -110,7 +110,7 @@ def windows(config: FitConfig) -> tuple[Ways, int]:
             nn.utils.clip_grad_norm_(modules.parameters(), options.clip_norm)
             optimizer.step()
 
-    return {"ours": together, "the steps that take them": steps}, len(held) * options.batch_size
+    return {"ours": together, "the steps that take them": steps}, len(held) * source.batch_size
 
 
 class Motion:
