@@ -20,7 +20,7 @@ from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError, command_line, did_you_mean, named
 from pyro_animacy.infer.config import in_words
 from pyro_animacy.infer.presets import preset
-from pyro_animacy.infer.run import CONFIG, read_settings
+from pyro_animacy.infer.settings import CONFIG, read_settings
 from pyro_animacy.infer.trainer import Interrupted
 
 

@@ -43,7 +43,8 @@ from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.recordings import read_data
-from pyro_animacy.infer.run import Run, check_kind, data_of_run, read_settings
+from pyro_animacy.infer.run import Run, check_kind
+from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
 

@@ -43,10 +43,10 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.fit import save_settings
 from pyro_animacy.infer.loop import Interrupted, stream
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.settings import save_settings
 from pyro_animacy.models.program import Memory, Overshooting
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
 from pyro_animacy.nets import StackConfig

@@ -42,7 +42,8 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.loop import Interrupted
-from pyro_animacy.infer.run import REPLAY, Run
+from pyro_animacy.infer.recordings import REPLAY
+from pyro_animacy.infer.run import Run
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import StackConfig

@@ -39,10 +39,11 @@ from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
-from pyro_animacy.infer.fit import make_folder, save_settings
+from pyro_animacy.infer.fit import make_folder
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
-from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import METRICS, REFERENCE, REPLAY, pick_device, read_metrics
+from pyro_animacy.infer.recordings import REPLAY, absolute
+from pyro_animacy.infer.run import METRICS, REFERENCE, pick_device, read_metrics
+from pyro_animacy.infer.settings import save_settings
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.progress import tqdm
 

@@ -3,17 +3,14 @@
 Under `torchrun` the processes fit one model together; the first of them writes.
 """
 
-import dataclasses
 import json
 import shutil
 import sys
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-import yaml
 
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
@@ -21,17 +18,9 @@ from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
-from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import (
-    BEHAVIOUR,
-    CONFIG,
-    METRICS,
-    REFERENCE,
-    REPLAY,
-    SUMMARY,
-    Run,
-    read_settings,
-)
+from pyro_animacy.infer.recordings import REPLAY, absolute
+from pyro_animacy.infer.run import BEHAVIOUR, METRICS, REFERENCE, SUMMARY, Run
+from pyro_animacy.infer.settings import CONFIG, read_settings, save_settings
 from pyro_animacy.infer.trainer import Trainer
 
 
@@ -138,21 +127,6 @@ def _finish(trainer: Trainer) -> Run:
     return Run.load(trainer.path)
 
 
-def save_settings(path: Path, name: str, model: Any, train: Any, **others: Any) -> None:
-    """Write ``config.yaml``: the model's name and options, those of its updates, and others."""
-    settings = {
-        **{"data": {}, **others},
-        "family": name,
-        "model": dataclasses.asdict(model),
-        "train": dataclasses.asdict(train),
-        "versions": {
-            name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
-        },
-    }
-    text = yaml.safe_dump(_plain(settings), sort_keys=False)
-    checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
-
-
 def make_folder(path: Path, overwrite: bool) -> None:
     """Make the folder of a run, or empty one of the files of a run.
 
@@ -180,12 +154,3 @@ def make_folder(path: Path, overwrite: bool) -> None:
     except OSError as error:
         why = error.strerror or error
         raise RunError(f"{path}: cannot be made ({why}); choose another --out") from None
-
-
-def _plain(value: Any) -> Any:
-    """Turn tuples and paths into what YAML holds."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
