@@ -5,6 +5,9 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -301,8 +304,7 @@ def test_names_that_the_terminal_cannot_show(run, tmp_path, monkeypatch):
 
 def test_signal_outside_training(run, monkeypatch, capsys):
     """SIGINT where there is nothing to save yet; what is there already can be resumed."""
-    # a shell in the background starts its jobs with SIGINT ignored
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as while everything was loaded
 
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
@@ -318,6 +320,32 @@ def test_signal_outside_training(run, monkeypatch, capsys):
             assert capsys.readouterr().err == f"pyro-animacy: stopped{says}\n"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+BY_SCRIPT = "sys.argv[0] = 'bin/pyro-animacy'; from pyro_animacy.cli import main; sys.exit(main())"
+AS_MODULE = "sys.argv[0] = '-m'; sys.orig_argv.append('pyro_animacy'); import pyro_animacy"
+
+
+@pytest.mark.parametrize("start", [BY_SCRIPT, AS_MODULE], ids=["script", "module"])
+def test_ctrl_c_while_everything_is_loaded(start):
+    """It ends by the signal, of which a shell makes 130, without a word."""
+    began = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); print()"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", f"{began}; {start}"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_in_a_program_that_imports_the_package():
+    """Its own handler stays."""
+    call = "import signal; before = signal.getsignal(signal.SIGINT); import pyro_animacy; "
+    call += "assert signal.getsignal(signal.SIGINT) is before"
+    subprocess.run([sys.executable, "-c", call], check=True)
 
 
 # --- recordings that cannot be used --------------------------------------------------------------
