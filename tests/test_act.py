@@ -43,6 +43,7 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
+from pyro_animacy.infer.fit import alone_in
 from pyro_animacy.infer.loop import Interrupted, stream
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import Run
@@ -685,6 +686,17 @@ def test_what_cannot_be_used_is_found_before_a_run_is_replaced(copied):
     c = dataclasses.replace(c, train=dataclasses.replace(c.train, device="abacus"))
     with pytest.raises(RunError, match=r"train\.device is 'abacus'"):
         act("Chase-v0", c, out=copied, overwrite=True, progress=False)
+    assert {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()} == before
+
+
+def test_a_run_that_another_process_is_at_work_on(copied):
+    before = {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()}
+    busy = pytest.raises(RunError, match="another process is at work on this run; wait")
+    with alone_in(copied):
+        with busy:
+            resume_acting(copied, progress=False)
+        with busy:
+            act("Point-v0", options("dreamer"), out=copied, overwrite=True, progress=False)
     assert {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()} == before
 
 

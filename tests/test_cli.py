@@ -15,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, debug, metrics, table
+from helpers import assert_same_run, call, chase, command, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.commands import COMMANDS
@@ -570,6 +570,26 @@ def test_overwrite(run, csv, tmp_path):
         out.write_text("of before")
         assert main([*words, "--out", str(out), "--overwrite"]) == 0
         assert out.read_bytes()[1:4] == b"HDF"
+
+
+def test_a_run_that_another_process_is_at_work_on(csv, tmp_path, refused):
+    """It is let alone; after a kill nothing is in the way."""
+    path, words = tmp_path / "run", ["fit", csv, *FIT, "--train.patience", "null"]
+    arguments, environment = command(*words, "--train.steps", "100000", "--out", path)
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (path / "trainer.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for again in (["fit", "--resume", path], [*words, "--out", path, "--overwrite"]):
+            assert f"{path}: another process is at work on this run; wait" in refused(*again)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert main([*map(str, words), "--train.steps", "20", "--out", str(path), "--overwrite"]) == 0
 
 
 # --- runs that cannot be used --------------------------------------------------------------------

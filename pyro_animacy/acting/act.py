@@ -39,7 +39,7 @@ from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
-from pyro_animacy.infer.fit import make_folder
+from pyro_animacy.infer.fit import alone_in, new_folder
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
 from pyro_animacy.infer.recordings import REPLAY, absolute
 from pyro_animacy.infer.run import METRICS, REFERENCE, pick_device, read_metrics
@@ -271,13 +271,13 @@ def act(
     pick_device(config.train.device)
     if config.pixels:
         check_size(config.size, config.size)
-    make_folder(path, overwrite)
-    save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
-    if references is not None:
-        checkpoint.write_atomically(
-            path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
-        )
-    Acting(environment, config, path, progress=progress).run()
+    with new_folder(path, overwrite):
+        save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
+        if references is not None:
+            checkpoint.write_atomically(
+                path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
+            )
+        Acting(environment, config, path, progress=progress).run()
     return path
 
 
@@ -285,16 +285,18 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
     """Go on with a run of `act` that was stopped or killed, to the result it would have had.
 
     Raises:
-        RunError: If there is nothing to resume, or the environment is not the run's.
+        RunError: If there is nothing to resume, the environment is not the run's, or another
+            process is at work on the run.
     """
     path = Path(path)
     environment, config = read_acting(path)
-    loop = Acting(environment, config, path, progress=progress)
-    if (path / checkpoint.TRAINER).is_file():
-        loop.load(checkpoint.load_trainer(path / checkpoint.TRAINER, STATE))
-    else:
-        loop.replay.truncate(0)
-    loop.run()
+    with alone_in(path):
+        loop = Acting(environment, config, path, progress=progress)
+        if (path / checkpoint.TRAINER).is_file():
+            loop.load(checkpoint.load_trainer(path / checkpoint.TRAINER, STATE))
+        else:
+            loop.replay.truncate(0)
+        loop.run()
     return path
 
 
