@@ -34,7 +34,6 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, named
-from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -388,7 +387,6 @@ def _simulate_soccer(chosen: Namespace) -> str:
 
 def _simulate_carracing(chosen: Namespace) -> str:
     size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
-    check_size(*size)  # what convolutions could not take
     fps = 25.0 if chosen.fps is None else chosen.fps
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))

@@ -676,8 +676,20 @@ def test_an_actor_that_diverges(tmp_path):
 
 
 def test_images_that_no_model_takes_are_refused():
-    with pytest.raises(ConfigError, match=r"^size is 20; it must be at least 46"):
+    with pytest.raises(ConfigError, match=r"^size is 20; it must be at least 46 for convolutions"):
         dataclasses.replace(options("planet"), pixels=True, size=20)
+    with pytest.raises(ConfigError, match=r"^size is 0; it must be at least 1$"):
+        dataclasses.replace(options("planet"), size=0)
+
+
+def test_small_images_by_keypoints(tmp_path):
+    """Convolutions alone need 46 pixels."""
+    c = options("planet")
+    points = dataclasses.replace(c.model, keypoints=2, filters=1)
+    c = dataclasses.replace(c, pixels=True, size=18, model=points)
+    path = act("Chase-v0", c, out=tmp_path / "run", progress=False)
+    assert Run.load(path).card.sight.shape == (3, 18, 18)
+    assert video(path, tmp_path / "film.gif", open_loop=2, context=1, progress=False).is_file()
 
 
 def test_what_cannot_be_used_is_found_before_a_run_is_replaced(copied):

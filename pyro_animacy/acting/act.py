@@ -35,7 +35,6 @@ from pyro_animacy.acting.replay import Replay
 from pyro_animacy.acting.run import check_env, evaluation, make_env, read_acting
 from pyro_animacy.data.episodes import save_episodes
 from pyro_animacy.errors import RunError, command_line
-from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.episodes import see
@@ -269,8 +268,6 @@ def act(
     with closing(make_env(environment, config)) as env:  # fail now, before anything is written
         references = LEARNERS[config.agent].references(env, Controls.of(env), config)
     pick_device(config.train.device)
-    if config.pixels:
-        check_size(config.size, config.size)
     with new_folder(path, overwrite):
         save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
         if references is not None:
