@@ -31,6 +31,7 @@ from pyro_animacy.criticism.ranking import ranking_text, save_ranking
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, named
@@ -381,7 +382,7 @@ def _simulate_soccer(chosen: Namespace) -> str:
         raise ConfigError("--size is of images; soccer records positions, leave it out")
     fps = 20.0 if chosen.fps is None else chosen.fps
     games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
-    write_atomically(Path(chosen.out), lambda to: games.to_netcdf(to, engine="h5netcdf"))
+    write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))
     return f"{chosen.trajectories} games of {chosen.frames} frames"
 
 

@@ -830,3 +830,15 @@ def test_no_space_for_a_checkpoint(csv, tmp_path):
     assert not [f for f in out.iterdir() if f.name.startswith(".")]
     assert main(["fit", "--resume", str(out)]) == 0
     assert Run.load(out).summary["steps"] == 40
+
+
+@pytest.mark.parametrize("command", ["sample", "simulate"])
+def test_no_space_for_netcdf(run, tmp_path, command):
+    """One line, and no crash of HDF5 when it forgets the file."""
+    out = tmp_path / "out.nc"
+    given = [run] if command == "sample" else ["soccer", "--trajectories", "20"]
+    done = call(command, *given, "--out", out, largest_file=20)
+    said = f"pyro-animacy: {out}: cannot be written (File too large); free some space"
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(said)
+    assert not list(tmp_path.iterdir())
