@@ -11,7 +11,7 @@ Read recordings, fit a model, draw from it, criticise it:
     criticise(run, heldout, out="report.html")
 """
 
-from pyro_animacy import _threads  # noqa: F401  first, before anything loads torch
+from pyro_animacy import _first  # noqa: F401  before anything loads torch
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.contenders import common_heldout, compare_runs
 from pyro_animacy.criticism.criticise import criticise

@@ -20,7 +20,7 @@ from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError, command_line, did_you_mean, named
 from pyro_animacy.infer.config import in_words
 from pyro_animacy.infer.presets import preset
-from pyro_animacy.infer.run import CONFIG, read_settings
+from pyro_animacy.infer.settings import CONFIG, read_settings
 from pyro_animacy.infer.trainer import Interrupted
 
 
@@ -34,9 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.unraisablehook = _unraisable
     with suppress(AttributeError):  # a stream without an encoding has no need of it
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
-        signal.signal(signal.SIGTERM, _terminated)
     try:
+        with suppress(ValueError):  # only the main thread may; elsewhere signals do not come
+            signal.signal(signal.SIGTERM, _terminated)
+            if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `_first` left it
+                signal.signal(signal.SIGINT, signal.default_int_handler)
         return _run(arguments)
     except Interrupted as stop:
         print(f"pyro-animacy: {stop}", file=sys.stderr)

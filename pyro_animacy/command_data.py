@@ -14,8 +14,8 @@ from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.recordings import absolute, read_data
-from pyro_animacy.infer.run import REPLAY, Run
+from pyro_animacy.infer.recordings import REPLAY, absolute, read_data
+from pyro_animacy.infer.run import Run
 
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "

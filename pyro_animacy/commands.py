@@ -31,10 +31,10 @@ from pyro_animacy.criticism.ranking import ranking_text, save_ranking
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.carracing import simulate_carracing
 from pyro_animacy.data.episodes import file_format, save_episodes
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.errors import ConfigError, named
-from pyro_animacy.images import check_size
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -43,7 +43,8 @@ from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.recordings import read_data
-from pyro_animacy.infer.run import Run, check_kind, data_of_run, read_settings
+from pyro_animacy.infer.run import Run, check_kind
+from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
 
@@ -381,13 +382,12 @@ def _simulate_soccer(chosen: Namespace) -> str:
         raise ConfigError("--size is of images; soccer records positions, leave it out")
     fps = 20.0 if chosen.fps is None else chosen.fps
     games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
-    write_atomically(Path(chosen.out), lambda to: games.to_netcdf(to, engine="h5netcdf"))
+    write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))
     return f"{chosen.trajectories} games of {chosen.frames} frames"
 
 
 def _simulate_carracing(chosen: Namespace) -> str:
     size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
-    check_size(*size)  # what convolutions could not take
     fps = 25.0 if chosen.fps is None else chosen.fps
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))

@@ -43,10 +43,11 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.fit import save_settings
+from pyro_animacy.infer.fit import alone_in
 from pyro_animacy.infer.loop import Interrupted, stream
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.settings import save_settings
 from pyro_animacy.models.program import Memory, Overshooting
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
 from pyro_animacy.nets import StackConfig
@@ -675,8 +676,20 @@ def test_an_actor_that_diverges(tmp_path):
 
 
 def test_images_that_no_model_takes_are_refused():
-    with pytest.raises(ConfigError, match=r"^size is 20; it must be at least 46"):
+    with pytest.raises(ConfigError, match=r"^size is 20; it must be at least 46 for convolutions"):
         dataclasses.replace(options("planet"), pixels=True, size=20)
+    with pytest.raises(ConfigError, match=r"^size is 0; it must be at least 1$"):
+        dataclasses.replace(options("planet"), size=0)
+
+
+def test_small_images_by_keypoints(tmp_path):
+    """Convolutions alone need 46 pixels."""
+    c = options("planet")
+    points = dataclasses.replace(c.model, keypoints=2, filters=1)
+    c = dataclasses.replace(c, pixels=True, size=18, model=points)
+    path = act("Chase-v0", c, out=tmp_path / "run", progress=False)
+    assert Run.load(path).card.sight.shape == (3, 18, 18)
+    assert video(path, tmp_path / "film.gif", open_loop=2, context=1, progress=False).is_file()
 
 
 def test_what_cannot_be_used_is_found_before_a_run_is_replaced(copied):
@@ -685,6 +698,17 @@ def test_what_cannot_be_used_is_found_before_a_run_is_replaced(copied):
     c = dataclasses.replace(c, train=dataclasses.replace(c.train, device="abacus"))
     with pytest.raises(RunError, match=r"train\.device is 'abacus'"):
         act("Chase-v0", c, out=copied, overwrite=True, progress=False)
+    assert {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()} == before
+
+
+def test_a_run_that_another_process_is_at_work_on(copied):
+    before = {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()}
+    busy = pytest.raises(RunError, match="another process is at work on this run; wait")
+    with alone_in(copied):
+        with busy:
+            resume_acting(copied, progress=False)
+        with busy:
+            act("Point-v0", options("dreamer"), out=copied, overwrite=True, progress=False)
     assert {f: f.read_bytes() for f in copied.rglob("*") if f.is_file()} == before
 
 

@@ -106,10 +106,10 @@ def test_the_driver_follows_the_road():
 
 def test_command(tmp_path, capsys):
     out = tmp_path / "cars.npz"
-    words = ["simulate", "carracing", "--trajectories", "2", "--frames", "4", "--size", "46x50"]
+    words = ["simulate", "carracing", "--trajectories", "2", "--frames", "4", "--size", "20x30"]
     assert main([*words, "--fps", "10", "--seed", "3", "--out", str(out)]) == 0
-    assert "2 episodes, 8 frames of 46 x 50 pixels" in capsys.readouterr().out
-    expected = simulate_carracing(2, 4, (46, 50), 3, fps=10, progress=False)
+    assert "2 episodes, 8 frames of 20 x 30 pixels" in capsys.readouterr().out
+    expected = simulate_carracing(2, 4, (20, 30), 3, fps=10, progress=False)
     np.testing.assert_array_equal(read_episodes(out)["image"], expected["image"])
 
 
@@ -117,7 +117,7 @@ def test_command(tmp_path, capsys):
     ("words", "said"),
     [
         (["carracing", "--size", "64"], "--size is 64; it must be height x width"),
-        (["carracing", "--size", "0x64"], "height of the images is 0; it must be at least 46"),
+        (["carracing", "--size", "0x64"], "size is (0, 64); it must be at least one pixel"),
         (["carracing", "--fps", "20"], "fps: 20.0 does not divide the 50 steps"),
         (["carracing", "--frames", "1"], "frames is 1; it must be at least 2"),
         (["carracing", "--seed", "-1"], "seed is -1; it must be 0 or more"),

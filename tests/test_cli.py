@@ -5,6 +5,9 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, debug, metrics, table
+from helpers import assert_same_run, call, chase, command, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.commands import COMMANDS
@@ -301,8 +304,7 @@ def test_names_that_the_terminal_cannot_show(run, tmp_path, monkeypatch):
 
 def test_signal_outside_training(run, monkeypatch, capsys):
     """SIGINT where there is nothing to save yet; what is there already can be resumed."""
-    # a shell in the background starts its jobs with SIGINT ignored
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # as while everything was loaded
 
     def interrupted(*_, **__):
         signal.raise_signal(signal.SIGINT)
@@ -318,6 +320,32 @@ def test_signal_outside_training(run, monkeypatch, capsys):
             assert capsys.readouterr().err == f"pyro-animacy: stopped{says}\n"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+BY_SCRIPT = "sys.argv[0] = 'bin/pyro-animacy'; from pyro_animacy.cli import main; sys.exit(main())"
+AS_MODULE = "sys.argv[0] = '-m'; sys.orig_argv.append('pyro_animacy'); import pyro_animacy"
+
+
+@pytest.mark.parametrize("start", [BY_SCRIPT, AS_MODULE], ids=["script", "module"])
+def test_ctrl_c_while_everything_is_loaded(start):
+    """It ends by the signal, of which a shell makes 130, without a word."""
+    began = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); print()"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", f"{began}; {start}"], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_in_a_program_that_imports_the_package():
+    """Its own handler stays."""
+    call = "import signal; before = signal.getsignal(signal.SIGINT); import pyro_animacy; "
+    call += "assert signal.getsignal(signal.SIGINT) is before"
+    subprocess.run([sys.executable, "-c", call], check=True)
 
 
 # --- recordings that cannot be used --------------------------------------------------------------
@@ -542,6 +570,26 @@ def test_overwrite(run, csv, tmp_path):
         out.write_text("of before")
         assert main([*words, "--out", str(out), "--overwrite"]) == 0
         assert out.read_bytes()[1:4] == b"HDF"
+
+
+def test_a_run_that_another_process_is_at_work_on(csv, tmp_path, refused):
+    """It is let alone; after a kill nothing is in the way."""
+    path, words = tmp_path / "run", ["fit", csv, *FIT, "--train.patience", "null"]
+    arguments, environment = command(*words, "--train.steps", "100000", "--out", path)
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (path / "trainer.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        for again in (["fit", "--resume", path], [*words, "--out", path, "--overwrite"]):
+            assert f"{path}: another process is at work on this run; wait" in refused(*again)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert main([*map(str, words), "--train.steps", "20", "--out", str(path), "--overwrite"]) == 0
 
 
 # --- runs that cannot be used --------------------------------------------------------------------
@@ -782,3 +830,15 @@ def test_no_space_for_a_checkpoint(csv, tmp_path):
     assert not [f for f in out.iterdir() if f.name.startswith(".")]
     assert main(["fit", "--resume", str(out)]) == 0
     assert Run.load(out).summary["steps"] == 40
+
+
+@pytest.mark.parametrize("command", ["sample", "simulate"])
+def test_no_space_for_netcdf(run, tmp_path, command):
+    """One line, and no crash of HDF5 when it forgets the file."""
+    out = tmp_path / "out.nc"
+    given = [run] if command == "sample" else ["soccer", "--trajectories", "20"]
+    done = call(command, *given, "--out", out, largest_file=20)
+    said = f"pyro-animacy: {out}: cannot be written (File too large); free some space"
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(said)
+    assert not list(tmp_path.iterdir())

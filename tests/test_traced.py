@@ -2,10 +2,13 @@
 
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 from variants import CONFIGS, SET, build, recording
 
 from pyro_animacy import ScaledELBO
@@ -14,7 +17,7 @@ from pyro_animacy.infer import traced
 from pyro_animacy.infer.traced import Gradient, Recorded
 from pyro_animacy.infer.trainer import mixed_precision
 from pyro_animacy.models.image_vae import ImageVAE, ImageVAEConfig, ImageVAEGuide
-from pyro_animacy.models.program import Memory
+from pyro_animacy.models.program import Memory, declare_parameters
 from pyro_animacy.models.world_model import Sight, WorldModel, WorldModelConfig, WorldModelGuide
 from pyro_animacy.nets import StackConfig
 
@@ -58,6 +61,36 @@ def test_the_record_is_the_program(name, small, monkeypatch):
             for p in program.parameters:
                 p.mul_(0.97)
     assert len(record.records) == 1
+
+
+class Two(nn.Module):
+    """x ~ N(a + b, 1): autograd gives both parameters one tensor for their gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.full((3,), value)) for value in (0.5, -2.0))
+
+    def forward(self, batch):
+        declare_parameters(self)
+        with pyro.plate("rows", len(batch.x)):
+            pyro.sample("x", dist.Normal(self.a + self.b, 1.0).to_event(1), obs=batch.x)
+
+
+class Rows(NamedTuple):
+    x: torch.Tensor
+
+
+def test_parameters_of_one_gradient_are_clipped_once():
+    model, clipped = Two(), []
+    guide = nn.Module()
+    guide.forward = lambda batch: None
+    for way in (False, True):
+        gradient = Gradient(ScaledELBO(), model, guide, traced=way)
+        gradient(Rows(torch.arange(6.0).view(2, 3)))
+        nn.utils.clip_grad_norm_(gradient.parameters, 0.1)
+        clipped.append(torch.stack([p.grad for p in gradient.parameters]))
+    assert clipped[0].norm() == pytest.approx(0.1, rel=1e-4)
+    torch.testing.assert_close(*clipped)
 
 
 def test_another_shape_is_recorded_anew():

@@ -42,7 +42,8 @@ from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.loop import Interrupted
-from pyro_animacy.infer.run import REPLAY, Run
+from pyro_animacy.infer.recordings import REPLAY
+from pyro_animacy.infer.run import Run
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.world_model import Sight
 from pyro_animacy.nets import StackConfig
@@ -351,7 +352,11 @@ def test_a_run_and_what_reads_it(run, file, tmp_path, capsys):
     assert [line.split()[0] for line in printed[1:4]] == ["agent", "prior", "random"]
     assert main(["sample", str(run), "--draws", "2", "--out", str(tmp_path / "draws.nc")]) == 0
     assert new_episodes(run, episodes=2).sizes["trajectory"] == 2
-    with pytest.raises(ConfigError, match="a video shows what a world model makes"):
+
+
+def test_a_video_is_refused_before_its_world_is_made(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_animacy.acting.video._watched", lambda *_: pytest.fail("was made"))
+    with pytest.raises(ConfigError, match=f"what a world model makes.*evaluate {run}$"):
         video(run, tmp_path / "run.gif", open_loop=5)
 
 

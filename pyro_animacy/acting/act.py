@@ -35,15 +35,15 @@ from pyro_animacy.acting.replay import Replay
 from pyro_animacy.acting.run import check_env, evaluation, make_env, read_acting
 from pyro_animacy.data.episodes import save_episodes
 from pyro_animacy.errors import RunError, command_line
-from pyro_animacy.images import check_size
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import BATCH
 from pyro_animacy.infer.episodes import see
-from pyro_animacy.infer.fit import make_folder, save_settings
+from pyro_animacy.infer.fit import alone_in, new_folder
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
-from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import METRICS, REFERENCE, REPLAY, pick_device, read_metrics
+from pyro_animacy.infer.recordings import REPLAY, absolute
+from pyro_animacy.infer.run import METRICS, REFERENCE, pick_device, read_metrics
+from pyro_animacy.infer.settings import save_settings
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.progress import tqdm
 
@@ -270,15 +270,13 @@ def act(
     with closing(make_env(environment, config)) as env:  # fail now, before anything is written
         references = LEARNERS[config.agent].references(env, Controls.of(env), config)
     pick_device(config.train.device)
-    if config.pixels:
-        check_size(config.size, config.size)
-    make_folder(path, overwrite)
-    save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
-    if references is not None:
-        checkpoint.write_atomically(
-            path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
-        )
-    Acting(environment, config, path, progress=progress).run()
+    with new_folder(path, overwrite):
+        save_settings(path, *config.learned, config.train, acting=_acting(environment, config))
+        if references is not None:
+            checkpoint.write_atomically(
+                path / REFERENCE, lambda to: save_episodes(references, to, form="npz")
+            )
+        Acting(environment, config, path, progress=progress).run()
     return path
 
 
@@ -286,16 +284,18 @@ def resume_acting(path: str | Path, *, progress: bool = True) -> Path:
     """Go on with a run of `act` that was stopped or killed, to the result it would have had.
 
     Raises:
-        RunError: If there is nothing to resume, or the environment is not the run's.
+        RunError: If there is nothing to resume, the environment is not the run's, or another
+            process is at work on the run.
     """
     path = Path(path)
     environment, config = read_acting(path)
-    loop = Acting(environment, config, path, progress=progress)
-    if (path / checkpoint.TRAINER).is_file():
-        loop.load(checkpoint.load_trainer(path / checkpoint.TRAINER, STATE))
-    else:
-        loop.replay.truncate(0)
-    loop.run()
+    with alone_in(path):
+        loop = Acting(environment, config, path, progress=progress)
+        if (path / checkpoint.TRAINER).is_file():
+            loop.load(checkpoint.load_trainer(path / checkpoint.TRAINER, STATE))
+        else:
+            loop.replay.truncate(0)
+        loop.run()
     return path
 
 

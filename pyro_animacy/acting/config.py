@@ -92,11 +92,17 @@ class ActConfig:
         Raises:
             ConfigError: If a value cannot be used; the message names it.
         """
+        convolutions = self.pixels and not self.model.keypoints
         require(
             "",
             vars(self),
             ("agent", self.agent in AGENTS, f"one of {', '.join(AGENTS)}"),
-            ("size", self.size >= LEAST, f"at least {LEAST}"),
+            ("size", self.size >= 1, "at least 1"),
+            (
+                "size",
+                self.size >= LEAST or not convolutions,
+                f"at least {LEAST} for convolutions; smaller images take model.keypoints",
+            ),
             ("bits", 1 <= self.bits <= 8, "from 1 to 8"),
             ("action_repeat", (self.action_repeat or 1) >= 1, "at least 1, or null"),
             ("seed_episodes", self.seed_episodes >= 1, "at least 1"),

@@ -44,6 +44,7 @@ from pyro_animacy.acting.goals import Goal, goal_of, heading_error
 from pyro_animacy.acting.planners import PlannerConfig, plan
 from pyro_animacy.criticism.animation import Scene, film, pace, trail_frames
 from pyro_animacy.criticism.style import body_legend, frame_panel, styled, view
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.schema import agents, make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
 from pyro_animacy.errors import RunError, require
@@ -382,7 +383,7 @@ def save(displays: xr.Dataset, out: str | Path, *, overwrite: bool = False) -> l
     for file in (arrays, film):
         if file.exists() and not overwrite:
             raise RunError(f"{file}: exists; choose another folder, or give --overwrite")
-    write_atomically(arrays, lambda to: displays.to_netcdf(to, engine="h5netcdf"))
+    write_atomically(arrays, lambda to: save_netcdf(displays, to))
     write_atomically(film, lambda to: to.write_bytes(animate_displays(displays)))
     return [arrays, film]
 

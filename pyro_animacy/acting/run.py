@@ -17,7 +17,8 @@ from pyro_animacy.acting.tracking import Tracker
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.loop import stream
-from pyro_animacy.infer.run import Run, read_settings
+from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.settings import read_settings
 from pyro_animacy.models.world_model import Sight
 
 

@@ -34,7 +34,8 @@ from torch import Tensor
 from pyro_animacy.acting.agent import Controls, finite
 from pyro_animacy.data.episodes import read_episodes
 from pyro_animacy.errors import ConfigError, DataError
-from pyro_animacy.infer.run import REFERENCE, REPLAY
+from pyro_animacy.infer.recordings import REPLAY
+from pyro_animacy.infer.run import REFERENCE
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
 from pyro_animacy.models.program import Evidence
 

@@ -51,7 +51,7 @@ from pyro_animacy.criticism.gif import Pixels, delay, save_gif
 from pyro_animacy.criticism.style import GENERATED, RECORDED
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import ConfigError, MissingExtra, RunError, require
+from pyro_animacy.errors import ConfigError, MissingExtra, RunError, command_line, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
 from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
@@ -130,13 +130,14 @@ def video(
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), no_validation():
         environment, config = read_acting(path)
-        envs = [_watched(environment, config) for _ in range(episodes)]
-        agent = load_agent(path, envs[0], checkpoint)
-        if not isinstance(agent, Agent):
+        if config.agent == "control_vae":
             raise ConfigError(
                 f"{path}: its agent is {config.agent}, and a video shows what a world model makes "
-                "of what it sees; see how it follows by: pyro-animacy evaluate"
+                f"of what it sees; see how it follows by: {command_line('evaluate', path)}"
             )
+        envs = [_watched(environment, config) for _ in range(episodes)]
+        agent = load_agent(path, envs[0], checkpoint)
+        assert isinstance(agent, Agent)
         played = _played(envs, agent, seed, progress)
         longest = max(each.episode.sizes["time"] for each in played)
         if context + open_loop > longest:

@@ -8,6 +8,7 @@ import xarray as xr
 
 from pyro_animacy.criticism.animacy import DIMS, MEASURES
 from pyro_animacy.criticism.wording import body_name
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.score import mean_and_error
@@ -66,7 +67,7 @@ def save_scores(scores: xr.Dataset, path: str | Path) -> int:
     """
     path = check_name(path)
     if path.suffix == ".nc":
-        write_atomically(path, lambda to: scores.to_netcdf(to, engine="h5netcdf"))
+        write_atomically(path, lambda to: save_netcdf(scores, to))
         return int(scores["evidence"].notnull().sum())
     names = [name for name in MEASURES if name in scores]
     frame = scores["start"] + xr.DataArray(np.arange(scores.sizes["time"]), dims="time")

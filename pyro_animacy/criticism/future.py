@@ -26,7 +26,8 @@ from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
-from pyro_animacy.infer.run import CONFIG, Run, read_settings
+from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.settings import CONFIG, read_settings
 
 FUTURE = 0.5  # share of the frames that lies after the first origin
 

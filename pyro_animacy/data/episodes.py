@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.errors import DataError
 
 DIMS = {
@@ -222,7 +223,7 @@ def save_episodes(ds: xr.Dataset, path: str | Path, form: Format | None = None) 
     variables = [str(name) for name in ds.data_vars]
     if form == "netcdf":
         packed = {name: {"zlib": True, "complevel": 4} for name in variables}
-        ds.to_netcdf(path, engine="h5netcdf", encoding=packed)
+        save_netcdf(ds, path, encoding=packed)
         return
     arrays = {name: ds[name].to_numpy() for name in variables}
     for name in ("trajectory", "control", "length"):

@@ -12,6 +12,7 @@ import xarray as xr
 from arviz_base import dict_to_dataset
 
 from pyro_animacy.data.episodes import DIMS as EPISODE_DIMS
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.infer.checkpoint import write_atomically
 
 SAMPLED = ("chain", "draw")
@@ -176,4 +177,4 @@ def save_draws(tree: xr.DataTree, path: str | Path) -> None:
     Raises:
         RunError: If the file cannot be written.
     """
-    write_atomically(Path(path), lambda to: tree.to_netcdf(to, engine="h5netcdf"))
+    write_atomically(Path(path), lambda to: save_netcdf(tree, to))

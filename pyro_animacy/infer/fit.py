@@ -3,17 +3,18 @@
 Under `torchrun` the processes fit one model together; the first of them writes.
 """
 
-import dataclasses
+import fcntl
 import json
+import os
 import shutil
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-import yaml
 
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
@@ -21,17 +22,9 @@ from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
-from pyro_animacy.infer.recordings import absolute
-from pyro_animacy.infer.run import (
-    BEHAVIOUR,
-    CONFIG,
-    METRICS,
-    REFERENCE,
-    REPLAY,
-    SUMMARY,
-    Run,
-    read_settings,
-)
+from pyro_animacy.infer.recordings import REPLAY, absolute
+from pyro_animacy.infer.run import BEHAVIOUR, METRICS, REFERENCE, SUMMARY, Run
+from pyro_animacy.infer.settings import CONFIG, read_settings, save_settings
 from pyro_animacy.infer.trainer import Trainer
 
 
@@ -72,17 +65,18 @@ def fit(
     path, found_again = Path(out), _found_again(data)
     processes = join(config.train.device)
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
-    if processes.first:
-        if _within(found_again, path / REPLAY):
-            raise RunError(
-                f"{path}: --overwrite would delete the episodes that are fitted to; choose another "
-                "--out"
-            )
-        make_folder(path, overwrite)
+    if not processes.first:
+        return _finish(trainer)
+    if _within(found_again, path / REPLAY):
+        raise RunError(
+            f"{path}: --overwrite would delete the episodes that are fitted to; choose another "
+            "--out"
+        )
+    with new_folder(path, overwrite):
         save_settings(path, config.family, config.model, config.train, data=found_again)
-    if trainer.progress:
-        print(trainer.source.describe(), file=sys.stderr)
-    return _finish(trainer)
+        if trainer.progress:
+            print(trainer.source.describe(), file=sys.stderr)
+        return _finish(trainer)
 
 
 def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> Run:
@@ -96,15 +90,17 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
         progress: Show a progress bar.
 
     Raises:
-        RunError: If there is nothing to resume, or the recordings are not the same.
+        RunError: If there is nothing to resume, the recordings are not the same, or another
+            process is at work on the run.
     """
     path = Path(path)
     config = parse_config(read_settings(path))
     processes = join(config.train.device)
-    trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
-    if (path / checkpoint.TRAINER).is_file():
-        trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
-    return _finish(trainer)
+    with alone_in(path) if processes.first else nullcontext():
+        trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
+        if (path / checkpoint.TRAINER).is_file():
+            trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
+        return _finish(trainer)
 
 
 def _found_again(data: dict[str, Any] | None) -> dict[str, Any]:
@@ -138,26 +134,39 @@ def _finish(trainer: Trainer) -> Run:
     return Run.load(trainer.path)
 
 
-def save_settings(path: Path, name: str, model: Any, train: Any, **others: Any) -> None:
-    """Write ``config.yaml``: the model's name and options, those of its updates, and others."""
-    settings = {
-        **{"data": {}, **others},
-        "family": name,
-        "model": dataclasses.asdict(model),
-        "train": dataclasses.asdict(train),
-        "versions": {
-            name: version(name) for name in ("pyro-animacy", "pyro-ppl", "torch", "numpy")
-        },
-    }
-    text = yaml.safe_dump(_plain(settings), sort_keys=False)
-    checkpoint.write_atomically(path / CONFIG, lambda to: to.write_text(text))
+@contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from writing a run while this one does.
 
-
-def make_folder(path: Path, overwrite: bool) -> None:
-    """Make the folder of a run, or empty one of the files of a run.
+    The lock is on the folder itself: it ends with the process, however that ends, and leaves
+    nothing behind. A file system without locks is left unguarded.
 
     Raises:
-        RunError: If it exists and is not to be overwritten, is no run's, or cannot be made.
+        RunError: If another process has it.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{path}: another process is at work on this run; wait until it has ended, or stop "
+                "it first"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def new_folder(path: Path, overwrite: bool) -> Iterator[None]:
+    """Make the folder of a run, or empty one of the files of a run, and be alone in it.
+
+    Raises:
+        RunError: If it exists and is not to be overwritten, is no run's, cannot be made, or another
+            process is at work on it.
     """
     if path.exists() and not overwrite:
         raise RunError(f"{path}: exists; choose another --out, or give --overwrite to replace it")
@@ -167,25 +176,19 @@ def make_folder(path: Path, overwrite: bool) -> None:
     others = path.exists() and any(not p.name.startswith(f".{CONFIG}.") for p in path.iterdir())
     if others and not (path / CONFIG).is_file():
         raise RunError(f"{path}: not the folder of a run, so it is not overwritten; choose another")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        for name in (checkpoint.KEPT, REPLAY):
-            if (path / name).exists():
-                shutil.rmtree(path / name)
-        for name in (*checkpoint.FILES, METRICS, SUMMARY, BEHAVIOUR, REFERENCE):
-            (path / name).unlink(missing_ok=True)  # what else is there stays
-        for events in (path / BOARD).glob("events.out.tfevents.*"):
-            events.unlink()  # or TensorBoard draws both runs as one
-        (path / CONFIG).unlink(missing_ok=True)  # the last: until then it is the folder of a run
-    except OSError as error:
-        why = error.strerror or error
-        raise RunError(f"{path}: cannot be made ({why}); choose another --out") from None
-
-
-def _plain(value: Any) -> Any:
-    """Turn tuples and paths into what YAML holds."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    with ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_in(path))
+            for name in (checkpoint.KEPT, REPLAY):
+                if (path / name).exists():
+                    shutil.rmtree(path / name)
+            for name in (*checkpoint.FILES, METRICS, SUMMARY, BEHAVIOUR, REFERENCE):
+                (path / name).unlink(missing_ok=True)  # what else is there stays
+            for events in (path / BOARD).glob("events.out.tfevents.*"):
+                events.unlink()  # or TensorBoard draws both runs as one
+            (path / CONFIG).unlink(missing_ok=True)  # last: until then it is the folder of a run
+        except OSError as error:
+            why = error.strerror or error
+            raise RunError(f"{path}: cannot be made ({why}); choose another --out") from None
+        yield

@@ -22,6 +22,7 @@ HOW_READ = {  # the options of `read_trajectories`, by the types that a run's se
     "minimum_frames": int,
     "split_gaps": bool,
 }
+REPLAY = "episodes"  # folder of those that a run of `act` has collected
 SCENES, EPISODES = (
     [name for name, of in FAMILIES.items() if of.data == kind] for kind in ("scenes", "episodes")
 )

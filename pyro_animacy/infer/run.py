@@ -9,23 +9,21 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import xarray as xr
-import yaml
 from torch import nn
 
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
-from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, said, without_old
-from pyro_animacy.infer.recordings import HOW_READ, read_data
+from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, without_old
+from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
 
-CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
-REPLAY = "episodes"  # folder of those that a run of `act` has collected
+METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 BEHAVIOUR = "behaviour.safetensors"  # of a run of `act`, its actor and critic
 REFERENCE = "reference.npz"  # of a run of `act`, what it follows
-PARTS = {"family": str, "model": dict, "train": dict, "data": dict, "acting": dict}  # of CONFIG
 
 
 @dataclasses.dataclass(repr=False)
@@ -224,67 +222,6 @@ def build(
             scene |= {"types": types, "known_types": max(body_types(like.bodies)) + 1}
         model = family.model(config, **scene)
     return model, family.guide(model)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read ``config.yaml`` of a run.
-
-    Raises:
-        RunError: If it is missing or cannot be read, or a part of it is of another kind.
-    """
-    file = path / CONFIG
-    if not file.is_file():
-        raise RunError(f"{file}: no such file; {path} is not the folder of a run")
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
-    if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
-        raise RunError(f"{file}: it must have the sections model and train of a fitted run")
-    for name, kind in PARTS.items():
-        if not isinstance(settings.get(name, kind()), kind):
-            wanted = "options by name" if kind is dict else "the name of a model"
-            raise RunError(f"{file}: {name} is {said(settings[name])}; it must be {wanted}")
-    source = settings.get("data", {}).get("source") or []
-    files = source if isinstance(source, list) else [source]
-    if not all(isinstance(name, str) for name in files):
-        raise RunError(
-            f"{file}: data.source is {said(source)}; it must be a path, or a list of them"
-        )
-    return without_old(settings)
-
-
-def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str, Any]:
-    """How the recordings of a run were read: the arguments of `read_trajectories`.
-
-    Args:
-        path: The run's folder.
-        settings: Its ``config.yaml``.
-        instead: What to do where it does not say.
-
-    Raises:
-        RunError: If it does not say where they are, or names an option that there is not.
-    """
-    data = settings.get("data")
-    if "acting" in settings:
-        raise RunError(
-            f"{path}: a run of `act`, which has learned from its own episodes; read_episodes reads "
-            f"them from {path / REPLAY}"
-        )
-    if not isinstance(data, dict) or not data.get("source"):
-        raise RunError(f"{path / CONFIG}: does not say where the recordings are; {instead}")
-    for name, kind in HOW_READ.items():
-        value = data.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise RunError(f"{path / CONFIG}: data.{name} is {value!r}, of a type it cannot have")
-    if unknown := data.keys() - {"source", *HOW_READ}:
-        raise RunError(
-            f"{path / CONFIG}: data.{min(map(str, unknown))} is no option of how recordings are "
-            f"read; delete it; there are {', '.join(HOW_READ)}"
-        )
-    return data
 
 
 def read_metrics(path: Path, count: str | None = None) -> list[dict[str, Any]]:
