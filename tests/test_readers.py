@@ -653,6 +653,105 @@ def test_wide_names_of_more_spellings(names, bodies, write):
     np.testing.assert_array_equal(ds["position"][0], values)
 
 
+CORNERS = ("left", "top", "right", "bottom")
+SIZES = ("left", "top", "width", "height")
+
+
+def boxes(count, bodies):
+    """Boxes that grow, (time, body) each: their left, top, right, bottom, width and height."""
+    middle, size = walk(count, bodies) * 4, 1 + walk(count, bodies, seed=1) ** 2
+    low, high = middle - size / 2, middle + size / 2
+    names = (("left", "right", "width"), ("top", "bottom", "height"))
+    sides = {
+        name: side[..., axis]
+        for axis in (0, 1)
+        for name, side in zip(names[axis], (low, high, size), strict=True)
+    }
+    return middle, sides
+
+
+@pytest.mark.parametrize(
+    ("names", "sides"),
+    [
+        ("xmin,ymin,xmax,ymax", CORNERS),
+        ("x_max (px),x_min (px),y_max (px),y_min (px)", ("right", "left", "bottom", "top")),
+        ("XMin,XMax,YMin,YMax", ("left", "right", "top", "bottom")),
+        ("Left,Top,Right,Bottom", CORNERS),
+        ("bbox_x1,bbox_y1,bbox_x2,bbox_y2", CORNERS),
+        ("bb_left,bb_top,bb_width,bb_height", SIZES),
+        ("LEFT,TOP,WIDTH,HEIGHT", SIZES),
+        ("bboxLeft,bboxTop,bboxW,bboxH", SIZES),
+        ("x1,y1,x2,y2", CORNERS),
+        ("x,y,w,h", SIZES),
+        ("a+b,x/2,x,h", SIZES),
+    ],
+)
+def test_boxes_are_read_by_their_middles(names, sides, write):
+    """By their usual names, or as sums of columns, where these could be or have other names."""
+    middle, side = boxes(30, 2)
+    columns = dict(zip(names.split(","), (side[s] for s in sides), strict=True))
+    number = {"frame": np.repeat(np.arange(30), 2), "id": np.tile(["a", "b"], 30)}
+    table = pd.DataFrame(number | {name: values.ravel() for name, values in columns.items()})
+    given = {
+        "x1,y1,x2,y2": {"x": "x1/2+x2/2", "y": "y1/2 + y2/2"},
+        "x,y,w,h": {"x": "x+w/2", "y": "y+h/2"},
+        "a+b,x/2,x,h": {"x": "x/2", "y": "x/2+h/2"},  # names with signs are names
+    }.get(names)
+    wanted = middle
+    if names == "a+b,x/2,x,h":
+        wanted = np.stack([side["top"], side["top"] + side["height"] / 2], -1)
+    for source in (table, write(table.to_csv(index=False))):
+        ds = read_trajectories(source, fps=10, columns=given)
+        np.testing.assert_allclose(ds["position"][0], wanted, atol=1e-9)
+        assert ds.attrs["units"] == ("px" if "px" in names else "unknown")
+
+
+def test_two_bodies_are_not_taken_for_a_box():
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=["x1", "y1", "x2", "y2"])
+    for more in ({}, {"left": 0.0, "top": 0.0, "width": 9.0, "height": 9.0}):
+        ds = read_trajectories(table.assign(**more), fps=10)
+        np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_sides_of_a_box_that_are_missing_or_infinite(capfd):
+    middle, side = boxes(9, 1)
+    table = pd.DataFrame({name: side[name][:, 0] for name in SIZES}).assign(frame=range(9))
+    table.loc[3, "width"], table.loc[5, "left"], table.loc[5, "width"] = np.nan, -np.inf, np.inf
+    ds = read_trajectories(table, fps=10, split_gaps=False)
+    middle[[3, 5], 0, 0] = np.nan
+    lost = np.isnan(middle).any(-1)[:, 0]
+    np.testing.assert_array_equal(np.isnan(ds["position"][0, :, 0]).any("space"), lost)
+    np.testing.assert_allclose(ds["position"][0, ~lost], middle[~lost], atol=1e-9)
+
+
+@pytest.mark.parametrize("last", ["0.87,-1,-1,-1", "-1,-1,-1,-1", "1,7,0.25"])
+@pytest.mark.parametrize("separator", [",", " "])
+def test_motchallenge(last, separator, write):
+    """Tracks, or ground truth; what may be something else is refused."""
+    middle, side = boxes(30, 2)
+    rows = [
+        ",".join(map(str, (t + 1, b + 1, *(side[s][t, b] for s in SIZES), last)))
+        for b in range(2)
+        for t in range(30)
+    ]
+    text = "\n".join(rows).replace(",", separator) + "\n"
+    ds = read_trajectories(write(text, "MOT17-02.txt"), fps=30)
+    np.testing.assert_allclose(ds["position"][0], middle, atol=1e-9)
+    assert list(ds["body"].values) == ["1", "2"]
+    by_number = {"frame": "1", "id": "2", "x": "3+5/2", "y": "4+6/2"}
+    same = read_trajectories(write(text), columns=by_number, fps=30)
+    np.testing.assert_array_equal(same["position"], ds["position"])
+    for cell, other in ((0, "1.5"), (1, "-1"), (1, "0"), (4, "-3"), (5, "0"), (8, "2"), (7, "0")):
+        cells = rows[4].split(",")
+        cells[cell] = other
+        wrong = "\n".join([*rows[:4], ",".join(cells), *rows[5:]])
+        with pytest.raises(DataError, match="row 1 has no column names"):
+            read_trajectories(write(wrong), fps=30)
+    with pytest.raises(DataError, match="row 1 has no column names"):
+        read_trajectories(write("\n".join(row + ",0" for row in rows)), fps=30)
+
+
 def test_x_in_two_units_is_one_body():
     values = walk(30, 2)
     table = pd.DataFrame(values.reshape(30, 4), columns=["x_m", "y_m", "x_px", "y_px"])
@@ -987,7 +1086,7 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ("\n" + GOOD, "row 1 is blank"),
         (HEAD, "no rows"),
         ("0.1 1 2 3\n0.2 1 2 4\n", "row 1 has no column names, and is not frame id x y"),
-        ("frame,xmin,ymin,xmax,ymax\n0,1,1,2,2\n1,1,2,2,3\n", "no columns x and y"),
+        ("frame,xmin,ymin,xmax\n0,1,1,2\n1,1,2,2\n", "no columns x and y"),
         (HEAD + "0,a,1,2\n", "only one frame"),
         (HEAD + "0,a,1,2\n1,a,1,2\n", "no body moves"),
         (GOOD.replace("2,2\n", "2,oops\n"), "row 4, column 'y': 'oops' is not a number"),
@@ -1011,9 +1110,9 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ('frame,x,y\n0,"1,5",1\n1,2,1\n', "'1,5' is not a number; write decimals with a point"),
         ('t,x,y\n"0,1",1,1\n"0,2",2,1\n', "'0,1' is no time"),
         (GOOD + "0,b,7,7\n", "if a column numbers trials, name it by --columns trajectory="),
-        ("frame,id,x_min,y_min,x_max,y_max\n0,a,1,1,2,2\n1,a,1,2,2,3\n", "no columns x and y"),
+        ("frame,id,left,top,width\n0,a,1,1,2\n1,a,1,2,2\n", "no columns x and y"),
         ("frame,id,x1,y1,x2,y2\n0,a,1,1,2,2\n0,b,1,2,2,3\n1,a,1,2,2,3\n",
-         "row 3: a second row for frame 0 .* name its x and y"),
+         r"row 3: a second row for frame 0 .* name its x and y .* as x=x1/2\+x2/2"),
         ("t,x,y\n12:00:00,1,1\nnoon,2,1\n12:00:02,2,1\n", "row 3, column 't': 'noon' is no time"),
     ],
 )  # fmt: skip

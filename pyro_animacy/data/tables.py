@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pyro_animacy.data.columns import ROWS, Columns, find_columns
+from pyro_animacy.data.columns import ROWS, Columns, Coordinate, find_columns
 from pyro_animacy.errors import DataError, MissingExtra
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -104,8 +105,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
     if columns.long:
         body, bodies = named("id", "body", "_")
     pairs, lost = _observed(
-        [numbers(frame[column], where, row, finite=False) for column in pair]
-        for pair in columns.pairs.values()
+        [_sum(frame, axis, where, row) for axis in pair] for pair in columns.pairs.values()
     )
     if lost:
         print(f"{where}: {lost:,} infinite values are read as not observed", file=sys.stderr)
@@ -129,6 +129,16 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         units=columns.units or "unknown",
         unused=columns.unused,
     )
+
+
+def _sum(
+    frame: pd.DataFrame, axis: Coordinate, where: str, row: Sequence[int] | Codes
+) -> npt.NDArray:
+    """(rows,) one coordinate, of a column or of several."""
+    parts = [(numbers(frame[column], where, row, finite=False), f) for column, f in axis.items()]
+    with np.errstate(all="ignore"):  # infinite values are not observed
+        # a column alone is not copied
+        return reduce(np.add, (values if f == 1 else f * values for values, f in parts))
 
 
 def _observed(
