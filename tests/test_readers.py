@@ -839,6 +839,42 @@ def test_a_column_named_position_is_a_frame_only_where_there_is_no_other(write):
     assert read_trajectories(write("time,x,y,position\n" + rows)).attrs["fps"] == 10
 
 
+@pytest.mark.parametrize("name", ["step", "Time Step"])
+@pytest.mark.parametrize("what", ["length", "whole_length", "phase", "counter"])
+def test_a_step_is_the_frame_only_where_it_counts(name, what, capfd):
+    """A step may be how far a body went; then the time says which frame a row is of."""
+    values = walk(40, 2)
+    table = long_table(values[None], ["a", "b"])
+    table["time"] = table["frame"] / 10
+    n = table.pop("frame")
+    length = np.random.default_rng(0).uniform(0, 9, len(n))
+    step = {"length": length, "whole_length": length.round(), "phase": n // 9, "counter": n * 2}
+    if what == "counter":  # and may go on by more than the time tells
+        table["time"] += np.random.default_rng(0).uniform(-0.04, 0.04, 40).repeat(2)
+    ds = read_trajectories(table.assign(**{name: step[what]}), split_gaps=False)
+    np.testing.assert_array_equal(ds["position"][0], values)
+    assert ("does not number the frames" in capfd.readouterr().err) == (what != "counter")
+
+
+@pytest.mark.parametrize("name", ["match", "Run", "play"])
+def test_a_flag_is_no_trajectory(name, capfd):
+    """As a detection's match with a body, a running animal; but two matches are two."""
+    values = walk(40, 2)
+    table = long_table(values[None], ["a", "b"]).sample(frac=1, random_state=0)
+    for flag in (table["frame"] // 7 % 2, (table["frame"] * 7 + (table["body"] == "a")) % 3 == 0):
+        ds = read_trajectories(table.assign(**{name: flag}), fps=10)
+        np.testing.assert_array_equal(ds["position"].squeeze("trajectory"), values)
+        assert f"--columns trajectory={name}" in capfd.readouterr().err
+    marked = table.assign(**{name: table["frame"] // 7 % 2})
+    by_hand = read_trajectories(marked, columns={"trajectory": name}, fps=10)
+    assert by_hand.sizes["trajectory"] == 6
+    for number in (table["frame"] // 20, table["frame"] // 7):  # of matches, one after another
+        ds = read_trajectories(table.assign(**{name: number}), fps=10)
+        assert ds.sizes["trajectory"] == number.nunique()
+    both = pd.concat([table.assign(**{name: i}) for i in (0, 1)]).sample(frac=1, random_state=0)
+    assert read_trajectories(both, fps=10).sizes["trajectory"] == 2
+
+
 def test_names_behind_a_hash_and_a_suffix_in_capitals(tmp_path):
     values = walk(9, 2)
     rows = [[t, b, *values[t, b]] for t in range(9) for b in range(2)]

@@ -42,6 +42,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timesec", "t", "timestamp", "seconds", "sec", "elapsed", "elapsedtime"),
     "label": ("label", "action", "actionlabel", "category", "condition", "behaviour", "behavior"),
 }
+# Names that are often of something else, a flag or the length of a step: the values must fit
+DOUBTFUL = {"trajectory": ("match", "run", "play"), "frame": ("step", "timestep", "ticks")}
 ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of the rows
 ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
 TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
@@ -94,6 +96,7 @@ class Columns:
     units: str | None = None  # of the positions, where their names say
     milliseconds: bool = False  # whether the name of the time says so
     unused: tuple[str, ...] = ()  # other columns
+    doubtful: tuple[str, ...] = ()  # trajectory and frame by names that may be of something else
 
     @property
     def long(self) -> bool:
@@ -172,6 +175,12 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         units=units.pop() if len(units) == 1 else None,
         milliseconds=bool(time and _matches(MILLISECONDS, _without(TIME, time)[1])),
         unused=unused,
+        doubtful=tuple(
+            column
+            for role, doubtful in DOUBTFUL.items()
+            for column in found[role]
+            if role not in chosen and _plain(column) in doubtful
+        ),
     )
 
 
@@ -194,12 +203,17 @@ def _given(role: str, name: str, names: Sequence[str], where: str) -> Coordinate
     return found
 
 
+def _plain(name: str) -> str:
+    """A name without case, spaces and signs."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
 def _usual(role: str, names: Sequence[str]) -> tuple[str, ...]:
     """The column that has a usual name for a role, if there is one."""
     plain: dict[str, str] = {}
     for known in (list(names), [_without(TIME, name)[0] for name in names]):
         for name, text in zip(names, known, strict=True):
-            plain.setdefault(re.sub(r"[\W_]", "", text).lower(), name)
+            plain.setdefault(_plain(text), name)
     return tuple(plain[alias] for alias in ALIASES[role] if alias in plain)[:1]
 
 
@@ -216,7 +230,7 @@ def _box(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]]:
     """The middle of a long table's box: of left and right, or left and half of the width."""
     plain: dict[str, str] = {}
     for name in names:
-        text = re.sub(r"[\W_]", "", _without(LENGTH, name)[0]).lower()
+        text = _plain(_without(LENGTH, name)[0])
         plain.setdefault(re.sub("^(bounding)?(bbox|box|bb)", "", text), name)
     side = {s: plain[alias] for s in SIDES for alias in SIDES[s] if alias in plain}
     for right, bottom, share in (("right", "bottom", 0.5), ("width", "height", 1.0)):
