@@ -464,3 +464,28 @@ def test_join_of_units_that_differ_is_refused():
         join([part("a", "unknown"), part("b", "m"), part("c", "px")])
     assert join([part("a", "unknown"), part("b", "m")]).attrs["units"] == "m"
     assert join([part("a", "unknown"), part("b", "unknown")]).attrs["units"] == "unknown"
+
+
+@pytest.mark.parametrize("block", [64, 2**17])
+def test_trajectories_of_recordings_by_turns(block, monkeypatch):
+    """A recording's resolution is the same whichever of the others lie between its trajectories.
+
+    Two are mice, of which one rests; the walks of the third rest too, and show no common step.
+    """
+    monkeypatch.setattr("pyro_animacy.data.resolution.BLOCK", block)
+    rng, frames = np.random.default_rng(0), 900
+    rests = (rng.random((2, frames, 1, 1)) > 0.3) * rng.normal(size=(2, frames, 1, 2))
+    position = {
+        "a": np.stack([clicks(1e-4, frames, s) for s in (0, 1)]),
+        "b": np.stack([clicks(3.0, frames, s, still=0) for s in (2, 3)]),
+        "c": rests.cumsum(axis=1).round(6),
+    }
+    position["a"][0, 40:60] = np.nan
+    moved = np.abs(np.diff(position["c"], axis=1))
+    moved = np.sort(moved[moved > 0])
+    turns = [("b", 1), ("a", 0), ("c", 1), ("a", 1), ("b", 0), ("c", 0)]
+    found = estimate_resolution(
+        np.stack([position[name][i] for name, i in turns]), [name for name, _ in turns]
+    )
+    wanted = {"a": 1e-4, "b": 3.0, "c": moved[len(moved) // 100]}
+    np.testing.assert_allclose(found, [wanted[name] for name, _ in turns])
