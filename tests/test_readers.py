@@ -875,6 +875,22 @@ def test_a_flag_is_no_trajectory(name, capfd):
     assert read_trajectories(both, fps=10).sizes["trajectory"] == 2
 
 
+@pytest.mark.parametrize("role", ["time", "frame"])
+def test_a_column_is_either_the_time_or_the_frame(role):
+    """Times in a column `frame`, and frame numbers in a column `time`."""
+    values = walk(9, 1)
+    table = pd.DataFrame(values[:, 0], columns=["x", "y"])
+    if role == "time":
+        table["frame"] = np.arange(9) / 25
+        with pytest.raises(DataError, match=r"give --columns time=frame$"):
+            read_trajectories(table)
+        ds = read_trajectories(table, columns={"time": "frame"})
+    else:
+        ds = read_trajectories(table.assign(time=range(9)), columns={"frame": "time"}, fps=25)
+    assert ds.attrs["fps"] == pytest.approx(25)
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
 def test_names_behind_a_hash_and_a_suffix_in_capitals(tmp_path):
     values = walk(9, 2)
     rows = [[t, b, *values[t, b]] for t in range(9) for b in range(2)]

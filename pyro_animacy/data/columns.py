@@ -138,7 +138,14 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         "id" if role == "body" else role: _given(role, name, names, where)
         for role, name in (given or {}).items()
     }
-    found = {role: tuple(chosen.get(role, ())) or _usual(role, names) for role in ALIASES}
+    # times in a column `frame` are no frame numbers as well, nor frame numbers in `time` times
+    clock = {column for role in ("frame", "time") for column in chosen.get(role, ())}
+    rest = [name for name in names if name not in clock]
+    found = {
+        role: tuple(chosen.get(role, ()))
+        or _usual(role, rest if role in ("frame", "time") else names)
+        for role in ALIASES
+    }
     if not found["frame"] and not found["time"]:
         found["frame"] = tuple(n for n in names if n.strip().lower() == "position")[:1]
     pairs = _wide_pairs(names)

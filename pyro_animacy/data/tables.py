@@ -380,7 +380,8 @@ def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> 
         i = int(bad.argmax())
         raise DataError(
             f"{where}: row {row[i]}, column {values.name!r}: {found[i]} is not a frame number; "
-            "expected a whole number (a time in seconds is --columns time=...)"
+            "frames are counted by whole numbers; if these are times in seconds, give "
+            f"--columns time={values.name}"
         )
     return found.astype(np.int64, copy=False)
 
