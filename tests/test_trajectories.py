@@ -110,17 +110,17 @@ def set_to(where, value):
         (broken(fps=np.nan), None, "positive"),
         (broken(trajectory=["r", "r"]), None, "named 'r'"),
         (broken(body=["a", "a"]), None, "named 'a'"),
-        (broken(body=["a"]), None, "1 body entries for 2"),
-        (broken(label=["a"]), None, "1 label entries for 2"),
+        (broken(body=["a"]), None, "`body` has 1 entries, .* needs 2"),
+        (broken(label=["a"]), None, "`label` has 1 entries, .* needs 2"),
         (broken(), set_to((1, 3, 1, 0), np.inf), "'s', frame 3, body 'b'"),
         (broken(), set_to((slice(None), slice(None), 1), np.nan), "'b' is never observed"),
         (broken(), set_to((1, slice(1, None)), np.nan), "'s' has fewer than 2 frames"),
         (broken(), lambda p: np.ones_like(p), "no body moves"),
-        (broken(), lambda p: p[..., :1], "expected an array"),
+        (broken(), lambda p: p[..., :1], "positions has the shape .* it must be"),
         (broken(), lambda p: np.full(p.shape, "a"), "not real numbers"),
         (broken(), lambda p: [p[0].tolist(), p[1, :3].tolist()], "lists of unequal length"),
         (broken(fps="25 Hz"), None, "25 Hz frames per second"),
-        (broken(animate=True), None, "1 animate entries for 2"),
+        (broken(animate=True), None, "`animate` has 1 entries, .* needs 2"),
     ],
 )
 def test_unusable_positions_are_named(make, edit, message):
@@ -131,7 +131,7 @@ def test_unusable_positions_are_named(make, edit, message):
 
 def test_check_names_what_the_schema_lacks():
     ds = scene("a", "b")
-    with pytest.raises(DataError, match="dims"):
+    with pytest.raises(DataError, match="dimensions trajectory, time, agent, space; it must"):
         check_trajectories(ds.rename(body="agent"))
     with pytest.raises(DataError, match="start"):
         check_trajectories(ds.drop_vars("start"))

@@ -161,7 +161,10 @@ def _rate(table: Table, stride: int) -> float | None:
 def tidy(fps: float, where: str) -> float:
     """Without the last digits, which come from the rounding of the times."""
     if not 1e-6 < fps < 1e9:
-        raise DataError(f"{where}: the times give {fps:g} frames per second; expected seconds")
+        raise DataError(
+            f"{where}: the times give {fps:g} frames per second, so they are not in seconds; "
+            "convert them"
+        )
     return float(f"{fps:.6g}")
 
 

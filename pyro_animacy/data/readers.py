@@ -94,7 +94,9 @@ def read_trajectories(
         ConfigError: for options that cannot be used.
     """
     if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
-        raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
+        raise ConfigError(
+            f"--resolution {resolution}: it must be 0 or more, in the units of the positions"
+        )
     if isinstance(columns, str):
         raise ConfigError(
             f"columns is {columns!r}; in Python it is a dict of role to column, such as "

@@ -163,7 +163,7 @@ def first_lines(path: Path) -> tuple[str, list[str]]:
     if any("\0" in line for line in lines[:1]):
         raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
     if not lines or not lines[0].strip():
-        empty = "row 1 is blank; expected the column names" if lines else "the file is empty"
+        empty = "row 1 is blank; write the column names there" if lines else "the file is empty"
         raise DataError(f"{path.name}: {empty}")
     return encoding, lines
 
