@@ -563,6 +563,13 @@ def test_times_too_coarse_to_tell_of_a_pause(time):
     np.testing.assert_array_equal(read_trajectories(table)["position"][0], values)
 
 
+def test_times_of_which_none_is_near_the_middle():
+    """Two clips whose steps are 0.1 and 1 s: their median is of neither."""
+    table = long_table(walk(2, 2, 1), ["a"], ["p", "q"])
+    ds = read_trajectories(table.assign(time=[0, 0.1, 0, 1.0]))
+    assert ds.sizes["time"] == 2
+
+
 @pytest.mark.parametrize("kind", ["iso", "clock", "datetime"])
 def test_times_as_people_write_them(kind, write):
     n, values = np.arange(30), walk(30, 1)
@@ -1231,6 +1238,8 @@ CELLS = st.sampled_from(
             "position,x0,y0,x1,y1\n0,1,2,3,4\n1,2,3,4,5\n2,2,3,5,5\n",
             "clip,frame,time,id,x,y,label\nc,0,0,a,1,2,u\nc,1,.1,a,2,2,u\nd,0,0,a,1,2,v\nd,1,.1,a,1,1,v\n",
             "0 1 2 3\n10 1 3 4\n20 1 4 4\n",
+            "1,1,2,3,4,5,.9,-1,-1,-1\n2,1,3,3,4,5,.9,-1,-1,-1\n3,1,3,4,4,6,.9,-1,-1,-1\n",
+            "time,id,left,top,width,height,step,match\n0,a,1,2,3,4,2,0\n.1,a,2,2,3,4,2,1\n.2,a,3,3,4,4,1,0\n",
         ]
     ),
     edits=st.lists(
