@@ -34,7 +34,8 @@ DATA_OPTIONS = {
     "columns": (
         str,
         "columns with unusual names, as role=name: 'id=player_id,x=pos_x'; 'trajectory=game+play' "
-        "is two together, 'frame=1,id=2,x=3,y=5' of a file without names",
+        "is two together, 'x=left+width/2' the middle of a box, 'frame=1,id=2,x=3,y=5' of a file "
+        "without names",
     ),
     "units": (str, "units of the coordinates, where the file does not say"),
     "resolution": (float, "smallest step the recording can show, in its units; else estimated"),

@@ -563,6 +563,13 @@ def test_times_too_coarse_to_tell_of_a_pause(time):
     np.testing.assert_array_equal(read_trajectories(table)["position"][0], values)
 
 
+def test_times_of_which_none_is_near_the_middle():
+    """Two clips whose steps are 0.1 and 1 s: their median is of neither."""
+    table = long_table(walk(2, 2, 1), ["a"], ["p", "q"])
+    ds = read_trajectories(table.assign(time=[0, 0.1, 0, 1.0]))
+    assert ds.sizes["time"] == 2
+
+
 @pytest.mark.parametrize("kind", ["iso", "clock", "datetime"])
 def test_times_as_people_write_them(kind, write):
     n, values = np.arange(30), walk(30, 1)
@@ -653,6 +660,105 @@ def test_wide_names_of_more_spellings(names, bodies, write):
     np.testing.assert_array_equal(ds["position"][0], values)
 
 
+CORNERS = ("left", "top", "right", "bottom")
+SIZES = ("left", "top", "width", "height")
+
+
+def boxes(count, bodies):
+    """Boxes that grow, (time, body) each: their left, top, right, bottom, width and height."""
+    middle, size = walk(count, bodies) * 4, 1 + walk(count, bodies, seed=1) ** 2
+    low, high = middle - size / 2, middle + size / 2
+    names = (("left", "right", "width"), ("top", "bottom", "height"))
+    sides = {
+        name: side[..., axis]
+        for axis in (0, 1)
+        for name, side in zip(names[axis], (low, high, size), strict=True)
+    }
+    return middle, sides
+
+
+@pytest.mark.parametrize(
+    ("names", "sides"),
+    [
+        ("xmin,ymin,xmax,ymax", CORNERS),
+        ("x_max (px),x_min (px),y_max (px),y_min (px)", ("right", "left", "bottom", "top")),
+        ("XMin,XMax,YMin,YMax", ("left", "right", "top", "bottom")),
+        ("Left,Top,Right,Bottom", CORNERS),
+        ("bbox_x1,bbox_y1,bbox_x2,bbox_y2", CORNERS),
+        ("bb_left,bb_top,bb_width,bb_height", SIZES),
+        ("LEFT,TOP,WIDTH,HEIGHT", SIZES),
+        ("bboxLeft,bboxTop,bboxW,bboxH", SIZES),
+        ("x1,y1,x2,y2", CORNERS),
+        ("x,y,w,h", SIZES),
+        ("a+b,x/2,x,h", SIZES),
+    ],
+)
+def test_boxes_are_read_by_their_middles(names, sides, write):
+    """By their usual names, or as sums of columns, where these could be or have other names."""
+    middle, side = boxes(30, 2)
+    columns = dict(zip(names.split(","), (side[s] for s in sides), strict=True))
+    number = {"frame": np.repeat(np.arange(30), 2), "id": np.tile(["a", "b"], 30)}
+    table = pd.DataFrame(number | {name: values.ravel() for name, values in columns.items()})
+    given = {
+        "x1,y1,x2,y2": {"x": "x1/2+x2/2", "y": "y1/2 + y2/2"},
+        "x,y,w,h": {"x": "x+w/2", "y": "y+h/2"},
+        "a+b,x/2,x,h": {"x": "x/2", "y": "x/2+h/2"},  # names with signs are names
+    }.get(names)
+    wanted = middle
+    if names == "a+b,x/2,x,h":
+        wanted = np.stack([side["top"], side["top"] + side["height"] / 2], -1)
+    for source in (table, write(table.to_csv(index=False))):
+        ds = read_trajectories(source, fps=10, columns=given)
+        np.testing.assert_allclose(ds["position"][0], wanted, atol=1e-9)
+        assert ds.attrs["units"] == ("px" if "px" in names else "unknown")
+
+
+def test_two_bodies_are_not_taken_for_a_box():
+    values = walk(30, 2)
+    table = pd.DataFrame(values.reshape(30, 4), columns=["x1", "y1", "x2", "y2"])
+    for more in ({}, {"left": 0.0, "top": 0.0, "width": 9.0, "height": 9.0}):
+        ds = read_trajectories(table.assign(**more), fps=10)
+        np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_sides_of_a_box_that_are_missing_or_infinite(capfd):
+    middle, side = boxes(9, 1)
+    table = pd.DataFrame({name: side[name][:, 0] for name in SIZES}).assign(frame=range(9))
+    table.loc[3, "width"], table.loc[5, "left"], table.loc[5, "width"] = np.nan, -np.inf, np.inf
+    ds = read_trajectories(table, fps=10, split_gaps=False)
+    middle[[3, 5], 0, 0] = np.nan
+    lost = np.isnan(middle).any(-1)[:, 0]
+    np.testing.assert_array_equal(np.isnan(ds["position"][0, :, 0]).any("space"), lost)
+    np.testing.assert_allclose(ds["position"][0, ~lost], middle[~lost], atol=1e-9)
+
+
+@pytest.mark.parametrize("last", ["0.87,-1,-1,-1", "-1,-1,-1,-1", "1,7,0.25"])
+@pytest.mark.parametrize("separator", [",", " "])
+def test_motchallenge(last, separator, write):
+    """Tracks, or ground truth; what may be something else is refused."""
+    middle, side = boxes(30, 2)
+    rows = [
+        ",".join(map(str, (t + 1, b + 1, *(side[s][t, b] for s in SIZES), last)))
+        for b in range(2)
+        for t in range(30)
+    ]
+    text = "\n".join(rows).replace(",", separator) + "\n"
+    ds = read_trajectories(write(text, "MOT17-02.txt"), fps=30)
+    np.testing.assert_allclose(ds["position"][0], middle, atol=1e-9)
+    assert list(ds["body"].values) == ["1", "2"]
+    by_number = {"frame": "1", "id": "2", "x": "3+5/2", "y": "4+6/2"}
+    same = read_trajectories(write(text), columns=by_number, fps=30)
+    np.testing.assert_array_equal(same["position"], ds["position"])
+    for cell, other in ((0, "1.5"), (1, "-1"), (1, "0"), (4, "-3"), (5, "0"), (8, "2"), (7, "0")):
+        cells = rows[4].split(",")
+        cells[cell] = other
+        wrong = "\n".join([*rows[:4], ",".join(cells), *rows[5:]])
+        with pytest.raises(DataError, match="row 1 has no column names"):
+            read_trajectories(write(wrong), fps=30)
+    with pytest.raises(DataError, match="row 1 has no column names"):
+        read_trajectories(write("\n".join(row + ",0" for row in rows)), fps=30)
+
+
 def test_x_in_two_units_is_one_body():
     values = walk(30, 2)
     table = pd.DataFrame(values.reshape(30, 4), columns=["x_m", "y_m", "x_px", "y_px"])
@@ -738,6 +844,58 @@ def test_a_few_frames_that_come_late(share):
 def test_a_column_named_position_is_a_frame_only_where_there_is_no_other(write):
     rows = "".join(f"{t / 10},{t},{t},keeper\n" for t in range(9))
     assert read_trajectories(write("time,x,y,position\n" + rows)).attrs["fps"] == 10
+
+
+@pytest.mark.parametrize("name", ["step", "Time Step"])
+@pytest.mark.parametrize("what", ["length", "whole_length", "phase", "counter"])
+def test_a_step_is_the_frame_only_where_it_counts(name, what, capfd):
+    """A step may be how far a body went; then the time says which frame a row is of."""
+    values = walk(40, 2)
+    table = long_table(values[None], ["a", "b"])
+    table["time"] = table["frame"] / 10
+    n = table.pop("frame")
+    length = np.random.default_rng(0).uniform(0, 9, len(n))
+    step = {"length": length, "whole_length": length.round(), "phase": n // 9, "counter": n * 2}
+    if what == "counter":  # and may go on by more than the time tells
+        table["time"] += np.random.default_rng(0).uniform(-0.04, 0.04, 40).repeat(2)
+    ds = read_trajectories(table.assign(**{name: step[what]}), split_gaps=False)
+    np.testing.assert_array_equal(ds["position"][0], values)
+    assert ("does not number the frames" in capfd.readouterr().err) == (what != "counter")
+
+
+@pytest.mark.parametrize("name", ["match", "Run", "play"])
+def test_a_flag_is_no_trajectory(name, capfd):
+    """As a detection's match with a body, a running animal; but two matches are two."""
+    values = walk(40, 2)
+    table = long_table(values[None], ["a", "b"]).sample(frac=1, random_state=0)
+    for flag in (table["frame"] // 7 % 2, (table["frame"] * 7 + (table["body"] == "a")) % 3 == 0):
+        ds = read_trajectories(table.assign(**{name: flag}), fps=10)
+        np.testing.assert_array_equal(ds["position"].squeeze("trajectory"), values)
+        assert f"--columns trajectory={name}" in capfd.readouterr().err
+    marked = table.assign(**{name: table["frame"] // 7 % 2})
+    by_hand = read_trajectories(marked, columns={"trajectory": name}, fps=10)
+    assert by_hand.sizes["trajectory"] == 6
+    for number in (table["frame"] // 20, table["frame"] // 7):  # of matches, one after another
+        ds = read_trajectories(table.assign(**{name: number}), fps=10)
+        assert ds.sizes["trajectory"] == number.nunique()
+    both = pd.concat([table.assign(**{name: i}) for i in (0, 1)]).sample(frac=1, random_state=0)
+    assert read_trajectories(both, fps=10).sizes["trajectory"] == 2
+
+
+@pytest.mark.parametrize("role", ["time", "frame"])
+def test_a_column_is_either_the_time_or_the_frame(role):
+    """Times in a column `frame`, and frame numbers in a column `time`."""
+    values = walk(9, 1)
+    table = pd.DataFrame(values[:, 0], columns=["x", "y"])
+    if role == "time":
+        table["frame"] = np.arange(9) / 25
+        with pytest.raises(DataError, match=r"give --columns time=frame$"):
+            read_trajectories(table)
+        ds = read_trajectories(table, columns={"time": "frame"})
+    else:
+        ds = read_trajectories(table.assign(time=range(9)), columns={"frame": "time"}, fps=25)
+    assert ds.attrs["fps"] == pytest.approx(25)
+    np.testing.assert_array_equal(ds["position"][0], values)
 
 
 def test_names_behind_a_hash_and_a_suffix_in_capitals(tmp_path):
@@ -987,7 +1145,7 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ("\n" + GOOD, "row 1 is blank"),
         (HEAD, "no rows"),
         ("0.1 1 2 3\n0.2 1 2 4\n", "row 1 has no column names, and is not frame id x y"),
-        ("frame,xmin,ymin,xmax,ymax\n0,1,1,2,2\n1,1,2,2,3\n", "no columns x and y"),
+        ("frame,xmin,ymin,xmax\n0,1,1,2\n1,1,2,2\n", "no columns x and y"),
         (HEAD + "0,a,1,2\n", "only one frame"),
         (HEAD + "0,a,1,2\n1,a,1,2\n", "no body moves"),
         (GOOD.replace("2,2\n", "2,oops\n"), "row 4, column 'y': 'oops' is not a number"),
@@ -1011,9 +1169,9 @@ GOOD = HEAD + "0,a,1,2\n0,b,1,2\n1,a,2,2\n1,b,1,3\n"
         ('frame,x,y\n0,"1,5",1\n1,2,1\n', "'1,5' is not a number; write decimals with a point"),
         ('t,x,y\n"0,1",1,1\n"0,2",2,1\n', "'0,1' is no time"),
         (GOOD + "0,b,7,7\n", "if a column numbers trials, name it by --columns trajectory="),
-        ("frame,id,x_min,y_min,x_max,y_max\n0,a,1,1,2,2\n1,a,1,2,2,3\n", "no columns x and y"),
+        ("frame,id,left,top,width\n0,a,1,1,2\n1,a,1,2,2\n", "no columns x and y"),
         ("frame,id,x1,y1,x2,y2\n0,a,1,1,2,2\n0,b,1,2,2,3\n1,a,1,2,2,3\n",
-         "row 3: a second row for frame 0 .* name its x and y"),
+         r"row 3: a second row for frame 0 .* name its x and y .* as x=x1/2\+x2/2"),
         ("t,x,y\n12:00:00,1,1\nnoon,2,1\n12:00:02,2,1\n", "row 3, column 't': 'noon' is no time"),
     ],
 )  # fmt: skip
@@ -1080,6 +1238,8 @@ CELLS = st.sampled_from(
             "position,x0,y0,x1,y1\n0,1,2,3,4\n1,2,3,4,5\n2,2,3,5,5\n",
             "clip,frame,time,id,x,y,label\nc,0,0,a,1,2,u\nc,1,.1,a,2,2,u\nd,0,0,a,1,2,v\nd,1,.1,a,1,1,v\n",
             "0 1 2 3\n10 1 3 4\n20 1 4 4\n",
+            "1,1,2,3,4,5,.9,-1,-1,-1\n2,1,3,3,4,5,.9,-1,-1,-1\n3,1,3,4,4,6,.9,-1,-1,-1\n",
+            "time,id,left,top,width,height,step,match\n0,a,1,2,3,4,2,0\n.1,a,2,2,3,4,2,1\n.2,a,3,3,4,4,1,0\n",
         ]
     ),
     edits=st.lists(

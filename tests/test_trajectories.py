@@ -110,17 +110,17 @@ def set_to(where, value):
         (broken(fps=np.nan), None, "positive"),
         (broken(trajectory=["r", "r"]), None, "named 'r'"),
         (broken(body=["a", "a"]), None, "named 'a'"),
-        (broken(body=["a"]), None, "1 body entries for 2"),
-        (broken(label=["a"]), None, "1 label entries for 2"),
+        (broken(body=["a"]), None, "`body` has 1 entries, .* needs 2"),
+        (broken(label=["a"]), None, "`label` has 1 entries, .* needs 2"),
         (broken(), set_to((1, 3, 1, 0), np.inf), "'s', frame 3, body 'b'"),
         (broken(), set_to((slice(None), slice(None), 1), np.nan), "'b' is never observed"),
         (broken(), set_to((1, slice(1, None)), np.nan), "'s' has fewer than 2 frames"),
         (broken(), lambda p: np.ones_like(p), "no body moves"),
-        (broken(), lambda p: p[..., :1], "expected an array"),
+        (broken(), lambda p: p[..., :1], "positions has the shape .* it must be"),
         (broken(), lambda p: np.full(p.shape, "a"), "not real numbers"),
         (broken(), lambda p: [p[0].tolist(), p[1, :3].tolist()], "lists of unequal length"),
         (broken(fps="25 Hz"), None, "25 Hz frames per second"),
-        (broken(animate=True), None, "1 animate entries for 2"),
+        (broken(animate=True), None, "`animate` has 1 entries, .* needs 2"),
     ],
 )
 def test_unusable_positions_are_named(make, edit, message):
@@ -131,7 +131,7 @@ def test_unusable_positions_are_named(make, edit, message):
 
 def test_check_names_what_the_schema_lacks():
     ds = scene("a", "b")
-    with pytest.raises(DataError, match="dims"):
+    with pytest.raises(DataError, match="dimensions trajectory, time, agent, space; it must"):
         check_trajectories(ds.rename(body="agent"))
     with pytest.raises(DataError, match="start"):
         check_trajectories(ds.drop_vars("start"))
@@ -464,3 +464,28 @@ def test_join_of_units_that_differ_is_refused():
         join([part("a", "unknown"), part("b", "m"), part("c", "px")])
     assert join([part("a", "unknown"), part("b", "m")]).attrs["units"] == "m"
     assert join([part("a", "unknown"), part("b", "unknown")]).attrs["units"] == "unknown"
+
+
+@pytest.mark.parametrize("block", [64, 2**17])
+def test_trajectories_of_recordings_by_turns(block, monkeypatch):
+    """A recording's resolution is the same whichever of the others lie between its trajectories.
+
+    Two are mice, of which one rests; the walks of the third rest too, and show no common step.
+    """
+    monkeypatch.setattr("pyro_animacy.data.resolution.BLOCK", block)
+    rng, frames = np.random.default_rng(0), 900
+    rests = (rng.random((2, frames, 1, 1)) > 0.3) * rng.normal(size=(2, frames, 1, 2))
+    position = {
+        "a": np.stack([clicks(1e-4, frames, s) for s in (0, 1)]),
+        "b": np.stack([clicks(3.0, frames, s, still=0) for s in (2, 3)]),
+        "c": rests.cumsum(axis=1).round(6),
+    }
+    position["a"][0, 40:60] = np.nan
+    moved = np.abs(np.diff(position["c"], axis=1))
+    moved = np.sort(moved[moved > 0])
+    turns = [("b", 1), ("a", 0), ("c", 1), ("a", 1), ("b", 0), ("c", 0)]
+    found = estimate_resolution(
+        np.stack([position[name][i] for name, i in turns]), [name for name, _ in turns]
+    )
+    wanted = {"a": 1e-4, "b": 3.0, "c": moved[len(moved) // 100]}
+    np.testing.assert_allclose(found, [wanted[name] for name, _ in turns])

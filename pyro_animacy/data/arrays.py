@@ -87,7 +87,10 @@ def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) ->
     sizes = Counter(len(values) for values in parts.values() if values.ndim == 1)
     size, several = max(sizes.items(), key=lambda item: item[1], default=(0, 0))
     if several < 2:
-        raise DataError(f"{where}: no array `position`; there are {', '.join(parts) or 'none'}")
+        there = ", ".join(parts) or "none"
+        raise DataError(
+            f"{where}: no array `position`; there are {there}. Save the positions by this name"
+        )
     columns = {name: v for name, v in parts.items() if v.shape == (size,)}
     found = find_columns(list(columns), None, where)
     return table_dataset(make_table(pd.DataFrame(columns), found, where, 0), None, fps)
@@ -342,7 +345,9 @@ def _kloppy_frames(frames: Any) -> tuple[list[int], int]:
     steps = [step for ids in periods.values() for step in np.diff(sorted(ids)).tolist()]
     value, count = np.unique(steps, return_counts=True)
     if (value == 0).any():
-        raise DataError("kloppy dataset: two frames of a period have the same frame_id")
+        raise DataError(
+            "kloppy dataset: two frames of a period have the same frame_id; keep one of them"
+        )
     stride = int(value[count.argmax()]) if len(value) else 1
     first = {period: min(ids) for period, ids in periods.items()}
     offset, begin = {}, 0
@@ -356,7 +361,7 @@ def _kloppy_frames(frames: Any) -> tuple[list[int], int]:
         if between:
             raise DataError(
                 f"kloppy dataset: frame {frame.frame_id} lies between others; frames go in steps "
-                f"of {stride}"
+                f"of {stride}; leave such frames out"
             )
         index.append(offset[period] + place)
     return index, stride

@@ -107,7 +107,8 @@ def _each_body(ds: xr.Dataset, names: list[str]) -> xr.Dataset:
     begin = frames - last_observed(position[:, ::-1])
     keep = np.flatnonzero(end - begin >= 2)
     if not len(keep):
-        raise DataError(f"{ds.attrs.get('source') or 'trajectories'}: no body has 2 frames")
+        where = ds.attrs.get("source") or "trajectories"
+        raise DataError(f"{where}: no body is observed in two frames; motion needs two")
     return pieces(whole, keep, begin[keep], end[keep])
 
 

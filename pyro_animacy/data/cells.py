@@ -126,7 +126,10 @@ def _check_repeated(
     what = "" if table.body is None else f"body {table.bodies[table.body[i]]!r}, "
     others = []
     if table.body is None:
-        others.append("if a row is one body, name its x and y by --columns x=...,y=...")
+        others.append(
+            "if a row is one body, name its x and y by --columns x=...,y=..., of a box with two "
+            "corners as x=x1/2+x2/2,y=y1/2+y2/2"
+        )
     elif table.bodies == ["body"] and table.recordings is None:
         others.append("if a column says which body a row is, name it by --columns id=...")
     if len(table.trajectories) == 1:

@@ -42,9 +42,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "time": ("time", "timesec", "t", "timestamp", "seconds", "sec", "elapsed", "elapsedtime"),
     "label": ("label", "action", "actionlabel", "category", "condition", "behaviour", "behavior"),
 }
+# Names that are often of something else, a flag or the length of a step: the values must fit
+DOUBTFUL = {"trajectory": ("match", "run", "play"), "frame": ("step", "timestep", "ticks")}
 ROWS = "Unnamed: 0"  # as pandas calls a column without a name: the numbers of the rows
 ROLES = ("trajectory", "id", "frame", "time", "x", "y", "label")
 TOGETHER = ("trajectory", "id", "label")  # roles that several columns may play together
+AXES = ("x", "y")  # and these, as a sum: left+width/2
 WORD = r"(?:pos(?:ition)?|coo?r(?:d(?:inate)?)?|cent(?:er|re)|[wp]?centroid|loc(?:al|ation)?)"
 # pos_x, xCenter, X#wcentroid, cx
 AXIS = rf"(?:{WORD}[_. ]?{{axis}}|{{axis}}[_. #]?{WORD}|c{{axis}}|{{axis}}c)"
@@ -64,9 +67,20 @@ DERIVED = re.compile(
     r"(.*[_. ])?(vel|velocity|speed|acc|accel|acceleration)([_. ].*)?|v|d", re.IGNORECASE
 )
 CORNERS = frozenset(("min", "max"))  # of a box
+# What the sides of a box may be called, also with bb, box, bbox or bounding_box before it
+SIDES = {
+    "left": ("left", "xmin", "minx", "xleft", "x1"),
+    "top": ("top", "ymin", "miny", "ytop", "y1"),
+    "right": ("right", "xmax", "maxx", "xright", "x2"),
+    "bottom": ("bottom", "ymax", "maxy", "ybottom", "y2"),
+    "width": ("width", "w"),
+    "height": ("height", "h"),
+}
 LENGTH = "m|met(?:er|re)s?|cm|mm|km|[uµμ]m|microns?|px|pix(?:els?)?|ft|feet|yd|yards?|deg"
 MILLISECONDS = "ms|msecs?|milliseconds?"
 TIME = rf"s|secs?|seconds?|{MILLISECONDS}"
+# A coordinate is a sum of columns and their factors: {"x": 1}, of a box {"left": 1, "width": 0.5}
+Coordinate = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -78,10 +92,11 @@ class Columns:
     frame: str | None
     time: str | None
     label: tuple[str, ...]
-    pairs: dict[str, tuple[str, str]]  # body -> its x and y column; one body "" in a long table
+    pairs: dict[str, tuple[Coordinate, Coordinate]]  # body -> x and y; one body "" in a long table
     units: str | None = None  # of the positions, where their names say
     milliseconds: bool = False  # whether the name of the time says so
     unused: tuple[str, ...] = ()  # other columns
+    doubtful: tuple[str, ...] = ()  # trajectory and frame by names that may be of something else
 
     @property
     def long(self) -> bool:
@@ -95,7 +110,11 @@ class Columns:
     def used(self) -> set[str]:
         """All columns that play a role."""
         numbers = {c for c in (self.frame, self.time) if c}
-        return {*self.names(), *numbers} | {c for pair in self.pairs.values() for c in pair}
+        return {*self.names(), *numbers, *self.coordinates()}
+
+    def coordinates(self) -> set[str]:
+        """The columns of positions."""
+        return {column for pair in self.pairs.values() for axis in pair for column in axis}
 
 
 def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: str) -> Columns:
@@ -104,12 +123,12 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     Args:
         names: the table's columns.
         given: role to column, where the usual names would not find it; of trajectory, id and label
-            also several columns, as "game+play".
+            also several columns, as "game+play", of x and y a sum, as "left+width/2".
         where: what to name in a message.
 
     Returns:
         The columns: long where there are x and y, wide where there are pairs of columns for each
-        body.
+        body, long where there is neither but a box, of which the middle is taken.
 
     Raises:
         ConfigError: for a role that does not exist.
@@ -119,14 +138,22 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         "id" if role == "body" else role: _given(role, name, names, where)
         for role, name in (given or {}).items()
     }
-    found = {role: chosen.get(role) or _usual(role, names) for role in ALIASES}
+    # times in a column `frame` are no frame numbers as well, nor frame numbers in `time` times
+    clock = {column for role in ("frame", "time") for column in chosen.get(role, ())}
+    rest = [name for name in names if name not in clock]
+    found = {
+        role: tuple(chosen.get(role, ()))
+        or _usual(role, rest if role in ("frame", "time") else names)
+        for role in ALIASES
+    }
     if not found["frame"] and not found["time"]:
         found["frame"] = tuple(n for n in names if n.strip().lower() == "position")[:1]
     pairs = _wide_pairs(names)
-    x, y = (chosen[a][0] if a in chosen else _axis(a, names) for a in "xy")
-    sure = {"x", "y"} & {*chosen} or found["id"]
+    x, y = (chosen.get(axis) or _axis(axis, names) for axis in AXES)
+    sure = {*AXES} & {*chosen} or found["id"]
     if x and y and (sure or not _is_one_of(x, y, pairs)):
         pairs = {"": (x, y)}
+    pairs = pairs or _box(names)
     if not pairs:
         raise DataError(
             f"{where}: no columns x and y, and no pairs like ball_x, ball_y or x0, y0; there are "
@@ -140,9 +167,9 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
             "--columns frame=..., or of times in seconds time=..."
         )
     frame, time = (found[role][0] if found[role] else None for role in ("frame", "time"))
-    units = {_without(LENGTH, name)[1] for pair in pairs.values() for name in pair}
     roles = (found["trajectory"], found["id"], frame, time, found["label"])
     columns = Columns(*roles, pairs)
+    units = {_without(LENGTH, name)[1] for name in columns.coordinates()}
     unused = tuple(n for n in names if n not in columns.used())
     if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:
         print(
@@ -155,22 +182,37 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         units=units.pop() if len(units) == 1 else None,
         milliseconds=bool(time and _matches(MILLISECONDS, _without(TIME, time)[1])),
         unused=unused,
+        doubtful=tuple(
+            column
+            for role, doubtful in DOUBTFUL.items()
+            for column in found[role]
+            if role not in chosen and _plain(column) in doubtful
+        ),
     )
 
 
-def _given(role: str, name: str, names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The column that was named for a role, or several: "game+play"."""
+def _given(role: str, name: str, names: Sequence[str], where: str) -> Coordinate:
+    """The columns that were named for a role and their factors: "game+play", "left+width/2"."""
     if role not in (*ROLES, "body"):
         raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
     there = {n.strip(): n for n in names}
-    several = name.split("+") if role in (*TOGETHER, "body") and name not in there else [name]
-    for one in several:
-        if one.strip() not in there:
+    several = role in (*TOGETHER, *AXES, "body") and name not in there
+    found = {}
+    for one in map(str.strip, name.split("+") if several else [name]):
+        half = role in AXES and one.endswith("/2") and one not in there
+        column = one.removesuffix("/2").strip() if half else one
+        if column not in there:
             raise DataError(
-                f"{where}: no column {one!r} (--columns {role}={name}); there are "
+                f"{where}: no column {column!r} (--columns {role}={name}); there are "
                 f"{shortened(names)}"
             )
-    return tuple(there[one.strip()] for one in several)
+        found[there[column]] = 0.5 if half else 1.0
+    return found
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces and signs."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _usual(role: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -178,25 +220,41 @@ def _usual(role: str, names: Sequence[str]) -> tuple[str, ...]:
     plain: dict[str, str] = {}
     for known in (list(names), [_without(TIME, name)[0] for name in names]):
         for name, text in zip(names, known, strict=True):
-            plain.setdefault(re.sub(r"[\W_]", "", text).lower(), name)
+            plain.setdefault(_plain(text), name)
     return tuple(plain[alias] for alias in ALIASES[role] if alias in plain)[:1]
 
 
-def _axis(axis: str, names: Sequence[str]) -> str | None:
-    """The column of a long table's x or y: so named, or else with a word or a unit beside it."""
+def _axis(axis: str, names: Sequence[str]) -> Coordinate | None:
+    """A long table's x or y: a column so named, or else with a word or a unit beside it."""
     for pattern, behind in ((axis, False), (AXIS, False), (f"{axis}|{AXIS}", True)):
         for name in names:
             if _matches(pattern.replace("{axis}", axis), _without(LENGTH, name, behind)[0]):
-                return name
+                return {name: 1.0}
     return None
 
 
-def _is_one_of(x: str, y: str, pairs: Mapping[str, tuple[str, str]]) -> bool:
+def _box(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]]:
+    """The middle of a long table's box: of left and right, or left and half of the width."""
+    plain: dict[str, str] = {}
+    for name in names:
+        text = _plain(_without(LENGTH, name)[0])
+        plain.setdefault(re.sub("^(bounding)?(bbox|box|bb)", "", text), name)
+    side = {s: plain[alias] for s in SIDES for alias in SIDES[s] if alias in plain}
+    for right, bottom, share in (("right", "bottom", 0.5), ("width", "height", 1.0)):
+        if side.keys() >= {"left", "top", right, bottom}:
+            x, y = ({side[a]: share, side[b]: 0.5} for a, b in (("left", right), ("top", bottom)))
+            return {"": (x, y)}
+    return {}
+
+
+def _is_one_of(
+    x: Coordinate, y: Coordinate, pairs: Mapping[str, tuple[Coordinate, Coordinate]]
+) -> bool:
     """Whether x and y are columns of one of several bodies: center_x beside nose_x, x_m beside x_f.
 
     They are not where they are plainly named x and y, or the others are the same in other units.
     """
-    if _matches("x", _without(LENGTH, x, behind=False)[0]):
+    if _matches("x", _without(LENGTH, next(iter(x)), behind=False)[0]):
         return False
     return any(pair != (x, y) and not _matches(LENGTH, body) for body, pair in pairs.items())
 
@@ -214,8 +272,8 @@ def _matches(pattern: str, text: str | None) -> bool:
     return bool(re.fullmatch(pattern, text or "", re.IGNORECASE))
 
 
-def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The bodies of a wide table and their two columns, in the order of the columns.
+def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]]:
+    """The bodies of a wide table, each with a column of x and one of y, in the order of columns.
 
     Velocities, speeds and accelerations (a_vel_x, x_velocity) are no bodies, nor are the corners of
     a box (x_min, x_max).
@@ -225,7 +283,7 @@ def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[str, str]]:
         both = {b.lower() for b in x} >= CORNERS
         corners = CORNERS if both or patterns is JOINED else ()
         pairs = {
-            b: (x[b], y[b])
+            b: ({x[b]: 1.0}, {y[b]: 1.0})
             for b in x
             if b in y and not DERIVED.fullmatch(b) and b.lower() not in corners
         }

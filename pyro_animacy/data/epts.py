@@ -54,7 +54,7 @@ def read_epts(path: Path) -> Table:
     rows = pd.concat(parts).reindex(range(len(lines)))
     columns = [c for _, names in metadata.formats for c in names]
     bodies = sorted({c[:-2] for c in columns if c.endswith("_x")}, key=team_order)
-    pairs = {body: (f"{body}_x", f"{body}_y") for body in bodies}
+    pairs = {body: ({f"{body}_x": 1.0}, {f"{body}_y": 1.0}) for body in bodies}
     table = make_table(rows, Columns((), (), "frame", None, (), pairs), path.name, 1)
     width, height = metadata.size
     decimals = max(len(cell.partition(".")[2]) for cell in lines[table.row[0] - 1].split(","))

@@ -110,9 +110,9 @@ def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
     at = np.flatnonzero((np.diff(owner) == 0) & (np.diff(frame) > 0))
     frames, passed = np.diff(frame)[at] // stride, np.diff(time)[at].astype(np.float64)
     usual = float(np.median(passed / frames))
-    if usual <= 0 or (passed == 0).any():
-        return table.frame, rate
     near = np.abs(passed / frames - usual) < EVEN * usual
+    if (passed == 0).any() or not near.any():
+        return table.frame, rate
     fps = float(frames[near].sum() / passed[near].sum())
     lost = np.rint(passed * fps - frames)
     pause = (lost > 1) | (passed < 0)
@@ -161,7 +161,10 @@ def _rate(table: Table, stride: int) -> float | None:
 def tidy(fps: float, where: str) -> float:
     """Without the last digits, which come from the rounding of the times."""
     if not 1e-6 < fps < 1e9:
-        raise DataError(f"{where}: the times give {fps:g} frames per second; expected seconds")
+        raise DataError(
+            f"{where}: the times give {fps:g} frames per second, so they are not in seconds; "
+            "convert them"
+        )
     return float(f"{fps:.6g}")
 
 

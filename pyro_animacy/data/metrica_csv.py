@@ -100,8 +100,8 @@ def _read_team(path: Path) -> Table:
                 f"{where}: column {i + 1} is named {team!r}, {shirt!r}, {name!r}; expected Home or "
                 "Away, a shirt number and the player, or Ball in row 3"
             )
-        pairs[body] = (f"{body}_x", f"{body}_y")
-        columns += pairs[body]
+        pairs[body] = ({f"{body}_x": 1.0}, {f"{body}_y": 1.0})
+        columns += [f"{body}_x", f"{body}_y"]
     options = {"usecols": range(len(columns)), "encoding": "utf-8-sig", "index_col": False}
     frame = parse(path, where, header=None, skiprows=NAMES, **options).set_axis(columns, axis=1)
     table = make_table(frame, Columns((), (), "frame", "time", (), pairs), where, NAMES + 1)

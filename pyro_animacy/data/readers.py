@@ -63,10 +63,11 @@ def read_trajectories(
 ) -> xr.Dataset:
     """Read recorded motion into the schema of `pyro_animacy.data.schema`.
 
-    Files: CSV and other delimited text, plain or gzipped (long or wide; headerless ETH/UCY),
-    parquet, netCDF, zarr, npz, npy, and Metrica's team files and EPTS `tracking.txt`. Several
-    files, or a folder of files of one kind, are read as one recording each. Objects: DataFrame,
-    xarray Dataset (this schema or `movement`'s), numpy array, kloppy TrackingDataset.
+    Files: CSV and other delimited text, plain or gzipped (long or wide; headerless ETH/UCY and
+    MOTChallenge), parquet, netCDF, zarr, npz, npy, and Metrica's team files and EPTS
+    `tracking.txt`. Several files, or a folder of files of one kind, are read as one recording each.
+    Objects: DataFrame, xarray Dataset (this schema or `movement`'s), numpy array, kloppy
+    TrackingDataset. Where a table has boxes and no x and y, positions are the middles of the boxes.
 
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
@@ -77,8 +78,8 @@ def read_trajectories(
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
         columns: role to column of a table, where the names are unusual; the roles are
-            trajectory, id, frame, time, x, y, label; "game+play" is two columns together, and "1",
-            "2", ... are those of a file without names.
+            trajectory, id, frame, time, x, y, label; "game+play" is two columns together,
+            "left+width/2" a sum, as of a box, and "1", "2", ... are those of a file without names.
         units: of the coordinates, where the recording does not say.
         resolution: smallest step the recording can show, in its units; estimated by default.
         minimum_frames: shorter runs of frames are dropped.
@@ -93,7 +94,9 @@ def read_trajectories(
         ConfigError: for options that cannot be used.
     """
     if resolution is not None and not (np.isfinite(resolution) and resolution >= 0):
-        raise ConfigError(f"--resolution {resolution}: expected 0 or more, in data units")
+        raise ConfigError(
+            f"--resolution {resolution}: it must be 0 or more, in the units of the positions"
+        )
     if isinstance(columns, str):
         raise ConfigError(
             f"columns is {columns!r}; in Python it is a dict of role to column, such as "

@@ -56,39 +56,40 @@ def estimate_resolution(
     trajectories = max(len(position), 1)
     each = max(SAMPLE // trajectories, min(LEAST, MOST // trajectories))
     frames = max(2, each // max(int(np.prod(position.shape[2:])), 1))
+    order = np.argsort(code, kind="stable")  # recording after recording
+    owner, owners = code[order], int(code.max(initial=0)) + 1
     values = np.asarray(position[:, :frames])
-    grid = decimal_grid(values[~np.isnan(values)])
+    values = values if (np.diff(order) == 1).all() else values[order]
+    grid = decimal_grid(values)
     unit = grid or 10.0**-DECIMALS
-    owners = int(code.max(initial=0)) + 1
     few = max(1, BLOCK * len(values) // max(values.size, 1))  # trajectories at once
-    parts = [
-        _steps(values[i : i + few], code[i : i + few], unit) for i in range(0, len(values), few)
-    ]
-    step, owner, new = (np.concatenate(part) for part in zip(*parts, strict=True))
-    rest = np.bincount(owner[step == 0], minlength=owners)
-    keep = step > 0
-    own = _smallest_common(step[new], owner[new], owners)
-    resolution = own * unit
-    if np.isnan(own).any():
-        pooled = _smallest_common(step[new], np.zeros_like(owner[new]), 1)[0]
-        resolution[np.isnan(own)] = grid if np.isnan(pooled) else pooled * unit
-    moving = np.bincount(owner[keep], minlength=owners)
+    parts = [_steps(values[i : i + few], unit) for i in range(0, len(values), few)]
+    step, counted = (np.concatenate(part) for part in zip(*parts, strict=True))
+
+    def of_each(which: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        return np.bincount(owner, np.count_nonzero(which, axis=1), owners).astype(np.int64)
+
+    new, number = step[counted], of_each(counted)
+    resolution = _smallest_common(new, number) * unit
+    if np.isnan(resolution).any():
+        pooled = _smallest_common(new, np.array([len(new)]))[0]
+        resolution[np.isnan(resolution)] = grid if np.isnan(pooled) else pooled * unit
+    moving, rest = of_each(step > 0), of_each(step == 0)
     rests = (moving > 0) & (rest >= REST * (moving + rest))
     if rests.any():
-        keep &= rests[owner]
-        least = _least(step[keep], owner[keep], owners) * unit
-        resolution = np.maximum(resolution, least)
+        step = step[rests[owner]]
+        least = _least(step[step > 0], moving[rests]) * unit
+        resolution[rests] = np.maximum(resolution[rests], least)
     return resolution[code]
 
 
 def _steps(
-    values: npt.NDArray[np.float64], code: npt.NDArray[np.int64], unit: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Finite steps in whole units, the recording of each, and whether it is counted.
+    values: npt.NDArray[np.float64], unit: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """(trajectory, step) steps in whole units, NaN if not finite, and whether each is counted.
 
     Args:
         values: (trajectory, time, body, 2).
-        code: (trajectory,) number of the recording.
         unit: of the steps.
     """
     # infinite values are for check_trajectories to name, not for warnings
@@ -96,10 +97,12 @@ def _steps(
         signed = np.rint(np.diff(values, axis=1) / unit)
         turn = np.abs(np.diff(signed, axis=1, prepend=np.nan))
         step = np.abs(signed)
-        repeated = turn <= SAME * step
+        counted = (step > 0) & ~(turn <= SAME * step)
     finite = np.isfinite(step)
-    owner = np.broadcast_to(code[:, None, None, None], step.shape)[finite]
-    return step[finite], owner, ((step > 0) & ~repeated)[finite]
+    if not finite.all():
+        step[~finite] = np.nan
+        counted &= finite
+    return step.reshape(len(step), -1), counted.reshape(len(step), -1)
 
 
 def decimal_grid(values: npt.NDArray[np.float64]) -> float:
@@ -108,7 +111,7 @@ def decimal_grid(values: npt.NDArray[np.float64]) -> float:
     Values that were stored in single precision are recognised and allowed its rounding error.
 
     Args:
-        values: any shape, without NaN.
+        values: any shape; those that are not finite are left aside.
 
     Returns:
         10^-k, or 0 where there is no such grid.
@@ -116,73 +119,61 @@ def decimal_grid(values: npt.NDArray[np.float64]) -> float:
     values = np.abs(values[np.isfinite(values)])
     if not values.size:
         return 0.0
+    # the first few tell most grids that they are not; the rest by blocks that stay in cache
+    blocks = [values[:HEAD], *np.array_split(values, -(-len(values) // BLOCK))]
     with np.errstate(over="ignore"):
-        single = bool((values.astype(np.float32) == values).all())
+        single = all((v.astype(np.float32) == v).all() for v in blocks)
     relative = np.finfo(np.float32 if single else np.float64).eps
     largest = values.max()
     for decimals in range(DECIMALS + 1):
         if 2 * relative * (largest * 10.0**decimals) > 0.05:  # rounding alone would look like one
             return 0.0
-        for looked in (values[:HEAD], values):  # the first few tell most grids that it is not
-            scaled = looked * 10.0**decimals
-            if not (np.abs(scaled - np.rint(scaled)) <= 2 * relative * scaled).all():
-                break
-        else:
+        scaled = (v * 10.0**decimals for v in blocks)
+        if all((np.abs(v - np.rint(v)) <= 2 * relative * v).all() for v in scaled):
             return float(10.0**-decimals)
     return 0.0
 
 
 def _smallest_common(
-    step: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], owners: int
+    step: npt.NDArray[np.float64], number: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """(owners,) the smallest common step of each owner; NaN where none is common.
 
     Args:
-        step: (n,) positive whole steps.
-        owner: (n,) which owner each belongs to.
-        owners: how many owners there are.
+        step: (n,) positive whole steps, owner after owner; they are put in order.
+        number: (owners,) how many each has.
     """
-    smallest = np.full(owners, np.nan)
-    step, owner = _in_order(step, owner)
+    smallest = np.full(len(number), np.nan)
+    begin = _in_order(step, number)
     new = np.ones(len(step), bool)
-    new[1:] = (np.diff(step) != 0) | (np.diff(owner) != 0)
+    new[1:] = step[1:] != step[:-1]
+    new[begin[number > 0]] = True
     first = np.flatnonzero(new)
-    count = np.diff(np.append(first, len(step)))
-    totals = np.bincount(owner, minlength=owners)
-    total = totals[owner[first]]
-    below = first - (np.cumsum(totals) - totals)[owner[first]]
-    common = first[(count >= COUNT) & (count >= SHARE * total) & (below <= BELOW * total)][::-1]
-    smallest[owner[common]] = step[common]  # the last write, the smallest step, stays
+    count = np.diff(first, append=len(step))
+    first, count = first[count >= COUNT], count[count >= COUNT]
+    owner = np.searchsorted(begin + number, first, side="right")
+    total, below = number[owner], first - begin[owner]
+    common = ((count >= SHARE * total) & (below <= BELOW * total)).nonzero()[0][::-1]
+    smallest[owner[common]] = step[first[common]]  # the last write, the smallest step, stays
     return smallest
 
 
 def _in_order(
-    step: npt.NDArray[np.float64], owner: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Steps and owners by owner, then by step; to sort each owner's is far faster than both."""
-    if (np.diff(owner) < 0).any():
-        order = np.argsort(owner, kind="stable")
-        step, owner = step[order], owner[order]
-    else:
-        step = step.copy()
-    for own in np.split(step, np.flatnonzero(np.diff(owner)) + 1):
-        own.sort()
-    return step, owner
+    step: npt.NDArray[np.float64], number: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Put the steps of each owner in order, and return where they begin."""
+    begin = np.cumsum(number) - number
+    for i, n in zip(begin.tolist(), number.tolist(), strict=True):
+        step[i : i + n].sort()
+    return begin
 
 
-def _least(
-    step: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], owners: int
-) -> npt.NDArray[np.float64]:
-    """(owners,) the 1 % quantile of the steps of each owner; 0 of those that have none.
+def _least(step: npt.NDArray[np.float64], number: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(owners,) the 1 % quantile of the steps of each owner.
 
     Args:
-        step: (n,) positive steps.
-        owner: (n,) which owner each belongs to.
-        owners: how many owners there are.
+        step: (n,) positive steps, owner after owner; they are put in order.
+        number: (owners,) how many each has, one at least.
     """
-    ordered, _ = _in_order(step, owner)
-    moving = np.bincount(owner, minlength=owners)
-    begin, some = np.cumsum(moving) - moving, moving > 0
-    least = np.zeros(owners)
-    least[some] = ordered[(begin + (REST * moving).astype(int))[some]]
-    return least
+    begin = _in_order(step, number)
+    return step[begin + (REST * number).astype(int)]

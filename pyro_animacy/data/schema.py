@@ -107,7 +107,10 @@ def _check_counts(entries: Mapping[str, Any], wanted: int, where: str) -> None:
     """Raise DataError where a list has not as many entries as the positions have."""
     for what, given in entries.items():
         if given is not None and np.size(given) != wanted:
-            raise DataError(f"{where}: {np.size(given)} {what} entries for {wanted} in `position`")
+            raise DataError(
+                f"{where}: `{what}` has {np.size(given)} entries, and `position` needs {wanted}; "
+                "give one for each"
+            )
 
 
 def _check_numbers(entries: Mapping[str, Any], count: int, where: str) -> None:
@@ -115,7 +118,9 @@ def _check_numbers(entries: Mapping[str, Any], count: int, where: str) -> None:
     for what, given in entries.items():
         found = np.asarray(0 if given is None else given)
         if found.dtype.kind not in "iuf" or found.shape not in ((), (count,)):
-            raise DataError(f"{where}: `{what}` is not a number for each of {count}")
+            raise DataError(
+                f"{where}: `{what}` must be one number, or one for each of the {count} trajectories"
+            )
         if not (np.isfinite(found) & (found >= 0)).all():
             raise DataError(f"{where}: `{what}` must be 0 or more, got {found.min()}")
 
@@ -135,8 +140,10 @@ def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
     """
     where = str(ds.attrs.get("source") or "trajectories")
     if "position" not in ds or tuple(ds["position"].dims) != DIMS:
-        dims = tuple(map(str, ds["position"].dims)) if "position" in ds else "no `position`"
-        raise DataError(f"{where}: expected `position` with dims {DIMS}, got {dims}")
+        there = "there is no variable `position`"
+        if "position" in ds:
+            there = f"`position` has the dimensions {', '.join(map(str, ds['position'].dims))}"
+        raise DataError(f"{where}: {there}; it must have {', '.join(DIMS)}, in this order")
     _usable_fps(ds.attrs.get("fps"), where)
     missing = {"recording", "start", "length", "resolution"} - set(map(str, ds.coords))
     if missing:
@@ -146,7 +153,8 @@ def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
     for dim in ("trajectory", "body"):
         no_duplicates(ds[dim].values, dim, where)
     if ds.sizes["trajectory"] == 0 or ds.sizes["body"] == 0:
-        raise DataError(f"{where}: no trajectory with at least one body")
+        what = "bodies" if ds.sizes["trajectory"] else "trajectories"
+        raise DataError(f"{where}: there are no {what} in it, so there is no motion to learn from")
     _check_values(ds, where)
     return ds
 
@@ -166,8 +174,8 @@ def _check_values(ds: xr.Dataset, where: str) -> None:
     beyond = (ds["length"].values > values.shape[1]) | (ds["start"].values < 0)
     if beyond.any():
         raise DataError(
-            f"{where}: trajectory {names[beyond][0]!r}: `length` is beyond the array, or `start` "
-            "is negative"
+            f"{where}: trajectory {names[beyond][0]!r}: `length` is more than the "
+            f"{values.shape[1]} frames of the array, or `start` is below 0; count both in frames"
         )
     short = ds["length"].values < 2
     if short.any():
@@ -210,8 +218,8 @@ def _four_dimensional(position: npt.ArrayLike, where: str) -> Floats | Stored:
         values = values[None]
     if values.ndim != 4 or values.shape[-1] != 2 or not values.size:
         raise DataError(
-            f"{where}: expected an array (time, 2 x bodies), (time, bodies, 2) or (trajectory, "
-            f"time, bodies, 2), got shape {np.shape(position)}"
+            f"{where}: the array of positions has the shape {np.shape(position)}; it must be "
+            "(time, 2 x bodies), (time, bodies, 2) or (trajectory, time, bodies, 2)"
         )
     return Stored.of(values) if kept else values
 
@@ -243,7 +251,8 @@ def no_duplicates(names: npt.NDArray, dim: str, where: str) -> None:
     """Raise DataError where a name is used twice."""
     unique, count = np.unique(names.astype(str), return_counts=True)
     if (count > 1).any():
-        raise DataError(f"{where}: two {dim} entries are named {str(unique[count > 1][0])!r}")
+        name = str(unique[count > 1][0])
+        raise DataError(f"{where}: two {dim} entries are named {name!r}; rename one")
 
 
 def last_observed(position: Floats | Stored) -> Integers:

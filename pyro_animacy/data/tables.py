@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pyro_animacy.data.columns import ROWS, Columns, find_columns
+from pyro_animacy.data.columns import ROWS, Columns, Coordinate, find_columns
 from pyro_animacy.errors import DataError, MissingExtra
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+FLAGS = {"0", "1", "False", "True"}
 HEAD = 1000  # rows that are looked at to see whether names are whole numbers
 Codes = npt.NDArray[np.int64]
 
@@ -99,24 +101,38 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
             )
         return codes, found
 
-    trajectory, trajectories = named("trajectory", Path(where).name.split(".")[0], "/")
+    default = Path(where).name.split(".")[0]
+    trajectory, trajectories = named("trajectory", default, "/")
     body, bodies = None, list(columns.pairs)
     if columns.long:
         body, bodies = named("id", "body", "_")
     pairs, lost = _observed(
-        [numbers(frame[column], where, row, finite=False) for column in pair]
-        for pair in columns.pairs.values()
+        [_sum(frame, axis, where, row) for axis in pair] for pair in columns.pairs.values()
     )
     if lost:
         print(f"{where}: {lost:,} infinite values are read as not observed", file=sys.stderr)
     frames = None
-    if columns.frame is not None:
+    doubtful = columns.time is not None and columns.frame in columns.doubtful
+    if doubtful and not _counts(frame[columns.frame], trajectory, body):
+        what = f"{columns.frame!r} does not number the frames of a body"
+        print(f"{where}: {what}, so they are taken from {columns.time!r}", file=sys.stderr)
+    elif columns.frame is not None:
         frames = whole_numbers(frame[columns.frame], where, row)
     elif columns.time is None:  # a wide table of consecutive frames
         frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     time = None if columns.time is None else seconds(frame[columns.time], where, row)
     if time is not None and columns.milliseconds:
         time = time / 1000
+    if {*columns.trajectory} & {*columns.doubtful} and {*trajectories} <= FLAGS:
+        moment = time if frames is None else frames
+        if moment is not None and _goes_back(trajectory, body, moment):
+            flag = columns.trajectory[0]
+            print(
+                f"{where}: {flag!r} is 0 and 1 by turns, so it is not used as a trajectory; if it "
+                f"says which trajectory a row is of, give --columns trajectory={flag}",
+                file=sys.stderr,
+            )
+            trajectory, trajectories = np.zeros(len(frame), np.int8), [default]
     label, unlabelled = None, None
     if columns.label:
         code, names = together([frame[name] for name in columns.label], "/")
@@ -129,6 +145,32 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         units=columns.units or "unknown",
         unused=columns.unused,
     )
+
+
+def _counts(values: pd.Series, trajectory: Codes, body: Codes | None) -> bool:
+    """Whether a column numbers the frames of every body: by whole numbers, and none twice."""
+    number = pd.to_numeric(values, errors="coerce").reset_index(drop=True)
+    rows = pd.DataFrame({"trajectory": trajectory, "body": body, "number": number})
+    return bool(number.mod(1).eq(0).all()) and not rows.duplicated().any()
+
+
+def _goes_back(trajectory: Codes, body: Codes | None, moment: npt.NDArray) -> bool:
+    """Whether a body goes back to a trajectory that it had left; not where these share moments."""
+    rows = pd.DataFrame({"body": body, "moment": moment, "trajectory": trajectory})
+    if rows.duplicated(["body", "moment"]).any():
+        return False
+    owner = rows.sort_values(["body", "moment"]).fillna({"body": 0})[["body", "trajectory"]]
+    return bool(owner.ne(owner.shift()).any(axis=1).sum() > len(owner.drop_duplicates()))
+
+
+def _sum(
+    frame: pd.DataFrame, axis: Coordinate, where: str, row: Sequence[int] | Codes
+) -> npt.NDArray:
+    """(rows,) one coordinate, of a column or of several."""
+    parts = [(numbers(frame[column], where, row, finite=False), f) for column, f in axis.items()]
+    with np.errstate(all="ignore"):  # infinite values are not observed
+        # a column alone is not copied
+        return reduce(np.add, (values if f == 1 else f * values for values, f in parts))
 
 
 def _observed(
@@ -338,7 +380,8 @@ def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> 
         i = int(bad.argmax())
         raise DataError(
             f"{where}: row {row[i]}, column {values.name!r}: {found[i]} is not a frame number; "
-            "expected a whole number (a time in seconds is --columns time=...)"
+            "frames are counted by whole numbers; if these are times in seconds, give "
+            f"--columns time={values.name}"
         )
     return found.astype(np.int64, copy=False)
 

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns, find_columns
@@ -18,6 +19,7 @@ from pyro_animacy.errors import DataError
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
 LINES = 20  # of a text file, that are looked at to see how it is written
+MOTCHALLENGE = ("frame", "id", "bb_left", "bb_top", "bb_width", "bb_height")
 MISSING = ("", "-", "na", "nan", "n/a", "#n/a", "none", "null", "inf", "-inf")
 
 
@@ -27,7 +29,7 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     The delimiter is taken from the row of the column names. That is the first row, or the first
     after rows that begin with #; rows of units or descriptions below it are left aside. Where a row
     of numbers comes first, the columns are frame, id, x, y, as the ETH and UCY pedestrian
-    recordings are kept, or `columns` gives them by their numbers, from 1.
+    recordings are kept, or those of MOTChallenge, or `columns` gives them by their numbers, from 1.
 
     Args:
         path: the file.
@@ -64,7 +66,8 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
     below = 0
     if headerless:
         names = _names_above(lines[:notes], cells, delimiter)
-        names = names or _names_by_number(cells, columns, f"{where}: row {notes + 1}")
+        rows = [_cells(line, delimiter) for line in lines[notes:] if line.strip()]
+        names = names or _names_by_number(rows, columns, f"{where}: row {notes + 1}")
         options |= {"header": None, "names": names, "skiprows": notes}
     else:
         rest = (_cells(line, delimiter) for line in lines[notes + 1 :])
@@ -93,16 +96,41 @@ def _names_above(notes: list[str], cells: list[str], delimiter: str) -> list[str
     return names if len(names) == len(cells) else None
 
 
-def _names_by_number(cells: list[str], columns: Mapping[str, str] | None, where: str) -> list[str]:
-    """The column names of a file without any, whose first row has these cells."""
+def _names_by_number(
+    rows: list[list[str]], columns: Mapping[str, str] | None, where: str
+) -> list[str]:
+    """The column names of a file without any, by the cells of its first rows."""
+    cells = rows[0]
     if columns is not None:
         return [str(i) for i in range(1, len(cells) + 1)]
+    if _is_motchallenge(rows):
+        return [*MOTCHALLENGE, *(f"column {i}" for i in range(7, len(cells) + 1))]
     if len(cells) != 4 or not (_is_number(cells[0]) and float(cells[0]).is_integer()):
         raise DataError(
             f"{where} has no column names, and is not frame id x y; write names above it, or say "
             f"which of the {len(cells)} columns is which, such as --columns frame=1,id=2,x=3,y=4"
         )
     return ["frame", "id", "x", "y"]
+
+
+def _is_motchallenge(rows: list[list[str]]) -> bool:
+    """Whether rows are boxes of bodies with an identity, as in MOTChallenge's files.
+
+    Behind the six columns `MOTCHALLENGE` are confidence, -1, -1, -1, or as in its ground truth
+    whether the row counts, a class and the visible share.
+    """
+    size = len(rows[0])
+    if size not in (9, 10) or not all(len(r) == size and all(map(_is_number, r)) for r in rows):
+        return False
+    columns = np.array([[float(cell) for cell in row] for row in rows]).T
+    truth = size == 9
+    whole = columns[[0, 1, 7] if truth else [0, 1]]
+    if (whole < 1).any() or (whole != np.rint(whole)).any() or not (columns[4:6] > 0).all():
+        return False
+    if truth:
+        flag, visible = columns[6], columns[8]
+        return bool((np.isin(flag, (0, 1)) & (visible >= 0) & (visible <= 1)).all())
+    return bool((columns[7:] == -1).all())
 
 
 def _is_description(cells: list[str]) -> bool:
@@ -135,7 +163,7 @@ def first_lines(path: Path) -> tuple[str, list[str]]:
     if any("\0" in line for line in lines[:1]):
         raise DataError(f"{path.name}: is not a text file; rename it by its kind, see --help")
     if not lines or not lines[0].strip():
-        empty = "row 1 is blank; expected the column names" if lines else "the file is empty"
+        empty = "row 1 is blank; write the column names there" if lines else "the file is empty"
         raise DataError(f"{path.name}: {empty}")
     return encoding, lines
 

@@ -73,7 +73,9 @@ def downsample(ds: xr.Dataset, every: int) -> xr.Dataset:
         DataError: if fewer than 2 frames would be left everywhere.
     """
     if every < 1 or every != int(every):
-        raise ConfigError(f"--downsample {every}: expected a whole number from 1 on")
+        raise ConfigError(
+            f"--downsample {every}: it must be a whole number from 1 on; 2 keeps every second frame"
+        )
     if every == 1:
         return ds
     start, length = ds["start"].values, ds["length"].values
