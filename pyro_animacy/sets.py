@@ -34,6 +34,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 
+AT_ONCE = 2**22  # numbers in the messages of many draws, which are N^2 of each: 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
@@ -196,10 +197,18 @@ class SetNetwork(nn.Module):
         """Mean message of the others (..., N, M), 0 where there are none; ``near`` is C p."""
         N = y.shape[-2]
         receiver, sender = self.mine(y) - near, self.theirs(y) + near
-        m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=y.dtype, device=y.device)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
-        return torch.einsum("...ij,...ijm->...im", weight, m)
+
+        def mean(receiver: Tensor, sender: Tensor) -> Tensor:
+            m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
+            return torch.einsum("ij,...ijm->...im", weight, m)
+
+        scenes = max(1, AT_ONCE // (N * receiver.shape[-2:].numel()))
+        if torch.is_grad_enabled() or receiver.shape[:-2].numel() <= scenes:
+            return mean(receiver, sender)
+        parts = zip(*(x.flatten(0, -3).split(scenes) for x in (receiver, sender)), strict=True)
+        return torch.cat([mean(*part) for part in parts]).view_as(receiver)
 
 
 class SetMean(nn.Module):

@@ -276,3 +276,23 @@ def test_in_control_vae(learned):
         terms.append([x.unflatten(-1, (3, Z)) for x in (site.loc, site.scale.expand_as(site.loc))])
     for a, b in zip(*terms, strict=True):
         close(b, a[..., order, :])
+
+
+@pytest.mark.parametrize("scenes", [1, 3, 1000])
+def test_messages_of_many_draws_are_made_some_scenes_at_a_time(scenes, monkeypatch):
+    """Without a gradient they take the memory of so many scenes, and are the same."""
+    net, made = network(TYPES), []
+    tokens = noise(4, 5, len(TYPES), 6)
+    expected = net(tokens).detach()
+    activation, pairs = net.activation, len(TYPES) ** 2 * NET.hidden
+
+    def noted(x):
+        made.append(x.numel() // pairs)
+        return activation(x)
+
+    net.activation = noted
+    monkeypatch.setattr("pyro_animacy.sets.AT_ONCE", scenes * pairs)
+    with torch.no_grad():
+        close(net(tokens), expected)
+    assert max(made) == min(scenes, 20)
+    assert sum(made) == 20
