@@ -34,7 +34,7 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 
-AT_ONCE = 2**22  # numbers in the messages of many draws, which are N^2 of each: 16 MB
+AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
@@ -190,6 +190,13 @@ class SetNetwork(nn.Module):
         x = tokens if besides is None else _beside(besides, tokens)
         place = x[..., x.shape[-1] - tokens.shape[-1] :][..., : self.axes]
         y = torch.cat([x, self.kind.expand(*x.shape[:-1], -1)], -1)
+        scenes = max(1, AT_ONCE // (len(self.kind) ** 2 * self.theirs.out_features))
+        if torch.is_grad_enabled() or y.shape[:-2].numel() <= scenes:
+            return self._outputs(y, place)
+        parts = zip(*(a.flatten(0, -3).split(scenes) for a in (y, place)), strict=True)
+        return torch.cat([self._outputs(*part) for part in parts]).view(*y.shape[:-1], -1)
+
+    def _outputs(self, y: Tensor, place: Tensor) -> Tensor:
         heard = self._heard(y, self.between(place * self.nearness))
         return self.network(torch.cat([y, heard], -1))
 
@@ -197,18 +204,10 @@ class SetNetwork(nn.Module):
         """Mean message of the others (..., N, M), 0 where there are none; ``near`` is C p."""
         N = y.shape[-2]
         receiver, sender = self.mine(y) - near, self.theirs(y) + near
+        m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=y.dtype, device=y.device)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
-
-        def mean(receiver: Tensor, sender: Tensor) -> Tensor:
-            m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
-            return torch.einsum("ij,...ijm->...im", weight, m)
-
-        scenes = max(1, AT_ONCE // (N * receiver.shape[-2:].numel()))
-        if torch.is_grad_enabled() or receiver.shape[:-2].numel() <= scenes:
-            return mean(receiver, sender)
-        parts = zip(*(x.flatten(0, -3).split(scenes) for x in (receiver, sender)), strict=True)
-        return torch.cat([mean(*part) for part in parts]).view_as(receiver)
+        return torch.einsum("...ij,...ijm->...im", weight, m)
 
 
 class SetMean(nn.Module):

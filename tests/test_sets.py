@@ -279,8 +279,8 @@ def test_in_control_vae(learned):
 
 
 @pytest.mark.parametrize("scenes", [1, 3, 1000])
-def test_messages_of_many_draws_are_made_some_scenes_at_a_time(scenes, monkeypatch):
-    """Without a gradient they take the memory of so many scenes, and are the same."""
+def test_many_draws_are_taken_some_scenes_at_a_time(scenes, monkeypatch):
+    """Without a gradient they take the memory of so many, and are the same."""
     net, made = network(TYPES), []
     tokens = noise(4, 5, len(TYPES), 6)
     expected = net(tokens).detach()
