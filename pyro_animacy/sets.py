@@ -34,6 +34,8 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 
+MESSAGES = 2**24  # numbers in the messages of the scenes that are taken together, 64 MB
+
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
@@ -181,14 +183,23 @@ class SetNetwork(nn.Module):
     def forward(self, tokens: Tensor, besides: Tensor | None = None) -> Tensor:
         """Map tokens (..., N, F) to (..., N, O).
 
+        Of many scenes, some at a time: the messages of all draws of a score would be gigabytes.
+
         Args:
             tokens: x, the first ``axes`` numbers of each a position.
             besides: u (..., N, besides). It may have more leading axes than the tokens, such as
                 draws.
         """
         x = tokens if besides is None else _beside(besides, tokens)
-        place = x[..., x.shape[-1] - tokens.shape[-1] :][..., : self.axes]
         y = torch.cat([x, self.kind.expand(*x.shape[:-1], -1)], -1)
+        *scenes, N, S = y.shape
+        some = max(1, MESSAGES // (N * N * self.mine.out_features))
+        first = x.shape[-1] - tokens.shape[-1]  # of the numbers that are a position
+        out = torch.cat([self._outputs(part, first) for part in y.reshape(-1, N, S).split(some)])
+        return out.view(*scenes, N, -1)
+
+    def _outputs(self, y: Tensor, first: int) -> Tensor:
+        place = y[..., first : first + self.axes]
         heard = self._heard(y, self.between(place * self.nearness))
         return self.network(torch.cat([y, heard], -1))
 

@@ -9,7 +9,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.nn import functional as F  # noqa: N812
 from variants import EXPERTS, NET, build, recording, scale_of
 
-from pyro_animacy import ConfigError, ScaledELBO
+from pyro_animacy import ConfigError, ScaledELBO, sets
 from pyro_animacy.models.control_vae import Step
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.sets import (
@@ -276,3 +276,15 @@ def test_in_control_vae(learned):
         terms.append([x.unflatten(-1, (3, Z)) for x in (site.loc, site.scale.expand_as(site.loc))])
     for a, b in zip(*terms, strict=True):
         close(b, a[..., order, :])
+
+
+def test_messages_of_many_scenes_are_held_some_at_a_time(monkeypatch):
+    net, sizes = network(TYPES, own=2), []
+    tokens, own = noise(7, 5, 6, net.mine.in_features - 2 - 3), noise(3, 7, 5, 6, 2)
+    whole, activation = net(tokens, own), net.activation
+    most = 4 * 6 * 6 * NET.hidden
+    monkeypatch.setattr(sets, "MESSAGES", most)
+    net.activation = lambda m: sizes.append(m.numel()) or activation(m)
+    close(net(tokens, own), whole)
+    assert max(sizes) == most
+    assert sum(sizes) == 3 * 7 * 5 * most / 4
