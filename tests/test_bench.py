@@ -1,5 +1,6 @@
 """The benchmark compares like with like: every contender computes the same, and refuses if not."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -43,6 +44,11 @@ def test_every_contender_computes_the_same(case):
     found = verify(case, ways)
     assert found.keys() >= {"ours", "by hand"}
     assert (len(found) == 5) == (case.name != CASES[-1].name)
+
+
+@named([CLOSED[0], TEACHER_FORCED[0]])
+def test_more_bodies_are_of_one_network_too(case):
+    verify_exactly(dataclasses.replace(tiny(case), bodies=5))
 
 
 @pytest.mark.slow

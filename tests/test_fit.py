@@ -224,6 +224,9 @@ def test_what_is_saved_is_the_moving_average(decay, tiny_data, tmp_path):
         torch.testing.assert_close(saved[name].double(), expected, rtol=1e-5, atol=1e-6)
         if not decay:  # to the bit
             assert torch.equal(saved[name].double(), theta[-1][name])
+    trainer.modules.load_state_dict(saved)
+    torch.manual_seed(stream(0, -2))
+    assert trainer.source.validate(trainer.guide) == trainer.last  # and what was validated
 
 
 # --- the validation score ------------------------------------------------------------------------

@@ -93,11 +93,14 @@ TRACKING = {
     "control_vae.transition.layers": 4, "control_vae.transition.activation": "elu",
     "control_vae.transition_steps": 8, "train.window": 25,  # frames of 24 steps
 }  # fmt: skip
+LAST = {"train.ema_decay": 0.0}  # of a fit: the parameters as the last update left them
+SCENE = LAST | {"model.structure": "joint"}  # one latent of the whole scene
 TABLES = {
-    "control_vae paper": (lambda: preset("paper"), CONTROL_VAE),
-    "control_vae seed": (lambda: preset("seed"), SEED),
-    "image_vae paper": (lambda: preset("paper", "image_vae"), IMAGE_VAE),
-    "world_model planet": (lambda: preset("planet", "world_model"), PLANET),
+    "control_vae paper": (lambda: preset("paper"), CONTROL_VAE | SCENE),
+    "control_vae seed": (lambda: preset("seed"), SEED | SCENE),
+    "image_vae paper": (lambda: preset("paper", "image_vae"), IMAGE_VAE | LAST),
+    "world_model planet": (lambda: preset("planet", "world_model"), PLANET | LAST),
+    "agent_control_vae paper": (lambda: preset("paper", "agent_control_vae"), LAST),
     "act planet": (lambda: act_preset("paper", "planet"), PLANET_ACTS),
     "act dreamer": (lambda: act_preset("paper", "dreamer"), DREAMER),
     "act control_vae": (lambda: act_preset("paper", "control_vae"), TRACKING),

@@ -880,6 +880,17 @@ def test_a_flag_is_no_trajectory(name, capfd):
         assert ds.sizes["trajectory"] == number.nunique()
     both = pd.concat([table.assign(**{name: i}) for i in (0, 1)]).sample(frac=1, random_state=0)
     assert read_trajectories(both, fps=10).sizes["trajectory"] == 2
+    wide = pd.DataFrame(values.reshape(40, 4), columns=["x0", "y0", "x1", "y1"])
+    for flag, count in ((wide.index // 7 % 2, 1), (wide.index // 20, 2)):  # a row is a frame
+        assert read_trajectories(wide.assign(**{name: flag}), fps=10).sizes["trajectory"] == count
+
+
+def test_a_column_that_is_given_as_the_trajectory_is_it():
+    """Also where its name could be a frame's, of which 0 and 1 by turns is doubted."""
+    table = long_table(walk(40, 1)[None], ["a"]).rename(columns={"frame": "time"})
+    table["step"] = table["time"] // 7 % 2
+    ds = read_trajectories(table, columns={"trajectory": "step"})
+    assert ds.sizes["trajectory"] == 6
 
 
 @pytest.mark.parametrize("role", ["time", "frame"])

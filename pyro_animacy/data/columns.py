@@ -138,16 +138,16 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         "id" if role == "body" else role: _given(role, name, names, where)
         for role, name in (given or {}).items()
     }
-    # times in a column `frame` are no frame numbers as well, nor frame numbers in `time` times
-    clock = {column for role in ("frame", "time") for column in chosen.get(role, ())}
-    rest = [name for name in names if name not in clock]
+    # a column given another role is no frame or time by its name, as times in a column `frame`
+    taken = {column for several in chosen.values() for column in several}
+    rest = [name for name in names if name not in taken]
     found = {
         role: tuple(chosen.get(role, ()))
         or _usual(role, rest if role in ("frame", "time") else names)
         for role in ALIASES
     }
     if not found["frame"] and not found["time"]:
-        found["frame"] = tuple(n for n in names if n.strip().lower() == "position")[:1]
+        found["frame"] = tuple(n for n in rest if n.strip().lower() == "position")[:1]
     pairs = _wide_pairs(names)
     x, y = (chosen.get(axis) or _axis(axis, names) for axis in AXES)
     sure = {*AXES} & {*chosen} or found["id"]

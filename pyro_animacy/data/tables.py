@@ -118,14 +118,12 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         print(f"{where}: {what}, so they are taken from {columns.time!r}", file=sys.stderr)
     elif columns.frame is not None:
         frames = whole_numbers(frame[columns.frame], where, row)
-    elif columns.time is None:  # a wide table of consecutive frames
-        frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     time = None if columns.time is None else seconds(frame[columns.time], where, row)
     if time is not None and columns.milliseconds:
         time = time / 1000
     if {*columns.trajectory} & {*columns.doubtful} and {*trajectories} <= FLAGS:
-        moment = time if frames is None else frames
-        if moment is not None and _goes_back(trajectory, body, moment):
+        in_order = (m for m in (frames, time, np.arange(len(frame))) if m is not None)
+        if _goes_back(trajectory, body, next(in_order)):
             flag = columns.trajectory[0]
             print(
                 f"{where}: {flag!r} is 0 and 1 by turns, so it is not used as a trajectory; if it "
@@ -133,6 +131,8 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
                 file=sys.stderr,
             )
             trajectory, trajectories = np.zeros(len(frame), np.int8), [default]
+    if frames is None and time is None:  # a wide table of consecutive frames
+        frames = pd.Series(trajectory).groupby(trajectory).cumcount().to_numpy().astype(np.int64)
     label, unlabelled = None, None
     if columns.label:
         code, names = together([frame[name] for name in columns.label], "/")

@@ -86,8 +86,8 @@ class EpisodeCard:
 
 
 STATE = {
-    *("parameters", "average", "optimizer", "step", "best", "stale", "seconds", "recordings"),
-}
+    "parameters", "average", "optimizer", "step", "best", "stale", "seconds", "recordings",
+}  # fmt: skip
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

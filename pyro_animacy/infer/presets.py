@@ -44,7 +44,7 @@ def _seed() -> FitConfig:
         model=ControlVAEConfig(
             history=1, latent_size=16, posterior_scale="prior", likelihood="squared_error",
             roll_out="closed_loop", policy_scale=0.05, action_cost=0.001, discount=0.95,
-            prior=net, posterior=net, policy=net,
+            structure="joint", prior=net, posterior=net, policy=net,
         ),
         train=TrainConfig(
             steps=5000, batch_size=64, window=24, schedule="constant", learning_rate=1e-3,
@@ -64,7 +64,8 @@ def _paper() -> FitConfig:
         model=ControlVAEConfig(
             history=2, latent_size=64, posterior_scale="prior", likelihood="squared_error",
             roll_out="closed_loop", policy_scale=0.05, action_cost=0.001,
-            action_cost_absolute=0.01, discount=0.95, prior=net, posterior=net, policy=experts,
+            action_cost_absolute=0.01, discount=0.95, structure="joint", prior=net, posterior=net,
+            policy=experts,
         ),
         train=TrainConfig(
             steps=36_000, batch_size=512, window=24, optimizer="radam", schedule="constant",
@@ -180,7 +181,7 @@ def _planet() -> FitConfig:
         ),
         train=TrainConfig(
             steps=100_000, batch_size=50, window=50, schedule="constant", learning_rate=1e-3,
-            epsilon=1e-4, clip_norm=1000.0, weight_decay=0.0, free_nats=3.0,
+            epsilon=1e-4, clip_norm=1000.0, weight_decay=0.0, free_nats=3.0, ema_decay=0.0,
             patience=None,
         ),
     )  # fmt: skip

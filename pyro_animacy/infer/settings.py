@@ -1,4 +1,4 @@
-"""``config.yaml`` of a run: every option as resolved, and where its recordings are."""
+"""``config.yaml`` of a run: every option as it was chosen, and where its recordings are."""
 
 import dataclasses
 from importlib.metadata import version

@@ -216,8 +216,7 @@ class Trainer:
         """m_{n+1} of the parameters after the update, as the top of this file has it."""
         n = self.step
         decay = min(self.options.ema_decay, (1 + n) / (10 + n))
-        m = [p.detach() for p in self.average.parameters()]
-        theta = [p.detach() for p in self.modules.parameters()]
+        m, theta = ([*of.parameters()] for of in (self.average, self.modules))
         get_ema_multi_avg_fn(decay)(m, theta, n)
 
     def _diverged(self, what: str) -> RunError:

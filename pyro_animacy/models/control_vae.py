@@ -52,7 +52,8 @@ class ControlVAEConfig(SceneConfig):
             ``latent_size`` for each body, and one network for all of them, with the others as its
             context (`pyro_animacy.sets`), so that bodies whose names differ by a number alone are
             exchangeable, and the model serves any number of them. Null is ``set`` for more than
-            three bodies: one network of all of them learns the few frames there are by heart.
+            three bodies, where ``memory_size`` is 0: one network of all of them learns the few
+            frames there are by heart.
         memory_size: Units H of a GRU over the past, which every network sees beside c_t; 0 for
             none. It looks back without limit, where ``history`` looks back a few frames; train it
             on windows of several steps (``train.window``).

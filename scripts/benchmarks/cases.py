@@ -64,7 +64,8 @@ class Case:
         scale = Scale((0.0, 0.0), 1.0, 10.0, 3.0, 0.01, (-40.0,) * D, (40.0,) * D)
         torch.manual_seed(0)
         if isinstance(self.config, ControlVAEConfig):
-            model = ControlVAE(self.config, scale=scale, bodies=bodies)
+            joint = dataclasses.replace(self.config, structure="joint")
+            model = ControlVAE(joint, scale=scale, bodies=bodies)
             return model, ControlVAEGuide(model)
         state_space = StateSpaceModel(self.config, scale=scale, bodies=bodies)
         return state_space, StateSpaceGuide(state_space)
