@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -626,6 +627,17 @@ def test_of_long_recordings_a_report_scores_some_steps_of_whole_trajectories(tin
     assert frames.tolist() == [*range(history - 1 or 1, 80), *range(320, 399)]
     whole = score_animacy(tiny_run, data, draws=30, surrogates=1, progress=False)["surprise"]
     np.testing.assert_array_equal(found[0]["surprise"][0, frames], whole[0, frames])
+
+
+@pytest.mark.parametrize(
+    ("bodies", "remembers", "fewer"), [(1, False, 1), (5, False, 1), (23, False, 7), (6, True, 8)]
+)
+def test_of_many_bodies_a_report_scores_fewer_steps(bodies, remembers, fewer):
+    """Each body is scored by itself, so that a step takes as many times as long."""
+    of = SimpleNamespace(
+        model=SimpleNamespace(remembers=remembers), card=SimpleNamespace(bodies=("a",) * bodies)
+    )
+    assert criticism._times_fewer(of) == fewer
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ SECONDS = 8.0  # of each window compared
 STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
 SLOWER = 4  # a model with a memory is run on from past frames at every step: so many times fewer
+FEW_BODIES = 3  # of more, each of which is scored by itself, that many times fewer
 
 
 def _told(run: Run) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
-    fewer = SLOWER if run.model.remembers else 1
+    fewer = _times_fewer(run)
     rows, begin, end = _places(dataset, run, most=max(1, SCORED // fewer))
     observed, length, only = pieces(dataset, rows, begin, end), dataset["length"].to_numpy(), None
     if length.sum() > STEPS // fewer:
@@ -65,6 +66,12 @@ def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     shown = zip(observed["trajectory"].to_numpy(), rows, begin, end, strict=True)
     courses = {name: scores.isel(trajectory=i, time=slice(b, e)) for name, i, b, e in shown}
     return animacy_plots.section(scores, observed, courses, doubt(run.summary))
+
+
+def _times_fewer(run: Run) -> int:
+    """By how much fewer steps are scored for animacy than of a few bodies without a memory."""
+    slower = SLOWER if run.model.remembers else 1
+    return slower * max(1, len(run.card.bodies) // FEW_BODIES)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int], Section]]] = {
