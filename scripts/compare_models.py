@@ -196,8 +196,8 @@ machine that had other work to do, and so are upper limits.
 
 The held-out part of `metrica` is 17 seconds of one match, however many scenes of three bodies it
 gives: what is said of its forecasts rests on a handful of independent moments. The
-ball has the largest part in them: four seconds ahead, the CRPS of the two players is 3.1 and 2.4 m
-by control_vae and 4.1 and 4.1 m by AR(5), that of the ball 21 and 7 m.
+ball has the largest part in them: four seconds ahead, the CRPS of the two players is 2.7 and 2.1 m
+by control_vae and 4.1 and 4.1 m by AR(5), that of the ball 19 and 7 m.
 """
 
 

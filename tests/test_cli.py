@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -326,6 +327,12 @@ BY_SCRIPT = "sys.argv[0] = 'bin/pyro-animacy'; from pyro_animacy.cli import main
 AS_MODULE = "sys.argv[0] = '-m'; sys.orig_argv.append('pyro_animacy'); import pyro_animacy"
 
 
+def sigint_is_caught(pid):
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
+    return int(caught, 16) >> (signal.SIGINT - 1) & 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's signals, of Linux")
 @pytest.mark.parametrize("start", [BY_SCRIPT, AS_MODULE], ids=["script", "module"])
 def test_ctrl_c_while_everything_is_loaded(start):
     """It ends by the signal, of which a shell makes 130, without a word."""
@@ -335,7 +342,8 @@ def test_ctrl_c_while_everything_is_loaded(start):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     process.stdout.readline()
-    time.sleep(0.3)
+    while sigint_is_caught(process.pid):  # until the package begins to load
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (-signal.SIGINT, "")
