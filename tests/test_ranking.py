@@ -217,7 +217,7 @@ def test_the_model_that_made_the_recordings_ranks_first(tiny_run, other_run, tin
     start = tiny_data.isel(time=slice(0, 3)).assign_coords(length=("trajectory", [3]))
     runs = [tiny_run, other_run]
     for truth in runs:
-        made = predict(truth, start, draws=30, horizon=30, seed=3, progress=False)
+        made = predict(truth, start, draws=400, horizon=30, seed=3, progress=False)
         x = made["posterior_predictive"]["position"].isel(chain=0, trajectory=0).to_numpy()
         made = make_trajectories(x, fps=10, body=BODIES, units="m", resolution=0)
         scored = {
