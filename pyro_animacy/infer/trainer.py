@@ -123,7 +123,9 @@ class Trainer:
             mixed_precision(self.model)
             mixed_precision(self.guide)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(self.device)
-        self.average = copy.deepcopy(self.modules)  # m
+        self.average = copy.deepcopy(self.modules)
+        # once: to go through the modules at every update takes as long as to add up
+        self.m, self.theta = ([*of.parameters()] for of in (self.average, self.modules))
         self.optimizer = make_optimizer(groups(self.modules, options), options)
         # of the scheduled rate: 1, but of a transition with one of its own
         self.shares = [group["lr"] / options.learning_rate for group in self.optimizer.param_groups]
@@ -216,8 +218,7 @@ class Trainer:
         """m_{n+1} of the parameters after the update, as the top of this file has it."""
         n = self.step
         decay = min(self.options.ema_decay, (1 + n) / (10 + n))
-        m, theta = ([*of.parameters()] for of in (self.average, self.modules))
-        get_ema_multi_avg_fn(decay)(m, theta, n)
+        get_ema_multi_avg_fn(decay)(self.m, self.theta, n)
 
     def _diverged(self, what: str) -> RunError:
         saved = (self.path / checkpoint.TRAINER).is_file()
