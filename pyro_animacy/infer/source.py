@@ -158,9 +158,10 @@ class SceneSource:
 
 def _windows_of(model: Any, bodies: int) -> int:
     """Windows in a batch that take as long as 512 of three bodies: a set has N^2 messages."""
-    if getattr(model, "structure", "joint") != "set" or bodies <= MOST_JOINT:
+    if getattr(model, "structure", "joint") != "set":
         return BATCH
-    return max(LEAST_BATCH, round(BATCH * (MOST_JOINT / bodies) ** 2))
+    as_long = round(BATCH * (MOST_JOINT / bodies) ** 2)
+    return min(BATCH, max(LEAST_BATCH, as_long))
 
 
 def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
