@@ -520,7 +520,7 @@ def test_summary_and_baselines(name, history, tmp_path):
     assert summary == run.summary
     assert {
         *("heldout_nats_per_step", "heldout_elbo_per_step", "baselines", "best_baseline"),
-        *("train_seconds", "steps", "parameters", "data"),
+        *("train_seconds", "steps", "batch_size", "parameters", "data"),
     } <= summary.keys()
     train, heldout = split(data, 0.2, seed=4)
     expected, steps = baselines_by_hand(train, heldout, history)

@@ -37,7 +37,6 @@ from pyro_animacy.data.episodes import save_episodes
 from pyro_animacy.errors import RunError, command_line
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.config import BATCH
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.fit import alone_in, new_folder
 from pyro_animacy.infer.loop import SAVE_EVERY, Interrupted, signals, stream, tensorboard
@@ -138,7 +137,7 @@ class Acting:
         bar.set_description("act: learn")
         while self.step < due:
             generator = torch.Generator().manual_seed(stream(c.train.seed, self.step))
-            size, frames = c.train.batch_size or BATCH, c.train.window
+            size, frames = c.train.windows_each, c.train.window
             batch = self.replay.sample(size, frames, generator, bits=c.bits)
             torch.manual_seed(stream(c.train.seed, self.step) + 1)
             self.terms.append(learner.update(batch, self.step))

@@ -25,7 +25,6 @@ from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.errors import ConfigError, RunError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import EpisodeCard, folder, load_weights
-from pyro_animacy.infer.config import BATCH
 from pyro_animacy.infer.episodes import see
 from pyro_animacy.infer.loop import (
     clip,
@@ -255,7 +254,7 @@ class TrackingLearner(Learner):
         Raises:
             RunError: If a loss is not finite.
         """
-        which = torch.randint(len(self.windows), (self.config.train.batch_size or BATCH,))
+        which = torch.randint(len(self.windows), (self.config.train.windows_each,))
         row = self._turn("transition", batch, step)
         other = self._turn("policy", self.windows.batch(which), step)
         return row | other | {"loss": row["loss"] + other["loss"]}

@@ -227,6 +227,8 @@ def _facts(
         facts.append(("parameters", f"{summary['parameters']:,}"))
     if summary.get("train_seconds") is not None:
         steps = f" ({summary['steps']:,} steps)" if summary.get("steps") is not None else ""
+        if steps and summary.get("batch_size") is not None:
+            steps = f" ({summary['steps']:,} steps of {summary['batch_size']:,} windows)"
         facts.append(("training", f"{seconds(summary['train_seconds'])}{steps}"))
     return facts
 

@@ -102,6 +102,11 @@ class UpdateConfig:
             ("keep", self.keep >= 0, "0 or more"),
         )
 
+    @property
+    def windows_each(self) -> int:
+        """Windows in a batch, where the model has no say in it."""
+        return self.batch_size or BATCH
+
 
 @dataclass(frozen=True)
 class TrainConfig(UpdateConfig):

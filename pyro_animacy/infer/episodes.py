@@ -16,7 +16,7 @@ from pyro_animacy.data.episodes import check_episodes
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer.checkpoint import EpisodeCard
-from pyro_animacy.infer.config import BATCH, FitConfig
+from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.run import Run, check_kind, split_episodes
 from pyro_animacy.infer.source import Draw
@@ -47,7 +47,7 @@ class EpisodeSource:
         parts = split_episodes(dataset, options.heldout, options.validation, options.seed)
         _, self.fit_part, self.validation_part, self.heldout_part = parts
         self.windows = EpisodeWindows(self.fit_part, options.window)
-        self.batch_size = options.batch_size or BATCH
+        self.batch_size = options.windows_each
         self.validation = EpisodeWindows(self.validation_part, options.window)
         sight = see(self.fit_part)
         model: Any = family(config.family).model

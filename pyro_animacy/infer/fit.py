@@ -127,6 +127,7 @@ def _finish(trainer: Trainer) -> Run:
         summary = trainer.source.conclude(run, trainer.progress) | {
             "train_seconds": round(trainer.seconds, 2),
             "steps": trainer.step,
+            "batch_size": trainer.source.batch_size,
         }
         text = json.dumps(summary, indent=2) + "\n"
         checkpoint.write_atomically(run.path / SUMMARY, lambda to: to.write_text(text))

@@ -50,6 +50,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "score_steps": result.steps,
         "train_seconds": run.summary.get("train_seconds"),
         "steps": run.summary.get("steps"),
+        "batch_size": run.summary.get("batch_size"),
         "parameters": run.parameters,
         "data": describe(heldout),
     }
