@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import require
+from pyro_animacy.resting import Policy, RestingNormal, at_rest
 
 Activation = Literal["elu", "relu", "silu"]
+MOVING = -2.0  # log odds of rest where training begins
 
 
 def _in_place(function: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -261,6 +263,9 @@ class ResidualNormal(nn.Module):
 class PolicyNormal(nn.Module):
     """pi(a|c, z) = N(mu(c, z), diag sigma(c, z)^2), the paper's diagonal Gaussian policy.
 
+    With ``resting`` bodies, each may rest instead (`pyro_animacy.resting`): its probability is
+    given by the network, its scale tau is a parameter.
+
     The mean is an affine map of the context plus a network of (z, c). The affine map starts where
     ``mean_init`` puts it (constant velocity, where the context holds the last displacement), so
     that a linear autoregression is nested in the policy and is where its training begins.
@@ -273,6 +278,7 @@ class PolicyNormal(nn.Module):
         scale: A fixed standard deviation, or None to learn it.
         floor: The least standard deviation when it is learned.
         mean_init: Initial weight (D, C) of the affine map.
+        resting: Bodies N that may rest; 0 for none. Only with a learned scale.
     """
 
     def __init__(
@@ -285,21 +291,31 @@ class PolicyNormal(nn.Module):
         scale: float | None,
         floor: float,
         mean_init: Tensor,
+        resting: int = 0,
     ) -> None:
         super().__init__()
-        outputs = action_size if scale is not None else 2 * action_size
+        self.sizes = [action_size, action_size, resting]
+        outputs = action_size if scale is not None else sum(self.sizes)
         self.network = Stack(latent_size + context_size, outputs, config, repeat=latent_size)
         self.affine = nn.Linear(context_size, action_size)
         with torch.no_grad():
             self.affine.weight.copy_(mean_init)
             self.affine.bias.zero_()
         self.scale, self.floor = scale, floor
+        if resting:
+            self.still = nn.Parameter(at_rest(floor, resting))
 
-    def forward(self, context: Tensor, latent: Tensor) -> Independent:
+    def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""
         c = context.expand(*latent.shape[:-1], -1)
         out = self.network(torch.cat([latent, c], -1))
         if self.scale is not None:
             return normal(out + self.affine(context), self.scale)
-        mean, raw = out.chunk(2, -1)
-        return normal(mean + self.affine(context), positive(raw) + self.floor)
+        mean, raw, rest = out.split(self.sizes, -1)
+        mean, scale = mean + self.affine(context), positive(raw) + self.floor
+        if not rest.shape[-1]:
+            return normal(mean, scale)
+        still = (positive(self.still) + self.floor).repeat_interleave(
+            mean.shape[-1] // len(self.still)
+        )
+        return RestingNormal(mean, scale, rest + MOVING, still)

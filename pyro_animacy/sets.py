@@ -27,12 +27,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
+from pyro_animacy.nets import (
+    ACTIVATIONS,
+    MOVING,
+    Stack,
+    StackConfig,
+    normal,
+    positive,
+)
+from pyro_animacy.resting import Policy, RestingNormal, at_rest
 
 AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
@@ -262,6 +269,8 @@ class SetResidual(nn.Module):
 class SetPolicy(nn.Module):
     """pi(a | c, z) = prod_i N(mu_i(c, z), diag sigma_i(c, z)^2), a `PolicyNormal` of a set.
 
+    With ``resting``, every body may rest instead; tau is a parameter of each type.
+
     The mean is an affine map of the body's own token, one for each type, that starts at constant
     velocity, plus the network. The others' latents enter as messages, so that what two bodies do
     at the same step can go together.
@@ -272,6 +281,7 @@ class SetPolicy(nn.Module):
         config: Sizes of the network.
         scale: A fixed standard deviation, or None to learn it.
         floor: The least standard deviation when it is learned.
+        resting: Whether bodies may rest. Only with a learned scale.
     """
 
     types: Tensor
@@ -284,19 +294,23 @@ class SetPolicy(nn.Module):
         *,
         scale: float | None,
         floor: float,
+        resting: bool = False,
     ) -> None:
         super().__init__()
         self.layout, self.scale, self.floor = layout, scale, floor
         self.register_buffer("types", torch.tensor(layout.types), persistent=False)
-        outputs = layout.axes if scale is not None else 2 * layout.axes
+        self.sizes = [layout.axes, layout.axes, int(resting)]
+        outputs = layout.axes if scale is not None else sum(self.sizes)
         self.network = SetNetwork(layout, outputs, config, besides=latent_size)
         inertia = torch.zeros(layout.token_size, layout.axes)
         if layout.history > 1:  # a_t = a_{t-1}, the newest displacement in the token
             inertia[layout.axes : 2 * layout.axes] = torch.eye(layout.axes)
         self.weight = nn.Parameter(inertia.repeat(layout.kinds, 1, 1))
         self.bias = nn.Parameter(torch.zeros(layout.kinds, layout.axes))
+        if resting:
+            self.still = nn.Parameter(at_rest(floor, layout.kinds))
 
-    def forward(self, context: Tensor, latent: Tensor) -> Independent:
+    def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z)."""
         x = self.layout.tokens(context)
         affine = torch.einsum("...nf,nfa->...na", x, self.weight[self.types])
@@ -304,8 +318,13 @@ class SetPolicy(nn.Module):
         out = self.network(x, self.layout.split(latent))
         if self.scale is not None:
             return normal((out + affine).flatten(-2), self.scale)
-        mean, raw = out.chunk(2, -1)
-        return normal((mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2))
+        mean, raw, rest = out.split(self.sizes, -1)
+        mean, scale = (mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2)
+        if not rest.shape[-1]:
+            return normal(mean, scale)
+        still = (positive(self.still) + self.floor)[self.types]
+        still = still.repeat_interleave(self.layout.axes)
+        return RestingNormal(mean, scale, rest.flatten(-2) + MOVING, still)
 
 
 def _beside(first: Tensor, second: Tensor) -> Tensor:

@@ -27,6 +27,27 @@ def action_cost(cfg, mu: Tensor, sigma: Tensor) -> Tensor:
     return cfg.action_cost * squared + cfg.action_cost_absolute * absolute.sum(-1)
 
 
+def rested(policy, raw: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """rho (..., D) and tau (D) of a policy that may rest, from its network's last outputs."""
+    axes = size // raw.shape[-1]
+    tau = torch.log1p(policy.still.exp()) + policy.floor
+    rho = 1 / (1 + torch.exp(2 - raw))
+    return rho.repeat_interleave(axes, -1), tau.repeat_interleave(axes)
+
+
+def resting_error(shown, mu, sigma, rho, tau, bodies: int, ok: Tensor | None) -> Tensor:
+    """-log (rho N(0, tau) + (1 - rho) N(mu, sigma)), products over a body: (..., N)."""
+
+    def product(mean, scale) -> Tensor:
+        density = (-(((shown - mean) / scale) ** 2) / 2).exp() / (scale * math.sqrt(2 * math.pi))
+        density = density if ok is None else torch.where(ok, density, 1.0)
+        return density.unflatten(-1, (bodies, -1)).prod(-1)
+
+    of_body = rho.unflatten(-1, (bodies, -1))[..., 0]
+    both = of_body * product(torch.zeros_like(mu), tau) + (1 - of_body) * product(mu, sigma)
+    return -both.log()
+
+
 def loss(
     model, guide, x: Tensor, kl_weight: float, seen: Tensor | None = None, noise: dict | None = None
 ) -> dict:
@@ -83,7 +104,7 @@ def loss(
         out = mlp(policy.network, torch.cat([z, c], -1))
         affine = F.linear(c, policy.affine.weight, policy.affine.bias)
         if cfg.policy_scale is None:
-            mu, raw = out.chunk(2, -1)
+            mu, raw, rest = out.tensor_split((affine.shape[-1], 2 * affine.shape[-1]), -1)
             sigma = F.softplus(raw) + policy.floor
         else:
             mu, sigma = out, cfg.policy_scale * torch.ones_like(out)
@@ -96,9 +117,19 @@ def loss(
             error = (x[f + 1] - (s + a)) ** 2 + 0.5 * math.log(math.pi)
         else:
             error = ((x[f + 1] - s - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
-        rec = rec + w * (error if ok is None else torch.where(ok, error, 0.0)).sum()
+        resting = cfg.rest and cfg.policy_scale is None and not closed
+        if resting:
+            rho, tau = rested(policy, rest, mu.shape[-1])
+            error = resting_error(x[f + 1] - s, mu, sigma, rho, tau, rest.shape[-1], ok)
+            rec = rec + w * error.sum()
+        else:
+            rec = rec + w * (error if ok is None else torch.where(ok, error, 0.0)).sum()
         if cfg.action_cost or cfg.action_cost_absolute:
             cost = action_cost(cfg, mu, sigma)
+            if resting:  # of each coordinate a share
+                one = [action_cost(cfg, m[..., None], v[..., None])
+                       for m, v in ((mu, sigma), (0 * mu, tau.expand_as(mu)))]  # fmt: skip
+                cost = ((1 - rho) * one[0] + rho * one[1]).sum(-1)
             act = act + w * (cost if ok is None else cost * ok.any(-1)).sum()
         if closed:
             s = s + a
@@ -166,8 +197,9 @@ def state_space_loss(
         straight = F.linear(known, pi.affine.weight, pi.affine.bias)
         if cfg.policy_scale is not None:
             return out + straight, cfg.policy_scale * torch.ones_like(out)
-        mean, raw = out.chunk(2, -1)
-        return mean + straight, F.softplus(raw) + pi.floor
+        mean, raw, rest = out.tensor_split((straight.shape[-1], 2 * straight.shape[-1]), -1)
+        moves = mean + straight, F.softplus(raw) + pi.floor
+        return (*moves, rest) if rest.shape[-1] else moves
 
     h, z = x.new_zeros(B, cfg.memory_size), x.new_zeros(B, Z * (K or 1))
     s, past = x[k - 1], [x[k - 1 - i] - x[k - 2 - i] for i in range(k - 1)]
@@ -236,14 +268,18 @@ def state_space_loss(
     if closed:
         mu, sigma = (torch.stack(part) for part in zip(*policies, strict=True))
     else:
-        mu, sigma = decode(of["c"], of["h"], of["z"])
+        mu, sigma, *rest = decode(of["c"], of["h"], of["z"])
     shown, ok = x[k:] - of["s"], of["ok"]
     if squared:
         a = of["a"] if closed else mu + sigma * standard_normal("action", mu, slice(T))
         error = (shown - a) ** 2 + 0.5 * math.log(math.pi)
     else:
         error = ((shown - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
-    rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()
+    if not closed and rest:
+        rho, tau = rested(model.decoder, rest[0], mu.shape[-1])
+        rec = (w * resting_error(shown, mu, sigma, rho, tau, len(rest[0][0, 0]), ok).sum(-1)).sum()
+    else:
+        rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()
     act = (w * action_cost(cfg, mu, sigma) * ok.any(-1)).sum()
     terms = {"reconstruction": rec, "latent": kl_weight * kl, "action_cost": act}
     return {"loss": sum(terms.values()), **terms}

@@ -99,7 +99,7 @@ def test_sizes_are_those_of_the_draws(name):
             supply_noise(patch, T, size, 5, D)
             torch.manual_seed(0)
             evidence, memory = model.follow(Batch(x, batch.observed))
-        policies.append(model.policy(evidence.context, memory).base_dist.loc[1:])
+        policies.append(model.policy(evidence.context, memory).mean[1:])
     assert torch.equal(*policies) is not model.remembers
 
 

@@ -253,12 +253,17 @@ def test_verdicts_follow_the_numbers():
     assert judgement.judge(comparison_of(1.12)).grade == "near"
 
 
-def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
+def never_rests():
+    """Comparisons of a body that moves at all times and a recorded one that stops every third."""
     step = np.random.default_rng(9).normal(1, 0.05, size=(4, 60, 1, 2))
     still = np.where(np.arange(60)[:, None, None] % 3 == 0, 0.0, step)
     observed = recording(still.cumsum(1))
     made = np.random.default_rng(10).normal(0.9, 0.05, size=(1, 25, 4, 60, 1, 2)).cumsum(3)
-    verdict = judgement.judge(compare(*align(observed, tree(observed, made)))[0])
+    return compare(*align(observed, tree(observed, made)))
+
+
+def test_a_body_that_never_rests_where_the_recorded_often_does_is_told_so():
+    verdict = judgement.judge(never_rests()[0])
     assert verdict.grade == "wrong"
     assert verdict.sentence.endswith(
         " and too seldom at rest (0\u00a0% of frames, recorded 32\u00a0%)"
@@ -399,6 +404,18 @@ def test_what_to_try_next():
     assert "overfitting" not in attempts(seed, metrics=falling)  # of a score it was not trained on
     assert "bodies drift apart" in attempts(scale=3.0)
     assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ({"rest": False}, "(--model.rest true):"),
+    ({"rest": True, "roll_out": "closed_loop"}, "(--model.rest true, which is for training"),
+    ({"rest": False, "policy_scale": 0.05}, "(--model.rest true, which is for training"),
+    ({"rest": True}, None),
+])  # fmt: skip
+def test_a_state_of_rest_is_named_where_there_is_none(model, said):
+    model = {"roll_out": "teacher_forced", "policy_scale": None, "likelihood": "policy", **model}
+    found = " ".join(in_short(never_rests(), {**SUMMARY, "model": model}, []).attempt)
+    assert said in found if said else "--model.rest" not in found
 
 
 @pytest.mark.parametrize(

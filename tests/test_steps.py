@@ -124,7 +124,7 @@ def test_what_was_not_observed_adds_nothing():
     assert 0.1 < seen.double().mean() < 0.9
     assert torch.equal(steps.seen, seen)
     a = (batch.position[2:] - batch.position[1:-1]).numpy()
-    each = stats.norm.logpdf(a, steps.policy.loc.detach().numpy(), SIGMA) * seen.numpy()
+    each = stats.norm.logpdf(a, steps.policy.mean.detach().numpy(), SIGMA) * seen.numpy()
     by_body = each.reshape(5, 4, 40, 3, 2).sum(-1)
     np.testing.assert_allclose(steps.log_policy.numpy(), by_body, rtol=1e-9, atol=1e-12)
     # nothing seen at all: q is the prior and every weight is 1

@@ -25,6 +25,11 @@ CONTROL_VAE = {
         "action_cost": 0.1, "discount": 0.95,
     },
     "action_cost": {"roll_out": "closed_loop", "action_cost": 0.1, "action_cost_absolute": 0.2},
+    "rest": {"rest": True},
+    "rest_action_cost": {
+        "rest": True, "discount": 0.9, "action_cost": 0.1, "action_cost_absolute": 0.2,
+    },
+    "rest_closed_loop": {"rest": True, "roll_out": "closed_loop"},  # nobody rests
     "blended_weights": {"policy": EXPERTS},
     "blended_outputs": {
         "policy": StackConfig(hidden=6, layers=2, experts=3, blend="outputs"),
@@ -42,7 +47,9 @@ STATE_SPACE = {
     "rssm_closed_loop": {
         "roll_out": "closed_loop", "discount": 0.9, "action_cost": 0.1, "action_cost_absolute": 0.2,
     },
+    "rssm_rest": {"rest": True, "discount": 0.9},
     "deterministic": {"latent_size": 0},
+    "deterministic_rest": {"latent_size": 0, "rest": True},
     "stochastic": {"memory_size": 0},
     "categorical": {"latent_size": 3, "classes": 4},
     "categorical_stochastic": {"latent_size": 3, "classes": 4, "memory_size": 0},
@@ -51,7 +58,10 @@ STATE_SPACE = {
     },
 }  # fmt: skip
 CONFIGS = {**CONTROL_VAE, **STATE_SPACE}
-SET = {"set": {"structure": "set"}}  # a latent for every body, whose sites have other shapes
+SET = {
+    "set": {"structure": "set"},
+    "set_rest": {"structure": "set", "rest": True},
+}  # a latent for every body, whose sites have other shapes
 
 
 def scale_of(bodies: int) -> Scale:

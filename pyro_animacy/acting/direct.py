@@ -62,6 +62,7 @@ from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import HeldResidual, Memory
 from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.progress import tqdm
+from pyro_animacy.resting import likelier
 
 Floats = npt.NDArray[np.float64]
 HOLD = 0.17  # seconds that a deviation is held (Gao, Newman & Scholl 2009)
@@ -168,8 +169,7 @@ class Directed:
         c = model.context(s, list(moves))
         with HeldResidual(z):
             m = model.advance("latent", c, m, None)
-        pi = model.policy(c, m).base_dist
-        a = pi.loc + pi.scale * rest if rest.shape[-1] else pi.loc
+        a = likelier(model.policy(c, m), rest if rest.shape[-1] else 0.0)
         a = (s + a).clamp(low, high) - s  # the displacement that the walls leave
         return Belief(s + a, (a, *moves)[: len(moves)], m, low, high)
 

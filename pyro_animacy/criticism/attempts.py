@@ -82,11 +82,14 @@ def _drift(figures: Figures) -> str:
 
 
 def _rest(figures: Figures) -> str:
-    if not any(resting(c).startswith("too seldom") for c in figures.wrong.values()):
+    model, seldom = figures.model, [resting(c) for c in figures.wrong.values()]
+    follows = model.get("roll_out") == "teacher_forced" and model.get("policy_scale") is None
+    if not any(said.startswith("too seldom") for said in seldom) or (model.get("rest") and follows):
         return ""
+    needs = "" if follows else ", which is for training teacher forced with a learned scale"
     return (
-        "A policy with a state of rest: a Gaussian one seldom makes a step below the recording's "
-        "resolution, and no option of this model changes that."
+        f"A policy with a state of rest (--model.rest true{needs}): a Gaussian one seldom makes a "
+        "step below the recording's resolution."
     )
 
 

@@ -56,6 +56,7 @@ from pyro_animacy.infer.score import (
 )
 from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.progress import tqdm
+from pyro_animacy.resting import components
 
 SECONDS = 4.0  # forecast by default; see `frames_ahead`
 STEPS = 4_000  # looked at one step ahead, at most
@@ -167,10 +168,15 @@ def one_step(
         ):  # fmt: skip
             bar.update(len(part))
             a = steps.shown[0]
-            policies = {MODEL: (steps.policy.loc[:, 0], steps.policy.scale[:, 0], a)}
+            shares, normals = zip(*components(steps.policy), strict=True)
+            loc, spread, share = (
+                torch.cat(parts)[:, 0]
+                for parts in ([n.loc for n in normals], [n.scale for n in normals], shares)
+            )
+            policies = {MODEL: (loc, spread, a, share)}
             for name, baseline in baselines.items():
                 policy, a = baseline.last_step(windows.batch(part))
-                policies[name] = (policy.mean[None], policy.stddev[None], a)
+                policies[name] = policy.mean[None], policy.stddev[None], a, torch.ones(())
             for name, tensors in policies.items():
                 found[name].append(pit(*(x.cpu().double().numpy() for x in tensors)))
     shape = (-1, len(run.card.bodies), len(run.card.axes))

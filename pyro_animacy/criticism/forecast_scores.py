@@ -56,12 +56,14 @@ def matched(
     return [y, *found.values()]
 
 
-def pit(mean: ArrayLike, scale: ArrayLike, recorded: ArrayLike) -> np.ndarray:
+def pit(
+    mean: ArrayLike, scale: ArrayLike, recorded: ArrayLike, weight: ArrayLike = 1.0
+) -> np.ndarray:
     """Probability integral transform of a mixture of m normals: the share of it below x.
 
-        PIT = (1/m) sum_k Phi((x - mu_k) / sigma_k)
+        PIT = sum_k w_k Phi((x - mu_k) / sigma_k) / sum_k w_k
 
-    Its m components are draws of a latent; their distribution functions are averaged, not draws
+    Its components are draws of a latent; their distribution functions are averaged, not draws
     from them counted, which has less noise. Uniform on (0, 1) if the forecast is right, and from
     step to step independent (Gneiting, Balabdaoui & Raftery 2007, section 3.1).
 
@@ -69,6 +71,7 @@ def pit(mean: ArrayLike, scale: ArrayLike, recorded: ArrayLike) -> np.ndarray:
         mean: mu (m, ...).
         scale: sigma (m, ...), standard deviations.
         recorded: x (...), NaN where not observed.
+        weight: w (m, ...), or as broadcasts to it.
 
     Returns:
         (...), NaN where not observed.
@@ -79,7 +82,8 @@ def pit(mean: ArrayLike, scale: ArrayLike, recorded: ArrayLike) -> np.ndarray:
     x, mu, sigma = matched(recorded, (ANY,), mean=mean, scale=scale)
     if (sigma < 0).any():
         raise DataError(f"scale has {sigma.min():g}; expected standard deviations, above 0")
-    return ndtr((x - mu) / sigma).mean(0)
+    w = np.broadcast_to(np.asarray(weight, dtype=float), mu.shape)
+    return (w * ndtr((x - mu) / sigma)).sum(0) / w.sum(0)
 
 
 class Uniformity(NamedTuple):

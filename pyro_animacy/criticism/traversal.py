@@ -92,7 +92,7 @@ def policy_spread(
         DataError: as `traverse`.
     """
     rolled, _ = _hold(run, start_state, past_actions, dim, values, 1)
-    variance = rolled.policy[0].base_dist.scale.double().cpu().numpy() ** 2
+    variance = rolled.policy[0].variance.double().cpu().numpy()
     of_body = variance.reshape(len(values), *start_state.shape).mean(-1)
     return np.sqrt(of_body) * run.card.scale.unit
 

@@ -223,9 +223,9 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
         with run.guide:
             evidence, memory = model.follow(batch)
         pi, z = model.policy(evidence.context, memory), memory.latent
-        a = pi.rsample()
+        a = pi()
     states, seen = _finite(run, s + a), seen & known
-    density = model.observation(pi, a).log_prob(target - s).masked_fill(~seen, 0).sum(-1)
+    density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
     density = density - run.card.scale.log_jacobian(seen.sum(-1))
     density = density.masked_fill(~seen.any(-1), torch.nan)
     states, z = (x.masked_fill(~known, torch.nan) for x in (states, z))

@@ -23,7 +23,7 @@ def _small() -> FitConfig:
     """Made for two cores: the true bound, teacher forced, on single steps."""
     net = StackConfig(hidden=128, layers=3)
     return FitConfig(
-        model=ControlVAEConfig(history=4, prior=net, posterior=net, policy=net),
+        model=ControlVAEConfig(history=4, rest=True, prior=net, posterior=net, policy=net),
         train=TrainConfig(steps=12_000),
     )
 
@@ -83,7 +83,7 @@ def _small_state_space(name: str, memory_size: int, latent_size: int) -> FitConf
     return FitConfig(
         family=name,
         model=StateSpaceConfig(
-            history=4, memory_size=memory_size, latent_size=latent_size,
+            history=4, rest=True, memory_size=memory_size, latent_size=latent_size,
             prior=net, posterior=net, policy=net,
         ),
         train=TrainConfig(steps=4000, batch_size=32, window=32),

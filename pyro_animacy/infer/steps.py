@@ -29,6 +29,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.resting import Policy, log_prob_of_bodies, observed
 
 Proposal = Literal["posterior", "prior", "defensive"]
 PARTICLES_HELD = 1_048_576  # draws x steps of stretches looked at together
@@ -43,7 +44,7 @@ class Steps(NamedTuple):
         posterior: q(z_t | c_t, s~_{t+1}), likewise.
         latent: z_t drawn from the proposal r, (K, T, B, Z).
         log_ratio: log p(z_t | c_t) - log r(z_t), (K, T, B).
-        policy: pi(. | c_t, z_t), Normal of (K, T, B, D), in model units.
+        policy: pi(. | c_t, z_t), over (K, T, B, D), in model units.
         log_policy: log pi of each body's recorded displacement, (K, T, B, bodies); of the
             coordinates that were observed.
         shown: The recorded displacements, (T, B, D), 0 where not observed.
@@ -55,7 +56,7 @@ class Steps(NamedTuple):
     posterior: Any
     latent: Tensor
     log_ratio: Tensor
-    policy: Normal
+    policy: Policy
     log_policy: Tensor
     shown: Tensor
     seen: Tensor
@@ -92,10 +93,8 @@ def draw_steps(
     drawn = (_filtered if model.latent_remembered else _independent)(guide, batch, draws, proposal)
     evidence = model.evidence(batch)
     seen = model.recorded(batch)[2] & evidence.seen[..., None]
-    each = drawn.policy.log_prob(evidence.shown) * seen
-    return Steps(
-        *drawn, log_policy=each.unflatten(-1, (-1, axes)).sum(-1), shown=evidence.shown, seen=seen
-    )
+    log_policy = log_prob_of_bodies(drawn.policy, evidence.shown, seen, axes)
+    return Steps(*drawn, log_policy=log_policy, shown=evidence.shown, seen=seen)
 
 
 class Followed(NamedTuple):
@@ -150,7 +149,7 @@ class _Drawn(NamedTuple):
     posterior: Any
     latent: Tensor
     log_ratio: Tensor
-    policy: Normal
+    policy: Policy
 
 
 def _proposed(p: Independent, q: Independent, draws: int, proposal: Proposal) -> Tensor:
@@ -178,24 +177,24 @@ def _independent(guide: MessengerGuide, batch: Batch, draws: int, proposal: Prop
     model: SceneModel = guide.model  # type: ignore[assignment]
     evidence, memory, p, q, _ = follow(guide, batch)
     if not model.latent_size:
-        pi = model.policy(evidence.context, memory).base_dist
+        pi = model.policy(evidence.context, memory)
         nothing = Normal(memory.latent, torch.ones_like(memory.latent))
         latent = memory.latent.expand(draws, *memory.latent.shape)
         return _Drawn(
             nothing, nothing, latent, latent.sum(-1),
-            Normal(*(x.expand(draws, *x.shape) for x in (pi.loc, pi.scale))),
+            rebuilt([pi], lambda parameter: parameter[0].expand(draws, *parameter[0].shape)),
         )  # fmt: skip
     z = _proposed(p, q, draws, proposal)
     log_r = _log_proposal(p, q, z, draws, proposal)
     pi = model.policy(evidence.context, Memory(memory.hidden.expand(draws, -1, -1, -1), z))
-    return _Drawn(p.base_dist, q.base_dist, z, p.log_prob(z) - log_r, pi.base_dist)
+    return _Drawn(p.base_dist, q.base_dist, z, p.log_prob(z) - log_r, pi)
 
 
 def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
     """A particle filter moved by the guide, resampled at every step; r is asked aside from it."""
     model: SceneModel = guide.model  # type: ignore[assignment]
     evidence = model.evidence(batch)
-    observed = model.recorded(batch)[2] & evidence.seen[..., None]
+    seen = model.recorded(batch)[2] & evidence.seen[..., None]
     T, B = evidence.seen.shape
     m, found = model.start((draws, B)), []
     for t in range(T):
@@ -204,8 +203,8 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
             m = model.advance("latent", now.context, m, now)
         node = guide.trace.nodes["latent"]
         p, q, z = node["infer"]["prior"], node["fn"], node["value"]
-        pi = model.policy(now.context, m).base_dist
-        log_pi = (pi.log_prob(now.shown) * observed[t]).sum(-1)
+        pi = model.policy(now.context, m)
+        log_pi = observed(pi, seen[t]).log_prob(now.shown)
         log_w = p.log_prob(z) - q.log_prob(z) + log_pi
         asked, log_r = m, q.log_prob(z)
         if proposal != "posterior":
@@ -213,7 +212,7 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
             z = torch.cat([q.rsample()[:half], p.rsample()[half:]])
             log_r = _log_proposal(p, q, z, draws, proposal)
             asked = m._replace(latent=z.flatten(2))
-            pi = model.policy(now.context, asked).base_dist
+            pi = model.policy(now.context, asked)
         found.append((p.base_dist, q.base_dist, asked.latent, p.log_prob(z) - log_r, pi))
         ancestors = _systematic(log_w)[..., None]
         m = Memory(*(x.gather(0, ancestors.expand_as(x)) for x in m))

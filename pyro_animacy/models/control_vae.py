@@ -34,7 +34,14 @@ from pyro_animacy.data.windows import Batch, Scale
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneConfig, SceneModel
-from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
+from pyro_animacy.nets import (
+    FixedScaleNormal,
+    PolicyNormal,
+    ResidualNormal,
+    Stack,
+    StackConfig,
+)
+from pyro_animacy.resting import Policy
 from pyro_animacy.sets import SetLayout, SetMean, SetPolicy, SetResidual
 
 MOST_JOINT = 3  # bodies that one network takes together, where the options do not say
@@ -152,12 +159,15 @@ class ControlVAE(SceneModel):
                 nearness=scale.extent / scale.separation, known_types=known_types,
             )  # fmt: skip
             mean = SetMean(layout, Z, config.prior)
-            policy = SetPolicy(layout, Z, config.policy, scale=fixed, floor=floor)
+            policy = SetPolicy(
+                layout, Z, config.policy, scale=fixed, floor=floor, resting=config.rests
+            )
         else:
             mean = Stack(C, Z, config.prior)
             policy = PolicyNormal(
-                C, Z, D, config.policy, scale=fixed, floor=floor, mean_init=self.inertia(C)
-            )
+                C, Z, D, config.policy, scale=fixed, floor=floor, mean_init=self.inertia(C),
+                resting=bodies if config.rests else 0,
+            )  # fmt: skip
         self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy)
 
     def advance(
@@ -167,7 +177,7 @@ class ControlVAE(SceneModel):
         hidden = self._remembered(context[None], memory.hidden)[0]
         return self._choose(name, context, hidden, evidence)
 
-    def policy(self, context: Tensor, memory: Memory) -> Independent:
+    def policy(self, context: Tensor, memory: Memory) -> Policy:
         """Return pi(. | c_t, h_t, z_t)."""
         return self.step.policy(_beside(context, memory.hidden), memory.latent)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_animacy.models.categorical import OneHot
+from pyro_animacy.resting import RestingNormal
 
 # The families that can be stacked, compared and cut from the gradient, and their parameters.
 PARAMETERS: dict[type, tuple[str, ...]] = {
@@ -21,6 +22,7 @@ PARAMETERS: dict[type, tuple[str, ...]] = {
     OneHotCategorical: ("logits",),
     OneHotCategoricalStraightThrough: ("logits",),
     OneHot: ("logits",),
+    RestingNormal: ("loc", "scale", "rest_logits", "rest_scale"),
 }
 
 
@@ -47,7 +49,9 @@ def rebuilt(alike: list[Distribution], join: Callable[[list[Tensor]], Tensor]) -
     return type(first)(**parameters).to_event(dims[0])
 
 
-def expected_cost(mu: Tensor, sigma: Tensor, squared: float, absolute: float) -> Tensor:
+def expected_cost(
+    mu: Tensor, sigma: Tensor, squared: float, absolute: float, share: Tensor | float = 1.0
+) -> Tensor:
     """The expected cost (...) of an action a ~ N(mu, diag sigma^2) of (..., D).
 
         w_2 E sum_i a_i^2 + w_1 E sum_i |a_i|,      E a_i^2 = mu_i^2 + sigma_i^2,
@@ -61,12 +65,13 @@ def expected_cost(mu: Tensor, sigma: Tensor, squared: float, absolute: float) ->
         sigma: (..., D), or as broadcasts to it.
         squared: w_2.
         absolute: w_1.
+        share: Of each coordinate, where this normal is one of a mixture.
     """
-    cost = squared * (mu**2 + sigma**2).sum(-1)
+    cost = squared * (share * (mu**2 + sigma**2)).sum(-1)
     if absolute:
         x = mu / (math.sqrt(2) * sigma)
         folded = math.sqrt(2 / math.pi) * sigma * (-(x**2)).exp() + mu * x.erf()
-        cost = cost + absolute * folded.sum(-1)
+        cost = cost + absolute * (share * folded).sum(-1)
     return cost
 
 

@@ -22,12 +22,12 @@ from typing import Literal, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.models.densities import expected_cost
+from pyro_animacy.models.densities import expected_cost, rebuilt
 from pyro_animacy.models.program import (
     Evidence,
     Memory,
@@ -37,6 +37,7 @@ from pyro_animacy.models.program import (
     every_trajectory,
     no_memory,
 )
+from pyro_animacy.resting import Policy, components, observed
 
 MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
 
@@ -57,6 +58,9 @@ class SceneConfig:
             step from the recording.
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
+        rest: Whether the policy has a state of rest besides: every body moves by the Gaussian, or
+            stays where it is (`pyro_animacy.resting`). Where the policy's scale is learned, teacher
+            forced; otherwise nobody rests.
         arena: Part of the known transition in free motion. ``recorded``: bodies stop, as at a
             wall, where nothing was recorded beyond; ``open``: they go on.
         action_cost: w_a, weight of the expected squared action.
@@ -70,6 +74,7 @@ class SceneConfig:
     likelihood: Literal["squared_error", "policy"] = "policy"
     roll_out: Literal["closed_loop", "teacher_forced"] = "teacher_forced"
     policy_scale: float | None = None
+    rest: bool = False
     arena: Literal["recorded", "open"] = "recorded"
     action_cost: float = 0.0
     action_cost_absolute: float = 0.0
@@ -98,21 +103,24 @@ class SceneConfig:
                 "learned scale to zero; the paper uses 0.05"
             )
 
+    @property
+    def rests(self) -> bool:
+        """Whether bodies may rest: through the choice to rest no gradient reaches a roll-out."""
+        return self.rest and self.policy_scale is None and self.roll_out == "teacher_forced"
+
 
 class RollOut(NamedTuple):
     """The model's own motion, by t: s_{1..T}, a_{0..T-1}, their policies, and z_{0..T-1}."""
 
     state: list[Tensor]
     action: list[Tensor]
-    policy: list[Independent]
+    policy: list[Policy]
     latent: list[Tensor]
 
-    def stacked(self, start: Tensor) -> tuple[Tensor, Tensor, Independent]:
+    def stacked(self, start: Tensor) -> tuple[Tensor, Tensor, Policy]:
         """s_{0..T-1}, a_{0..T-1} and pi_{0..T-1} with time in front, given s_0."""
-        loc = torch.stack([pi.base_dist.loc for pi in self.policy])
-        scale = torch.stack([pi.base_dist.scale for pi in self.policy])
         state = torch.stack([start, *self.state[:-1]])
-        return state, torch.stack(self.action), Normal(loc, scale).to_event(1)
+        return state, torch.stack(self.action), rebuilt(self.policy, torch.stack)
 
 
 class SceneModel(nn.Module):
@@ -171,23 +179,26 @@ class SceneModel(nn.Module):
         """
         raise NotImplementedError
 
-    def policy(self, context: Tensor, memory: Memory) -> Independent:
-        """Return pi(. | c_t, m_t), a diagonal Gaussian over a_t (..., D)."""
+    def policy(self, context: Tensor, memory: Memory) -> Policy:
+        """Return pi(. | c_t, m_t), a diagonal Gaussian over a_t (..., D), or one that may rest."""
         raise NotImplementedError
 
-    def observation(self, policy: Independent, action: Tensor, *, score: bool = False) -> Normal:
-        """The density of each coordinate of the recorded displacement s~_{t+1} - s_t.
+    def observation(
+        self, policy: Policy, action: Tensor, seen: Tensor, *, score: bool = False
+    ) -> TorchDistribution:
+        """The density of the recorded displacement s~_{t+1} - s_t, where it was seen.
 
         pi itself, or with the squared error, -log N(s~ - s; a, 1/2) = |s~ - (s + a)|^2 + constant.
 
         Args:
             policy: pi(. | c_t, m_t).
             action: a_t (..., D), as drawn.
+            seen: Whether each coordinate was observed, (..., D).
             score: pi, whatever the options.
         """
         if self.config.likelihood == "squared_error" and not score:
-            return Normal(action, math.sqrt(0.5))
-        return Normal(policy.base_dist.loc, policy.base_dist.scale)
+            return Normal(action, math.sqrt(0.5)).mask(seen).to_event(1)
+        return observed(policy, seen)
 
     def start(self, shape: Sequence[int]) -> Memory:
         """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
@@ -236,16 +247,19 @@ class SceneModel(nn.Module):
                 # with the policy likelihood the action is what was recorded
                 action = pyro.sample("action", pi) if squared_error else evidence.shown
 
-        mu, sigma = pi.base_dist.loc, pi.base_dist.scale
         with time, trajectory, poutine.scale(scale=discount):
-            fits = self.observation(pi, action, score=score)
             displacement = (target - state) * seen
-            pyro.sample("reconstruction", fits.mask(seen).to_event(1), obs=displacement)
+            fits = self.observation(pi, action, seen, score=score)
+            pyro.sample("reconstruction", fits, obs=displacement)
             # p(s_{t+1} | s_t, a_t) is a Dirac delta
             pyro.deterministic("state", state + action, 1)
             weights = config.action_cost, config.action_cost_absolute
             if any(weights) and not score:
-                pyro.factor("action_cost", -expected_cost(mu, sigma, *weights) * seen.any(-1))
+                cost = sum(
+                    expected_cost(of.loc, of.scale, *weights, share=share)
+                    for share, of in components(pi)
+                )
+                pyro.factor("action_cost", -cost * seen.any(-1))
 
     def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
         """Run the step program teacher forced: declare z_t at every recorded step.
@@ -298,7 +312,7 @@ class SceneModel(nn.Module):
         steps: int,
         recording: tuple[Tensor, Tensor] | None = None,
         memory: Memory | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor, Independent, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Policy, Tensor]]:
         """Run `roll_out` step by step, yielding s_{t+1}, a_t, its policy and z_t.
 
         The caller keeps what it needs. ``memory`` is m before the first step, that of `start` by

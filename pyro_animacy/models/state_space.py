@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -50,6 +49,7 @@ from pyro_animacy.nets import (
     Stack,
     StackConfig,
 )
+from pyro_animacy.resting import Policy
 
 
 @dataclass(frozen=True)
@@ -307,6 +307,7 @@ class StateSpaceModel(SceneModel):
         self.decoder = PolicyNormal(
             known, self.latent_size, self.state_size, config.policy, scale=config.policy_scale,
             floor=self.least_scale, mean_init=self.inertia(known),
+            resting=bodies if config.rests else 0,
         )  # fmt: skip
 
     def advance(
@@ -315,7 +316,7 @@ class StateSpaceModel(SceneModel):
         """Declare z_t ~ p(z | h_t, c_t) at site ``name``; h_t = GRU(h_{t-1}, z_{t-1}, c_t)."""
         return self.dynamics(name, memory, context, evidence)
 
-    def policy(self, context: Tensor, memory: Memory) -> Independent:
+    def policy(self, context: Tensor, memory: Memory) -> Policy:
         """Return pi(. | c_t, h_t, z_t)."""
         c = context.expand(*memory.hidden.shape[:-1], -1)
         return self.decoder(torch.cat([c, memory.hidden], -1), memory.latent)

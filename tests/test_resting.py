@@ -1,0 +1,151 @@
+"""A policy with a state of rest: its density, its draws and its moments."""
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from scipy import integrate, stats
+from variants import build, recording
+
+from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.models.densities import expected_cost, rebuilt
+from pyro_animacy.resting import RestingNormal, components, likelier, log_prob_of_bodies, observed
+
+N, D = 2, 4
+
+
+def policy(*shape, seed=0, dtype=torch.float64):
+    """Two bodies in the plane, with probabilities of rest from near 0 to near 1."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(*size, generator=draw, dtype=dtype)
+
+    loc, logits = normal(*shape, D), 2 * normal(*shape, N)
+    return RestingNormal(
+        loc, 0.3 + normal(*shape, D).exp(), logits, torch.tensor([0.1, 0.2] * N, dtype=dtype)
+    )
+
+
+def by_hand(pi, a, seen):
+    """Densities of scipy, body by body."""
+    found = np.ones(a.shape[:-1])
+    rho = 1 / (1 + np.exp(-pi.rest_logits.numpy()))
+    for i in range(N):
+        moves, rests = 1 - rho[..., i], rho[..., i]
+        for j in (2 * i, 2 * i + 1):
+            x, used = a[..., j].numpy(), seen[..., j].numpy()
+            moving = stats.norm.pdf(x, pi.loc[..., j], pi.scale[..., j])
+            moves = moves * np.where(used, moving, 1)
+            rests = rests * np.where(used, stats.norm.pdf(x, 0, pi.rest_scale[..., j]), 1)
+        found = found * (moves + rests)
+    return np.log(found)
+
+
+def test_density_by_hand():
+    pi = policy(50)
+    a = torch.cat([pi.sample()[:25], 0.1 * policy(25, seed=1).loc])
+    every = torch.ones_like(a, dtype=torch.bool)
+    np.testing.assert_allclose(pi.log_prob(a), by_hand(pi, a, every), rtol=1e-12)
+    seen = torch.rand(a.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    assert (seen.unflatten(-1, (N, 2)).sum(-1) == 1).any()  # a body of which one coordinate is seen
+    np.testing.assert_allclose(observed(pi, seen).log_prob(a), by_hand(pi, a, seen), rtol=1e-12)
+    each = log_prob_of_bodies(pi, a, seen, 2)
+    torch.testing.assert_close(each.sum(-1), observed(pi, seen).log_prob(a))
+
+
+def test_what_was_not_seen_is_exactly_nothing():
+    """Neither the density nor a gradient depends on a body that was not seen."""
+    pi = policy(7, dtype=torch.float32)
+    parts = [x.detach().requires_grad_() for x in (pi.loc, pi.scale, pi.rest_logits)]
+    pi = RestingNormal(*parts, pi.rest_scale)
+    seen = torch.zeros(7, D, dtype=torch.bool)
+    seen[:, :2] = True
+    a = torch.full((7, D), 0.05)
+    each = log_prob_of_bodies(pi, a, seen, 2)
+    assert (each[:, 1] == 0).all()
+    for gradient, half in zip(torch.autograd.grad(each.sum(), parts), (2, 2, 1), strict=True):
+        assert (gradient[:, half:] == 0).all()
+        assert (gradient[:, :half] != 0).all()
+
+
+def test_density_integrates_to_one():
+    pi = RestingNormal(*(torch.tensor(x) for x in ([0.7, -0.4], [0.5, 0.3], [0.4], [0.1, 0.2])))
+
+    def density(y, x):
+        return pi.log_prob(torch.tensor([x, y])).exp().item()
+
+    total, _ = integrate.dblquad(density, -3, 4, -3, 3, epsabs=1e-4)
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+def test_nobody_rests_where_the_probability_is_zero():
+    pi, a = policy(9), policy(9, seed=3).loc
+    never = RestingNormal(pi.loc, pi.scale, torch.full((9, N), -80.0).double(), pi.rest_scale)
+    plain = torch.distributions.Normal(pi.loc, pi.scale)
+    torch.testing.assert_close(never.log_prob(a), plain.log_prob(a).sum(-1))
+    torch.testing.assert_close(never.mean, pi.loc)
+    torch.testing.assert_close(never.variance, pi.scale**2)
+    torch.testing.assert_close(likelier(never, 0.5), pi.loc + 0.5 * pi.scale)
+
+
+def test_draws_have_the_moments_and_distribution_functions():
+    torch.manual_seed(0)
+    pi, n = policy(3), 100_000
+    a = pi.sample((n,))
+    assert a.shape == (n, 3, D)
+    error = (pi.variance / n).sqrt()
+    assert ((a.mean(0) - pi.mean).abs() < 4 * error).all()
+    torch.testing.assert_close(a.var(0), pi.variance, rtol=0.05, atol=0)
+    x = a[0]
+    below = sum(share * of.cdf(x) for share, of in components(pi))
+    assert ((a < x).double().mean(0) - below).abs().max() < 4 * 0.5 / n**0.5
+    both = (a.abs() < 4 * pi.rest_scale).unflatten(-1, (N, 2)).double()
+    together = both.prod(-1).mean(0) - both.mean(0).prod(-1)
+    assert (together[(pi.rest_logits.abs() < 1)] > 0.02).all()  # a body rests in x and y at once
+
+
+def test_the_expected_cost_is_that_of_draws():
+    torch.manual_seed(1)
+    pi, n = policy(4), 200_000
+    a = pi.sample((n,))
+    cost = 0.3 * (a**2).sum(-1) + 0.7 * a.abs().sum(-1)
+    found = sum(expected_cost(of.loc, of.scale, 0.3, 0.7, share) for share, of in components(pi))
+    assert ((cost.mean(0) - found).abs() < 4 * cost.std(0) / n**0.5).all()
+
+
+def test_it_is_a_pyro_distribution():
+    """It can be a site under plates, expanded, and joined like the other families."""
+    pi = policy(5)
+    with pyro.plate("body", 5):
+        assert pyro.sample("a", pi).shape == (5, D)
+    a = torch.zeros(2, 5, D, dtype=torch.float64)
+    wide = pi.expand(torch.Size((2, 5)))
+    torch.testing.assert_close(wide.log_prob(a), pi.log_prob(a[0]).expand(2, 5))
+    joined = rebuilt([pi, policy(5, seed=4)], torch.stack)
+    torch.testing.assert_close(joined.log_prob(a)[0], pi.log_prob(a[0]))
+    rests = (pi.rest_logits > 0).repeat_interleave(2, -1)
+    assert 0 < rests.double().mean() < 1
+    torch.testing.assert_close(likelier(pi, 0.0), torch.where(rests, 0.0, pi.loc))
+
+
+@pytest.mark.parametrize("name", ["rest", "rssm_rest", "deterministic_rest", "set_rest"])
+def test_bodies_rest_in_free_motion_as_often_as_the_policy_says(name):
+    """A policy told to rest all but always: so do draws, step after step."""
+    model, guide = build(name)
+    pi = getattr(model, "decoder", None) or model.step.policy
+    with torch.no_grad():
+        for parameter in pi.network.parameters():
+            parameter.zero_()
+        last = [p for p in pi.network.parameters() if p.dim() == 1][-1]
+        last[-1 if name == "set_rest" else slice(-3, None)] = 4.0 + 2.0
+    batch = recording(model.config.history + 4, 500)
+    state, _, _, actions = model.recorded(batch)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        rolled = model.roll_out(state[0], [a[0] for a in actions], 4)
+    steps = torch.stack(rolled.action).unflatten(-1, (3, 2)).abs()
+    share = (steps < 6 * pi.floor * 3).all(-1).double().mean().item()
+    assert share == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
+    followed = draw_steps(guide, batch, 2)
+    assert followed.log_policy.isfinite().all()
