@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import require
-from pyro_animacy.resting import Policy, RestingNormal, at_rest
+from pyro_animacy.resting import MOVING, Policy, RestingNormal, initial_rest_scale
 
 Activation = Literal["elu", "relu", "silu"]
-MOVING = -2.0  # log odds of rest where training begins
 
 
 def _in_place(function: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -303,7 +302,7 @@ class PolicyNormal(nn.Module):
             self.affine.bias.zero_()
         self.scale, self.floor = scale, floor
         if resting:
-            self.still = nn.Parameter(at_rest(floor, resting))
+            self.still = nn.Parameter(initial_rest_scale(floor, resting))
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""

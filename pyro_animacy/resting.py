@@ -8,8 +8,10 @@ r_i is summed out:
     pi(a) = prod_i [ rho_i N(a_i; 0, tau_i^2 I) + (1 - rho_i) N(a_i; mu_i, diag sigma_i^2) ]
 
 A body that a person holds still, or an animal that waits, takes steps of exactly zero. Recordings
-are dequantised by their resolution, and tau_i is what that leaves of such a step. A network that is
-to say so by a mean of zero and a small scale says it seldom in free motion.
+are dequantised by their resolution, and tau_i, a parameter, is fitted to what that makes of such
+steps; in free motion, where nothing is recorded, a body at rest stays where it is (`free`). A
+Gaussian policy can say as much of one step by a mean of zero and a small scale, but what it draws
+drifts, and what has drifted does not look at rest any more.
 """
 
 import math
@@ -31,8 +33,6 @@ class RestingNormal(TorchDistribution):
         scale: sigma (..., D).
         rest_logits: log(rho / (1 - rho)) of each body, (..., N).
         rest_scale: tau (..., D).
-        seen: Whether each coordinate is looked at, (..., D); `log_prob` is the marginal density of
-            these. All by default.
     """
 
     arg_constraints: ClassVar = {
@@ -49,7 +49,6 @@ class RestingNormal(TorchDistribution):
         scale: Tensor,
         rest_logits: Tensor,
         rest_scale: Tensor,
-        seen: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.bodies = N = rest_logits.shape[-1]
@@ -59,31 +58,28 @@ class RestingNormal(TorchDistribution):
         self.loc, self.scale, self.rest_scale, self.rest_logits = (
             x.expand(*batch, x.shape[-1]) for x in parts
         )
-        self.seen = seen
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
-    def observed(self, seen: Tensor) -> "RestingNormal":
-        """The density of the coordinates in ``seen`` (..., D)."""
-        return RestingNormal(self.loc, self.scale, self.rest_logits, self.rest_scale, seen)
-
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log pi(a) (...), of the coordinates that are looked at."""
+        """Log pi(a) (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
         return self.log_prob_of_bodies(value).sum(-1)
 
-    def log_prob_of_bodies(self, value: Tensor) -> Tensor:
-        """Log pi of each body's displacement (..., N), of the coordinates that are looked at."""
+    def log_prob_of_bodies(self, value: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Log pi of each body's displacement (..., N), of the coordinates in ``seen`` (..., D)."""
         moves = Normal(self.loc, self.scale).log_prob(value)
         rests = Normal(torch.zeros_like(self.loc), self.rest_scale).log_prob(value)
-        if self.seen is not None:
-            moves, rests = moves * self.seen, rests * self.seen
+        if seen is not None:
+            moves, rests = moves * seen, rests * seen
         moves, rests = (x.unflatten(-1, (self.bodies, self.axes)).sum(-1) for x in (moves, rests))
         found = torch.logaddexp(
             F.logsigmoid(-self.rest_logits) + moves, F.logsigmoid(self.rest_logits) + rests
         )
-        if self.seen is None:
+        if seen is None:
             return found
         # exactly 0, and without a gradient, where nothing of a body was seen
-        some = self.seen.unflatten(-1, (self.bodies, self.axes)).any(-1)
+        some = seen.unflatten(-1, (self.bodies, self.axes)).any(-1)
         return found.masked_fill(~some, 0.0)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
@@ -103,7 +99,7 @@ class RestingNormal(TorchDistribution):
             x.expand(*batch_shape, x.shape[-1])
             for x in (self.loc, self.scale, self.rest_logits, self.rest_scale)
         )
-        return RestingNormal(loc, scale, logits, still, self.seen, validate_args=False)
+        return RestingNormal(loc, scale, logits, still, validate_args=False)
 
     @cached_property
     def rest(self) -> Tensor:
@@ -118,13 +114,9 @@ class RestingNormal(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         """Var a (..., D)."""
-        square = (1 - self.rest) * (self.loc**2 + self.scale**2) + self.rest * self.rest_scale**2
-        return square - self.mean**2
-
-    def likelier(self, eps: Tensor | float) -> Tensor:
-        """The action (..., D) ``eps`` scales from the mean of whichever state is likelier."""
-        rests = self._each(self.rest_logits > 0)
-        return torch.where(rests, self.rest_scale * eps, self.loc + self.scale * eps)
+        rho = self.rest
+        within = (1 - rho) * self.scale**2 + rho * self.rest_scale**2
+        return within + rho * (1 - rho) * self.loc**2
 
     def _each(self, of_bodies: Tensor) -> Tensor:
         """Of each body (..., N), for each of its coordinates (..., D)."""
@@ -134,24 +126,56 @@ class RestingNormal(TorchDistribution):
 Policy: TypeAlias = Independent | RestingNormal  # pi(. | c, z), of the displacements of all
 
 
+class _Observed(RestingNormal):
+    """The marginal density of the coordinates that were seen."""
+
+    def __init__(self, pi: RestingNormal, seen: Tensor) -> None:
+        super().__init__(pi.loc, pi.scale, pi.rest_logits, pi.rest_scale, validate_args=False)
+        self.seen = seen
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_of_bodies(value, self.seen).sum(-1)
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: RestingNormal | None = None
+    ) -> "_Observed":
+        return _Observed(super().expand(batch_shape), self.seen)
+
+
 def observed(pi: Policy, seen: Tensor) -> TorchDistribution:
     """The density of the coordinates of an action that were seen, (..., D)."""
     if isinstance(pi, RestingNormal):
-        return pi.observed(seen)
+        return _Observed(pi, seen)
     return Normal(pi.base_dist.loc, pi.base_dist.scale).mask(seen).to_event(1)
 
 
 def log_prob_of_bodies(pi: Policy, action: Tensor, seen: Tensor, axes: int) -> Tensor:
     """Log pi of each body's displacement (..., N), of the coordinates that were seen (..., D)."""
     if isinstance(pi, RestingNormal):
-        return pi.observed(seen).log_prob_of_bodies(action)
+        return pi.log_prob_of_bodies(action, seen)
     return (pi.base_dist.log_prob(action) * seen).unflatten(-1, (-1, axes)).sum(-1)
 
 
-def likelier(pi: Policy, eps: Tensor | float) -> Tensor:
-    """The value ``eps`` standard deviations from the mean, of the likelier of two states."""
+def free(pi: Policy) -> Policy:
+    """The policy of free motion, in which a body at rest stays where it is; it has no density."""
     if isinstance(pi, RestingNormal):
-        return pi.likelier(eps)
+        nothing = torch.zeros_like(pi.rest_scale)
+        return RestingNormal(pi.loc, pi.scale, pi.rest_logits, nothing, validate_args=False)
+    return pi
+
+
+def chosen(pi: Policy, eps: Tensor) -> Tensor:
+    """The action (..., D) of free motion that these chances lead to.
+
+    Args:
+        pi: The policy.
+        eps: Standard normal numbers: D, and one more for each body that may rest, which does where
+            Phi(eps) < rho.
+    """
+    if isinstance(pi, RestingNormal):
+        noise, choice = eps.split([pi.loc.shape[-1], pi.bodies], -1)
+        rests = torch.special.ndtr(choice).repeat_interleave(pi.axes, -1) < pi.rest
+        return (pi.loc + pi.scale * noise).masked_fill(rests, 0.0)
     return pi.base_dist.loc + pi.base_dist.scale * eps
 
 
@@ -163,6 +187,9 @@ def components(pi: Policy) -> list[tuple[Tensor, Normal]]:
     return [(torch.ones_like(pi.base_dist.loc), pi.base_dist)]
 
 
-def at_rest(floor: float, count: int) -> Tensor:
-    """Where training begins: tau = 3 floors, of so many bodies or kinds, before softplus."""
+MOVING = -2.0  # log odds of rest where training begins
+
+
+def initial_rest_scale(floor: float, count: int) -> Tensor:
+    """Tau = 3 floors where training begins, of so many bodies or kinds, before softplus."""
     return torch.full((count,), math.log(math.expm1(2 * floor)))

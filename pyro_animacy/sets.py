@@ -33,13 +33,12 @@ from torch.nn import functional as F  # noqa: N812
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import (
     ACTIVATIONS,
-    MOVING,
     Stack,
     StackConfig,
     normal,
     positive,
 )
-from pyro_animacy.resting import Policy, RestingNormal, at_rest
+from pyro_animacy.resting import MOVING, Policy, RestingNormal, initial_rest_scale
 
 AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
@@ -308,7 +307,7 @@ class SetPolicy(nn.Module):
         self.weight = nn.Parameter(inertia.repeat(layout.kinds, 1, 1))
         self.bias = nn.Parameter(torch.zeros(layout.kinds, layout.axes))
         if resting:
-            self.still = nn.Parameter(at_rest(floor, layout.kinds))
+            self.still = nn.Parameter(initial_rest_scale(floor, layout.kinds))
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z)."""

@@ -9,7 +9,16 @@ from variants import build, recording
 
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.models.densities import expected_cost, rebuilt
-from pyro_animacy.resting import RestingNormal, components, likelier, log_prob_of_bodies, observed
+from pyro_animacy.models.program import Overshooting
+from pyro_animacy.resting import (
+    MOVING,
+    RestingNormal,
+    chosen,
+    components,
+    free,
+    log_prob_of_bodies,
+    observed,
+)
 
 N, D = 2, 4
 
@@ -86,7 +95,7 @@ def test_nobody_rests_where_the_probability_is_zero():
     torch.testing.assert_close(never.log_prob(a), plain.log_prob(a).sum(-1))
     torch.testing.assert_close(never.mean, pi.loc)
     torch.testing.assert_close(never.variance, pi.scale**2)
-    torch.testing.assert_close(likelier(never, 0.5), pi.loc + 0.5 * pi.scale)
+    assert (free(never).sample((100,)) != 0).all()
 
 
 def test_draws_have_the_moments_and_distribution_functions():
@@ -124,28 +133,111 @@ def test_it_is_a_pyro_distribution():
     torch.testing.assert_close(wide.log_prob(a), pi.log_prob(a[0]).expand(2, 5))
     joined = rebuilt([pi, policy(5, seed=4)], torch.stack)
     torch.testing.assert_close(joined.log_prob(a)[0], pi.log_prob(a[0]))
+    assert rebuilt([observed(pi, torch.ones(5, D, dtype=torch.bool))], torch.stack) is None
+    with pytest.raises(ValueError, match="shape"):
+        RestingNormal(pi.loc, pi.scale, pi.rest_logits, pi.rest_scale, validate_args=True).log_prob(
+            torch.zeros(5, 1, dtype=torch.float64)
+        )
+
+
+def test_variance_where_nearly_nobody_rests():
+    """Single precision: the difference of two squares would lose a small scale beside a mean."""
+    parts = [torch.tensor(x) for x in ([2.0, -3.0], [2e-4, 3e-4], [-16.0], [1e-3, 1e-3])]
+    pi, exact = RestingNormal(*parts), RestingNormal(*(x.double() for x in parts))
+    torch.testing.assert_close(pi.variance.double(), exact.variance, rtol=1e-5, atol=0)
+
+
+def test_in_free_motion_a_body_at_rest_stays_where_it_is():
+    """Together in all its coordinates, as often as the policy says, by draws or by chances."""
+    torch.manual_seed(3)
+    pi, n = policy(3), 50_000
+    rho, error = pi.rest_logits.sigmoid(), 4 * 0.5 / n**0.5
+    eps = torch.randn(n, 3, D + N, dtype=torch.float64)
+    for a in (free(pi).sample((n,)), chosen(pi, eps)):
+        still = (a == 0).unflatten(-1, (N, 2))
+        assert torch.equal(still[..., 0], still[..., 1])
+        assert ((still[..., 0].double().mean(0) - rho).abs() < error).all()
+        moving = a.masked_fill(a == 0, torch.nan)
+        torch.testing.assert_close(moving.nanmean(0), pi.loc, rtol=0, atol=0.15)
+    middle = chosen(pi, torch.zeros(3, D + N, dtype=torch.float64))
     rests = (pi.rest_logits > 0).repeat_interleave(2, -1)
     assert 0 < rests.double().mean() < 1
-    torch.testing.assert_close(likelier(pi, 0.0), torch.where(rests, 0.0, pi.loc))
+    torch.testing.assert_close(middle, torch.where(rests, 0.0, pi.loc))
+    plain = torch.distributions.Normal(pi.loc, pi.scale)
+    gaussian = torch.distributions.Independent(plain, 1)
+    assert free(gaussian) is gaussian
+    torch.testing.assert_close(chosen(gaussian, eps[..., :D]), pi.loc + pi.scale * eps[..., :D])
 
 
-@pytest.mark.parametrize("name", ["rest", "rssm_rest", "deterministic_rest", "set_rest"])
-def test_bodies_rest_in_free_motion_as_often_as_the_policy_says(name):
-    """A policy told to rest all but always: so do draws, step after step."""
+def told_to_rest(name, odds):
+    """A variant whose every body rests with these log odds, whatever it sees."""
     model, guide = build(name)
     pi = getattr(model, "decoder", None) or model.step.policy
     with torch.no_grad():
         for parameter in pi.network.parameters():
             parameter.zero_()
         last = [p for p in pi.network.parameters() if p.dim() == 1][-1]
-        last[-1 if name == "set_rest" else slice(-3, None)] = 4.0 + 2.0
-    batch = recording(model.config.history + 4, 500)
+        last[-1 if name == "set_rest" else slice(-3, None)] = odds - MOVING
+    return model, guide
+
+
+RESTING = pytest.mark.parametrize("name", ["rest", "rssm_rest", "deterministic_rest", "set_rest"])
+
+
+@RESTING
+def test_bodies_rest_in_free_motion_as_often_as_the_policy_says(name):
+    """However long it goes on: what is at rest has not drifted."""
+    model, _ = told_to_rest(name, 1.0)
+    batch, steps = recording(model.config.history + 1, 40), 60
     state, _, _, actions = model.recorded(batch)
     torch.manual_seed(0)
     with torch.no_grad():
-        rolled = model.roll_out(state[0], [a[0] for a in actions], 4)
-    steps = torch.stack(rolled.action).unflatten(-1, (3, 2)).abs()
-    share = (steps < 6 * pi.floor * 3).all(-1).double().mean().item()
-    assert share == pytest.approx(1 / (1 + np.exp(-4)), abs=0.01)
-    followed = draw_steps(guide, batch, 2)
-    assert followed.log_policy.isfinite().all()
+        rolled = model.roll_out(state[0], [a[0] for a in actions], steps)
+    still = (torch.stack(rolled.action) == 0).unflatten(-1, (3, 2)).all(-1).double()
+    expected, error = 1 / (1 + np.exp(-1.0)), 4 * 0.5 / (40 * 3 * 20) ** 0.5
+    for part in still.split(20):
+        assert part.mean().item() == pytest.approx(expected, abs=error)
+
+
+@RESTING
+def test_the_score_is_the_density_of_what_was_seen(name):
+    """Of every body, given its latent draws, under a policy known by hand."""
+    model, guide = told_to_rest(name, 0.5)
+    batch = recording(model.config.history + 5, 30, missing=0.1)
+    steps = draw_steps(guide, batch, 3)
+    seen, a = steps.seen, steps.shown
+    assert (seen.unflatten(-1, (3, 2)).sum(-1) == 1).any()
+    pi = steps.policy
+    rho = 1 / (1 + np.exp(-0.5))
+    x, used = a.numpy(), seen.numpy()
+    moves = np.where(used, stats.norm.pdf(x, pi.loc.detach(), pi.scale.detach()), 1)
+    rests = np.where(used, stats.norm.pdf(x, 0, pi.rest_scale.detach()), 1)
+    by_body = [p.reshape(*p.shape[:-1], 3, 2).prod(-1) for p in (moves, rests)]
+    expected = np.log((1 - rho) * by_body[0] + rho * by_body[1])
+    np.testing.assert_allclose(steps.log_policy, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rssm", "rssm_rest"])
+def test_overshooting_scores_what_was_seen(name):
+    """Steps further ahead, too, are scored in the coordinates that were observed alone."""
+    model, guide = build(name)
+    batch = recording(model.config.history + 5, 20, missing=0.1)
+    guide(batch, overshooting=Overshooting(distance=3, observation=1.0))
+    trace, _ = guide.get_traces()
+    _, _, seen, _ = model.recorded(batch)
+    seen = (seen & model.complete(batch)[..., None]).numpy()
+    for d in (2, 3):
+        site = trace.nodes[f"reconstruction_ahead_{d}"]
+        fn, a = site["fn"], site["value"]
+        pi = fn if name == "rssm_rest" else fn.base_dist.base_dist
+        parts = [x.detach().numpy() for x in (pi.loc, pi.scale)]
+        expected = (
+            np.where(seen[d:], stats.norm.pdf(a, *parts), 1).reshape(*a.shape[:-1], 3, 2).prod(-1)
+        )
+        if name == "rssm_rest":
+            rho = pi.rest_logits.sigmoid().detach().numpy()
+            still = stats.norm.pdf(a, 0, pi.rest_scale.detach())
+            still = np.where(seen[d:], still, 1).reshape(*a.shape[:-1], 3, 2).prod(-1)
+            expected = rho * still + (1 - rho) * expected
+        expected = np.log(expected).sum(-1)
+        np.testing.assert_allclose(fn.log_prob(a).detach(), expected, rtol=1e-9, atol=1e-10)

@@ -7,8 +7,9 @@ A display is the run's own free motion whose chances are moved by u_t, the contr
     a_t = mu_pi(c_t, h_t, z_t) + sigma_pi(c_t, h_t, z_t) eps^a_t        what comes of it
     s_{t+1} = s_t + a_t
 
-so that a step comes from q = N(mu + sigma u_t, sigma^2): a residual, as the guide of a ControlVAE
-adds to its prior, here chosen by a goal. What it costs is how far q leads from the run, in nats:
+(where bodies may rest, each has one more, and rests where Phi(eps^r_t) < rho), so that a step comes
+from q = N(mu + sigma u_t, sigma^2): a residual, as the guide of a ControlVAE adds to its prior,
+here chosen by a goal. What it costs is how far q leads from the run, in nats:
 
     KL(q || p) = |u_t|^2 / 2 = -log N(eps = u_t; 0, I) + log N(0; 0, I)
 
@@ -62,7 +63,7 @@ from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import HeldResidual, Memory
 from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.progress import tqdm
-from pyro_animacy.resting import likelier
+from pyro_animacy.resting import chosen
 
 Floats = npt.NDArray[np.float64]
 HOLD = 0.17  # seconds that a deviation is held (Gao, Newman & Scholl 2009)
@@ -156,6 +157,8 @@ class Directed:
     def __init__(self, model: SceneModel, axes: int = 2) -> None:
         needs_gaussian_latent(model)
         self.model, self.axes = model, axes
+        # A, chances of the policy: of each coordinate, and of each body that may rest
+        self.chances = model.state_size + model.config.rests * (model.state_size // axes)
 
     def begin(self, frames: Tensor) -> Belief:
         """Where displays begin after the frames (history, E, D); nothing is remembered."""
@@ -163,18 +166,19 @@ class Directed:
         return Belief(s, tuple(moves), model.start(s.shape[:-1]), *model.walls(s))
 
     def step(self, belief: Belief, eps: Tensor) -> Belief:
-        """The next frame, given eps_t (..., Z + D), or (..., Z) for the mean of the policy."""
+        """The next frame, given eps_t (..., Z + A), or (..., Z) for the mean of the policy."""
         model, (s, moves, m, low, high) = self.model, belief
-        z, rest = eps.split((model.latent_size, eps.shape[-1] - model.latent_size), -1)
+        z, of_policy = eps.split((model.latent_size, eps.shape[-1] - model.latent_size), -1)
         c = model.context(s, list(moves))
         with HeldResidual(z):
             m = model.advance("latent", c, m, None)
-        a = likelier(model.policy(c, m), rest if rest.shape[-1] else 0.0)
+        pi = model.policy(c, m)
+        a = chosen(pi, of_policy) if of_policy.shape[-1] else pi.mean
         a = (s + a).clamp(low, high) - s  # the displacement that the walls leave
         return Belief(s + a, (a, *moves)[: len(moves)], m, low, high)
 
     def imagine(self, belief: Belief, controls: Tensor) -> Imagined:
-        """Roll on from E displays under controls (H, J, E, U), without chance; U = Z or Z + D."""
+        """Roll on from E displays under controls (H, J, E, U), without chance; U = Z or Z + A."""
         J, E = controls.shape[1:3]
         now, path = belief.repeated(J), []
         for u in controls.flatten(1, 2):
@@ -286,9 +290,9 @@ def _pursue(
     The chance of the mover's displacement is narrowed to the deviation ``noise``, at a cost of
     (noise^2 - 1 - log noise^2) / 2 nats for each of its coordinates.
     """
-    Z, D, H = model.model.latent_size, model.model.state_size, o.planner.horizon
-    E, U = before.shape[1], Z if o.steer == "latent" else Z + D
-    spread = before.new_ones(Z + D)
+    Z, A, H = model.model.latent_size, model.chances, o.planner.horizon
+    E, U = before.shape[1], Z if o.steer == "latent" else Z + A
+    spread = before.new_ones(Z + A)
     own = Z + model.axes * goal.mover
     spread[own : own + model.axes] = o.noise
     narrowed = (spread.square() - 1 - 2 * spread.log()).sum() / 2
@@ -304,8 +308,8 @@ def _pursue(
         found = plan(model, belief, value, start, o.planner, bound=None)
         start = found.moved_on() if o.planner.warm_start else torch.zeros_like(start)
         u = found.controls[0]
-        xi = torch.randn(E, Z + D).to(before) * spread
-        belief = model.step(belief, xi + torch.cat([u, u.new_zeros(E, Z + D - U)], -1))
+        xi = torch.randn(E, Z + A).to(before) * spread
+        belief = model.step(belief, xi + torch.cat([u, u.new_zeros(E, Z + A - U)], -1))
         path.append(belief.state)
         kl.append(u.square().sum(-1) / 2 + narrowed)
     return torch.stack(path), torch.stack(kl)

@@ -75,9 +75,10 @@ def _drift(figures: Figures) -> str:
     far = distance is not None and distance.generated_mean > distance.observed_mean
     if not far or figures.model.get("roll_out") == "closed_loop":
         return ""
+    but = ", and where nobody rests" if figures.model.get("rest") else ""
     return (
         "Closed-loop training over longer windows (--model.roll_out closed_loop --train.window "
-        "24): bodies drift apart, which training one step at a time does not punish."
+        f"24): bodies drift apart, which training one step at a time does not punish{but}."
     )
 
 

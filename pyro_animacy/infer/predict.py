@@ -18,6 +18,7 @@ from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.progress import tqdm
+from pyro_animacy.resting import free
 
 Mode = Literal["reconstruct", "forecast", "generate"]
 LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
@@ -223,7 +224,7 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
         with run.guide:
             evidence, memory = model.follow(batch)
         pi, z = model.policy(evidence.context, memory), memory.latent
-        a = pi()
+        a = free(pi)()
     states, seen = _finite(run, s + a), seen & known
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
     density = density - run.card.scale.log_jacobian(seen.sum(-1))

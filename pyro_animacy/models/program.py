@@ -19,7 +19,6 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.densities import stop_gradient
-from pyro_animacy.resting import likelier
 
 
 class Memory(NamedTuple):
@@ -207,8 +206,6 @@ class MessengerGuide(GuideMessenger, nn.Module):
 class HeldResidual(Messenger):
     """An intervention: z_t = mu_p + sigma_p eps with eps given; other sites take their mean.
 
-    A policy with a state of rest takes the mean of rest or motion, whichever is likelier.
-
     What a model declares goes on from there without chance.
 
     Args:
@@ -220,5 +217,6 @@ class HeldResidual(Messenger):
         self.eps = eps
 
     def _pyro_sample(self, msg: dict) -> None:
-        msg["value"] = likelier(msg["fn"], self.eps if msg["name"].startswith("latent") else 0.0)
+        latent, fn = msg["name"].startswith("latent"), msg["fn"]
+        msg["value"] = fn.base_dist.loc + fn.base_dist.scale * self.eps if latent else fn.mean
         msg["done"] = True

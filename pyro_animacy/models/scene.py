@@ -37,7 +37,7 @@ from pyro_animacy.models.program import (
     every_trajectory,
     no_memory,
 )
-from pyro_animacy.resting import Policy, components, observed
+from pyro_animacy.resting import Policy, components, free, observed
 
 MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
 
@@ -59,8 +59,8 @@ class SceneConfig:
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
         rest: Whether the policy has a state of rest besides: every body moves by the Gaussian, or
-            stays where it is (`pyro_animacy.resting`). Where the policy's scale is learned, teacher
-            forced; otherwise nobody rests.
+            stays where it is (`pyro_animacy.resting`). Teacher forced and with a learned scale;
+            otherwise nobody rests.
         arena: Part of the known transition in free motion. ``recorded``: bodies stop, as at a
             wall, where nothing was recorded beyond; ``open``: they go on.
         action_cost: w_a, weight of the expected squared action.
@@ -204,7 +204,9 @@ class SceneModel(nn.Module):
         """The memory before the first step, zeros: h (*shape, H) and z (*shape, Z)."""
         return no_memory(self.view, shape, self.memory_size, self.latent_size)
 
-    def overshoot(self, evidence: Evidence, memory: Memory, options: Overshooting) -> None:
+    def overshoot(
+        self, evidence: Evidence, memory: Memory, seen: Tensor, options: Overshooting
+    ) -> None:
         """Declare what is expected of steps further ahead, if the model's latents remember."""
         raise ConfigError(
             "train.overshooting needs a model whose latents remember (rssm, stochastic)"
@@ -239,10 +241,10 @@ class SceneModel(nn.Module):
             state, action, pi = rolled.stacked(state[0])
         else:
             evidence, memory = self.follow(batch, gamma)
-            if overshooting is not None:
-                self.overshoot(evidence, memory, overshooting)
-            pi = self.policy(evidence.context, memory)
             seen = seen & evidence.seen[..., None]
+            if overshooting is not None:
+                self.overshoot(evidence, memory, seen, overshooting)
+            pi = self.policy(evidence.context, memory)
             with time, trajectory, poutine.scale(scale=discount):
                 # with the policy likelihood the action is what was recorded
                 action = pyro.sample("action", pi) if squared_error else evidence.shown
@@ -334,7 +336,7 @@ class SceneModel(nn.Module):
             with poutine.scale(scale=gamma**t):
                 m = self.advance(f"latent_{t}", c, m, evidence)
                 pi = self.policy(c, m)
-                a = pyro.sample(f"action_{t}", pi)
+                a = pyro.sample(f"action_{t}", free(pi) if recording is None else pi)
             if walls is not None:  # the displacement that the walls leave
                 a = (s + a).clamp(*walls) - s
             s = s + a

@@ -49,7 +49,7 @@ from pyro_animacy.nets import (
     Stack,
     StackConfig,
 )
-from pyro_animacy.resting import Policy
+from pyro_animacy.resting import Policy, observed
 
 
 @dataclass(frozen=True)
@@ -321,21 +321,22 @@ class StateSpaceModel(SceneModel):
         c = context.expand(*memory.hidden.shape[:-1], -1)
         return self.decoder(torch.cat([c, memory.hidden], -1), memory.latent)
 
-    def overshoot(self, evidence: Evidence, memory: Memory, options: Overshooting) -> None:
+    def overshoot(
+        self, evidence: Evidence, memory: Memory, seen: Tensor, options: Overshooting
+    ) -> None:
         """Declare what is expected of steps up to D ahead: latents, and displacements if asked."""
-        context, shown, seen, _ = evidence
-        ahead = self.dynamics.overshoot(memory, context, seen, options)
+        context, shown, some, _ = evidence
+        ahead = self.dynamics.overshoot(memory, context, some, options)
         for d, rolled in ahead:
             if not options.observation * options.weight(d):
                 continue
             pi = self.policy(context[d:], rolled)
             with (
                 pyro.plate(f"time_seen_{d}", len(context) - d, dim=-2),
-                pyro.plate(f"trajectory_seen_{d}", seen.shape[1], dim=-1),
+                pyro.plate(f"trajectory_seen_{d}", some.shape[1], dim=-1),
                 poutine.scale(scale=options.observation * options.weight(d)),
-                poutine.mask(mask=seen[d:]),
             ):
-                pyro.sample(f"reconstruction_ahead_{d}", pi, obs=shown[d:])
+                pyro.sample(f"reconstruction_ahead_{d}", observed(pi, seen[d:]), obs=shown[d:])
 
 
 class StateSpaceGuide(DynamicsGuide):

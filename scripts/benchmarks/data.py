@@ -114,7 +114,7 @@ def windows(config: FitConfig) -> tuple[Ways, int]:
 
 
 class Motion:
-    """Forecasts of the preset ``small``, untrained: 100 draws of 50 steps of 20 recordings.
+    """Forecasts of the preset ``small`` without rest, untrained: 100 draws of 50 steps, 20 scenes.
 
     Args:
         draws: Of each recording.
@@ -125,7 +125,7 @@ class Motion:
         self.draws, self.steps = draws, steps
         self.dataset = walks(20, 80)
         self.scale = Scale.of(self.dataset)
-        config = preset("small").model
+        config = replace(preset("small").model, rest=False)
         card = _card(config, self.scale)
         torch.manual_seed(0)
         model, guide = build(card)
