@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import require
-from pyro_animacy.resting import MOVING, Policy, RestingNormal, initial_rest_scale
+from pyro_animacy.resting import Policy, Rest
 
 Activation = Literal["elu", "relu", "silu"]
 
@@ -262,8 +262,8 @@ class ResidualNormal(nn.Module):
 class PolicyNormal(nn.Module):
     """pi(a|c, z) = N(mu(c, z), diag sigma(c, z)^2), the paper's diagonal Gaussian policy.
 
-    With ``resting`` bodies, each may rest instead (`pyro_animacy.resting`): its probability is
-    given by the network, its scale tau is a parameter.
+    With ``resting`` bodies, each may rest instead (`pyro_animacy.resting`), as the network says
+    and the last displacement, which is where ``mean_init`` finds it.
 
     The mean is an affine map of the context plus a network of (z, c). The affine map starts where
     ``mean_init`` puts it (constant velocity, where the context holds the last displacement), so
@@ -279,6 +279,8 @@ class PolicyNormal(nn.Module):
         mean_init: Initial weight (D, C) of the affine map.
         resting: Bodies N that may rest; 0 for none. Only with a learned scale.
     """
+
+    last: Tensor
 
     def __init__(
         self,
@@ -302,7 +304,9 @@ class PolicyNormal(nn.Module):
             self.affine.bias.zero_()
         self.scale, self.floor = scale, floor
         if resting:
-            self.still = nn.Parameter(initial_rest_scale(floor, resting))
+            kinds = torch.arange(resting)
+            self.rest = Rest(kinds, resting, action_size // resting, floor)
+            self.register_buffer("last", mean_init.clone(), persistent=False)
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""
@@ -314,7 +318,4 @@ class PolicyNormal(nn.Module):
         mean, scale = mean + self.affine(context), positive(raw) + self.floor
         if not rest.shape[-1]:
             return normal(mean, scale)
-        still = (positive(self.still) + self.floor).repeat_interleave(
-            mean.shape[-1] // len(self.still)
-        )
-        return RestingNormal(mean, scale, rest + MOVING, still)
+        return self.rest(mean, scale, rest, F.linear(context, self.last))

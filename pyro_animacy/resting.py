@@ -20,7 +20,7 @@ from typing import ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
 
@@ -187,9 +187,38 @@ def components(pi: Policy) -> list[tuple[Tensor, Normal]]:
     return [(torch.ones_like(pi.base_dist.loc), pi.base_dist)]
 
 
-MOVING = -2.0  # log odds of rest where training begins
+MOVING, STAYING = -5.0, 8.0  # log odds of rest, and what rest adds to them, where training begins
+WIDTH = 2.0  # of what passes for rest, in tau
 
 
-def initial_rest_scale(floor: float, count: int) -> Tensor:
-    """Tau = 3 floors where training begins, of so many bodies or kinds, before softplus."""
-    return torch.full((count,), math.log(math.expm1(2 * floor)))
+class Rest(nn.Module):
+    """rho_i and tau_i of a policy with a state of rest, given the last displacement d_i.
+
+        log(rho_i / (1 - rho_i)) = f_i(c, z) + kappa_i exp(-|d_i|^2 / (2 (2 tau_i)^2))
+
+    f is a network's. It sees displacements in units of a typical one, in which the resolution of a
+    recording is some thousandth: whether a body has just rested, it would learn slowly or never.
+
+    Args:
+        kinds: Of each body, a number from 0; tau and kappa are of a kind.
+        count: Number of kinds.
+        axes: Coordinates of each body.
+        floor: The least tau.
+    """
+
+    def __init__(self, kinds: Tensor, count: int, axes: int, floor: float) -> None:
+        super().__init__()
+        self.register_buffer("kinds", kinds, persistent=False)
+        self.axes, self.floor = axes, floor
+        self.raw_scale = nn.Parameter(torch.full((count,), math.log(math.expm1(2 * floor))))
+        self.kappa = nn.Parameter(torch.full((count,), STAYING))
+
+    kinds: Tensor
+
+    def forward(self, loc: Tensor, scale: Tensor, odds: Tensor, last: Tensor) -> RestingNormal:
+        """The policy, of mu and sigma (..., D), f (..., N) and the last displacements (..., D)."""
+        tau = (F.softplus(self.raw_scale) + self.floor)[self.kinds]
+        square = last.unflatten(-1, (-1, self.axes)).square().sum(-1)
+        rested = (-square / (2 * (WIDTH * tau) ** 2)).exp()
+        odds = MOVING + odds + self.kappa[self.kinds] * rested
+        return RestingNormal(loc, scale, odds, tau.repeat_interleave(self.axes))

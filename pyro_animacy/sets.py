@@ -38,7 +38,7 @@ from pyro_animacy.nets import (
     normal,
     positive,
 )
-from pyro_animacy.resting import MOVING, Policy, RestingNormal, initial_rest_scale
+from pyro_animacy.resting import Policy, Rest
 
 AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
@@ -268,7 +268,7 @@ class SetResidual(nn.Module):
 class SetPolicy(nn.Module):
     """pi(a | c, z) = prod_i N(mu_i(c, z), diag sigma_i(c, z)^2), a `PolicyNormal` of a set.
 
-    With ``resting``, every body may rest instead; tau is a parameter of each type.
+    With ``resting``, every body may rest instead; tau and kappa are of each type.
 
     The mean is an affine map of the body's own token, one for each type, that starts at constant
     velocity, plus the network. The others' latents enter as messages, so that what two bodies do
@@ -307,7 +307,7 @@ class SetPolicy(nn.Module):
         self.weight = nn.Parameter(inertia.repeat(layout.kinds, 1, 1))
         self.bias = nn.Parameter(torch.zeros(layout.kinds, layout.axes))
         if resting:
-            self.still = nn.Parameter(initial_rest_scale(floor, layout.kinds))
+            self.rest = Rest(self.types, layout.kinds, layout.axes, floor)
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z)."""
@@ -321,9 +321,10 @@ class SetPolicy(nn.Module):
         mean, scale = (mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2)
         if not rest.shape[-1]:
             return normal(mean, scale)
-        still = (positive(self.still) + self.floor)[self.types]
-        still = still.repeat_interleave(self.layout.axes)
-        return RestingNormal(mean, scale, rest.flatten(-2) + MOVING, still)
+        last = torch.zeros_like(affine)
+        if self.layout.history > 1:  # the newest displacement in the token
+            last = x[..., self.layout.axes : 2 * self.layout.axes]
+        return self.rest(mean, scale, rest.flatten(-2), last.flatten(-2))
 
 
 def _beside(first: Tensor, second: Tensor) -> Tensor:

@@ -27,11 +27,13 @@ def action_cost(cfg, mu: Tensor, sigma: Tensor) -> Tensor:
     return cfg.action_cost * squared + cfg.action_cost_absolute * absolute.sum(-1)
 
 
-def rested(policy, raw: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def rested(policy, raw: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """rho (..., D) and tau (D) of a policy that may rest, from its network's last outputs."""
-    axes = size // raw.shape[-1]
-    tau = torch.log1p(policy.still.exp()) + policy.floor
-    rho = 1 / (1 + torch.exp(2 - raw))
+    axes = last.shape[-1] // raw.shape[-1]
+    tau = torch.log1p(policy.rest.raw_scale.exp()) + policy.floor
+    length = last.unflatten(-1, (-1, axes)).norm(dim=-1)
+    raw = raw + policy.rest.kappa * torch.exp(-((length / tau) ** 2) / 8)
+    rho = 1 / (1 + torch.exp(5 - raw))
     return rho.repeat_interleave(axes, -1), tau.repeat_interleave(axes)
 
 
@@ -119,7 +121,7 @@ def loss(
             error = ((x[f + 1] - s - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
         resting = cfg.rest and cfg.policy_scale is None and not closed
         if resting:
-            rho, tau = rested(policy, rest, mu.shape[-1])
+            rho, tau = rested(policy, rest, past[0] if past else torch.zeros_like(mu))
             error = resting_error(x[f + 1] - s, mu, sigma, rho, tau, rest.shape[-1], ok)
             rec = rec + w * error.sum()
         else:
@@ -203,7 +205,9 @@ def state_space_loss(
 
     h, z = x.new_zeros(B, cfg.memory_size), x.new_zeros(B, Z * (K or 1))
     s, past = x[k - 1], [x[k - 1 - i] - x[k - 2 - i] for i in range(k - 1)]
-    held: dict[str, list[Tensor]] = {name: [] for name in ("c", "h", "z", "q", "p", "s", "a", "ok")}
+    held: dict[str, list[Tensor]] = {
+        name: [] for name in ("c", "h", "z", "q", "p", "s", "a", "ok", "d")
+    }
     policies = []
     for t in range(T):
         f = k - 1 + t
@@ -246,7 +250,8 @@ def state_space_loss(
             policies.append(decode(c, h, z))
             a = policies[-1][0] + policies[-1][1] * standard_normal("action", s, t)
             held["a"].append(a)
-        for name, value in (("c", c), ("h", h), ("z", z), ("s", s), ("ok", ok)):
+        last = past[0] if past else torch.zeros_like(s)
+        for name, value in (("c", c), ("h", h), ("z", z), ("s", s), ("ok", ok), ("d", last)):
             held[name].append(value)
         if closed:
             s, past = s + a, [a, *past][: k - 1]
@@ -276,7 +281,7 @@ def state_space_loss(
     else:
         error = ((shown - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
     if not closed and rest:
-        rho, tau = rested(model.decoder, rest[0], mu.shape[-1])
+        rho, tau = rested(model.decoder, rest[0], of["d"])
         rec = (w * resting_error(shown, mu, sigma, rho, tau, len(rest[0][0, 0]), ok).sum(-1)).sum()
     else:
         rec = (w * (error if seen is None else torch.where(ok, error, 0.0)).sum(-1)).sum()

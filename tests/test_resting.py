@@ -178,6 +178,7 @@ def told_to_rest(name, odds):
             parameter.zero_()
         last = [p for p in pi.network.parameters() if p.dim() == 1][-1]
         last[-1 if name == "set_rest" else slice(-3, None)] = odds - MOVING
+        pi.rest.kappa.zero_()
     return model, guide
 
 
@@ -197,6 +198,21 @@ def test_bodies_rest_in_free_motion_as_often_as_the_policy_says(name):
     expected, error = 1 / (1 + np.exp(-1.0)), 4 * 0.5 / (40 * 3 * 20) ** 0.5
     for part in still.split(20):
         assert part.mean().item() == pytest.approx(expected, abs=error)
+
+
+@RESTING
+def test_a_body_that_rested_goes_on_resting(name):
+    """The odds gain kappa for a body at rest, next to nothing for one that moves."""
+    model, _ = told_to_rest(name, -3.0)
+    pi = getattr(model, "decoder", None) or model.step.policy
+    with torch.no_grad():
+        pi.rest.kappa.fill_(5.0)
+        state = torch.zeros(2, 6, dtype=torch.float64)
+        moves = torch.tensor([[0.0] * 4 + [1.0] * 2, [1.0] * 6]).double()
+        c = model.context(state, [moves] + [torch.ones_like(moves)] * (model.config.history - 2))
+        odds = model.policy(c, model.start((2,))).rest_logits
+    expected = torch.tensor([[2.0, 2.0, -3.0], [-3.0] * 3]).double()
+    torch.testing.assert_close(odds, expected, rtol=0, atol=1e-6)
 
 
 @RESTING
