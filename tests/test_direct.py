@@ -370,3 +370,18 @@ def test_measured_subtlety_follows_the_requested(tmp_path):
     ]
     r = np.corrcoef(np.repeat(requested, 6), np.concatenate(found))[0, 1]
     assert r >= 0.9
+
+
+def test_displays_of_a_policy_that_rests(tiny_data, tmp_path):
+    """They are scored like recordings, at their resolution: rest is no spike of the density."""
+    run = fit(tiny_data, debug({"rest": True, "history": 2}), out=tmp_path / "run", progress=False)
+    with torch.no_grad():
+        run.model.step.policy.network.layers[-1].bias[-2] = 30.0  # the hunter does not move
+    found = made(run, tiny_data, config=DirectConfig(planner=QUICK, weight=1e9))
+    still = (np.diff(found["position"], axis=1) == 0).all(-1)
+    assert still[..., 0].mean() > 0.9
+    assert found["resolution"].values == pytest.approx(float(tiny_data["resolution"].median()))
+    scored = nats_per_step(run, found)
+    finer = found.assign_coords(resolution=("trajectory", np.zeros(3)))
+    assert np.isfinite(scored).all()
+    assert (scored < nats_per_step(run, finer)).all()

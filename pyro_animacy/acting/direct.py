@@ -241,6 +241,9 @@ def direct(
     x = path.double().cpu().numpy().reshape(frames, displays, len(run.card.bodies), -1)
     x = x.transpose(1, 0, 2, 3)
     ended = np.full((displays, 1), np.nan)  # of the last frame no step is taken
+    # A body at rest takes steps of exactly zero, as in a recording, whose density means nothing
+    # below its resolution.
+    resolution = float(recordings["resolution"].median()) if run.model.config.rests else 0.0
     found = {
         "heading_error": (heading_error(x, goal), "degrees"),
         "deviation": (deviation[:T].rad2deg().T.double().cpu().numpy(), "degrees"),
@@ -248,7 +251,7 @@ def direct(
     }
     out = make_trajectories(
         x * scale.unit + np.asarray(scale.center), fps=run.card.fps, body=run.card.bodies,
-        units=run.card.units, label=[objective] * displays, resolution=0.0,
+        units=run.card.units, label=[objective] * displays, resolution=resolution,
         trajectory=[f"{goal.name}_{subtlety:g}_{seed}_{i}" for i in range(displays)],
         animate=agents(recordings).tolist(),
         source=f"{objective}, directed in {run.path.name}",
