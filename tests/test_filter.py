@@ -13,6 +13,7 @@ from pyro_animacy import Batch, make_trajectories
 from pyro_animacy.infer import steps as steps_module
 from pyro_animacy.infer.score import log_density, scoring_windows
 from pyro_animacy.infer.steps import draw_steps, follow, log_mean_exp, window_steps
+from pyro_animacy.models.densities import PARAMETERS, base
 
 T = 5
 PROPOSALS = ["posterior", "prior", "defensive"]
@@ -260,8 +261,8 @@ def of_step(steps):
         if isinstance(value, torch.Tensor):
             found[name] = value
         else:
-            parts = ("loc", "scale") if isinstance(value, Normal) else ("logits",)
-            found |= {f"{name}.{part}": getattr(value, part) for part in parts}
+            inner, _ = base(value)
+            found |= {f"{name}.{part}": getattr(inner, part) for part in PARAMETERS[type(inner)]}
     return found
 
 
@@ -299,7 +300,7 @@ def test_a_step_is_shown_half_to_all_of_its_memory(name, memory_steps):
 
     def known(steps):
         """What no draw bears on: the prior, or the policy where there is no latent."""
-        return steps.prior.loc if name == "memory" else steps.policy.loc[0]
+        return steps.prior.loc if name == "memory" else steps.policy.mean[0]
 
     which = torch.arange(len(windows))
     found = torch.cat([known(steps)[0] for _, steps in window_steps(guide, windows, which, 1)])

@@ -319,7 +319,7 @@ def test_densities_are_per_data_unit_of_the_coordinates_seen(tiny_run):
     drawn = draw_steps(tiny_run.guide, batch, 64)
     unit = tiny_run.card.scale.unit
     x = data["position"].to_numpy().reshape(3, 52, 4).transpose(1, 0, 2)
-    pi = stats.norm(drawn.policy.loc.numpy() * unit, drawn.policy.scale.numpy() * unit)
+    pi = stats.norm(drawn.policy.mean.numpy() * unit, drawn.policy.stddev.numpy() * unit)
     each = np.nansum(pi.logpdf(x[2:] - x[1:-1]), -1).mean(0) + drawn.log_ratio.numpy().mean(0)
     seen = drawn.seen.any(-1).numpy()
     expected = np.where(seen, each, np.nan).T
