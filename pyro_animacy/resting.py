@@ -158,10 +158,10 @@ def log_prob_of_bodies(pi: Policy, action: Tensor, seen: Tensor, axes: int) -> T
 
 def free(pi: Policy) -> Policy:
     """The policy of free motion, in which a body at rest stays where it is; it has no density."""
-    if isinstance(pi, RestingNormal):
-        nothing = torch.zeros_like(pi.rest_scale)
-        return RestingNormal(pi.loc, pi.scale, pi.rest_logits, nothing, validate_args=False)
-    return pi
+    if not isinstance(pi, RestingNormal):
+        return pi
+    nothing = torch.zeros_like(pi.rest_scale)
+    return RestingNormal(pi.loc, pi.scale, pi.rest_logits, nothing, validate_args=False)
 
 
 def chosen(pi: Policy, eps: Tensor) -> Tensor:
@@ -206,14 +206,14 @@ class Rest(nn.Module):
         floor: The least tau.
     """
 
+    kinds: Tensor
+
     def __init__(self, kinds: Tensor, count: int, axes: int, floor: float) -> None:
         super().__init__()
         self.register_buffer("kinds", kinds, persistent=False)
         self.axes, self.floor = axes, floor
         self.raw_scale = nn.Parameter(torch.full((count,), math.log(math.expm1(2 * floor))))
         self.kappa = nn.Parameter(torch.full((count,), STAYING))
-
-    kinds: Tensor
 
     def forward(self, loc: Tensor, scale: Tensor, odds: Tensor, last: Tensor) -> RestingNormal:
         """The policy, of mu and sigma (..., D), f (..., N) and the last displacements (..., D)."""

@@ -31,13 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.nets import (
-    ACTIVATIONS,
-    Stack,
-    StackConfig,
-    normal,
-    positive,
-)
+from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 from pyro_animacy.resting import Policy, Rest
 
 AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB

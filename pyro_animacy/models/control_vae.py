@@ -34,13 +34,7 @@ from pyro_animacy.data.windows import Batch, Scale
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneConfig, SceneModel
-from pyro_animacy.nets import (
-    FixedScaleNormal,
-    PolicyNormal,
-    ResidualNormal,
-    Stack,
-    StackConfig,
-)
+from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import Policy
 from pyro_animacy.sets import SetLayout, SetMean, SetPolicy, SetResidual
 
