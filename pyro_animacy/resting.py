@@ -188,16 +188,18 @@ def components(pi: Policy) -> list[tuple[Tensor, Normal]]:
 
 
 MOVING, STAYING = -5.0, 8.0  # log odds of rest, and what rest adds to them, where training begins
-WIDTH = 2.0  # of what passes for rest, in tau
+WIDTH = 4.0  # of what passes for rest, in tau
 
 
 class Rest(nn.Module):
     """rho_i and tau_i of a policy with a state of rest, given the last displacement d_i.
 
-        log(rho_i / (1 - rho_i)) = f_i(c, z) + kappa_i exp(-|d_i|^2 / (2 (2 tau_i)^2))
+        log(rho_i / (1 - rho_i)) = f_i(c, z) + kappa_i exp(-(|d_i| / 4 tau_i)^4)
 
     f is a network's. It sees displacements in units of a typical one, in which the resolution of a
     recording is some thousandth: whether a body has just rested, it would learn slowly or never.
+    The fourth power makes the kernel flat below some 2 tau: d_i at rest is blurred by the resolution in
+    training and exactly zero in free motion, and both have to count as rest alike.
 
     Args:
         kinds: Of each body, a number from 0; tau and kappa are of a kind.
@@ -219,6 +221,6 @@ class Rest(nn.Module):
         """The policy, of mu and sigma (..., D), f (..., N) and the last displacements (..., D)."""
         tau = (F.softplus(self.raw_scale) + self.floor)[self.kinds]
         square = last.unflatten(-1, (-1, self.axes)).square().sum(-1)
-        rested = (-square / (2 * (WIDTH * tau) ** 2)).exp()
+        rested = (-(square / (WIDTH * tau) ** 2).square()).exp()
         odds = MOVING + odds + self.kappa[self.kinds] * rested
         return RestingNormal(loc, scale, odds, tau.repeat_interleave(self.axes))

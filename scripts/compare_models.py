@@ -45,14 +45,13 @@ SETS = (
 
 def models() -> dict[str, FitConfig]:
     """The models compared, at their preset ``small``; the same past, and latents of one size."""
-    named = {
-        name: _gaussian(preset("small", name)) for name in ("deterministic", "stochastic", "rssm")
-    }
-    joint = _gaussian(preset("small"))
+    named = {name: preset("small", name) for name in ("deterministic", "stochastic", "rssm")}
+    joint = preset("small")
+    gaussian = dataclasses.replace(joint.model, rest=False)
     several = dataclasses.replace(joint.train, steps=4000, window=32, batch_size=32)
     return {
-        "control_vae": preset("small"),
-        "control_vae, Gaussian": joint,
+        "control_vae": joint,
+        "control_vae, Gaussian": dataclasses.replace(joint, model=gaussian),
         "control_vae, set": dataclasses.replace(
             joint, model=dataclasses.replace(joint.model, structure="set", latent_size=8)
         ),
@@ -61,11 +60,6 @@ def models() -> dict[str, FitConfig]:
         ),
         **named,
     }
-
-
-def _gaussian(config: FitConfig) -> FitConfig:
-    """The same options without a state of rest."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, rest=False))
 
 
 class Row(NamedTuple):
@@ -197,9 +191,8 @@ error of a *difference* between two models is much smaller (`pyro-animacy compar
 Forecasts are of the same held-out windows, 100 draws each: CRPS of each coordinate at 1 and 4
 seconds, ADE and FDE of the mean of the draws. `control_vae, set` has a latent of 8 for each body
 and networks on the set of bodies; `control_vae, memory` a GRU of 128 units over the past; the
-state-space models are described in [state_space](models/state_space.md). All but the first are
-Gaussian (`model.rest: false`), so that the first two rows differ by the [state of
-rest](notation.md#the-three-networks) alone. Those that remember take 4,000 updates on windows of 32
+state-space models are described in [state_space](models/state_space.md). `control_vae, Gaussian` is
+the first without a [state of rest](notation.md#the-three-networks) (`model.rest: false`). Those that remember take 4,000 updates on windows of 32
 steps, the others 12,000 on single steps. Of the linear autoregressions, the best is shown. One seed
 each; the seconds of a fit are on one thread of a machine that had other work to do, and so are
 upper limits.

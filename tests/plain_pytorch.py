@@ -32,7 +32,7 @@ def rested(policy, raw: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     axes = last.shape[-1] // raw.shape[-1]
     tau = torch.log1p(policy.rest.raw_scale.exp()) + policy.floor
     length = last.unflatten(-1, (-1, axes)).norm(dim=-1)
-    raw = raw + policy.rest.kappa * torch.exp(-((length / tau) ** 2) / 8)
+    raw = raw + policy.rest.kappa * torch.exp(-((length / tau) ** 4) / 256)
     rho = 1 / (1 + torch.exp(5 - raw))
     return rho.repeat_interleave(axes, -1), tau.repeat_interleave(axes)
 

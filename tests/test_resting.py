@@ -12,6 +12,8 @@ from pyro_animacy.models.densities import expected_cost, rebuilt
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.resting import (
     MOVING,
+    STAYING,
+    Rest,
     RestingNormal,
     chosen,
     components,
@@ -213,6 +215,17 @@ def test_a_body_that_rested_goes_on_resting(name):
         odds = model.policy(c, model.start((2,))).rest_logits
     expected = torch.tensor([[2.0, 2.0, -3.0], [-3.0] * 3]).double()
     torch.testing.assert_close(odds, expected, rtol=0, atol=1e-6)
+
+
+def test_a_step_blurred_by_the_resolution_counts_as_rest():
+    """Training sees the dequantised step, free motion exactly zero: the odds are nearly the same."""
+    rest = Rest(torch.zeros(1, dtype=torch.long), 1, axes=2, floor=0.1).double()
+    tau = (torch.nn.functional.softplus(rest.raw_scale) + rest.floor).item()
+    last = tau * torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        pi = rest(last, torch.ones_like(last), torch.zeros(10_000, 1), last)
+        odds = pi.rest_logits - MOVING
+    assert odds.mean().item() / STAYING == pytest.approx(1.0, abs=0.05)
 
 
 @RESTING
