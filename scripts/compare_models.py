@@ -192,10 +192,10 @@ Forecasts are of the same held-out windows, 100 draws each: CRPS of each coordin
 seconds, ADE and FDE of the mean of the draws. `control_vae, set` has a latent of 8 for each body
 and networks on the set of bodies; `control_vae, memory` a GRU of 128 units over the past; the
 state-space models are described in [state_space](models/state_space.md). `control_vae, Gaussian` is
-the first without a [state of rest](notation.md#the-three-networks) (`model.rest: false`). Those that remember take 4,000 updates on windows of 32
-steps, the others 12,000 on single steps. Of the linear autoregressions, the best is shown. One seed
-each; the seconds of a fit are on one thread of a machine that had other work to do, and so are
-upper limits.
+the first without a [state of rest](notation.md#the-three-networks) (`model.rest: false`). Those
+that remember take 4,000 updates on windows of 32 steps, the others 12,000 on single steps. Of the
+linear autoregressions, the best is shown. One seed each; the seconds of a fit are on one thread of
+a machine that had other work to do, and so are upper limits.
 
 The held-out part of `metrica` is 17 seconds of one match, however many scenes of three bodies it
 gives: what is said of its forecasts rests on a handful of independent moments. The
