@@ -198,8 +198,8 @@ class Rest(nn.Module):
 
     f is a network's. It sees displacements in units of a typical one, in which the resolution of a
     recording is some thousandth: whether a body has just rested, it would learn slowly or never.
-    The fourth power makes the kernel flat below some 2 tau: d_i at rest is blurred by the resolution in
-    training and exactly zero in free motion, and both have to count as rest alike.
+    The fourth power makes the kernel flat below some 2 tau: d_i at rest is blurred by the
+    resolution in training and exactly zero in free motion, and both have to count as rest alike.
 
     Args:
         kinds: Of each body, a number from 0; tau and kappa are of a kind.

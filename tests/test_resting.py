@@ -218,7 +218,7 @@ def test_a_body_that_rested_goes_on_resting(name):
 
 
 def test_a_step_blurred_by_the_resolution_counts_as_rest():
-    """Training sees the dequantised step, free motion exactly zero: the odds are nearly the same."""
+    """Training sees it dequantised, free motion exactly zero: the odds are nearly the same."""
     rest = Rest(torch.zeros(1, dtype=torch.long), 1, axes=2, floor=0.1).double()
     tau = (torch.nn.functional.softplus(rest.raw_scale) + rest.floor).item()
     last = tau * torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0)).double()
