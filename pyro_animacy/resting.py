@@ -194,7 +194,7 @@ WIDTH = 4.0  # of what passes for rest, in tau
 class Rest(nn.Module):
     """rho_i and tau_i of a policy with a state of rest, given the last displacement d_i.
 
-        log(rho_i / (1 - rho_i)) = f_i(c, z) + kappa_i exp(-(|d_i| / 4 tau_i)^4)
+        log(rho_i / (1 - rho_i)) = -5 + f_i(c, z) + kappa_i exp(-(|d_i| / 4 tau_i)^4)
 
     f is a network's. It sees displacements in units of a typical one, in which the resolution of a
     recording is some thousandth: whether a body has just rested, it would learn slowly or never.

@@ -315,9 +315,7 @@ class SetPolicy(nn.Module):
         mean, scale = (mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2)
         if not rest.shape[-1]:
             return normal(mean, scale)
-        last = torch.zeros_like(affine)
-        if self.layout.history > 1:  # the newest displacement in the token
-            last = x[..., self.layout.axes : 2 * self.layout.axes]
+        last = x[..., self.layout.axes : 2 * self.layout.axes]  # the newest displacement
         return self.rest(mean, scale, rest.flatten(-2), last.flatten(-2))
 
 

@@ -119,9 +119,9 @@ def loss(
             error = (x[f + 1] - (s + a)) ** 2 + 0.5 * math.log(math.pi)
         else:
             error = ((x[f + 1] - s - mu) / sigma) ** 2 / 2 + sigma.log() + math.log(2 * math.pi) / 2
-        resting = cfg.rest and cfg.policy_scale is None and not closed
+        resting = cfg.rest and cfg.policy_scale is None and not closed and k > 1
         if resting:
-            rho, tau = rested(policy, rest, past[0] if past else torch.zeros_like(mu))
+            rho, tau = rested(policy, rest, past[0])
             error = resting_error(x[f + 1] - s, mu, sigma, rho, tau, rest.shape[-1], ok)
             rec = rec + w * error.sum()
         else:

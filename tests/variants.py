@@ -30,6 +30,7 @@ CONTROL_VAE = {
         "rest": True, "discount": 0.9, "action_cost": 0.1, "action_cost_absolute": 0.2,
     },
     "rest_closed_loop": {"rest": True, "roll_out": "closed_loop"},  # nobody rests
+    "rest_history_1": {"rest": True, "history": 1},  # nor here
     "blended_weights": {"policy": EXPERTS},
     "blended_outputs": {
         "policy": StackConfig(hidden=6, layers=2, experts=3, blend="outputs"),

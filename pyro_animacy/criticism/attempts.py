@@ -85,9 +85,11 @@ def _drift(figures: Figures) -> str:
 def _rest(figures: Figures) -> str:
     model, seldom = figures.model, [resting(c) for c in figures.wrong.values()]
     follows = model.get("roll_out") == "teacher_forced" and model.get("policy_scale") is None
+    follows = follows and model.get("history", 2) > 1
     if not any(said.startswith("too seldom") for said in seldom) or (model.get("rest") and follows):
         return ""
-    needs = "" if follows else ", which is for training teacher forced with a learned scale"
+    needs = ", which is for training teacher forced with a learned scale and a history of 2 or more"
+    needs = "" if follows else needs
     return (
         f"A policy with a state of rest (--model.rest true{needs}): a Gaussian one seldom makes a "
         "step below the recording's resolution."

@@ -59,8 +59,8 @@ class SceneConfig:
         policy_scale: Fixed standard deviation of the policy in root-mean-square displacements, or
             null to learn it (the policy likelihood only).
         rest: Whether the policy has a state of rest besides: every body moves by the Gaussian, or
-            stays where it is (`pyro_animacy.resting`). Teacher forced and with a learned scale;
-            otherwise nobody rests.
+            stays where it is (`pyro_animacy.resting`). Teacher forced, with a learned scale, and
+            where the networks see the last displacement; otherwise nobody rests.
         arena: Part of the known transition in free motion. ``recorded``: bodies stop, as at a
             wall, where nothing was recorded beyond; ``open``: they go on.
         action_cost: w_a, weight of the expected squared action.
@@ -106,7 +106,8 @@ class SceneConfig:
     @property
     def rests(self) -> bool:
         """Whether bodies may rest: through the choice to rest no gradient reaches a roll-out."""
-        return self.rest and self.policy_scale is None and self.roll_out == "teacher_forced"
+        learned = self.policy_scale is None and self.roll_out == "teacher_forced"
+        return self.rest and learned and self.history > 1
 
 
 class RollOut(NamedTuple):
