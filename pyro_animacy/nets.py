@@ -177,6 +177,31 @@ def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
+class NormalisedGRUCell(nn.Module):
+    """A GRU with layer norm, as in DreamerV2's code (Hafner et al. 2021).
+
+        r, c, u = LayerNorm(W [x, h])
+        h' = v tanh(sigmoid(r) c) + (1 - v) h,   v = sigmoid(u - 1)
+
+    The -1 makes it remember where training begins.
+
+    Args:
+        input_size: Size of x.
+        hidden_size: H, size of h.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(input_size + hidden_size, 3 * hidden_size, bias=False)
+        self.norm = nn.LayerNorm(3 * hidden_size, eps=1e-3)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """The next h (B, H), of x (B, input_size) and h (B, H)."""
+        r, c, u = self.norm(self.linear(torch.cat([x, h], -1))).chunk(3, -1)
+        v = (u - 1).sigmoid()
+        return v * (r.sigmoid() * c).tanh() + (1 - v) * h
+
+
 def positive(raw: Tensor) -> Tensor:
     """Softplus of half an output: put together first, for torch's takes 3 to 10 times as long."""
     return F.softplus(raw.contiguous())

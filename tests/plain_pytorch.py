@@ -147,8 +147,21 @@ def predicted(dynamics, h: Tensor, z: Tensor, u: Tensor) -> tuple[Tensor, Tensor
         return h, belief
     r = dynamics.recurrence
     x = F.elu(F.linear(belief, dynamics.embed.weight, dynamics.embed.bias))
-    h = torch.gru_cell(x, h, r.weight_ih, r.weight_hh, r.bias_ih, r.bias_hh)
+    if dynamics.config.memory_norm:
+        h = normalised_gru(r, x, h)
+    else:
+        h = torch.gru_cell(x, h, r.weight_ih, r.weight_hh, r.bias_ih, r.bias_hh)
     return h, torch.cat([h, u], -1)
+
+
+def normalised_gru(r, x: Tensor, h: Tensor) -> Tensor:
+    """DreamerV2's cell: one layer norm over the parts of reset, candidate and update together."""
+    parts = torch.cat([x, h], -1) @ r.linear.weight.mT
+    parts = parts - parts.mean(-1, keepdim=True)
+    parts = parts / (parts.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    reset, candidate, update = (parts * r.norm.weight + r.norm.bias).split(h.shape[-1], -1)
+    update = 1 / (1 + torch.exp(1 - update))
+    return h + update * (torch.tanh(candidate / (1 + torch.exp(-reset))) - h)
 
 
 def gaussian_prior(dynamics, belief: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ STATE_SPACE = {
         "roll_out": "closed_loop", "discount": 0.9, "action_cost": 0.1, "action_cost_absolute": 0.2,
     },
     "rssm_rest": {"rest": True, "discount": 0.9},
+    "rssm_norm": {"memory_norm": True},
     "deterministic": {"latent_size": 0},
     "deterministic_rest": {"latent_size": 0, "rest": True},
     "stochastic": {"memory_size": 0},

@@ -224,7 +224,7 @@ def _paper(agent: Kind) -> ActConfig:
         bits=8, action_repeat=2, exploration=0.0 if two else 0.3,
         model=WorldModelConfig(
             memory_size=200, latent_size=32 if two else 30, classes=32 if two else None,
-            unimix=0.0, observation_scale=1.0, prior=net, posterior=net,
+            unimix=0.0, observation_scale=1.0, memory_norm=two, prior=net, posterior=net,
             reward=deep if two else head, continuation=deep if two else head,
         ),
         train=UpdateConfig(

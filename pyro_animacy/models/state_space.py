@@ -44,6 +44,7 @@ from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import (
     ACTIVATIONS,
     LearnedNormal,
+    NormalisedGRUCell,
     PolicyNormal,
     ResidualNormal,
     Stack,
@@ -64,6 +65,7 @@ class DynamicsConfig:
         unimix: Share of the uniform distribution in the probabilities of classes (Hafner et al.,
             Mastering Diverse Domains through World Models, 2023), so that no KL is infinite.
         least_scale: Least standard deviation of the prior.
+        memory_norm: Whether the GRU has layer norm, as DreamerV2's (`NormalisedGRUCell`).
         prior: Sizes of the network of p(z_t | h_t); its activation is also that of the layer before
             the GRU.
         posterior: Sizes of the network of q(z_t | h_t, o_t).
@@ -74,6 +76,7 @@ class DynamicsConfig:
     classes: int | None = None
     unimix: float = 0.01
     least_scale: float = 0.1
+    memory_norm: bool = False
     prior: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
     posterior: StackConfig = field(default_factory=lambda: StackConfig(hidden=200, layers=1))
 
@@ -117,7 +120,8 @@ class Dynamics(nn.Module):
         self.latent_size = Z * (K or 1)
         self.memory_size = H
         self.embed = nn.Linear(self.latent_size + inputs, H) if H else None
-        self.recurrence = nn.GRUCell(H, H) if H else None
+        cell = NormalisedGRUCell if config.memory_norm else nn.GRUCell
+        self.recurrence = cell(H, H) if H else None
         self.belief_size = H + inputs * direct if H else self.latent_size + inputs
         self.prior: nn.Module | None = None
         if K and Z:
@@ -141,8 +145,12 @@ class Dynamics(nn.Module):
         if embed is not None and gru is not None:  # as functions: a module's call costs more
             x = F.linear(belief.flatten(0, -2), embed.weight, embed.bias)
             x = ACTIVATIONS[self.config.prior.activation](x)
-            weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
-            h = torch.gru_cell(x, h.flatten(0, -2), *weights).view(h.shape)
+            before = h.flatten(0, -2)
+            if isinstance(gru, nn.GRUCell):
+                weights = gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
+                h = torch.gru_cell(x, before, *weights).view(h.shape)
+            else:
+                h = gru(x, before).view(h.shape)
             belief = torch.cat([h, u], -1) if self.direct else h
         return h, belief, self._prior(belief)
 
