@@ -4,12 +4,16 @@ Each row is an option, by its path, and the published value. What the presets ca
 docs/acting.md, "The papers' values".
 """
 
+import dataclasses
 import math
+import re
 from functools import reduce
+from pathlib import Path
 
 import pytest
 
-from pyro_animacy.acting.config import act_preset
+from pyro_animacy.acting.config import ActConfig, act_preset
+from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.presets import preset
 
 # Yao et al. 2022, appendix and public code
@@ -112,5 +116,27 @@ TABLES = {
 def test_values_of_the_papers(name):
     make, table = TABLES[name]
     config = make()
-    found = {path: reduce(getattr, path.split("."), config) for path in table}
-    assert found == table
+    assert values(config, table) == table
+
+
+def values(config, paths):
+    """The options of these paths."""
+    return {path: reduce(getattr, path.split("."), config) for path in paths}
+
+
+def test_ataris_values_as_the_page_has_them():
+    """docs/acting.md: of every option the preset's value, and that it can have Atari's."""
+    page = (Path(__file__).parents[1] / "docs" / "acting.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([-e\d.]+) \| ([-e\d.]+) \|$", page, re.MULTILINE)
+    atari, control = ({name: float(row[i]) for name, *row in rows} for i in (0, 1))
+    assert atari["model.memory_size"] == 600
+    assert len(rows) == 12
+    preset = act_preset("paper", "dreamerv2")
+    assert values(preset, control) == control
+    options = dataclasses.asdict(preset)
+    for name, value in atari.items():
+        *inner, last = name.split(".")
+        part = reduce(dict.__getitem__, inner, options)
+        part[last] = type(part[last])(value)
+    changed = parsed({"acting": options}, {"acting": ActConfig}).acting
+    assert values(changed, atari) == atari
