@@ -524,6 +524,10 @@ def test_repeating_stops_at_an_end():
     ("name", "asked", "repeat"),
     [
         ("cartpole-swingup", None, 8),
+        ("reacher-easy", None, 4),
+        ("cheetah-run", None, 4),
+        ("finger-spin", None, 2),
+        ("ball_in_cup-catch", None, 4),  # 6 in the first release of the paper's code
         ("dm_control/walker-walk", None, 2),
         ("Pendulum-v1", None, 1),
         ("cartpole-swingup", 3, 3),

@@ -21,9 +21,11 @@ CONTROL_VAE = {
     "model.latent_size": 64, "model.latent_scale": 0.3, "model.posterior_scale": "prior",
     "model.policy_scale": 0.05, "model.roll_out": "closed_loop", "model.discount": 0.95,
     "model.likelihood": "squared_error", "model.action_cost": 0.001,
+    "model.action_cost_absolute": 0.01,
     "model.prior.hidden": 512, "model.prior.layers": 3, "model.prior.activation": "elu",
     "model.prior.repeat_input": True, "model.posterior.hidden": 512, "model.posterior.layers": 3,
-    "model.posterior.repeat_input": True, "model.policy.hidden": 512, "model.policy.layers": 3,
+    "model.posterior.activation": "elu", "model.posterior.repeat_input": True,
+    "model.policy.hidden": 512, "model.policy.layers": 3, "model.policy.activation": "elu",
     "model.policy.experts": 6, "model.policy.blend": "weights", "model.policy.gate_hidden": 64,
     "model.policy.repeat_input": True, "model.policy.layer_norm": True,
     "train.batch_size": 512, "train.window": 24, "train.optimizer": "radam",
@@ -86,16 +88,17 @@ DREAMER_V2 = DREAMER | {
     "train.kl_balance": 0.8, "behaviour.reinforce": None, "behaviour.entropy": 1e-4,
     "behaviour.target_every": 100, "behaviour.critic.layers": 4,
 }  # fmt: skip
-# Yao et al. 2022 and public code: 8 updates of each sum; networks as in CONTROL_VAE
+# The same with the learned transition; windows are of frames, of 24 steps
+AGENT_CONTROL_VAE = {
+    **{name: value for name, value in CONTROL_VAE.items() if name != "model.likelihood"},
+    "model.transition.hidden": 512, "model.transition.layers": 4,
+    "model.transition.activation": "elu", "model.transition_steps": 8, "train.window": 25,
+    "train.transition_learning_rate": 2e-3, "train.transition_weight_decay": 1e-3,
+}  # fmt: skip
+# Public code: 8 updates of each sum
 TRACKING = {
-    **{
-        name.replace("model.", "control_vae."): value
-        for name, value in CONTROL_VAE.items() if name != "model.likelihood"
-    },
+    **{name.replace("model.", "control_vae."): x for name, x in AGENT_CONTROL_VAE.items()},
     "agent": "control_vae", "pixels": False, "updates": 8, "prior_share": 0.4,
-    "train.transition_learning_rate": 2e-3, "control_vae.transition.hidden": 512,
-    "control_vae.transition.layers": 4, "control_vae.transition.activation": "elu",
-    "control_vae.transition_steps": 8, "train.window": 25,  # frames of 24 steps
 }  # fmt: skip
 LAST = {"train.ema_decay": 0.0}  # of a fit: the parameters as the last update left them
 SCENE = LAST | {"model.structure": "joint"}  # one latent of the whole scene
@@ -104,7 +107,10 @@ TABLES = {
     "control_vae seed": (lambda: preset("seed"), SEED | SCENE),
     "image_vae paper": (lambda: preset("paper", "image_vae"), IMAGE_VAE | LAST),
     "world_model planet": (lambda: preset("planet", "world_model"), PLANET | LAST),
-    "agent_control_vae paper": (lambda: preset("paper", "agent_control_vae"), LAST),
+    "agent_control_vae paper": (
+        lambda: preset("paper", "agent_control_vae"),
+        AGENT_CONTROL_VAE | LAST,
+    ),
     "act planet": (lambda: act_preset("paper", "planet"), PLANET_ACTS),
     "act dreamer": (lambda: act_preset("paper", "dreamer"), DREAMER),
     "act control_vae": (lambda: act_preset("paper", "control_vae"), TRACKING),
