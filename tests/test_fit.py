@@ -24,6 +24,7 @@ from helpers import (
     validation,
 )
 
+from pyro_animacy.acting.config import act_preset
 from pyro_animacy.cli import main
 from pyro_animacy.command_data import DATA_OPTIONS
 from pyro_animacy.data.readers import read_trajectories
@@ -52,14 +53,24 @@ SEED = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
 TABLES = {"paper": (PAPER, 500 * 8), "seed": (SEED, 500)}  # levels, updates a level
 
 
+def assert_levels(train, steps, levels, every):
+    """The KL weight of each of so many updates; the last level is reached, and used as long."""
+    found = [train.kl_weight(step // train.steps_per_epoch) for step in range(steps)]
+    expected = [levels[min(step // every, len(levels) - 1)] for step in range(steps)]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
+    assert steps >= every * len(levels)
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_kl_weight_of_every_update(name):
-    levels, every = TABLES[name]
     train = preset(name).train
-    found = [train.kl_weight(step // train.steps_per_epoch) for step in range(train.steps)]
-    expected = [levels[min(step // every, len(levels) - 1)] for step in range(train.steps)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15)
-    assert train.steps >= every * len(levels)  # the last level is reached and used
+    assert_levels(train, train.steps, *TABLES[name])
+
+
+def test_kl_weight_of_every_update_by_acting():
+    """Of `act` there are as many updates as episodes leave room for."""
+    config = act_preset("paper", "control_vae")
+    assert_levels(config.train, config.updates_before(config.episodes - 1), *TABLES["paper"])
 
 
 def test_geometric_kl_weight():

@@ -278,10 +278,14 @@ def _small_tracking() -> ActConfig:
 
 
 def _paper_tracking() -> ActConfig:
-    """The values of ControlVAE's paper, see docs/models/agent_control_vae.md."""
+    """The values of ControlVAE's paper, see docs/models/agent_control_vae.md.
+
+    An episode of 8 updates is an epoch: 500 of each level of beta, of which there are 9, after the
+    5 at random.
+    """
     paper = preset("paper", "agent_control_vae")
     return ActConfig(
-        agent="control_vae", episodes=1000, updates=8, evaluate_every=50, exploration=0.0,
+        agent="control_vae", episodes=4505, updates=8, evaluate_every=50, exploration=0.0,
         control_vae=paper.model, train=_updates(paper.train),
     )  # fmt: skip
 
