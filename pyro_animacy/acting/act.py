@@ -248,9 +248,10 @@ def act(
     Args:
         environment: Its name, see `pyro_animacy.acting.environments.make`.
         config: The options, see `act_preset`.
-        out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors`` (the world
-            model), ``behaviour.safetensors`` (actor and critic), ``trainer.pt``, ``episodes/``;
-            with ``train.keep`` ``checkpoints/``, by the episodes there were.
+        out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors`` (the
+            model that is learned), ``behaviour.safetensors`` (of Dreamer's, actor and critic),
+            ``reference.npz`` (of ``control_vae``), ``trainer.pt``, ``episodes/``; with
+            ``train.keep`` ``checkpoints/``, by the episodes there were.
         overwrite: Replace a folder that exists.
         progress: Show progress bars.
 

@@ -1,7 +1,8 @@
 """A run on disk: weights that describe themselves, and the state to go on from.
 
-- ``best.safetensors``: the averaged parameters with the best validation score; its header holds
-  what is needed to build the model again and a digest of the parameters.
+- ``best.safetensors``: of a fit the averaged parameters with the best validation score, or without
+  patience the last; of `act` the latest, not averaged. Its header holds what is needed to build the
+  model again and a digest of the parameters.
 - ``trainer.pt``: parameters, their average, optimiser and counters, loaded with
   ``weights_only=True``.
 - ``baselines.safetensors``: the linear-Gaussian baselines, fitted to the same recordings.
