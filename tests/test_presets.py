@@ -84,9 +84,9 @@ DREAMER = {
 DREAMER_V2 = DREAMER | {
     "agent": "dreamerv2", "exploration": 0.0, "model.latent_size": 32, "model.classes": 32,
     "model.unimix": 0.0, "model.reward.layers": 4, "model.continuation.layers": 4,
-    "train.learning_rate": 3e-4, "train.weight_decay": 1e-6, "train.free_nats": 1.0,
-    "train.kl_balance": 0.8, "behaviour.reinforce": None, "behaviour.entropy": 1e-4,
-    "behaviour.target_every": 100, "behaviour.critic.layers": 4,
+    "model.memory_norm": True, "train.learning_rate": 3e-4, "train.weight_decay": 1e-6,
+    "train.free_nats": 1.0, "train.kl_balance": 0.8, "behaviour.reinforce": None,
+    "behaviour.entropy": 1e-4, "behaviour.target_every": 100, "behaviour.critic.layers": 4,
 }  # fmt: skip
 # The same with the learned transition; windows are of frames, of 24 steps
 AGENT_CONTROL_VAE = {
