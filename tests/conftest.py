@@ -1,6 +1,7 @@
 import pytest
 import torch
 from helpers import debug, recordings
+from matplotlib.figure import Figure
 
 from pyro_animacy.cli import main
 from pyro_animacy.infer.fit import fit
@@ -19,6 +20,12 @@ def tiny_run(tiny_data, tmp_path_factory):
     """A run of the preset `debug` on `tiny_data`. Read it; copy its folder to change it."""
     out = tmp_path_factory.mktemp("tiny") / "run"
     return fit(tiny_data, debug(), out=out, progress=False)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave figures blank, which takes half as long: for tests of what a report says."""
+    monkeypatch.setattr(Figure, "draw", lambda *_: None)
 
 
 @pytest.fixture

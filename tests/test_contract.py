@@ -351,6 +351,7 @@ def test_generation_and_forecast(fitted, clips):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_says_of_every_section_what_it_can(fitted, tmp_path):
     """No instrument stops the report; one that cannot measure a model says why in its place."""
     name, run = fitted
