@@ -7,7 +7,6 @@ a slowly turning velocity seen through noise: what is known of x is in all past 
 
 import math
 
-import pyro
 import pytest
 import torch
 
@@ -20,6 +19,7 @@ from pyro_animacy import (
     StateSpaceModel,
 )
 from pyro_animacy.infer.steps import draw_steps, log_mean_exp
+from pyro_animacy.infer.traced import Gradient, no_validation
 from pyro_animacy.models.linear_state_space import LinearStateSpace
 from pyro_animacy.nets import StackConfig
 
@@ -61,18 +61,15 @@ def fitted(name, memory_size, updates, rate):
         for module in (model.dynamics.prior, model.decoder.network, guide):
             for parameter in module.parameters():
                 parameter *= 0.3
-    parameters = [*model.parameters(), *guide.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    bound = ScaledELBO(scale=1 / (64 * STEPS))(model, guide)
+    gradient = Gradient(ScaledELBO(scale=1 / (64 * STEPS)), model, guide, traced=True)
+    optimizer = torch.optim.Adam(gradient.parameters, lr=rate)
     draw = torch.Generator().manual_seed(2)
-    with pyro.validation_enabled(False):
+    with no_validation():
         for step in range(updates):
             optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / updates))
             some = x[:, torch.randint(x.shape[1], (64,), generator=draw)]
-            loss = bound(Batch(some, torch.ones_like(some, dtype=torch.bool)))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 10.0)
+            gradient(Batch(some, torch.ones_like(some, dtype=torch.bool)))
+            torch.nn.utils.clip_grad_norm_(gradient.parameters, 10.0)
             optimizer.step()
     return guide
 
