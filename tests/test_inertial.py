@@ -41,13 +41,17 @@ def simulated(
     return x
 
 
-def law(damping=1.0, restitution=1.0, noise=0.1, rate=0.0, impulse=1.0, low=-1e9, high=1e9):
-    """The law of one body of one trajectory, by default never hit."""
+def law(
+    damping=1.0, restitution=1.0, noise=0.1, rate=0.0, impulse=1.0,
+    staying=0.0, stopping=0.0, rest=1e-6, low=-1e9, high=1e9,
+):  # fmt: skip
+    """The law of one body of one trajectory, by default never hit and never at rest."""
     wall = np.ones((1, 2))
     one = np.ones((1, 1))
     return Inertia(
         *(damping * one, np.array([restitution], float), noise * one),
-        *(rate * one, impulse * one, low * wall, high * wall),
+        *(rate * one, impulse * one, staying * one, stopping * one, rest * one),
+        *(low * wall, high * wall),
     )
 
 
@@ -168,7 +172,8 @@ def test_away_from_walls_the_density_is_a_contaminated_gaussian():
     rho, sigma, tau = (rng.uniform(*between, (3, 2)) for between in ((0.5, 1), (0.5, 2), (2, 4)))
     eps, wall = rng.uniform(0, 0.5, (3, 2)), np.full((2, 2), 1e6)
     eps[0] = 0.0
-    inertia = Inertia(rho, np.ones(2), sigma, eps, tau, -wall, wall)
+    never = np.zeros((3, 2))
+    inertia = Inertia(rho, np.ones(2), sigma, eps, tau, never, never, never + 1e-6, -wall, wall)
     a = np.diff(x, axis=1)
     calm, hit = (
         stats.norm.pdf(a[:, 1:], rho[:, None, :, None] * a[:, :-1], s[:, None, :, None]).prod(-1)
@@ -212,6 +217,66 @@ def test_low_and_high_walls_are_alike(mirrored):
     np.testing.assert_allclose(
         inertial_log_density(x, a), inertial_log_density(y, b), rtol=1e-6, atol=1e-6
     )
+
+
+def resting(staying, stopping, sigma=0.5, frames=600, size=30, rest=0.01, seed=0):
+    """(size, frames, 1, 2) bodies that lie still, are hit, move on, and come to a stop."""
+    rng = np.random.default_rng(seed)
+    x, a = np.zeros((size, frames, 1, 2)), np.ones((size, 1, 2))
+    still = np.zeros((size, 1, 1), bool)
+    for t in range(frames - 1):
+        still = rng.random(still.shape) < np.where(still, staying, stopping)
+        noise = rng.normal(size=a.shape)
+        a = np.where(still, rest * noise, 0.9 * a + sigma * noise)
+        x[:, t + 1] = x[:, t] + a
+    return x
+
+
+@pytest.mark.parametrize(("staying", "stopping"), [(0.9, 0.05), (0.6, 0.4), (0.98, 0.01)])
+def test_a_state_of_rest_is_recovered(staying, stopping):
+    x = resting(staying, stopping)
+    found = fit_inertia(x, 0.01 / math.sqrt(2))
+    n = 600 * 30
+    at_rest = stopping / (1 + stopping - staying)
+    for name, p, steps in (("staying", staying, at_rest), ("stopping", stopping, 1 - at_rest)):
+        # mean of estimates from each body's own steps, of which few may be at rest
+        error = 4 * math.sqrt(p * (1 - p) / (n * steps)) + 0.02
+        assert getattr(found, name).mean() == pytest.approx(p, abs=error), name
+    moving = fit_inertia(x, 1e-9)  # the same, told that nothing is so slow as to be at rest
+    assert (likelihood(x, found) > likelihood(x, moving) - 1).all()
+    np.testing.assert_allclose(found.damping.mean(), 0.9, atol=0.03)
+    spread = (1 - found.impulse_rate) * found.noise**2 + found.impulse_rate * found.impulse_scale**2
+    assert np.sqrt(spread.mean()) == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_density_of_a_body_that_may_rest_is_a_mixture():
+    """Of what it does by its last displacement, by hand."""
+    x = path((0, 0), (1, 0), (1.01, 0), (1.01, 0.01), (2, 0))
+    inertia = law(
+        damping=0.5, noise=0.3, rate=0.2, impulse=2.0, staying=0.9, stopping=0.1, rest=0.02
+    )
+    density = inertial_log_density(x, inertia)[0, :, 0]
+    a = np.diff(x[0, :, 0], axis=0)
+    for t, phi in enumerate((0.1, 0.9, 0.9)):
+        rests, calm, hit = (
+            stats.norm.pdf(a[t + 1], mean, scale).prod()
+            for mean, scale in ((0, 0.02), (0.5 * a[t], 0.3), (0.5 * a[t], 2.0))
+        )
+        by_hand = math.log(phi * rests + (1 - phi) * (0.8 * calm + 0.2 * hit))
+        assert density[t] == pytest.approx(by_hand)
+
+
+def test_lying_still_surprises_no_more_than_rest_should():
+    """A body held still for most of the time, and moved by leaps: only leaps surprise."""
+    rng = np.random.default_rng(3)
+    a = np.where(rng.random((1, 400, 1, 1)) < 0.1, rng.normal(size=(1, 400, 1, 2)), 0.0)
+    x = a.cumsum(1) + rng.uniform(-0.005, 0.005, a.shape)
+    floor = 0.01 / math.sqrt(12)
+    density = inertial_log_density(x, fit_inertia(x, floor))[0, :, 0]
+    still = (a[0, 2:, 0] == 0).all(-1)
+    bound = 2 * stats.norm.logpdf(0, scale=math.sqrt(2) * floor)
+    assert np.median(density[still]) > bound - 1.2  # of a Gaussian's own draws 1, and log(0.9)
+    assert np.median(density[~still]) < bound - 5
 
 
 def test_density_is_not_defined_around_what_was_not_observed():

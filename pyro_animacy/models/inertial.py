@@ -3,6 +3,7 @@
     m_t = s_t + rho v_t                                where the body would be without walls
     m_t beyond a wall w:  m_t <- w - e (m_t - w),  v_{t+1} = -e rho v_t     (that axis alone)
     s_{t+1} ~ (1 - eps) N(m_t, sigma^2 I) + eps N(m_t, tau^2 I)     else v_{t+1} = s_{t+1} - s_t
+    or, with probability phi_t, it rests: s_{t+1} ~ N(s_t, sigma_0^2 I)
 
 A law of motion with damping rho (the share of its velocity that a body keeps, as in pymunk; here
 from frame to frame), restitution e, walls, noise sigma, and now and then an impulse from elsewhere
@@ -13,6 +14,11 @@ on changes of speed and heading that no force explains). Without impulses a ball
 and then would be so uncertain all the time that its mere rolling speaks for an agent. Fitted by
 maximum likelihood to the very motion that is scored, so that inertia has the benefit of hindsight;
 rho and e lie in [0, 1], since an inert body has no engine, and eps in [0, 1/2].
+
+A body that lies still goes on lying still until it is hit: phi_t is one probability where its last
+displacement was within the recording's resolution, and another, that of coming to a stop, where it
+was not. sigma_0 is the standard deviation of a step of zero that was dequantised. Without this,
+lying still would speak for an agent, whose policy has a state of rest (`pyro_animacy.resting`).
 """
 
 import math
@@ -28,6 +34,7 @@ from pyro_animacy.data.windows import Scale
 Floats = npt.NDArray[np.float64]
 ROUNDS = 8  # of coordinate ascent, each a Gauss-Newton step; three or four suffice
 EM_STEPS = 6  # of expectation maximisation, in each round
+AT_REST = 4.0  # sigma_0, the longest displacement of a body that rests
 
 
 class Inertia(NamedTuple):
@@ -40,6 +47,9 @@ class Inertia(NamedTuple):
         noise: sigma, in data units per frame, (trajectory, body); NaN where no step was observed.
         impulse_rate: eps, share of steps with an impulse, (trajectory, body); likewise.
         impulse_scale: tau, in data units per frame, at least sigma, (trajectory, body); likewise.
+        staying: phi of a body at rest, (trajectory, body); likewise.
+        stopping: phi of one that moves, (trajectory, body); likewise.
+        rest_scale: sigma_0, in data units, (trajectory, body).
         low: The walls: least coordinates (body, space), in data units.
         high: Greatest coordinates, likewise.
     """
@@ -49,6 +59,9 @@ class Inertia(NamedTuple):
     noise: Floats
     impulse_rate: Floats
     impulse_scale: Floats
+    staying: Floats
+    stopping: Floats
+    rest_scale: Floats
     low: Floats
     high: Floats
 
@@ -59,11 +72,12 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
     Args:
         position: (trajectory, time, body, space), NaN where not observed.
         floor: Least sigma, positive, one or one for each trajectory, (trajectory, 1): below the
-            resolution of a recording a density means nothing.
+            resolution of a recording a density means nothing. It is that of one position; sigma_0,
+            of a difference of two, is sqrt(2) times as large.
 
     Returns:
-        The maximum-likelihood parameters: noise and impulses by expectation maximisation, damping
-        and restitution by least squares of what the expected displacement leaves, each step
+        The maximum-likelihood parameters: noise, impulses and rest by expectation maximisation,
+        damping and restitution by least squares of what the expected displacement leaves, each step
         weighted by its expected precision, in the slopes of the law about the last estimate, in
         turn; to about 0.01 nats a step, since the likelihood jumps where a body just reaches a
         wall. The walls are the extremes of what was recorded of a body, which are the
@@ -74,22 +88,28 @@ def fit_inertia(position: Floats, floor: float | Floats) -> Inertia:
         low = np.fmin.reduce(position, axis=(0, 1))
         high = np.fmax.reduce(position, axis=(0, 1))
     one = np.ones((N, bodies))
-    inertia = Inertia(one, np.ones(bodies), one, 0.1 * one, one, low, high)
+    inertia = Inertia(
+        damping=one, restitution=np.ones(bodies), noise=one, impulse_rate=0.1 * one,
+        impulse_scale=one, staying=0.9 * one, stopping=0.1 * one,
+        rest_scale=math.sqrt(2) * floor * one, low=low, high=high,
+    )  # fmt: skip
     a = np.diff(position, axis=1)[:, 1:]
+    rest = _rest(position, inertia)
     law = _expected(position, inertia)
-    inertia = _begun(_square(a - law.mean), inertia)
+    inertia = _begun(_square(a - law.mean), rest, inertia, floor)
     for _ in range(ROUNDS):
         error = a - law.mean
-        inertia = _hit(_square(error), inertia, floor)
-        step = _slope(law.by_damping, error, _precision(_square(error), inertia), axis=(1, 3))
+        inertia = _shares(_square(error), rest, inertia, floor)
+        weight = _precision(_square(error), rest, inertia)
+        step = _slope(law.by_damping, error, weight, axis=(1, 3))
         inertia = inertia._replace(damping=np.clip(inertia.damping + step, 0, 1))
         law = _expected(position, inertia)
         error = a - law.mean
-        weight = _precision(_square(error), inertia)
+        weight = _precision(_square(error), rest, inertia)
         step = _slope(law.by_restitution, error, weight, axis=(0, 1, 3))
         inertia = inertia._replace(restitution=np.clip(inertia.restitution + step, 0, 1))
         law = _expected(position, inertia)
-    return _hit(_square(a - law.mean), inertia, floor)
+    return _shares(_square(a - law.mean), rest, inertia, floor)
 
 
 def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
@@ -105,7 +125,7 @@ def inertial_log_density(position: Floats, inertia: Inertia) -> Floats:
     """
     error = np.diff(position, axis=1)[:, 1:] - _expected(position, inertia).mean
     with np.errstate(invalid="ignore"):
-        return np.logaddexp(*_components(_square(error), inertia))
+        return np.logaddexp.reduce(_components(_square(error), _rest(position, inertia), inertia))
 
 
 def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
@@ -166,67 +186,96 @@ def _square(error: Floats) -> Floats:
     return (error**2).sum(-1)
 
 
-def _components(square: Floats, inertia: Inertia) -> tuple[Floats, Floats]:
-    """Log (1 - eps) N(error; 0, sigma^2 I) and log eps N(error; 0, tau^2 I), each (N, time, body).
+class _Rest(NamedTuple):
+    """What tells whether a body rests in each step, (trajectory, time - 2, body)."""
+
+    square: Floats  # squared length of the step
+    rested: npt.NDArray[np.bool_]  # whether the displacement before it is that of a body at rest
+
+
+def _rest(position: Floats, inertia: Inertia) -> _Rest:
+    square = _square(np.diff(position, axis=1))
+    with np.errstate(invalid="ignore"):
+        rested = square <= (AT_REST * inertia.rest_scale[:, None]) ** 2
+    return _Rest(square[:, 1:], rested[:, :-1])
+
+
+def _components(square: Floats, rest: _Rest, inertia: Inertia) -> Floats:
+    """Log densities of a step at rest, undisturbed and hit, with their shares: (3, N, time, body).
+
+    log phi N(s_{t+1} - s_t; 0, sigma_0^2 I), log (1 - phi) (1 - eps) N(error; 0, sigma^2 I) and
+    log (1 - phi) eps N(error; 0, tau^2 I).
 
     Args:
         square: |error|^2, of what was displaced beyond what was expected, (N, time, body).
+        rest: Of the same steps.
         inertia: The parameters.
     """
     D, eps = inertia.low.shape[-1], inertia.impulse_rate[:, None]
+    phi = np.where(rest.rested, inertia.staying[:, None], inertia.stopping[:, None])
     with np.errstate(invalid="ignore", divide="ignore"):
-        undisturbed, hit = (
-            np.log(share) - 0.5 * square / scale**2 - D * np.log(scale * math.sqrt(2 * math.pi))
-            for share, scale in (
-                (1 - eps, inertia.noise[:, None]),
-                (eps, inertia.impulse_scale[:, None]),
+        return np.stack([
+            np.log(share) - 0.5 * far / scale**2 - D * np.log(scale * math.sqrt(2 * math.pi))
+            for share, far, scale in (
+                (phi, rest.square, inertia.rest_scale[:, None]),
+                ((1 - phi) * (1 - eps), square, inertia.noise[:, None]),
+                ((1 - phi) * eps, square, inertia.impulse_scale[:, None]),
             )
-        )
-    return undisturbed, hit
+        ])  # fmt: skip
 
 
-def _responsibility(square: Floats, inertia: Inertia) -> Floats:
-    """Posterior probability that a step was an impulse, (N, time, body); NaN where not observed."""
-    undisturbed, hit = _components(square, inertia)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return 1 / (1 + np.exp(undisturbed - hit))
+def _responsibilities(square: Floats, rest: _Rest, inertia: Inertia) -> Floats:
+    """Posterior probabilities of the three, (3, N, time, body); NaN where not observed."""
+    logs = _components(square, rest, inertia)
+    with np.errstate(invalid="ignore"):
+        return np.exp(logs - np.logaddexp.reduce(logs))
 
 
-def _precision(square: Floats, inertia: Inertia) -> Floats:
-    """Expected precision of each step, (N, time, body, 1); NaN where not observed."""
-    g = _responsibility(square, inertia)
+def _precision(square: Floats, rest: _Rest, inertia: Inertia) -> Floats:
+    """Expected precision of each step, (N, time, body, 1); NaN where not observed.
+
+    0 of a step at rest, which says nothing of how bodies move.
+    """
+    _, calm, hit = _responsibilities(square, rest, inertia)
     precise, loose = inertia.noise[:, None] ** -2, inertia.impulse_scale[:, None] ** -2
-    return ((1 - g) * precise + g * loose)[..., None]
+    return (calm * precise + hit * loose)[..., None]
 
 
-def _begun(square: Floats, inertia: Inertia) -> Inertia:
-    """Where the search begins: noise of half of the steps, impulses larger than most."""
+def _begun(square: Floats, rest: _Rest, inertia: Inertia, floor: float | Floats) -> Inertia:
+    """Where the search begins: noise of half of the steps that are no rest, impulses larger."""
+    with np.errstate(invalid="ignore"):
+        still = rest.rested & (rest.square <= (AT_REST * inertia.rest_scale[:, None]) ** 2)
+    square = np.where(still, np.nan, square)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what was never observed
         typical, mean = np.nanmedian(square, axis=1), np.nanmean(square, axis=1)
+    least = np.square(floor * np.ones_like(typical))  # where nothing moves
+    typical, mean = (np.where(np.isnan(x), least, x) for x in (typical, mean))
     noise, impulse = (np.sqrt(np.maximum(x, np.finfo(float).tiny)) for x in (typical, 10 * mean))
     return inertia._replace(noise=noise, impulse_scale=np.maximum(noise, impulse))
 
 
-def _hit(square: Floats, inertia: Inertia, floor: float | Floats) -> Inertia:
-    """Noise and impulses of each body of each trajectory, by expectation maximisation.
+def _shares(square: Floats, rest: _Rest, inertia: Inertia, floor: float | Floats) -> Inertia:
+    """Rest, noise and impulses of each body of each trajectory, by expectation maximisation.
 
     sigma is no less than the floor, and tau than sigma.
     """
     seen, D = np.isfinite(square), inertia.low.shape[-1]
     each = np.where(seen, square / D, 0.0)  # of a coordinate
-    count = seen.sum(1)
-    never = np.where(count > 0, 0.0, np.nan)
+    rested, moved = seen & rest.rested, seen & ~rest.rested
+    never = np.where(seen.any(1), 0.0, np.nan)
     for _ in range(EM_STEPS):
-        g = np.where(seen, _responsibility(square, inertia), 0.0)
-        hits, calm = g.sum(1), (seen - g).sum(1)
-        noise = np.sqrt(_ratio(((seen - g) * each).sum(1), calm))
+        still, calm, hit = np.where(seen, _responsibilities(square, rest, inertia), 0.0)
+        hits = hit.sum(1)
+        noise = np.sqrt(_ratio((calm * each).sum(1), calm.sum(1)))
         noise = np.maximum(noise, floor) + never
-        impulse = np.sqrt(_ratio((g * each).sum(1), hits))
+        impulse = np.sqrt(_ratio((hit * each).sum(1), hits))
         inertia = inertia._replace(
             noise=noise,
-            impulse_rate=np.minimum(_ratio(hits, count), 0.5) + never,
+            impulse_rate=np.minimum(_ratio(hits, hits + calm.sum(1)), 0.5) + never,
             impulse_scale=np.maximum(noise, impulse),
+            staying=_ratio((still * rested).sum(1), rested.sum(1)) + never,
+            stopping=_ratio((still * moved).sum(1), moved.sum(1)) + never,
         )
     return inertia
 
