@@ -236,6 +236,12 @@ def _fit(chosen: Namespace) -> None:
         data = data_options(chosen, {})
         config = parse_config(chosen.as_dict())
         refuse_existing(chosen.out, chosen.overwrite)
+        if getattr(config.model, "rest", False) and not config.model.rests:
+            print(
+                "note: model.rest has no effect: it is for training teacher forced, with a "
+                "learned policy_scale and a history of 2 or more",
+                file=sys.stderr,
+            )
         recordings = read_data(config.family, data)
         run = fit(recordings, config, out=chosen.out, overwrite=chosen.overwrite, data=data)
     if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first tells

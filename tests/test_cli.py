@@ -112,6 +112,20 @@ def test_criticise(run, tmp_path, capsys):
     assert out.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model.rest", "true"], False),
+        (["--model.rest", "true", "--model.history", "1"], True),
+        (["--model.rest", "false", "--model.history", "1"], False),
+    ],
+)
+def test_fit_says_that_nobody_can_rest(csv, tmp_path, capsys, options, said):
+    words = [*FIT, "--train.steps", "1", *options, "--out", str(tmp_path / "run")]
+    assert main(["fit", str(csv), *words]) == 0
+    assert ("note: model.rest has no effect" in capsys.readouterr().err) == said
+
+
 def test_fit_says_what_it_read(csv, tmp_path, capsys):
     """A wrong rate shows in the speed, which is a tenth at a tenth of the rate."""
     speeds = []

@@ -249,6 +249,14 @@ def test_velocities_of_a_wide_table_are_no_bodies(names):
     np.testing.assert_array_equal(ds["position"][0].values.reshape(9, 4), table.iloc[:, :4])
 
 
+@pytest.mark.parametrize("lone", ["x2", "y2"])
+def test_a_numbered_body_with_one_coordinate_is_refused(lone):
+    """Not left out: of two bodies there would be one."""
+    table = pd.DataFrame(walk(9, 3).reshape(9, 6), columns=["x0", "y0", "x1", "y1", "x2", "y2"])
+    with pytest.raises(DataError, match=f"^DataFrame: {lone} without the other coordinate"):
+        read_trajectories(table.drop(columns={"x2": "y2", "y2": "x2"}[lone]), fps=1)
+
+
 @pytest.mark.parametrize("with_frame", [True, False])
 def test_times_in_milliseconds(with_frame):
     table = pd.DataFrame(walk(50, 1)[:, 0], columns=["x", "y"])

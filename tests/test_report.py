@@ -408,9 +408,9 @@ def test_what_to_try_next():
 
 @pytest.mark.parametrize(("model", "said"), [
     ({"rest": False}, "(--model.rest true):"),
-    ({"rest": True, "roll_out": "closed_loop"}, "(--model.rest true, which is for training"),
+    ({"rest": True, "roll_out": "closed_loop"}, "(--model.rest true) has no effect"),
     ({"rest": False, "policy_scale": 0.05}, "(--model.rest true, which is for training"),
-    ({"rest": True, "history": 1}, "(--model.rest true, which is for training"),
+    ({"rest": True, "history": 1}, "(--model.rest true) has no effect"),
     ({"rest": True}, None),
 ])  # fmt: skip
 def test_a_state_of_rest_is_named_where_there_is_none(model, said):

@@ -363,7 +363,8 @@ def summary_text(run: Run, displays: xr.Dataset, seed: int = 0) -> str:
             f"{len(error)} displays of {frames} frames, {frames / run.card.fps:g} s: "
             f"{displays['label'].values[0]}, subtlety {subtlety:g} degrees",
             f"  mean heading error      {np.nanmean(error):.1f} degrees (asked for "
-            f"{subtlety / 2:g}), over the {np.isfinite(error).mean():.0%} of steps with a heading",
+            f"{subtlety / 2:g}, half the subtlety), over the {np.isfinite(error).mean():.0%} of "
+            "steps with a heading",
             f"  KL to the run's prior   {np.nanmean(displays['kl'].values):.2f} nats per step "
             "(free motion 0)",
             f"  under the run           {led:.2f} nats per step (free motion {free_nats:.2f}"

@@ -77,7 +77,7 @@ def section(
     findings = [_agency(table, animate, doubt), *_interplay(table, doubt), _reliable(scores)]
     caption = (
         "Means over the steps of each body; bars are two standard errors either side. Evidence "
-        "below 0: an inert body predicts as well. Interaction at 0: the others do not matter."
+        "below 0: an inert body predicts better. Interaction at 0: the others do not matter."
     )
     panels = [Panel(picture(plot_bodies(scores), f"{findings[0].sentence} {caption}"), caption)]
     strips = {name: TITLES[name] for name in ("evidence", "interaction") if name in scores}

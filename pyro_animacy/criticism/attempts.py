@@ -75,19 +75,29 @@ def _drift(figures: Figures) -> str:
     far = distance is not None and distance.generated_mean > distance.observed_mean
     if not far or figures.model.get("roll_out") == "closed_loop":
         return ""
-    but = ", and where nobody rests" if figures.model.get("rest") else ""
+    but = " In closed loop nobody rests." if figures.model.get("rest") else ""
     return (
         "Closed-loop training over longer windows (--model.roll_out closed_loop --train.window "
-        f"24): bodies drift apart, which training one step at a time does not punish{but}."
+        f"24): bodies drift apart, which training one step at a time does not punish.{but}"
     )
 
 
 def _rest(figures: Figures) -> str:
-    model, seldom = figures.model, [resting(c) for c in figures.wrong.values()]
+    model, said = figures.model, " ".join(resting(c) for c in figures.wrong.values())
     follows = model.get("roll_out") == "teacher_forced" and model.get("policy_scale") is None
-    follows = follows and model.get("history", 2) > 1
-    if not any(said.startswith("too seldom") for said in seldom) or (model.get("rest") and follows):
+    follows, on = follows and model.get("history", 2) > 1, bool(model.get("rest"))
+    if "too often" in said and on and follows:
+        return (
+            "Longer training (--train.steps), or a policy without a state of rest (--model.rest "
+            "false): bodies rest too often."
+        )
+    if "too seldom" not in said or (on and follows):
         return ""
+    if on:
+        return (
+            "Training teacher forced, with a learned scale and a history of 2 or more: otherwise "
+            "the state of rest (--model.rest true) has no effect, and bodies rest too seldom."
+        )
     needs = ", which is for training teacher forced with a learned scale and a history of 2 or more"
     needs = "" if follows else needs
     return (

@@ -169,6 +169,11 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     frame, time = (found[role][0] if found[role] else None for role in ("frame", "time"))
     roles = (found["trajectory"], found["id"], frame, time, found["label"])
     columns = Columns(*roles, pairs)
+    if "" not in pairs and (lone := _lone(names, pairs)):
+        raise DataError(
+            f"{where}: {shortened(lone)} without the other coordinate beside it; there are "
+            f"{shortened(names)}; add it, or remove what is no position"
+        )
     units = {_without(LENGTH, name)[1] for name in columns.coordinates()}
     unused = tuple(n for n in names if n not in columns.used())
     if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:
@@ -290,6 +295,17 @@ def _wide_pairs(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]
         if pairs:
             return pairs
     return {}
+
+
+def _lone(names: Sequence[str], pairs: Mapping[str, tuple[Coordinate, Coordinate]]) -> list[str]:
+    """Columns of a body that has x or y alone, beside numbered bodies that have both: x1 of x0, y0.
+
+    Of names that are no numbers one cannot tell: pitch_x may be anything.
+    """
+    if not all(body.isdigit() for body in pairs):
+        return []
+    x, y = (_bodies(axis, names, WIDE) for axis in ("x", "y"))
+    return [column[b] for column in (x, y) for b in column if b.isdigit() and b not in pairs]
 
 
 def _bodies(axis: str, names: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
