@@ -300,7 +300,8 @@ def test_a_display_can_be_saved_read_and_scored(tiny_run, tiny_data, tmp_path):
     with pytest.raises(RunError, match=r"displays\.nc: exists"):
         save(display, tmp_path / "out")
     text = summary_text(tiny_run, display)
-    assert f"{float(display['heading_error'].mean()):.1f} degrees (asked for 7.5)" in text
+    error = float(display["heading_error"].mean())
+    assert f"{error:.1f} degrees (asked for 7.5, half the subtlety)" in text
     assert f"{nats_per_step(tiny_run, display).mean():.2f} nats per step" in text
 
 
