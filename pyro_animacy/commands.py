@@ -47,6 +47,7 @@ from pyro_animacy.infer.run import Run, check_kind
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
+from pyro_animacy.models.scene import REST_NEEDS
 
 SCENE_DEFAULTS = {
     "draws": "100",
@@ -237,11 +238,7 @@ def _fit(chosen: Namespace) -> None:
         config = parse_config(chosen.as_dict())
         refuse_existing(chosen.out, chosen.overwrite)
         if getattr(config.model, "rest", False) and not config.model.rests:
-            print(
-                "note: model.rest has no effect: it is for training teacher forced, with a "
-                "learned policy_scale and a history of 2 or more",
-                file=sys.stderr,
-            )
+            print(f"note: model.rest has no effect: it is for {REST_NEEDS}", file=sys.stderr)
         recordings = read_data(config.family, data)
         run = fit(recordings, config, out=chosen.out, overwrite=chosen.overwrite, data=data)
     if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first tells

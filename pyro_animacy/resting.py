@@ -146,7 +146,7 @@ def observed(pi: Policy, seen: Tensor) -> TorchDistribution:
     """The density of the coordinates of an action that were seen, (..., D)."""
     if isinstance(pi, RestingNormal):
         return _Observed(pi, seen)
-    return Normal(pi.base_dist.loc, pi.base_dist.scale).mask(seen).to_event(1)
+    return pi.base_dist.mask(seen).to_event(1)
 
 
 def log_prob_of_bodies(pi: Policy, action: Tensor, seen: Tensor, axes: int) -> Tensor:

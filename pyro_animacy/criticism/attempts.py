@@ -18,6 +18,7 @@ from pyro_animacy.criticism.verdicts import (
 )
 from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.models.scene import REST_NEEDS, allows_rest
 
 
 @dataclass(frozen=True)
@@ -84,22 +85,20 @@ def _drift(figures: Figures) -> str:
 
 def _rest(figures: Figures) -> str:
     model, said = figures.model, " ".join(resting(c) for c in figures.wrong.values())
-    follows = model.get("roll_out") == "teacher_forced" and model.get("policy_scale") is None
-    follows, on = follows and model.get("history", 2) > 1, bool(model.get("rest"))
-    if "too often" in said and on and follows:
+    on, allowed = bool(model.get("rest")), allows_rest(model)
+    if "too often" in said and on and allowed:
         return (
             "Longer training (--train.steps), or a policy without a state of rest (--model.rest "
             "false): bodies rest too often."
         )
-    if "too seldom" not in said or (on and follows):
+    if "too seldom" not in said or (on and allowed):
         return ""
     if on:
         return (
-            "Training teacher forced, with a learned scale and a history of 2 or more: otherwise "
-            "the state of rest (--model.rest true) has no effect, and bodies rest too seldom."
+            "The state of rest (--model.rest true) has no effect, and bodies rest too seldom: it "
+            f"is for {REST_NEEDS}."
         )
-    needs = ", which is for training teacher forced with a learned scale and a history of 2 or more"
-    needs = "" if follows else needs
+    needs = "" if allowed else f", which is for {REST_NEEDS}"
     return (
         f"A policy with a state of rest (--model.rest true{needs}): a Gaussian one seldom makes a "
         "step below the recording's resolution."

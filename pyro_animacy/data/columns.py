@@ -159,6 +159,11 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
             f"{where}: no columns x and y, and no pairs like ball_x, ball_y or x0, y0; there are "
             f"{shortened(names)}; name them with --columns x=...,y=..."
         )
+    if "" not in pairs and (lone := _lone(names, pairs)):
+        raise DataError(
+            f"{where}: {shortened(lone)} without the other coordinate beside it; there are "
+            f"{shortened(names)}; add it, or remove what is no position"
+        )
     if not found["frame"] and not found["time"] and "" not in pairs:
         found["frame"] = tuple(n for n in names if n == ROWS)
     if "" in pairs and not found["frame"] and not found["time"]:
@@ -169,11 +174,6 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     frame, time = (found[role][0] if found[role] else None for role in ("frame", "time"))
     roles = (found["trajectory"], found["id"], frame, time, found["label"])
     columns = Columns(*roles, pairs)
-    if "" not in pairs and (lone := _lone(names, pairs)):
-        raise DataError(
-            f"{where}: {shortened(lone)} without the other coordinate beside it; there are "
-            f"{shortened(names)}; add it, or remove what is no position"
-        )
     units = {_without(LENGTH, name)[1] for name in columns.coordinates()}
     unused = tuple(n for n in names if n not in columns.used())
     if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:

@@ -190,14 +190,15 @@ class _Rest(NamedTuple):
     """What tells whether a body rests in each step, (trajectory, time - 2, body)."""
 
     square: Floats  # squared length of the step
-    rested: npt.NDArray[np.bool_]  # whether the displacement before it is that of a body at rest
+    slow: npt.NDArray[np.bool_]  # whether it may be that of a body at rest
+    rested: npt.NDArray[np.bool_]  # whether the displacement before it may
 
 
 def _rest(position: Floats, inertia: Inertia) -> _Rest:
     square = _square(np.diff(position, axis=1))
     with np.errstate(invalid="ignore"):
-        rested = square <= (AT_REST * inertia.rest_scale[:, None]) ** 2
-    return _Rest(square[:, 1:], rested[:, :-1])
+        slow = square <= (AT_REST * inertia.rest_scale[:, None]) ** 2
+    return _Rest(square[:, 1:], slow[:, 1:], slow[:, :-1])
 
 
 def _components(square: Floats, rest: _Rest, inertia: Inertia) -> Floats:
@@ -243,14 +244,12 @@ def _precision(square: Floats, rest: _Rest, inertia: Inertia) -> Floats:
 
 def _begun(square: Floats, rest: _Rest, inertia: Inertia, floor: float | Floats) -> Inertia:
     """Where the search begins: noise of half of the steps that are no rest, impulses larger."""
-    with np.errstate(invalid="ignore"):
-        still = rest.rested & (rest.square <= (AT_REST * inertia.rest_scale[:, None]) ** 2)
-    square = np.where(still, np.nan, square)
+    square = np.where(rest.rested & rest.slow, np.nan, square)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of what was never observed
         typical, mean = np.nanmedian(square, axis=1), np.nanmean(square, axis=1)
-    least = np.square(floor * np.ones_like(typical))  # where nothing moves
-    typical, mean = (np.where(np.isnan(x), least, x) for x in (typical, mean))
+    # the least where nothing moves
+    typical, mean = (np.where(np.isnan(x), np.square(floor), x) for x in (typical, mean))
     noise, impulse = (np.sqrt(np.maximum(x, np.finfo(float).tiny)) for x in (typical, 10 * mean))
     return inertia._replace(noise=noise, impulse_scale=np.maximum(noise, impulse))
 

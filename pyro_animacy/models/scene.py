@@ -15,9 +15,9 @@ A model declares one step, `advance` (z_t, and what is carried on) and `policy`:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -40,6 +40,7 @@ from pyro_animacy.models.program import (
 from pyro_animacy.resting import Policy, components, free, observed
 
 MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
+REST_NEEDS = "training teacher forced, with a learned scale and a history of 2 or more"
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,18 @@ class SceneConfig:
 
     @property
     def rests(self) -> bool:
-        """Whether bodies may rest: through the choice to rest no gradient reaches a roll-out."""
-        learned = self.policy_scale is None and self.roll_out == "teacher_forced"
-        return self.rest and learned and self.history > 1
+        """Whether bodies may rest."""
+        return self.rest and allows_rest(vars(self))
+
+
+def allows_rest(options: Mapping[str, Any]) -> bool:
+    """Whether the options of a model have what a state of rest needs, `REST_NEEDS`.
+
+    No gradient reaches a roll-out through the choice to rest; and whether a body has just rested is
+    told by its last displacement.
+    """
+    learned = options.get("roll_out") == "teacher_forced" and options.get("policy_scale") is None
+    return learned and options.get("history", 2) > 1
 
 
 class RollOut(NamedTuple):
