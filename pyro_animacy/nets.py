@@ -217,7 +217,8 @@ def normal(loc: Tensor, scale: Tensor | float) -> Independent:
 @cache
 def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number as a tensor, made once: in a loop over time to make it costs as much as a layer."""
-    return torch.tensor(value, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # it outlives the mode of whoever asks first
+        return torch.tensor(value, dtype=dtype, device=device)
 
 
 def constant(network: nn.Module) -> nn.Module:

@@ -1095,3 +1095,6 @@ def test_the_presets_are_checked():
     for changes in ({"episodes": 5}, {"bits": 9}, {"exploration": -0.1}, {"evaluate_every": 0}):
         with pytest.raises(ConfigError, match=f"^{next(iter(changes))} is"):
             ActConfig(**changes)
+    blind = dataclasses.replace(act_preset("debug").model, latent_size=0)
+    with pytest.raises(ConfigError, match=r"latent_size is 0, .* would be blind"):
+        dataclasses.replace(act_preset("debug"), model=blind)

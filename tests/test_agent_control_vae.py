@@ -30,7 +30,9 @@ from pyro_animacy.cli import main
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, save_episodes
 from pyro_animacy.infer.checkpoint import load_weights, save_weights
+from pyro_animacy.infer.config import UpdateConfig
 from pyro_animacy.infer.episodes import elbo_per_frame
+from pyro_animacy.infer.loop import clip, groups, make_optimizer
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.run import split_episodes
 from pyro_animacy.infer.schedules import KLWeightConfig
@@ -643,6 +645,30 @@ def test_the_transition_has_a_rate_and_a_decay_of_its_own(tmp_path):
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
 
 
+def test_each_of_the_two_sums_is_clipped_by_itself():
+    """In a fit both are one loss; a transition that is far off must not slow the policy."""
+    options = UpdateConfig(clip_norm=0.1)
+    model, guide = pair(roll_out="closed_loop", policy_scale=0.05)
+    modules = torch.nn.ModuleDict({"model": model, "guide": guide})
+    optimizer = make_optimizer(groups(modules, options), options)
+    taken = {}
+    for only in (None, "policy", "transition"):
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        loss = ScaledELBO().differentiable_loss(model, guide, batch_of(), only=only)
+        loss.backward()
+        assert clip(optimizer, loss, options) == ""
+        taken[only] = {n: p.grad for n, p in modules.named_parameters() if p.grad is not None}
+    assert not set(taken["policy"]) & set(taken["transition"])
+    for part in ("policy", "transition"):
+        norm = torch.stack([g.norm() for g in taken[part].values()]).norm()
+        assert norm.item() == pytest.approx(0.1, rel=1e-4)
+    together = taken["policy"] | taken["transition"]
+    assert together.keys() == taken[None].keys()
+    for name, gradient in together.items():
+        torch.testing.assert_close(taken[None][name], gradient, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("option", ["transition_learning_rate", "transition_weight_decay"])
 def test_no_other_model_has_a_transition_of_its_own(option):
     train = dataclasses.replace(preset().train, **{option: 1e-3})
@@ -650,21 +676,6 @@ def test_no_other_model_has_a_transition_of_its_own(option):
         dataclasses.replace(preset(), train=train)
     with pytest.raises(ConfigError, match=option):
         dataclasses.replace(train, **{option: -1.0})
-
-
-def test_a_rate_given_to_a_run_that_had_none_is_said_to_be_an_option(refused, tmp_path):
-    save_episodes(agent(), tmp_path / "agent.npz")
-    fit = ["fit", tmp_path / "agent.npz", "--model", "agent_control_vae", "--preset", "debug"]
-    run = tmp_path / "run"
-    words = [*fit, "--train.steps", "2", "--train.transition_learning_rate", "null", "--out", run]
-    assert main([str(word) for word in words]) == 0
-    text = (run / "config.yaml").read_text()
-    changed = text.replace("transition_learning_rate: null", "transition_learning_rate: 0.01")
-    assert changed != text
-    (run / "config.yaml").write_text(changed)
-    said = refused("fit", "--resume", run)
-    assert "the saved state: does not fit the options in config.yaml (" in said
-    assert "parameter groups); undo what was changed there, or start a new run" in said
 
 
 # --- what cannot be used -------------------------------------------------------------------------

@@ -348,11 +348,12 @@ def test_fewer_windows_than_processes(tmp_path):
         )  # fmt: skip
 
 
-def test_processes_that_do_not_find_each_other(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("size", ["2", "two"])
+def test_processes_that_do_not_find_each_other(monkeypatch, size):
+    monkeypatch.setenv("WORLD_SIZE", size)
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RunError, match=r"WORLD_SIZE is 2.*by torchrun"):
+    with pytest.raises(RunError, match=rf"WORLD_SIZE is {size}.*by torchrun"):
         join("cpu")
 
 

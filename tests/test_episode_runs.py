@@ -79,6 +79,22 @@ def test_the_spread_of_rewards_is_of_those_met():
     assert see(data.drop_vars("reward")).reward_spread == 1.0
 
 
+def test_a_feature_that_never_changes_has_no_spread():
+    """Of 0.1 in float32 the mean of many is not 0.1: what is left is rounding, and its unit 1."""
+    data = agent()
+    x = data["observation"].to_numpy().astype(np.float32)
+    x[..., 1] = 0.1
+    data = data.assign(
+        observation=(data["observation"].dims, x), action=0 * data["action"] - 0.7
+    )  # fmt: skip
+    sight = see(data)
+    assert sight.spread[1] == 1.0
+    assert sight.mean[1] == pytest.approx(0.1, abs=1e-7)
+    assert set(sight.action_spread) == {1.0}
+    met = np.concatenate([x[n, : int(data["length"][n])] for n in range(8)])
+    assert sight.spread[0] == pytest.approx(met[:, 0].astype(float).std(), rel=1e-6)
+
+
 def film(episodes=6, frames=8, seed=0):
     """Images 46 x 50 of a bright square that wanders over a dark field."""
     rng = np.random.default_rng(seed)

@@ -38,9 +38,10 @@ from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.loop import clip, make_optimizer, stream
 from pyro_animacy.infer.presets import PRESETS, preset
 from pyro_animacy.infer.recordings import HOW_READ
-from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.infer.score import scoring_windows
+from pyro_animacy.infer.source import SceneSource
 from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
@@ -199,9 +200,11 @@ def test_weight_decay_is_decoupled(name):
 @pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
 @pytest.mark.parametrize("gradient", [1.0, math.nan, math.inf])
 def test_a_loss_or_a_gradient_that_is_no_number_is_noticed(loss, gradient):
-    p = torch.nn.Parameter(torch.ones(2))
-    p.grad = torch.tensor([0.5, gradient])
-    wrong = clip([p], torch.tensor(loss), UpdateConfig(clip_norm=1e9))
+    first, p = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(2))
+    first.grad, p.grad = torch.ones(1), torch.tensor([0.5, gradient])
+    options = UpdateConfig(clip_norm=1e9)
+    optimizer = make_optimizer([{"params": [first]}, {"params": [p]}], options)
+    wrong = clip(optimizer, torch.tensor(loss), options)
     assert bool(wrong) is not (math.isfinite(loss) and math.isfinite(gradient))
 
 
@@ -683,3 +686,20 @@ def test_a_body_that_never_moves_is_named():
     x[0, 10:20, 2] = np.nan
     said = describe_text(make_trajectories(x, fps=10, body=["a", "post", "b"]))
     assert said.endswith("; never moves: post (leave out by --bodies)")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d[["position"]].drop_vars(["length", "start"]), "build it with make_traj"),
+        (lambda d: d.drop_attrs(), "fps"),
+        (lambda d: d.transpose("time", "trajectory", "body", "space"), "in this order"),
+        (lambda d: d.isel(body=[]), "no bodies"),
+    ],
+)
+def test_a_dataset_out_of_the_schema_is_refused_in_words(change, says, tiny_data, tiny_run):
+    """By a fit, and by a run that is asked about it."""
+    with pytest.raises(DataError, match=says):
+        SceneSource(change(tiny_data), debug())
+    with pytest.raises(DataError, match="0 bodies" if says == "no bodies" else says):
+        suited(tiny_run.card, change(tiny_data))

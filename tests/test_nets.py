@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_animacy.nets import Stack, StackConfig
+from pyro_animacy.nets import FixedScaleNormal, Stack, StackConfig
 
 
 def by_hand(stack, x, weight_of):
@@ -53,6 +53,18 @@ def test_stack(layers, blend, experts, repeat_input, layer_norm):
                 ]
                 expected = g @ torch.stack(each)
         torch.testing.assert_close(stack(x)[index], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_scored_first_in_inference_mode_it_is_trained_after():
+    """A scale that is given is one tensor for all who ask, whatever mode the first was in."""
+    torch.manual_seed(0)
+    prior, x = FixedScaleNormal(torch.nn.Linear(2, 3), 0.0625), torch.randn(4, 2)
+    with torch.inference_mode():
+        scored = prior(x).log_prob(torch.zeros(3))
+    found = prior(x).log_prob(torch.zeros(3))
+    found.sum().backward()
+    torch.testing.assert_close(found, scored)
+    assert prior.network.weight.grad.abs().min() > 0
 
 
 def test_no_hidden_layer_is_affine():

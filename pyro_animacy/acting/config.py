@@ -126,6 +126,11 @@ class ActConfig:
         )  # fmt: skip
         if self.agent == "control_vae":
             self._check_following()
+        elif self.model.latent_size == 0:
+            raise ConfigError(
+                "model.latent_size is 0, and without a latent nothing that is observed reaches the "
+                "model: the agent would be blind; it must be at least 1"
+            )
         elif self.reference is not None:
             raise ConfigError(
                 f"reference is of control_vae; {self.agent} follows none: leave it out"

@@ -124,7 +124,7 @@ class Learner:
         elbo.kl_weight = o.kl_weight(step // o.steps_per_epoch)
         elbo.scale = 1 / max(int(batch.observed.sum()), 1)
         loss = self.gradient(batch)
-        if wrong := clip(self.modules.parameters(), loss, o):
+        if wrong := clip(self.optimizer, loss, o):
             raise diverged(f"update {step}", wrong)
         self.optimizer.step()
         row = {"loss": loss.item(), **elbo.logged()}
@@ -270,7 +270,7 @@ class TrackingLearner(Learner):
         self.optimizer.zero_grad()  # to none: what this sum says nothing of does not move
         loss = elbo.differentiable_loss(self.model, self.guide, batch, only=only)
         loss.backward()
-        if wrong := clip(self.modules.parameters(), loss, o):
+        if wrong := clip(self.optimizer, loss, o):
             raise diverged(f"update {step}, {only}", wrong)
         self.optimizer.step()
         terms = elbo.logged()

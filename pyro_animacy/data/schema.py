@@ -138,6 +138,26 @@ def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
         DataError: for missing dimensions or fps, infinite values, a body that is never observed,
             no body that moves, a trajectory of fewer than 2 frames, names that are not unique.
     """
+    where = check_form(ds)
+    if ds.sizes["trajectory"] == 0 or ds.sizes["body"] == 0:
+        what = "bodies" if ds.sizes["trajectory"] else "trajectories"
+        raise DataError(f"{where}: there are no {what} in it, so there is no motion to learn from")
+    _check_values(ds, where)
+    return ds
+
+
+def check_form(ds: xr.Dataset) -> str:
+    """Check that a Dataset follows the schema, without a look at its values.
+
+    Args:
+        ds: the Dataset.
+
+    Returns:
+        What to call it.
+
+    Raises:
+        DataError: for missing dimensions, coordinates or fps, names that are not unique.
+    """
     where = str(ds.attrs.get("source") or "trajectories")
     if "position" not in ds or tuple(ds["position"].dims) != DIMS:
         there = "there is no variable `position`"
@@ -152,11 +172,7 @@ def check_trajectories(ds: xr.Dataset) -> xr.Dataset:
         )
     for dim in ("trajectory", "body"):
         no_duplicates(ds[dim].values, dim, where)
-    if ds.sizes["trajectory"] == 0 or ds.sizes["body"] == 0:
-        what = "bodies" if ds.sizes["trajectory"] else "trajectories"
-        raise DataError(f"{where}: there are no {what} in it, so there is no motion to learn from")
-    _check_values(ds, where)
-    return ds
+    return where
 
 
 def _check_values(ds: xr.Dataset, where: str) -> None:

@@ -133,7 +133,7 @@ def join(device: str) -> Processes:
         RunError: If they do not find each other.
     """
     met = dist.is_available() and dist.is_initialized()
-    if not met and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not met and os.environ.get("WORLD_SIZE", "1") == "1":
         return ALONE
     backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
     try:

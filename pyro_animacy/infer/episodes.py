@@ -124,7 +124,7 @@ def see(dataset: xr.Dataset) -> Sight:
     else:
         x = dataset["observation"].to_numpy()[seen]
         shape = (x.shape[1],)
-        mean, std = x.mean(0), x.std(0)
+        mean, std = x.mean(0, dtype=np.float64), _spread(x)
     return Sight(
         shape, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()),
         actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
@@ -133,24 +133,27 @@ def see(dataset: xr.Dataset) -> Sight:
     )  # fmt: skip
 
 
+def _spread(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Standard deviation of n numbers (n, ...); 1 where they differ by no more than rounding."""
+    if not len(x):
+        return np.ones(x.shape[1:])
+    differ = np.ptp(x, 0) > 1e-6 * np.abs(x).max(0)
+    return np.where(differ, x.std(0, dtype=np.float64), 1.0)
+
+
 def _reward_spread(dataset: xr.Dataset, seen: npt.NDArray[np.bool_]) -> float:
-    """Standard deviation of the rewards met, all but the 0 before anything was done; 1 if alike."""
+    """Of the rewards met, all but the 0 before anything was done."""
     if "reward" not in dataset:
         return 1.0
-    met = dataset["reward"].to_numpy()[:, 1:][seen[:, 1:]].astype(np.float64)
-    differ = met.size and np.ptp(met) > 1e-6 * np.abs(met).max()  # by more than rounding
-    return float(met.std()) if differ else 1.0
+    return float(_spread(dataset["reward"].to_numpy()[:, 1:][seen[:, 1:]]))
 
 
 def _action_spread(dataset: xr.Dataset) -> tuple[float, ...]:
-    """Standard deviation of each control over what was done; 1 where it never changes."""
+    """Of each control, over what was done."""
     if "action" not in dataset:
         return ()
     done = np.arange(dataset.sizes["time"]) < dataset["length"].to_numpy()[:, None] - 1
-    action = dataset["action"].to_numpy()[done].astype(np.float64)
-    if not len(action):  # episodes of a single frame
-        return (1.0,) * action.shape[1]
-    return tuple(np.where(np.ptp(action, 0) > 0, action.std(0), 1.0).tolist())
+    return tuple(_spread(dataset["action"].to_numpy()[done]).tolist())
 
 
 def suited_episodes(card: EpisodeCard, dataset: xr.Dataset) -> xr.Dataset:

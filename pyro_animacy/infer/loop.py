@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_animacy.errors import AnimacyError, MissingExtra, RunError
 from pyro_animacy.infer.config import UpdateConfig
 from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.models.agent_control_vae import AgentControlVAE
 
 BOARD = "tensorboard"  # folder of a run
 SAVE_EVERY = 30.0  # seconds
@@ -46,9 +47,16 @@ def worth_tracing(options: UpdateConfig, updates: int) -> bool:
     return updates >= TRACED_FROM and options.window <= TRACED_TO
 
 
-def clip(parameters: Iterable[nn.Parameter], loss: Tensor, options: UpdateConfig) -> str:
-    """Clip the gradient of a loss; returns what is wrong where either is not finite, else ""."""
-    norm = nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+def clip(optimizer: torch.optim.Optimizer, loss: Tensor, options: UpdateConfig) -> str:
+    """Clip the gradient of a loss, of each of the optimiser's `groups` by itself.
+
+    Returns:
+        What is wrong where loss or gradient is not finite, else "".
+    """
+    norm = torch.stack([
+        nn.utils.clip_grad_norm_(group["params"], options.clip_norm)
+        for group in optimizer.param_groups
+    ]).max()  # fmt: skip
     if torch.isfinite(loss) and torch.isfinite(norm):
         return ""
     return f"the loss is {loss.item():.4g} and its gradient's norm {norm.item():.4g}"
@@ -80,16 +88,15 @@ def fitting(what: str) -> Iterator[None]:
 
 
 def groups(modules: nn.ModuleDict, options: UpdateConfig) -> list[dict[str, Any]]:
-    """All parameters, those of the model's transition by themselves if they have a rate of theirs.
+    """All parameters; those of a learned transition by themselves, since no term moves both.
 
     Args:
         modules: The ``model`` and the rest of what is learned.
         options: The options.
     """
-    o, parameters = options, list(modules.parameters())
-    if o.transition_learning_rate is None and o.transition_weight_decay is None:
+    o, model, parameters = options, modules["model"], list(modules.parameters())
+    if not isinstance(model, AgentControlVAE):
         return [{"params": parameters}]
-    model: Any = modules["model"]
     own = model.transition_parameters()
     apart = {id(p) for p in own}
     decay = o.weight_decay if o.transition_weight_decay is None else o.transition_weight_decay

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from pyro_animacy.data.schema import check_form
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
@@ -344,6 +345,7 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
         raise DataError(
             f"these recordings have no `position`, and {card.model} is a model of moving bodies"
         )
+    check_form(dataset)
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
         raise DataError(

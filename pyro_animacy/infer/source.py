@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from pyro_animacy.data.schema import check_trajectories
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
@@ -74,7 +75,7 @@ class SceneSource:
         config: The options of the fit.
 
     Raises:
-        DataError: If there are no positions, or a part is too short to train on or to score.
+        DataError: If they are not in the schema, or a part is too short to train on or to score.
     """
 
     def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
@@ -83,7 +84,7 @@ class SceneSource:
                 f"{config.family} is a model of moving bodies, and these recordings have no "
                 f"position; of episodes take the model {' or '.join(EPISODES)}"
             )
-        options, self.dataset = config.train, dataset
+        options, self.dataset = config.train, check_trajectories(dataset)
         parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)

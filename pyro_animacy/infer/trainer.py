@@ -208,7 +208,7 @@ class Trainer:
             group["lr"] = rate * share
         loss = gradient(batch)
         processes.add_up(self.modules, [loss, *elbo.terms.values()])
-        if wrong := clip(self.theta, loss, o):
+        if wrong := clip(self.optimizer, loss, o):
             raise self._diverged(wrong)
         self.optimizer.step()
         self._take_average()
