@@ -1027,18 +1027,6 @@ def test_the_bar_of_an_evaluation_ends_full(tmp_path, monkeypatch, repeat, actio
     assert [(bar.n, bar.total) for bar in bars] == [(actions, actions)] * 2
 
 
-def test_the_lambda_of_a_run_from_before_it_was_called_return_lambda(copied):
-    expected = read_acting(copied)
-    settings = yaml.safe_load((copied / "config.yaml").read_text())
-    behaviour = settings["acting"]["behaviour"]
-    behaviour["trace"] = behaviour.pop("return_lambda")
-    edited(copied, "acting", behaviour=behaviour)
-    assert read_acting(copied) == expected
-    behaviour["trace"] = 0.5
-    edited(copied, "acting", behaviour=behaviour)
-    assert read_acting(copied)[1].behaviour.return_lambda == 0.5
-
-
 def test_evaluate_plays_the_same_episodes_with_each(runs, monkeypatch):
     """Returns of random actions by a loop on the world itself; search with a smaller budget."""
     small = PlannerConfig(horizon=3, iterations=4, candidates=20, elites=4, warm_start=True)

@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-import shutil
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import assert_same
 from plain_pytorch import action_cost, gaussian_kl, mlp
 from test_episode_runs import agent, film
 from torch.nn import functional as F  # noqa: N812
@@ -29,7 +27,6 @@ from pyro_animacy import (
 from pyro_animacy.cli import main
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, save_episodes
-from pyro_animacy.infer.checkpoint import load_weights, save_weights
 from pyro_animacy.infer.config import UpdateConfig
 from pyro_animacy.infer.episodes import elbo_per_frame
 from pyro_animacy.infer.loop import clip, groups, make_optimizer
@@ -547,19 +544,6 @@ def test_a_loaded_run_is_the_same_model(run, file, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(
         again.model.parameters(), run.model.parameters(), strict=True
     ))  # fmt: skip
-
-
-def test_a_run_that_has_the_spread_among_its_options_loads(run, tmp_path):
-    """As earlier versions wrote it; the spread itself is with the parameters."""
-    copied = shutil.copytree(run.path, tmp_path / "run")
-    tensors, card = load_weights(copied / "best.safetensors")
-    options = {**card.config, "action_spread": list(card.sight.action_spread)}
-    old = dataclasses.replace(card, config=options, sight=tuple(card.sight)[:-1])
-    save_weights(copied / "best.safetensors", tensors, old)
-    loaded = Run.load(copied)
-    assert torch.equal(loaded.model.action_spread, run.model.action_spread)
-    assert loaded.model.action_spread != 1
-    assert_same(loaded.model.state_dict(), run.model.state_dict())
 
 
 def run_fit_part(run, data):

@@ -314,10 +314,6 @@ def _updates(train: UpdateConfig) -> UpdateConfig:
 def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Options of an `ActConfig` by name, from what ``config.yaml`` of a run of `act` holds."""
     options = {name: value for name, value in settings["acting"].items() if name != "environment"}
-    behaviour = options.get("behaviour")
-    if isinstance(behaviour, dict) and "trace" in behaviour:  # its name in runs of November 2026
-        named = {**behaviour, "return_lambda": behaviour["trace"]}
-        options["behaviour"] = {name: value for name, value in named.items() if name != "trace"}
     return options | {
         model_option(options.get("agent")): settings["model"], "train": settings["train"],
     }  # fmt: skip

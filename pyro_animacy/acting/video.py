@@ -54,13 +54,12 @@ from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, MissingExtra, RunError, command_line, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.loop import stream
-from pyro_animacy.infer.predict_episodes import followed, pixels, repeated
+from pyro_animacy.infer.predict_episodes import CONTEXT, followed, pixels, repeated
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel, WorldModelGuide
 from pyro_animacy.progress import tqdm
 
-CONTEXT = 5  # frames seen before a prediction, as in PlaNet's videos
 DRAWS = 20
 PICTURES: dict[str, Callable[..., Pixels]] = {
     "Chase-v0": chase.picture, "Soccer-v0": soccer.picture,

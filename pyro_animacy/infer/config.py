@@ -11,15 +11,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pyro_animacy.data.windows import Symmetry
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.schedules import KLWeightConfig
-from pyro_animacy.models import FAMILIES, family
+from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.models.scene import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
-
-OF_SCENES = ("symmetry", "score_draws")  # of TrainConfig
 
 BATCH = 512  # windows, where the options do not say
 
@@ -214,7 +212,7 @@ class FitConfig:
     def _check_of_scenes(self) -> None:
         if family(self.family).data == "scenes":
             return
-        for name in OF_SCENES:
+        for name in ("symmetry", "score_draws"):
             if (value := getattr(self.train, name)) is not None:
                 raise ConfigError(
                     f"train.{name} is {value}; it is of models of scenes, and {self.family} is one "
@@ -281,25 +279,6 @@ class FitConfig:
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
                 "the window must be longer, or no step is so far ahead"
             )
-
-
-def without_old(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a run less the options of earlier versions that the data decides now.
-
-    An image's size and the spread of controls, which are part of what there is to see (and, the
-    spread, of the model's state); and what models of episodes never took note of.
-    """
-    name = settings.get("family", "control_vae")
-    old = {"image_vae": ("height", "width", "channels"), "agent_control_vae": ("action_spread",)}
-    drop = {"model": old.get(name, ()), "train": ()}
-    if name in FAMILIES and FAMILIES[name].data == "episodes":
-        drop["train"] = tuple(OF_SCENES)
-    kept = {
-        part: {n: value for n, value in settings[part].items() if n not in names}
-        for part, names in drop.items()
-        if isinstance(settings.get(part), Mapping)
-    }
-    return {**settings, **kept}
 
 
 def parse_config(settings: Mapping[str, Any]) -> FitConfig:

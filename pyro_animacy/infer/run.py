@@ -15,7 +15,7 @@ from pyro_animacy.data.schema import check_form
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
-from pyro_animacy.infer.config import FitConfig, parse_config, parse_model, without_old
+from pyro_animacy.infer.config import FitConfig, parse_config, parse_model
 from pyro_animacy.infer.recordings import read_data
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.models import FAMILIES
@@ -209,8 +209,7 @@ def build(
     if family.data != of:
         raise RunError(f"the run's model {card.model} is one of {family.data}, its card of {of}")
     try:
-        options = without_old({"family": card.model, "model": card.config})["model"]
-        config = parse_model(card.model, options)
+        config = parse_model(card.model, card.config)
     except ConfigError as error:
         raise RunError(f"the run's model options are not those of this version ({error})") from None
     if isinstance(card, EpisodeCard):

@@ -9,7 +9,7 @@ import yaml
 
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import said, without_old
+from pyro_animacy.infer.config import said
 from pyro_animacy.infer.recordings import HOW_READ, REPLAY
 
 CONFIG = "config.yaml"
@@ -58,7 +58,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{file}: data.source is {said(source)}; it must be a path, or a list of them"
         )
-    return without_old(settings)
+    return settings
 
 
 def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ from pyro_animacy.sets import SetNetwork
 LOG_EVERY = 10  # updates
 FEEDFORWARD = (Stack, SetNetwork, ImageEncoder, ImageDecoder)
 # Those of keypoints are places, which eight bits are too few for.
-NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRUCell, nn.GRU)
+NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRU)
 
 
 class Trainer:
@@ -318,7 +318,8 @@ def checkpoint_activations(model: nn.Module) -> None:
     """Have a model's networks keep their inputs only, for the same gradient from less memory.
 
     Hidden activations, most of what a loop over time keeps, are computed again in the backward
-    pass. What was drawn is not drawn again: networks draw nothing.
+    pass. What was drawn is not drawn again: networks draw nothing. The cell of a state-space model,
+    whose gates are a small part, keeps what it did.
     """
     _call_by(partial(recomputed, use_reentrant=False, preserve_rng_state=False), model, NETWORKS)
 

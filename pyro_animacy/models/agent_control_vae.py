@@ -53,6 +53,7 @@ from pyro_animacy.models.program import (
     MessengerGuide,
     all_true,
     declare_parameters,
+    discounts,
     every_trajectory,
 )
 from pyro_animacy.models.scene import RollOut
@@ -270,7 +271,7 @@ class AgentControlVAE(nn.Module):
         that its constant is that of a density.
         """
         state, _, target, seen = steps
-        (T, B), gamma = seen.shape, self.config.discount
+        T, B = seen.shape
         weights = self.config.action_cost, self.config.action_cost_absolute
         change = constant(self.change)
         with every_trajectory("trajectory", B):
@@ -278,11 +279,10 @@ class AgentControlVAE(nn.Module):
                 state[0], T, (target, seen), transition=lambda s, a: self._moved(change, s, a)
             )
         _, _, pi = rolled.stacked(state[0])
-        discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)[:, None]
         with (
             pyro.plate("time", T, dim=-2),
             every_trajectory("trajectory", B),
-            poutine.scale(scale=discount),
+            poutine.scale(scale=discounts(self.config.discount, T, state)),
             poutine.mask(mask=seen),
         ):
             fits = Normal(torch.stack(rolled.state), self.spread * math.sqrt(0.5))

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
+from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, discounts
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import Policy
@@ -183,11 +183,10 @@ class ControlVAE(SceneModel):
         evidence = self.evidence(batch)
         T, B = evidence.seen.shape
         hidden = self._remembered(evidence.context, self.start((B,)).hidden)
-        weight = discount ** torch.arange(T, dtype=hidden.dtype, device=hidden.device)[:, None]
         with (
             pyro.plate("latent_time", T, dim=-2),
             pyro.plate("latent_trajectory", B, dim=-1),
-            poutine.scale(scale=weight),
+            poutine.scale(scale=discounts(discount, T, hidden)),
         ):
             return evidence, self._choose("latent", evidence.context, hidden, evidence)
 

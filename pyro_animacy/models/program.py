@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
@@ -37,6 +38,11 @@ def no_memory(like: Tensor, shape: Sequence[int], hidden: int, latent: int) -> M
     """The memory before the first step: zeros h (*shape, hidden) and z (*shape, latent)."""
     empty = like.new_zeros(*shape, hidden + latent)
     return Memory(*empty.split((hidden, latent), -1))
+
+
+def discounts(discount: float, steps: int, like: Tensor) -> Tensor:
+    """gamma^t (T, 1), the weights of steps t = 0 .. T - 1 in front of windows."""
+    return discount ** torch.arange(steps, dtype=like.dtype, device=like.device)[:, None]
 
 
 class Evidence(NamedTuple):

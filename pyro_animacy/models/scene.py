@@ -34,6 +34,7 @@ from pyro_animacy.models.program import (
     Overshooting,
     all_true,
     declare_parameters,
+    discounts,
     every_trajectory,
     no_memory,
 )
@@ -243,7 +244,7 @@ class SceneModel(nn.Module):
         gamma = 1.0 if score else config.discount
         state, target, seen, actions = self.recorded(batch)
         T, B, _ = state.shape
-        discount = gamma ** torch.arange(T, dtype=state.dtype, device=state.device)[:, None]
+        discount = discounts(gamma, T, state)
         time, trajectory = pyro.plate("time", T, dim=-2), every_trajectory("trajectory", B)
 
         if closed_loop:
