@@ -121,6 +121,25 @@ def test_a_phone_scrolls_down_only(page):
     assert wide == []
 
 
+@pytest.mark.parametrize("width", [1200, 1000, 800])
+def test_tables_fit_their_boxes_at_width(page, width):
+    page("Emulation.setDeviceMetricsOverride", **{**DESKTOP, "width": width})
+    page.value("document.querySelectorAll('details:not([open])').forEach(d => {"
+               "d.dataset.folded = ''; d.open = true})")  # fmt: skip
+    try:
+        count = page.value("document.querySelectorAll('.scroll').length")
+        wide = page.value(
+            "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+            ".map(e => `${e.ariaLabel}: ${e.scrollWidth} in ${e.clientWidth}`)"
+        )
+    finally:
+        page.value("document.querySelectorAll('[data-folded]').forEach(d => {"
+                   "delete d.dataset.folded; d.open = false})")  # fmt: skip
+        page("Emulation.setDeviceMetricsOverride", **DESKTOP)
+    assert count > 10
+    assert wide == []
+
+
 @pytest.mark.parametrize(("media", "scheme"), [("", "light"), ("", "dark"), ("print", "light")])
 def test_text_stands_out_from_its_background(page, media, scheme):
     page.media(media, scheme)
