@@ -16,6 +16,7 @@ import xarray as xr
 from helpers import recordings
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import (
@@ -826,6 +827,25 @@ def test_curves_drawn_are_the_distributions():
     grid, share = next(line for line in below.lines if line.get_label() == "recorded").get_data()
     brute = [(comparison.observed <= point).mean() for point in grid]
     np.testing.assert_allclose(share, brute)
+
+
+@pytest.mark.parametrize("resting", [0, 0.6])
+def test_bodies_at_rest_leave_the_rest_of_a_density_to_be_seen(resting):
+    def speeds(rest):
+        moving = stats.gamma(3).ppf((np.arange(2000) + 0.5) / 2000)
+        return np.sort(np.concatenate([np.zeros(int(2000 * rest / (1 - rest))), moving]))
+
+    comparison = next(c for c in compare(*align(*scene())) if c.statistic.name == "speed")
+    comparison = dataclasses.replace(
+        comparison, observed=speeds(resting), generated=(speeds(resting / 2),) * 3
+    )
+    above = plots.plot_statistic(comparison).axes[0]
+    labels = [line.get_label() for line in above.lines]
+    top = above.get_ylim()[1]
+    highest = stats.gamma(3).pdf(2) * (1 - resting / 2)  # the density is highest at 2
+    assert highest < top < 1.5 * highest
+    cut = [", 30\u00a0% cut off", ", 60\u00a0% cut off"] if resting else ["", ""]
+    assert labels == [f"generated{cut[0]}", f"recorded{cut[1]}"]
 
 
 @pytest.mark.parametrize(

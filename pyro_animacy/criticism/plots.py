@@ -25,9 +25,10 @@ from pyro_animacy.criticism.style import (
     view,
 )
 from pyro_animacy.criticism.verdicts import baseline_name, finite_baselines, series
-from pyro_animacy.criticism.wording import nats, per_unit, tick
+from pyro_animacy.criticism.wording import nats, per_unit, percent, tick
 
 BINS = 48  # of a density, at most
+TOWER = 3  # times as high as all others, from which a bar of a density leaves the panel
 DRAWN = 2  # draws whose paths are shown
 LOSS_TERMS = {
     "loss": "total loss",
@@ -142,8 +143,10 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
 def plot_statistic(comparison: Comparison) -> Figure:
     """One statistic of one body: its density above, its cumulative share of frames below.
 
-    The recording is black; the median over draws is a line and 95 % of the draws a band. Of a share
-    of frames: the recorded one among those of the draws.
+    The recording is black; the median over draws is a line and 95 % of the draws a band. A bar that
+    stands for one value, such as the speed of bodies at rest, would press all else flat: it leaves
+    the panel, and the legend has its share of the values. Of a share of frames: the recorded one
+    among those of the draws.
 
     Args:
         comparison: from `compare`.
@@ -167,7 +170,7 @@ def plot_statistic(comparison: Comparison) -> Figure:
             if comparison.observed.size:
                 curve = measure(comparison.observed, grid)
                 axis.step(grid, curve, where="post", color=RECORDED, label="recorded")
-        above.set_ylim(0, 1.08 * above.get_ylim()[1])
+        _cut_tower(above, edges)
         above.set_yticks([])
         above.spines["left"].set_visible(False)
         above.set_ylabel("density")
@@ -180,6 +183,18 @@ def plot_statistic(comparison: Comparison) -> Figure:
         below.set_xlabel(f"{comparison.statistic.name} ({per_unit(comparison.units)})")
         above.set_title(comparison.body, loc="left", fontweight="bold")
     return figure
+
+
+def _cut_tower(axis: Axes, edges: np.ndarray) -> None:
+    """Limit a panel of densities to all bars but one that is TOWER times as high as the others."""
+    heights = np.array([np.asarray(line.get_ydata())[:-1] for line in axis.lines])
+    axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
+    *_, other, tower = np.sort(heights.max(0)) if len(heights) else (0.0, 0.0)
+    if 0 < TOWER * other < tower:
+        axis.set_ylim(0, 1.3 * other)
+        for line, share in zip(axis.lines, heights[:, heights.max(0).argmax()], strict=True):
+            share *= edges[1] - edges[0]
+            line.set_label(f"{line.get_label()}, {percent(share)} cut off")
 
 
 def _plot_share(comparison: Comparison) -> Figure:
