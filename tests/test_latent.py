@@ -324,12 +324,17 @@ def test_what_cannot_be_traversed_is_said():
         latent_use(run, xr.Dataset(), draws=0)
 
 
-def test_a_traversal_begins_at_a_recorded_state_and_takes_the_dimensions_with_most_kl(
+def test_a_traversal_begins_at_a_recorded_state_and_takes_the_active_dimensions_with_most_kl(
     tiny_run, heldout, use
 ):
-    found = traversals(tiny_run, heldout, use, dims=3)
     kl = np.nanmean(use["kl"].to_numpy(), axis=(0, 1))
-    assert [t.dim for t in found] == list(np.argsort(-kl)[:3])
+    order = [int(dim) for dim in np.argsort(-kl)]
+    use = use.assign(activity=("latent_dim", [1.0] * 4))
+    found = traversals(tiny_run, heldout, use, dims=3)
+    assert [t.dim for t in found] == order[:3]
+    use["activity"][order[0]] = 0.005  # not active, whatever its KL
+    use["activity"][order[2:]] = np.nan
+    assert [t.dim for t in traversals(tiny_run, heldout, use)] == order[1:2]
     recorded = heldout["position"].to_numpy().reshape(-1, 4)
     for t in found:
         assert t.paths.shape[1:] == (11, 2, 2)  # one second at 10 frames, and the start
@@ -413,6 +418,9 @@ def test_active_dimensions_are_counted_with_what_they_carry():
     assert [panel.image.source[:14] for panel in found.panels] == [
         "data:image/png", "data:image/png", "data:image/gif"
     ]  # fmt: skip
+    assert "Traversals are shown of 1 of 2 active dimensions" in found.panels[0].caption
+    none = section(use_of([2.0], [0.001]), [], {})
+    assert "No dimension is known to be active, so no traversal" in none.panels[0].caption
 
 
 def test_idle_dimensions_are_counted_among_those_that_are_not_active():
@@ -471,7 +479,7 @@ def test_information_at_its_bound_is_not_graded():
     ("reach", "widening", "grade", "said"),
     [
         (1.0, 1.0, "right", "dimension 4 says where to go"),
-        (0.1, 1.0, "wrong", "None of the 1 dimensions"),
+        (0.1, 1.0, "wrong", "No dimension with a traversal"),
         (0.1, 5.0, "right", "dimension 4 says how sure"),
     ],
 )
@@ -485,11 +493,12 @@ def test_one_recorded_step_is_said_to_be_too_few(tiny_run):
     data = make_trajectories(chase(frames=3), fps=10, body=BODIES, units="m")
     use = latent_use(tiny_run, data, progress=False)
     assert [grade for grade, _ in words(use)] == ["undefined", "undefined"]
-    assert traversals(tiny_run, data, use)
+    assert traversals(tiny_run, data, use) == []  # whether one is active is not known
 
 
 def test_the_section_of_a_run_is_whole(tiny_run, heldout, use):
-    found = section(use, traversals(tiny_run, heldout, use), {})
-    assert len(found.panels) == 5
+    drawn = traversals(tiny_run, heldout, use)
+    found = section(use, drawn, {})
+    assert len(found.panels) == 2 + len(drawn) == 2 + min(3, (use["activity"] > 0.01).sum())
     assert all(finding.sentence.endswith(".") for finding in found.findings)
     assert use["training_rate"].size > 0

@@ -18,6 +18,7 @@ from matplotlib.patches import Circle
 
 from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.criticism.animation import gif
+from pyro_animacy.criticism.latent import ACTIVE
 from pyro_animacy.criticism.style import (
     WIDTH,
     body_look,
@@ -176,7 +177,7 @@ class Traversal:
 
 
 def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3) -> list[Traversal]:
-    """`traverse` the dimensions with most KL, from a recorded state with much movement.
+    """`traverse` the active dimensions with most KL, from a recorded state with much movement.
 
     The state is that of which one in a hundred moved more in the same time before: the greatest
     movement of all may be an error of tracking. A roll-out lasts SECONDS, at least one frame; half
@@ -186,7 +187,7 @@ def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3)
         run: the fitted run.
         dataset: the recordings.
         use: from `latent_use`.
-        dims: how many dimensions.
+        dims: how many dimensions, at most.
 
     Raises:
         DataError: if the recordings do not suit the model or hold no step.
@@ -204,7 +205,8 @@ def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3)
     x, t = position[row[best]], frame[best]
     actions = np.diff(x[t - history + 1 : t + 1], axis=0)[::-1]
     values = np.linspace(-REACH, REACH, 17)
-    total = use["kl"].mean(("trajectory", "time")).to_numpy()
+    active = np.flatnonzero(use["activity"] > ACTIVE)
+    total = use["kl"].mean(("trajectory", "time")).to_numpy()[active]
     return [
         Traversal(
             dim=int(dim), values=values, past=x[max(0, t - steps // 2) : t + 1],
@@ -212,7 +214,7 @@ def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3)
             spread=policy_spread(run, x[t], actions, int(dim), values),
             bodies=run.card.bodies, fps=run.card.fps, units=data_units(dataset),
         )
-        for dim in np.argsort(-total, kind="stable")[:dims]
+        for dim in active[np.argsort(-total, kind="stable")][:dims]
     ]  # fmt: skip
 
 
