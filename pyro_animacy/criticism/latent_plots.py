@@ -242,18 +242,23 @@ def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:
                         f"{nats(information)} nats, near the most that {steps:,} steps can show "
                         f"(log {steps:,} = {nats(math.log(steps))}), so what is lost to the "
                         "aggregate posterior cannot be estimated.")]  # fmt: skip
-    right, near = (max(share * used, error) for share in WASTE)
-    grade: Grade = "right" if lost <= right else "near" if lost <= near else "wrong"
+    right, near = (share * used for share in WASTE)
+    chance = right < lost <= error
+    grade: Grade = "right" if lost <= right else "near" if lost <= near or chance else "wrong"
+    said = (
+        f"Of {nats(used)} nats per step, {nats(min(information, used))} tell one step from another "
+        f"(the mutual information of step and latent; two standard errors are {nats(error)}); "
+        f"{nats(max(0.0, lost))} are the divergence of the posterior over all steps together from "
+        "the prior"
+    )
+    if round(used, 2) < LITTLE:
+        return [Finding("undefined", f"{said}: of under {LITTLE} nats, neither says much.")]
     return [
         Finding(
             grade,
-            f"Of {nats(used)} nats per step, {nats(min(information, used))} tell one step from "
-            "another (the mutual information of step and latent; two standard errors are "
-            f"{nats(error)}); "
-            f"{nats(max(0.0, lost))} are the divergence of the posterior over all steps together "
-            f"from the prior, which should be under {percent(WASTE[0])} of it: generation draws "
-            "from that prior, and where the two differ the policy meets values that it was seldom "
-            "trained on.",
+            f"{said}, which {'may be chance and ' if chance else ''}should be under "
+            f"{percent(WASTE[0])} of it: generation draws from that prior, and where the two "
+            "differ the policy meets values that it was seldom trained on.",
             ""
             if grade == "right"
             else "A larger prior network (--model.prior.hidden) or a longer --model.history.",
