@@ -848,6 +848,17 @@ def test_bodies_at_rest_leave_the_rest_of_a_density_to_be_seen(resting):
     assert labels == [f"generated{cut[0]}", f"recorded{cut[1]}"]
 
 
+@pytest.mark.parametrize(("draws", "limit"), [(100, "0.50"), (1000, "0.67"), (10**6, "0.70")])
+def test_the_limit_of_k_hat_is_said_with_the_draws_that_it_is_of(draws, limit):
+    """min(1 - 1 / log10 S, 0.7): by hand, as in the section on the guide."""
+    scores = xr.Dataset({"k_hat": ("step", [0.1] * 9 + [0.6])})
+    scores["evidence_standard_error"] = "step", np.full(10, 0.2)
+    scores["k_hat"].attrs["draws"] = draws
+    sentence = animacy_plots._reliable(scores).sentence
+    assert f"{limit}, the most that {draws} draws allow" in sentence
+    assert ("1 of 10 steps" in sentence) == (float(limit) < 0.6)
+
+
 @pytest.mark.parametrize(
     ("bodies", "animate", "value", "said"),
     [

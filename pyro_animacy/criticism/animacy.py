@@ -116,7 +116,7 @@ def score_animacy(
     result = result[[name for name in MEASURES if name in result]]
     for variable, measure in result.items():
         measure.attrs = {"long_name": MEASURES[str(variable)], "units": "nats"}
-    result["k_hat"].attrs["units"] = "1"
+    result["k_hat"].attrs.update(units="1", draws=draws)
     return result
 
 

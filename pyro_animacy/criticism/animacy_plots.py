@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
+from pyro_animacy.criticism.importance import k_hat_threshold
 from pyro_animacy.criticism.plots import most_movement
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed, picture
 from pyro_animacy.criticism.style import (
@@ -18,11 +19,18 @@ from pyro_animacy.criticism.style import (
     shorten,
     styled,
 )
-from pyro_animacy.criticism.wording import body_name, counted, listed, nats, seconds, with_error
+from pyro_animacy.criticism.wording import (
+    body_name,
+    counted,
+    listed,
+    nats,
+    percent,
+    seconds,
+    with_error,
+)
 from pyro_animacy.data.schema import agents
 
 SHOWN = 2  # trajectories shown in motion
-UNRELIABLE = 0.7  # k-hat above which an importance-sampled density is not to be trusted
 TITLES = {
     "evidence": "evidence for an agent (nats)",
     "interaction": "interaction (nats)",
@@ -186,20 +194,22 @@ def _reliable(scores: xr.Dataset) -> Finding:
     k_hat = k_hat[~np.isnan(k_hat)]
     if not len(k_hat):
         return Finding("undefined", "No step could be scored.")
-    share = float((k_hat > UNRELIABLE).mean())
+    draws = scores["k_hat"].attrs["draws"]
+    limit = k_hat_threshold(draws)
+    bad = int((k_hat >= limit).sum())
     error = float(np.sqrt(np.nanmean(scores["evidence_standard_error"].to_numpy() ** 2)))
-    if share == 0:
+    most = f"{limit:.2f}, the most that {draws} draws allow"
+    if not bad:
         return Finding(
-            "right", "Every step's density can be relied on: Pareto k-hat is at most "
-            f"{UNRELIABLE}, the Monte Carlo error of a step {nats(error)} nats.",
+            "right", f"Every step's density can be relied on: Pareto k-hat is below {most}, the "
+            f"Monte Carlo error of a step {nats(error)} nats.",
         )  # fmt: skip
     return Finding(
-        "right" if share <= 0.1 else "near",
-        f"Pareto k-hat is above {UNRELIABLE} in "
-        f"{counted(int((k_hat > UNRELIABLE).sum()), len(k_hat), 'steps')}, whose own density is "
-        f"uncertain; the Monte Carlo error of one step is {nats(error)} nats, far less in the "
-        "means.",
-    )  # fmt: skip
+        "right" if bad <= 0.1 * len(k_hat) else "near",
+        f"Pareto k-hat is at or above {most}, in {counted(bad, len(k_hat), 'steps')}, whose own "
+        f"density is uncertain (right: at most {percent(0.1)} of steps); the Monte Carlo error of "
+        f"one step is {nats(error)} nats, far less in the means.",
+    )
 
 
 def _table(table: pd.DataFrame) -> Table:
