@@ -418,6 +418,14 @@ def test_weights_that_are_wrong_are_said_to_be_and_one_limit_of_k_hat_is_named()
         assert "0.7" not in text
 
 
+def test_the_bound_is_said_to_be_of_other_steps_and_draws_than_the_score():
+    data = measured()
+    data["iwae"][:, 0, 0] = np.nan  # a step that was not observed
+    said = findings(data)[1].sentence
+    assert said.startswith("Of 199 steps the training bound (ELBO) is 0.00 nats per step")
+    assert said.endswith("they are of all steps, with its own number of draws.")
+
+
 def test_a_learned_posterior_scale_is_not_proposed_to_a_run_that_has_one():
     tied, learned = (
         findings(measured(width=0.3, posterior_scale=scale))[0].attempt

@@ -169,14 +169,16 @@ def _weights(quality: xr.Dataset) -> Finding:
 
 def _gap(quality: xr.Dataset) -> Finding:
     elbo, best = (float(quality["iwae"][k].mean()) for k in (0, -1))
+    steps = int(quality["iwae"][0].count())
     usual = float((quality["iwae"][-1] - quality["iwae"][0]).median())
     grade = _graded(best - elbo, 0.1, 0.5)
     return Finding(
         grade,
-        f"The training bound (ELBO) is {nats(elbo)} nats per step, and {nats(best)} with all "
-        f"{quality.attrs['draws']} draws (IWAE): the guide's KL divergence from the exact "
-        f"posterior is about {nats(best - elbo)} nats per step or more (right: at most 0.1; near: "
-        f"0.5). In half of the steps it is {nats(usual)} or less.",
+        f"Of {steps:,} steps the training bound (ELBO) is {nats(elbo)} nats per step, and "
+        f"{nats(best)} with all {quality.attrs['draws']} draws (IWAE): the guide's KL divergence "
+        f"from the exact posterior is about {nats(best - elbo)} nats per step or more (right: at "
+        f"most 0.1; near: 0.5). In half of the steps it is {nats(usual)} or less. The score's "
+        "bounds differ: they are of all steps, with its own number of draws.",
         "" if grade == "right" else f"{LARGER} Compare models by the importance-weighted score, "
         "not by the ELBO.",
     )  # fmt: skip
