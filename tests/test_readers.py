@@ -615,9 +615,10 @@ def test_deeplabcut(animals, tmp_path):
     names = ["scorer", *(["individuals"] if animals else []), "bodyparts", "coords"]
     rows = np.concatenate([values, np.ones((*values.shape[:2], 1))], -1).reshape(30, -1)
     table = pd.DataFrame(rows, columns=pd.MultiIndex.from_product(levels, names=names))
-    table.to_csv(tmp_path / "t.csv")
-    ds = read_trajectories(tmp_path / "t.csv", fps=30, split_gaps=False)
-    np.testing.assert_array_equal(ds["position"][0], values)
+    for missing in ("", "-"):
+        table.to_csv(tmp_path / "t.csv", na_rep=missing)
+        ds = read_trajectories(tmp_path / "t.csv", fps=30, split_gaps=False)
+        np.testing.assert_array_equal(ds["position"][0], values)
     wanted = [f"{a}_{p}" for a in animals for p in parts] if animals else parts
     assert list(ds["body"].values) == wanted
 
@@ -816,6 +817,18 @@ def test_notes_above_the_names_and_units_below(encoding, separator, tmp_path):
     (tmp_path / "t.txt").write_bytes(text.replace("0.1257", "oops").encode(encoding))
     with pytest.raises(DataError, match="row 5, column 'x': 'oops'"):
         read_trajectories(tmp_path / "t.txt", fps=10)
+
+
+@pytest.mark.parametrize("cell", ["", "-", "NaN", "NA", "n/a", "null", "None", "lost", "?"])
+def test_which_cells_are_not_observed(cell, write):
+    """A dash and pandas' own words for a missing value; no other text."""
+    path = write("\n".join(["frame,x,y", *(f"{t},{cell if t == 3 else t},0" for t in range(9))]))
+    if cell in ("lost", "?"):
+        with pytest.raises(DataError, match=r"row 5, column 'x': .* is not a number"):
+            read_trajectories(path, fps=10)
+    else:
+        found = read_trajectories(path, fps=10, split_gaps=False)["position"][0, :, 0, 0]
+        np.testing.assert_array_equal(found, [0, 1, 2, np.nan, 4, 5, 6, 7, 8])
 
 
 def test_rows_of_numbers_without_names(write):
@@ -1121,6 +1134,7 @@ def test_metrica_files_of_two_teams(match, tmp_path):
     }
     teams[1].unlink()
     teams[0].write_text(teams[0].read_text().replace("Home,,Home,,Home", "Home,,,,", 1))
+    teams[0].write_text(teams[0].read_text().replace("NaN", "-"))
     alone = read_trajectories(teams[0], bodies="home_1,ball")
     assert alone["length"].values.tolist() == [10, 16, 10]
 

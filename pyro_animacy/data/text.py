@@ -54,7 +54,6 @@ def read_text_table(path: Path, columns: Mapping[str, str] | None) -> Table:
         "sep": delimiter,
         "skip_blank_lines": False,  # so that rows are counted as in the file
         "skipinitialspace": True,
-        "na_values": ["-"],
         "encoding": encoding,
         "encoding_errors": "backslashreplace",  # of other encodings, that only names depend on
         "compression": "gzip" if _gzipped(path) else None,
@@ -184,13 +183,13 @@ def _is_number(cell: str) -> bool:
 
 
 def parse(path: Path, where: str, **options: Any) -> pd.DataFrame:
-    """`pandas.read_csv`, with its complaints as one line."""
+    """`pandas.read_csv`, with its complaints as one line; a dash too is a cell without a value."""
     try:
         with warnings.catch_warnings():
             # A column of mixed types has a cell that is no number; `numbers` names its row.
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, **options)
+            return pd.read_csv(path, na_values=["-"], **options)
     except (*UNREADABLE, pd.errors.ParserWarning) as error:
         line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         what = line[0].removeprefix("Error tokenizing data. C error: ")
