@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from pyro_animacy import Run, predict
 from pyro_animacy.criticism.plots import most_movement
 
-SECONDS, SCENES = 2.0, 3  # of context, and again of forecast; scenes shown
+SECONDS, SCENES = 2.0, 3  # of context, and again of forecast; scenes shown, each of another moment
 COLOURS = ["#0072B2", "#D55E00", "#009E73"]
 
 
@@ -28,7 +28,9 @@ def main() -> None:
 
     run = Run.load(given.run)
     heldout = run.heldout(run.recordings())
-    scenes = heldout.sel(trajectory=most_movement(heldout, SCENES))
+    moments = {*zip(heldout["recording"].values, heldout["start"].values, strict=True)}
+    # Scenes of one moment share bodies; those of other moments come first.
+    scenes = heldout.sel(trajectory=most_movement(heldout, min(SCENES, len(moments))))
     K = max(round(SECONDS * run.card.fps), run.card.config["history"])
 
     latents = predict(run, scenes, mode="reconstruct", draws=given.draws)["posterior"]["latent"]

@@ -56,6 +56,16 @@ def test_forecasts_are_drawn(tmp_path, run):
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73), (0, 0, 0)} <= colours
 
 
+def test_forecasts_are_of_each_moment_once(tmp_path):
+    """The ball is seen in two held-out stretches, by as many scenes as there are players."""
+    data = {"source": "metrica", "bodies": "home x ball", "downsample": 2}
+    run = fit(
+        read_trajectories(**data), preset("debug"), out=tmp_path / "run", data=data, progress=False
+    )
+    said = program("posterior_predictive.py", run.path, "--draws", 2, folder=tmp_path)
+    assert [line.count("'trajectory': 2,") for line in said.splitlines()[:3]] == [1, 1, 1]
+
+
 def test_a_statistic_of_ones_own_is_compared_and_reported(tmp_path, run):
     out = tmp_path / "report.html"
     said = program("criticise.py", run.path, "--out", out, "--draws", 3, folder=tmp_path)
