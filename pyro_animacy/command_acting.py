@@ -11,7 +11,7 @@ from pyro_animacy.acting.config import ACT_PRESETS, ActConfig
 from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
-from pyro_animacy.errors import ConfigError, command_line
+from pyro_animacy.errors import ConfigError, command_line, how_many
 from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
@@ -64,12 +64,12 @@ def _act(chosen: Namespace) -> None:
 def _learned(path: Path) -> str:
     """What an agent's log says of it, in a few lines."""
     rows = read_metrics(path)
-    frames = f", {rows[-1]['frames']} frames" if rows else ""
-    lines = [f"wrote {path}: {len(rows)} episodes{frames}"]
+    frames = f", {how_many(rows[-1]['frames'], 'frame')}" if rows else ""
+    lines = [f"wrote {path}: {how_many(len(rows), 'episode')}{frames}"]
     for row in rows:
         if "evaluation_return" in row:
             lines.append(
-                f"  after {row['episode'] + 1:4} episodes, {row['seconds']:6.0f} s: mean return "
+                f"  after episode {row['episode'] + 1:4}, {row['seconds']:6.0f} s: mean return "
                 f"{row['evaluation_return']:.2f}"
                 + (
                     f", tracking error {row['tracking_error']:.4g}"

@@ -12,7 +12,7 @@ from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.metrica_csv import other_team
 from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, how_many
 from pyro_animacy.infer.episodes import suited_episodes
 from pyro_animacy.infer.recordings import REPLAY, absolute, read_data
 from pyro_animacy.infer.run import Run
@@ -112,8 +112,8 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
             f"{run.path} was fitted to some of every recording in DATA; leave DATA and its options "
             "out to use what it held out"
         )
-    count = f"{unseen.sum():,} of {len(unseen):,} trajectories"
-    print(f"{run.path}: {count} are used, of recordings it was not fitted to", file=sys.stderr)
+    count = f"{unseen.sum():,} of {how_many(len(unseen), 'trajectory')}"
+    print(f"{run.path}: used are {count}, of recordings it was not fitted to", file=sys.stderr)
     return Asked(found.isel(trajectory=unseen), new=True)
 
 

@@ -34,7 +34,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, named
+from pyro_animacy.errors import ConfigError, how_many, named
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -274,9 +274,9 @@ def _criticise(chosen: Namespace) -> None:
     sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
     if run.on(recordings) is not run:
         raise ConfigError(
-            f"{run.path}: its baselines are of {len(run.card.bodies)} bodies, and a report "
-            "compares with them; choose as many with --bodies, or take `sample` or `score`, which "
-            "serve any number"
+            f"{run.path}: its baselines are of {how_many(len(run.card.bodies), 'body')}, and a "
+            "report compares with them; choose as many with --bodies, or take `sample` or `score`, "
+            "which serve any number"
         )
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
@@ -319,7 +319,7 @@ def _score(chosen: Namespace) -> None:
     if why := doubt(run.summary or summarise(run, recordings)):
         print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"
-    print(f"wrote {chosen.out}: {steps} rows, one a body and step, of {of}")
+    print(f"wrote {chosen.out}: {how_many(steps, 'row')}, one a body and step, of {of}")
 
 
 def _compare(chosen: Namespace) -> None:
@@ -386,7 +386,7 @@ def _simulate_soccer(chosen: Namespace) -> str:
     fps = 20.0 if chosen.fps is None else chosen.fps
     games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
     write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))
-    return f"{chosen.trajectories} games of {chosen.frames} frames"
+    return f"{how_many(chosen.trajectories, 'game')} of {how_many(chosen.frames, 'frame')}"
 
 
 def _simulate_carracing(chosen: Namespace) -> str:
@@ -395,7 +395,8 @@ def _simulate_carracing(chosen: Namespace) -> str:
     episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
     write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))
     frames = int(episodes["length"].sum())
-    return f"{chosen.trajectories} episodes, {frames} frames of {size[0]} x {size[1]} pixels"
+    made = f"{how_many(chosen.trajectories, 'episode')}, {how_many(frames, 'frame')}"
+    return f"{made} of {size[0]} x {size[1]} pixels"
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -83,6 +83,14 @@ def did_you_mean(name: str, among: Iterable[str]) -> str:
     return f"did you mean {' or '.join(known[each] for each in near)}?" if near else ""
 
 
+def how_many(count: int, noun: str) -> str:
+    """How many there are of a thing, by its name in the singular: 1 body, 2,000 bodies."""
+    if count == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}{'e' * noun.endswith('ch')}s"
+    return f"{count:,} {plural}"
+
+
 def command_line(*words: str | Path) -> str:
     """A command as it is typed: names with blanks are quoted."""
     return shlex.join(["pyro-animacy", *map(str, words)])

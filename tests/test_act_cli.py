@@ -82,7 +82,7 @@ def test_act_prints_what_was_learned(copied, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"wrote {copied}: 4 episodes, 44 frames"
     value = metrics(copied)[-1]["evaluation_return"]
-    assert re.fullmatch(rf"  after +4 episodes, +\d+ s: mean return {value:.2f}", printed[1])
+    assert re.fullmatch(rf"  after episode +4, +\d+ s: mean return {value:.2f}", printed[1])
     assert printed[2] == f"compare it with: pyro-animacy evaluate {copied}"
     after = files(copied)
     assert after.keys() == before.keys()

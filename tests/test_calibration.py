@@ -486,7 +486,7 @@ def test_the_grade_of_a_score_allows_for_chance():
     few = right(windows=2).assign_coords(group=("trajectory", [0, 0]))
     said = [f for f in section(few).findings if "score" in f.sentence]
     assert {f.grade for f in said} == {"undefined"}
-    assert "one stretch" in said[0].sentence
+    assert "1 stretch of motion" in said[0].sentence
 
 
 def test_what_was_not_recorded_is_said_not_to_be():

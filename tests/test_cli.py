@@ -625,7 +625,7 @@ def test_a_run_that_another_process_is_at_work_on(csv, tmp_path, refused):
         (["--draws", "few"], "draws.*few"),
         (["--mode", "forecast", "--context", "24"], "24 frames and 24 are context"),
         (["--mode", "forecast", "--context", "99", "--horizon", "2"], "--context"),
-        (["--mode", "forecast", "--context", "1"], "context is 1 frames.*history needs 2"),
+        (["--mode", "forecast", "--context", "1"], "context is 1 frame;.*history needs 2"),
         (["--horizon", "0"], "horizon is 0; it must be at least 1"),
         (["--draws", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
         (["--horizon", "1000000000000"], r"take [\d.]+ GiB, and [\d.]+ GiB are free"),
@@ -643,7 +643,7 @@ def test_recordings_of_something_else(run, tmp_path, refused, command):
     one.to_csv(tmp_path / "one.csv", index=False)
     table(chase(40)).to_csv(tmp_path / "two.csv", index=False)
     out = ["--out", tmp_path / "out"]
-    assert "1 bodies (prey)" in refused(command, run, tmp_path / "one.csv", *out)
+    assert "1 body (prey)" in refused(command, run, tmp_path / "one.csv", *out)
     assert "25 frames a second" in refused(command, run, tmp_path / "two.csv", "--fps", 25, *out)
     assert not (tmp_path / "out").exists()
 

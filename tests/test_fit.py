@@ -703,3 +703,10 @@ def test_a_dataset_out_of_the_schema_is_refused_in_words(change, says, tiny_data
         SceneSource(change(tiny_data), debug())
     with pytest.raises(DataError, match="0 bodies" if says == "no bodies" else says):
         suited(tiny_run.card, change(tiny_data))
+
+
+def test_what_was_read_agrees_in_number():
+    x = np.random.default_rng(0).normal(size=(2, 30, 2, 2)).cumsum(1)
+    one, two = (describe_text(make_trajectories(x[:n, :, :n], fps=10)) for n in (1, 2))
+    assert one.startswith("read 1 trajectory of 1 recording: 1 body (0), 3 s at 10 Hz")
+    assert two.startswith("read 2 trajectories of 2 recordings: 2 bodies (0, 1), 6 s at 10 Hz")

@@ -419,7 +419,7 @@ def test_far_from_the_origin_nothing_is_rounded_away():
     [
         ({"mode": "dream"}, "mode is 'dream'; choose reconstruct, forecast or generate"),
         ({"draws": 0}, "draws is 0"),
-        ({"mode": "forecast", "context": 1}, "context is 1 frames; the model's history needs 2"),
+        ({"mode": "forecast", "context": 1}, "context is 1 frame; the model's history needs 2"),
         ({"mode": "forecast", "context": 12}, "12 frames and 12 are context"),
         ({"mode": "forecast", "context": 99}, "12 frames and 99 are context"),
         ({"horizon": 0}, "horizon is 0; it must be at least 1"),
@@ -435,7 +435,7 @@ def test_options_that_cannot_be_used(tiny_run, options, says):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (make_trajectories(chase()[..., :1, :], fps=10), "1 bodies .* has 2"),
+        (make_trajectories(chase()[..., :1, :], fps=10), "1 body .* has 2"),
         (make_trajectories(chase(), fps=25), "25 frames a second.* fitted at 10"),
     ],
 )

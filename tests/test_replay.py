@@ -106,7 +106,7 @@ def test_forgotten_episodes_are_collected_again(tmp_path):
         replay.truncate(4)
     replay.truncate(0)
     assert replay.add(episode(0, 3, pixels=4)) == 0  # of whatever kind, as the first is
-    with pytest.raises(RunError, match="has 1 episodes, and no number 1"):
+    with pytest.raises(RunError, match="has 1 episode, and no number 1"):
         replay.read(1)
 
 

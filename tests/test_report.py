@@ -43,7 +43,7 @@ from pyro_animacy.criticism.report import with_named_bodies, write_report, write
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.errors import ConfigError, DataError, RunError
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many
 from pyro_animacy.infer.config import parse_config
 
 SUMMARY = {
@@ -712,6 +712,9 @@ def test_differences_counts_and_units_as_said():
     assert wording.counted(1000, 2000, "steps") == "50\u00a0% of 2,000 steps"
     assert wording.counted(0, 1, "whole stretches") == "none of 1 whole stretch"
     assert wording.counted(1, 1, "single steps") == "all of 1 single step"
+    assert [how_many(n, "body") for n in (0, 1, 2000)] == ["0 bodies", "1 body", "2,000 bodies"]
+    assert [how_many(n, "stretch") for n in (1, 2)] == ["1 stretch", "2 stretches"]
+    assert [how_many(n, "frame") for n in (1, 2)] == ["1 frame", "2 frames"]
     units = ("rad/data units", "data units/s", "rad/m")
     assert [wording.per_unit(u) for u in units] == [
         "rad per data unit", "data units per s", "rad/m"

@@ -397,7 +397,7 @@ def test_its_options_are_read_from_its_config(run, file, tmp_path):
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        ({"episodes": 1}, "has 1 episodes of 2 frames or more; it must have 2"),
+        ({"episodes": 1}, "has 1 episode of 2 frames or more; it must have 2"),
         ({"episodes": 3, "fps": 20}, "has 20 frames a second, and the environment 10"),
     ],
 )

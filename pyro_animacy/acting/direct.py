@@ -48,7 +48,7 @@ from pyro_animacy.criticism.style import body_legend, frame_panel, styled, view
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.schema import agents, make_trajectories
 from pyro_animacy.data.windows import Windows, dequantised
-from pyro_animacy.errors import RunError, require
+from pyro_animacy.errors import RunError, how_many, require
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, check_kind, suited
@@ -360,8 +360,9 @@ def summary_text(run: Run, displays: xr.Dataset, seed: int = 0) -> str:
     led, free_nats = (nats_per_step(run, x).mean() for x in (displays, unled))
     return "\n".join(
         [
-            f"{len(error)} displays of {frames} frames, {frames / run.card.fps:g} s: "
-            f"{displays['label'].values[0]}, subtlety {subtlety:g} degrees",
+            f"{how_many(len(error), 'display')} of {how_many(frames, 'frame')}, "
+            f"{frames / run.card.fps:g} s: {displays['label'].values[0]}, subtlety {subtlety:g} "
+            "degrees",
             f"  mean heading error      {np.nanmean(error):.1f} degrees (asked for "
             f"{subtlety / 2:g}, half the subtlety), over the {np.isfinite(error).mean():.0%} of "
             "steps with a heading",

@@ -24,7 +24,7 @@ from pyro_animacy.acting.run import evaluation, load_agent, longest, make_env, r
 from pyro_animacy.acting.simulator import TrueSimulator
 from pyro_animacy.acting.tracking import Tracker, tracking_error
 from pyro_animacy.data.episodes import join_episodes
-from pyro_animacy.errors import ConfigError, require
+from pyro_animacy.errors import ConfigError, how_many, require
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.progress import tqdm
 
@@ -77,7 +77,9 @@ class Evaluation(NamedTuple):
 
     def text(self) -> str:
         """A table of means and their standard errors."""
-        lines = [f"{'':16}{'return':>10}  standard error, of {len(self.agent)} episodes"]
+        lines = [
+            f"{'':16}{'return':>10}  standard error, of {how_many(len(self.agent), 'episode')}"
+        ]
         for name, values in (
             ("agent", self.agent), ("random", self.random), ("true simulator", self.simulator)
         ):  # fmt: skip

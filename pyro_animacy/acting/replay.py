@@ -32,7 +32,7 @@ from torch import Tensor
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, aligned, rows, tensors_of
 from pyro_animacy.data.episodes import DAMAGED, DIMS, check_episodes, read_episodes, save_episodes
-from pyro_animacy.errors import ConfigError, DataError, RunError, require
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
 from pyro_animacy.infer.checkpoint import write_atomically
 
 
@@ -115,7 +115,9 @@ class Replay:
             RunError: If there is none, or its file is damaged.
         """
         if not 0 <= n < len(self):
-            raise RunError(f"{self.folder}: has {len(self)} episodes, and no number {n}")
+            raise RunError(
+                f"{self.folder}: has {how_many(len(self), 'episode')}, and no number {n}"
+            )
         with _whole(self._path(n)):
             return read_episodes(self._path(n))
 
@@ -146,8 +148,9 @@ class Replay:
         """
         if not 0 <= n <= len(self):
             raise RunError(
-                f"{self.folder}: has {len(self)} episodes, and {n} are to be kept; put the files "
-                "that are missing back from a copy, or start the run anew in another folder"
+                f"{self.folder}: has {how_many(len(self), 'episode')}, and {n} are to be kept; put "
+                "the files that are missing back from a copy, or start the run anew in another "
+                "folder"
             )
         try:
             while len(self) > n:  # the last first, so that a kill leaves no gap

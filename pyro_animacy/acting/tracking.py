@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pyro_animacy.acting.agent import Controls, finite
 from pyro_animacy.data.episodes import read_episodes
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, how_many
 from pyro_animacy.infer.recordings import REPLAY
 from pyro_animacy.infer.run import REFERENCE
 from pyro_animacy.models.agent_control_vae import AgentControlVAE, AgentControlVAEGuide
@@ -184,8 +184,8 @@ def read_references(source: str | None, features: int, fps: float) -> xr.Dataset
     kept = found["length"].to_numpy() > 1
     if kept.sum() < 2:
         raise DataError(
-            f"{source}: has {kept.sum()} episodes of 2 frames or more; it must have 2, one "
-            "to learn from and one to be evaluated on"
+            f"{source}: has {how_many(kept.sum(), 'episode')} of 2 frames or more; it must have 2, "
+            "one to learn from and one to be evaluated on"
         )
     return found[["observation"]].isel(trajectory=kept)
 

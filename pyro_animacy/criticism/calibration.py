@@ -47,7 +47,7 @@ from pyro_animacy.criticism.forecasts import (
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
 from pyro_animacy.criticism.wording import number, percent, seconds
 from pyro_animacy.data.windows import Windows, dequantised, evenly
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, how_many
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
@@ -318,8 +318,8 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     if off.max() <= NEAR:
         return Finding("near", f"{said}.")
     if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
-        stretches = "one stretch" if groups == 1 else f"{groups} stretches"
-        return Finding("near", f"{said}, which may be chance in {stretches} of motion.")
+        chance = f"{said}, which may be chance in {how_many(groups, 'stretch')} of motion."
+        return Finding("near", chance)
     attempt = "A longer --model.history"
     if calibration.attrs["roll_out"] != "closed_loop":
         attempt += ", or closed-loop training (--model.roll_out closed_loop)"
@@ -358,8 +358,7 @@ def _against(own: xr.DataArray, rival: xr.DataArray, name: str) -> tuple[Grade, 
         return grade, f"{name} is better {_between(ahead, loses)}"
     if wins.mean() > 0.5:
         return "right", "this model is better"
-    stretches = "one stretch" if groups == 1 else f"{groups} stretches"
-    how = f"no difference that {stretches} of motion can tell from chance"
+    how = f"no difference that {how_many(groups, 'stretch')} of motion can tell from chance"
     how += f"; that of {name} is lower {_between(ahead, behind)}" if behind.any() else ""
     return "near" if groups > 1 else "undefined", how
 

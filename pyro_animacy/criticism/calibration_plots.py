@@ -28,6 +28,7 @@ from pyro_animacy.criticism.style import (
 )
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.criticism.wording import number, percent, seconds
+from pyro_animacy.errors import how_many
 
 LEVELS = (0.5, 0.8, 0.95)  # of central intervals
 PANELS = 6
@@ -48,9 +49,8 @@ def plot_pit(calibration: xr.Dataset) -> Figure:
         for axis, body in zip(axes, bodies, strict=True):
             independent = int(calibration["independent"].sel(body=body))
             low, high = _band(independent)
-            axis.fill_between(
-                GRID, low, high, color="#dddddd", lw=0, label=f"chance ({independent} steps)"
-            )
+            chance = f"chance ({how_many(independent, 'step')})"
+            axis.fill_between(GRID, low, high, color="#dddddd", lw=0, label=chance)
             axis.axhline(0, color=QUIET, lw=0.8)
             for space, style in zip(calibration["space"].values, ("-", "--", ":"), strict=False):
                 u = np.sort(values.sel(body=body, space=space).values)

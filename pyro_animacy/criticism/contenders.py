@@ -21,7 +21,7 @@ from pyro_animacy.criticism.forecasts import (
 from pyro_animacy.criticism.verdicts import baseline_name
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.trajectories import split_at_gaps
-from pyro_animacy.errors import ConfigError
+from pyro_animacy.errors import ConfigError, how_many
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
 
@@ -154,7 +154,7 @@ def comparable(runs: Sequence[Run]) -> None:
         one, other = first.card, run.card
         what = ""
         if len(one.bodies) != len(other.bodies):
-            what = f"{len(other.bodies)} bodies, {first.path} of {len(one.bodies)}"
+            what = f"{how_many(len(other.bodies), 'body')}, {first.path} of {len(one.bodies)}"
         elif abs(one.fps - other.fps) > 0.01 * one.fps:
             what = f"{other.fps:g} frames a second, {first.path} of {one.fps:g}"
         elif one.units != other.units and "unknown" not in (one.units, other.units):

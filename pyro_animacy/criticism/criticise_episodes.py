@@ -11,7 +11,7 @@ from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictu
 from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section
 from pyro_animacy.criticism.wording import seconds
-from pyro_animacy.errors import require
+from pyro_animacy.errors import how_many, require
 from pyro_animacy.infer.episodes import heldout_bound, suited_episodes
 from pyro_animacy.infer.predict_episodes import CONTEXT
 from pyro_animacy.infer.run import Run
@@ -111,7 +111,7 @@ def _write(
         ("parameters", f"{run.parameters:,}"),
     ]
     if summary.get("train_seconds") is not None:
-        spent = f"{seconds(summary['train_seconds'])} ({summary['steps']:,} steps)"
+        spent = f"{seconds(summary['train_seconds'])} ({how_many(summary['steps'], 'step')})"
         facts.append(("training", spent))
     what = "images" if run.card.sight.image else "what was observed"
     return write_sections(

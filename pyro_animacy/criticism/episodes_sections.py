@@ -20,6 +20,7 @@ from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, Table
 from pyro_animacy.criticism.verdicts import COLLAPSED
 from pyro_animacy.criticism.wording import nats, number, percent
 from pyro_animacy.data.windows import evenly
+from pyro_animacy.errors import how_many
 from pyro_animacy.models.world_model import Sight
 
 HOW: dict[Grade, str] = {  # an error beside that of a rule
@@ -169,8 +170,9 @@ def latent_section(use: xr.Dataset, active: npt.NDArray[np.bool_]) -> Section:
         "to frame. What it tells is counted in nats of KL divergence.",
         findings=[Finding(
             grade,
-            f"{count} of {len(kl)} dimensions are active; all together carry {nats(rate)} nats a "
-            f"frame, the largest {percent(float(kl.max()) / max(rate, 1e-12))} of them.",
+            f"{count} of {len(kl)} dimensions {'is' if count == 1 else 'are'} active; all "
+            f"together carry {nats(rate)} nats a frame, the largest "
+            f"{percent(float(kl.max()) / max(rate, 1e-12))} of them.",
             "" if grade == "right" else "A smaller scale (--model.image_scale, "
             "--model.observation_scale or --model.policy_scale null, whichever the model has), "
             "under which details are worth their nats.",
@@ -211,9 +213,9 @@ def open_loop_section(loop: OpenLoop, sight: Sight) -> Section:
     return Section(
         key="forecast",
         title="Does it know how an episode goes on?",
-        intro=f"The model sees {loop.context} frames, and after that only the actions: its prior "
-        "is rolled on under the recorded ones, in open loop. One hopes for errors under those of "
-        f"{still} for as long as possible, near the reconstruction at first.",
+        intro=f"The model sees {how_many(loop.context, 'frame')}, and after that only the actions: "
+        "its prior is rolled on under the recorded ones, in open loop. One hopes for errors under "
+        f"those of {still} for as long as possible, near the reconstruction at first.",
         findings=findings,
         panels=panels,
         tables=[Table(f"Mean {what}, frames ahead", ("", *map(str, steps)), rows)],
@@ -243,8 +245,8 @@ def _caption(loop: OpenLoop, sight: Sight) -> str:
     if sight.image:
         return (
             "One window of middling movement, by frames ahead. Reconstructed: the model saw the "
-            f"frame itself. Predicted: it saw the first {loop.context} frames, then only the "
-            "actions."
+            f"frame itself. Predicted: it saw the first {how_many(loop.context, 'frame')}, then "
+            "only the actions."
         )
     return "One window of middling movement; of its features those that move most, in their units."
 
@@ -257,16 +259,16 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
     lost = np.flatnonzero(ours.mean(0) >= still.mean(0))
     H = ours.shape[1]
     if not len(lost):
-        until = f" at each of the {H} frames ahead"
+        until = f" at each of the {how_many(H, 'frame')} ahead"
     elif lost[0]:
-        until = f"; the mean error is less up to {lost[0]} frames ahead"
+        until = f"; the mean error is less up to {how_many(lost[0], 'frame')} ahead"
     else:
         until = ", but not at the first frame ahead"
     return Finding(
         grade,
         f"In open loop it is {HOW[grade]} {name}: squared error {number(float(ours.mean()))} "
-        f"against {number(float(still.mean()))} over {H} frames{until} (right: less by two "
-        "standard errors over episodes).",
+        f"against {number(float(still.mean()))} over {how_many(H, 'frame')}{until} "
+        "(right: less by two standard errors over episodes).",
         ""
         if grade == "right"
         else "More training (--train.steps), longer windows "

@@ -15,6 +15,7 @@ from pyro_animacy.criticism.style import (
     styled,
 )
 from pyro_animacy.criticism.wording import counted, nats, percent
+from pyro_animacy.errors import how_many
 
 ACTIVE = 0.01  # nats of KL per step from which a latent dimension carries anything
 PANELS = 6  # dimensions drawn, those of most KL
@@ -127,9 +128,9 @@ def section(quality: xr.Dataset) -> Section:
         f"{k_hat_threshold(draws):.2f} their average over {draws} draws can be relied on, above it "
         "a few draws outweigh all others. The weights of a whole "
         "stretch are products of those of its steps, so its k-hat is necessarily worse the longer "
-        f"it is (here up to {steps} steps); the held-out score weights step by step. Last, steps "
-        "are simulated from the model, so that z is known: the share p of the guide below it "
-        "should be anywhere from 0 to 1 equally often. Heaps at both ends mean that the "
+        f"it is (here up to {how_many(steps, 'step')}); the held-out score weights step by step. "
+        "Last, steps are simulated from the model, so that z is known: the share p of the guide "
+        "below it should be anywhere from 0 to 1 equally often. Heaps at both ends mean that the "
         "guide is too narrow, a hump in the middle that it is too wide, a slope that it is off to "
         "one side.",
         findings=found,
@@ -200,7 +201,7 @@ def _simulated(quality: xr.Dataset) -> tuple[Finding, Finding]:
     """Findings on the centre and on the width of the guide, of dimensions that carry anything."""
     N, active = quality.sizes["sample"], np.flatnonzero(quality["kl"].to_numpy() >= ACTIVE)
     if N < ENOUGH or not len(active):
-        few = f"only {N} steps were simulated, and {ENOUGH} are needed"
+        few = f"{how_many(N, 'step')} could be simulated, and {ENOUGH} are needed"
         why = few if N < ENOUGH else f"no latent dimension carries {ACTIVE} nats per step"
         names = ("centre", "width")
         first, second = (Finding("undefined", f"The guide's {n} is unknown: {why}.") for n in names)

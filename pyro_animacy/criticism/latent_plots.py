@@ -202,19 +202,21 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
     if _dead(use):
         return Finding(
             "wrong",
-            f"None of the {Z} dimensions is active: the latent carries {nats(rate)} nats per step, "
-            "and what the posterior says of it is nearly the same at every step.",
+            f"{counted(0, Z, 'dimensions').capitalize()} is active: the latent carries "
+            f"{nats(rate)} nats per step, and what the posterior says of it is nearly the same at "
+            "every step.",
             f"{attempt}.",
         )
     active = use["activity"].to_numpy() > ACTIVE
     idle = int((~active & (kl < COLLAPSED)).sum())
     rest = "" if not idle else (
-        f" {idle} of the others carry under {COLLAPSED} nats each, as good as the prior: they cost "
-        "nothing, and a smaller --model.latent_size would do."
+        f" As good as the prior, at under {COLLAPSED} nats each: {idle} of the others, which cost "
+        "nothing; a smaller --model.latent_size would do."
     )  # fmt: skip
+    are = "is active; it carries" if active.sum() == 1 else "are active; they carry"
     said = (
-        f"{int(active.sum())} of {Z} dimensions are active; they carry {nats(kl[active].sum())} of "
-        f"the {nats(rate)} nats per step, and the largest alone {nats(kl.max())}"
+        f"{int(active.sum())} of {Z} dimensions {are} {nats(kl[active].sum())} of the {nats(rate)} "
+        f"nats per step, and the largest alone {nats(kl.max())}"
     )
     if round(rate, 2) < LITTLE:  # as it is said
         return Finding(

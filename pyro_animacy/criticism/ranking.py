@@ -37,6 +37,7 @@ from pyro_animacy.criticism.wording import (
     tick,
     with_error,
 )
+from pyro_animacy.errors import how_many
 from pyro_animacy.infer.checkpoint import write_atomically
 
 CLEAR = 2.0  # standard errors from which a difference is more than chance
@@ -259,11 +260,10 @@ def _forecast_finding(ranking: Ranking) -> Finding:
         return Finding("undefined", f"Forecasts {seconds(last)} ahead cannot be compared.")
     ratio = run / rival
     worse = [seconds(s) for s in error.index[ratio > 1]]
-    windows = "one window" if ranking.windows == 1 else f"{ranking.windows} windows"
     sentence = (
         f"Forecasts of the closest run are {number(run[last])} {ranking.units} off after "
         f"{seconds(last)}, those of the closest baseline {number(rival[last])}, on average of "
-        f"{windows}"
+        f"{how_many(ranking.windows, 'window')}"
     )
     sentence += f"; the baseline is closer after {', '.join(worse)}." if worse else "."
     if ranking.windows < FEW_UNITS:
@@ -291,10 +291,10 @@ def _reliability(ranking: Ranking) -> list[Finding]:
             bad = int((one.pareto_k > one.good_k).sum())
             error = one.elpd_i.attrs["monte_carlo_error"] / one.elpd_i["steps"].sum().item()
             found.append(Finding("near", (
-                f"The density of {name} is estimated poorly in {bad} of {n} stretches of time, "
-                f"where the largest importance weights dominate (k-hat above {one.good_k:.2f} in "
-                f"more than {percent(0.05)} of steps): the random error is at least "
-                f"{number(error)} nats per step, and it is more likely too low than too high."
+                f"The density of {name} is estimated poorly in {bad} of {how_many(n, 'stretch')} "
+                "of time, where the largest importance weights dominate (k-hat above "
+                f"{one.good_k:.2f} in more than {percent(0.05)} of steps): the random error is at "
+                f"least {number(error)} nats per step, and it is more likely too low than too high."
             ), "More draws of the latent variable."))  # fmt: skip
     found += [Finding("undefined", (
         f"{name} was trained on the squared error with a fixed scale, not on the density that "

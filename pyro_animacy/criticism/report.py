@@ -45,6 +45,7 @@ from pyro_animacy.criticism.wording import (
     seconds,
     with_error,
 )
+from pyro_animacy.errors import how_many
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.progress import tqdm
 
@@ -226,9 +227,10 @@ def _facts(
     if summary.get("parameters") is not None:
         facts.append(("parameters", f"{summary['parameters']:,}"))
     if summary.get("train_seconds") is not None:
-        steps = f" ({summary['steps']:,} steps)" if summary.get("steps") is not None else ""
+        steps = how_many(summary["steps"], "step") if summary.get("steps") is not None else ""
         if steps and summary.get("batch_size") is not None:
-            steps = f" ({summary['steps']:,} steps of {summary['batch_size']:,} windows)"
+            steps += f" of {how_many(summary['batch_size'], 'window')}"
+        steps = f" ({steps})" if steps else ""
         facts.append(("training", f"{seconds(summary['train_seconds'])}{steps}"))
     return facts
 
@@ -247,7 +249,8 @@ def _paths(
     if not shown:
         return None
     figure = plots.plot_paths(observed, draws, shown, reconstructed=followed)
-    alt = f"Paths of the bodies in {len(shown)} recordings, beside the paths the model generates."
+    recordings = how_many(len(shown), "recording")
+    alt = f"Paths of the bodies in {recordings}, beside the paths the model generates."
     return picture(figure, alt)
 
 

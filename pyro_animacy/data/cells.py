@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pyro_animacy.data.frames import Frames
 from pyro_animacy.data.schema import shortened
 from pyro_animacy.data.tables import Codes, Table
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, how_many
 
 BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
@@ -35,9 +35,9 @@ def scatter(table: Table, frames: Frames) -> npt.NDArray[np.float64]:
     rows, cells = len(table.trajectory), count * time * bodies
     if cells > max(2**22, SPARSE * rows * len(table.pairs)):
         raise DataError(
-            f"{table.where}: {rows} rows spread over {time} frames of {bodies} bodies in {count} "
-            f"trajectories would take {cells * 16 / 1e9:.1f} GB; check the frame column, or use "
-            "--bodies each"
+            f"{table.where}: {how_many(rows, 'row')} spread over {how_many(time, 'frame')} of "
+            f"{how_many(bodies, 'body')} in {how_many(count, 'trajectory')} would take "
+            f"{cells * 16 / 1e9:.1f} GB; check the frame column, or use --bodies each"
         )
     each = bodies if table.body is not None else 1
     seen = np.zeros(count * time * each, bool)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pyro_animacy.data.columns import ROWS, Columns, Coordinate, find_columns
-from pyro_animacy.errors import DataError, MissingExtra
+from pyro_animacy.errors import DataError, MissingExtra, how_many
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 FLAGS = {"0", "1", "False", "True"}
@@ -84,7 +84,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
             frame = frame[~blank]
             row = np.asarray(row)[~blank] if len(frame) else row
     if not len(frame):
-        rows = f"{len(row):,} rows, none with a value," if len(row) else "no rows"
+        rows = f"{how_many(len(row), 'row')}, none with a value," if len(row) else "no rows"
         raise DataError(f"{where}: there are {rows} below the column names")
 
     def named(role: str, default: str, between: str) -> tuple[Codes, list[str]]:

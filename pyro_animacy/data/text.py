@@ -15,7 +15,7 @@ import pandas as pd
 
 from pyro_animacy.data.columns import Columns, find_columns
 from pyro_animacy.data.tables import DECIMAL_COMMA, HEAD, Table, make_table, no_name_twice
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, how_many
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
 LINES = 20  # of a text file, that are looked at to see how it is written
@@ -107,7 +107,8 @@ def _names_by_number(
     if len(cells) != 4 or not (_is_number(cells[0]) and float(cells[0]).is_integer()):
         raise DataError(
             f"{where} has no column names, and is not frame id x y; write names above it, or say "
-            f"which of the {len(cells)} columns is which, such as --columns frame=1,id=2,x=3,y=4"
+            f"which of the {how_many(len(cells), 'column')} is which, such as "
+            "--columns frame=1,id=2,x=3,y=4"
         )
     return ["frame", "id", "x", "y"]
 

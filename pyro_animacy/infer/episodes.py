@@ -14,7 +14,7 @@ import xarray as xr
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
 from pyro_animacy.data.episodes import check_episodes
 from pyro_animacy.data.windows import evenly
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, how_many
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
@@ -55,7 +55,7 @@ class EpisodeSource:
         for name, part in zip(("training", "validation", "held-out"), parts[1:], strict=True):
             if (longest := int(part["length"].max())) <= self.given:
                 raise DataError(
-                    f"the longest of the {name} episodes has {longest} frames, and "
+                    f"the longest of the {name} episodes has {how_many(longest, 'frame')}, and "
                     f"{config.family} needs at least {self.given + 1}; give longer episodes"
                 )
         if isinstance(config.model, AgentControlVAEConfig):
@@ -86,9 +86,10 @@ class EpisodeSource:
         """What was read, in one line."""
         data, sight = self.dataset, self.card.sight
         what = " x ".join(map(str, sight.shape[1:])) + " images" if sight.image else "vectors"
-        with_ = [f"{sight.actions} controls"] * (sight.actions > 0) + ["rewards"] * sight.reward
+        with_ = [how_many(sight.actions, "control")] if sight.actions else []
+        with_ += ["rewards"] * sight.reward
         return (
-            f"read {data.sizes['trajectory']:,} episodes of {what}"
+            f"read {how_many(data.sizes['trajectory'], 'episode')} of {what}"
             f"{' with ' + ' and '.join(with_) if with_ else ''}: {int(data['length'].sum()):,} "
             f"frames at {self.card.fps:g} Hz"
         )

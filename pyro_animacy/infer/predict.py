@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.windows import Batch, whole
-from pyro_animacy.errors import ConfigError, DataError, RunError, require
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
 from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.traced import no_validation
@@ -142,7 +142,9 @@ def _asked(
         ("seed", 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
     )
     if context < history:
-        raise ConfigError(f"context is {context} frames; the model's history needs {history}")
+        raise ConfigError(
+            f"context is {how_many(context, 'frame')}; the model's history needs {history}"
+        )
     if mode != "forecast":
         context = history
     horizon = longest - context if horizon is None else horizon
@@ -264,7 +266,8 @@ def check_memory(size: int, draws: int, trajectories: int, frames: int) -> None:
     free = _free_memory()
     if size > MEMORY_SHARE * free:
         raise ConfigError(
-            f"{draws} draws of {trajectories} trajectories of {frames} frames take "
+            f"{how_many(draws, 'draw')} of {how_many(trajectories, 'trajectory')} of "
+            f"{how_many(frames, 'frame')} take "
             f"{size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; ask for fewer "
             "--draws, a shorter --horizon, or fewer trajectories"
         )

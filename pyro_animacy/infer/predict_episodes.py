@@ -29,7 +29,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_animacy.data.episode_windows import EpisodeBatch, EpisodeWindows
-from pyro_animacy.errors import ConfigError, DataError, require
+from pyro_animacy.errors import ConfigError, DataError, how_many, require
 from pyro_animacy.infer.draws import episodes_tree
 from pyro_animacy.infer.episodes import AT_ONCE, suited_episodes
 from pyro_animacy.infer.predict import Mode, check_memory
@@ -95,12 +95,14 @@ def predict_episodes(
     frames = longest if horizon is None else given + horizon
     if frames > longest:
         raise ConfigError(
-            f"horizon is {horizon} after {given} frames; the longest episode has {longest}, and "
-            "draws go as far as actions were recorded"
+            f"horizon is {horizon} after {how_many(given, 'frame')}; the longest episode has "
+            f"{longest}, and draws go as far as actions were recorded"
         )
     usable = np.flatnonzero(dataset["length"].to_numpy() > given)
     if not len(usable):
-        raise DataError(f"no episode is longer than the {given} frames of context; give fewer")
+        raise DataError(
+            f"no episode is longer than the {how_many(given, 'frame')} of context; give fewer"
+        )
     episodes = _cut(dataset.isel(trajectory=usable), frames)
     draw = _drawing(run, mode, act)
     made = _room(run, mode, draws, len(usable), frames)

@@ -13,7 +13,7 @@ from torch import nn
 
 from pyro_animacy.data.schema import check_form
 from pyro_animacy.data.trajectories import split
-from pyro_animacy.errors import ConfigError, DataError, RunError, command_line
+from pyro_animacy.errors import ConfigError, DataError, RunError, command_line, how_many
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model
 from pyro_animacy.infer.recordings import read_data
@@ -288,7 +288,8 @@ def split_episodes(
     N = dataset.sizes["trajectory"]
     if N < 3:
         raise DataError(
-            f"there are {N} episodes; at least 3 are needed: to train on, to validate, to hold out"
+            f"the recordings are {how_many(N, 'episode')}; at least 3 are needed: to train on, to "
+            "validate, to hold out"
         )
     order = np.random.default_rng(seed).permutation(N)
     out = min(max(1, round(heldout * N)), N - 2)
@@ -348,8 +349,8 @@ def suited(card: ModelCard, dataset: xr.Dataset) -> xr.Dataset:
     bodies = tuple(str(b) for b in dataset["body"].to_numpy())
     if len(bodies) != len(card.bodies):
         raise DataError(
-            f"the recordings have {len(bodies)} bodies ({_some(bodies)}), the run's model has "
-            f"{len(card.bodies)} ({_some(card.bodies)}); choose them with --bodies"
+            f"the recordings have {how_many(len(bodies), 'body')} ({_some(bodies)}), the run's "
+            f"model has {len(card.bodies)} ({_some(card.bodies)}); choose them with --bodies"
         )
     fps = float(dataset.attrs["fps"])
     if abs(fps - card.fps) > 0.01 * card.fps:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
-from pyro_animacy.errors import command_line
+from pyro_animacy.errors import command_line, how_many
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import Score, score
@@ -100,12 +100,13 @@ def describe_text(dataset: xr.Dataset) -> str:
     moving, still = speed[moves], np.array(told["bodies"])[~moves.any(0)].tolist()
     median = f"{np.median(moving):.3g}" if len(moving) else "0"
     units = "data units" if told["units"] == "unknown" else told["units"]
-    several = f"{told['trajectories']:,} trajector{'y' if told['trajectories'] == 1 else 'ies'}"
     bodies = ", ".join(told["bodies"][:4]) + (", ..." if len(told["bodies"]) > 4 else "")
     return (
-        f"read {several} of {told['recordings']:,} recording{'s' * (told['recordings'] != 1)}: "
-        f"{len(told['bodies'])} bodies ({bodies}), {told['frames'] / told['fps']:,.0f} s at "
-        f"{told['fps']:g} Hz; median speed of a moving body {median} {units}/s"
+        f"read {how_many(told['trajectories'], 'trajectory')} of "
+        f"{how_many(told['recordings'], 'recording')}: "
+        f"{how_many(len(told['bodies']), 'body')} ({bodies}), "
+        f"{told['frames'] / told['fps']:,.0f} s at {told['fps']:g} Hz; median speed of a moving "
+        f"body {median} {units}/s"
         + (f"; never moves: {', '.join(still)} (leave out by --bodies)" if still else "")
     )
 
@@ -116,8 +117,9 @@ def _episodes_text(run: Run) -> str:
     spread = "" if error is None else f" +- {error:.3f}"
     return (
         f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f}{spread} nats per frame, "
-        f"on {s['data']['heldout_episodes']} of {s['data']['episodes']} episodes; {s['steps']} "
-        f"updates in {s['train_seconds']:.0f} s, {s['parameters']} parameters\n"
+        f"on {s['data']['heldout_episodes']} of {how_many(s['data']['episodes'], 'episode')}; "
+        f"{how_many(s['steps'], 'update')} in {s['train_seconds']:.0f} s, "
+        f"{s['parameters']:,} parameters\n"
         f"{_next(run)}"
     )
 
@@ -138,8 +140,8 @@ def summary_text(run: Run) -> str:
     lines.append(
         f"{gain:+.3f} +- {s['gain_standard_error']:.3f} nats per step against the best baseline "
         f"({s['best_baseline']}), on "
-        f"{s['score_steps']} steps; {s['steps']} updates in {s['train_seconds']:.0f} s, "
-        f"{s['parameters']} parameters"
+        f"{how_many(s['score_steps'], 'step')}; {how_many(s['steps'], 'update')} in "
+        f"{s['train_seconds']:.0f} s, {s['parameters']:,} parameters"
     )
     return "\n".join([*lines, _next(run)])
 
