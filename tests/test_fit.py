@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import signal
 from types import SimpleNamespace
 
@@ -703,6 +704,24 @@ def test_a_dataset_out_of_the_schema_is_refused_in_words(change, says, tiny_data
         SceneSource(change(tiny_data), debug())
     with pytest.raises(DataError, match="0 bodies" if says == "no bodies" else says):
         suited(tiny_run.card, change(tiny_data))
+
+
+@pytest.mark.parametrize("recordings", [1, 5, 6])
+def test_too_short_recordings_are_told_how_many_frames_they_need(recordings):
+    """It is the least with which a fit can begin, but that parts are rounded to whole frames."""
+
+    def needed(frames):
+        x = np.random.default_rng(0).normal(size=(recordings, frames, 2, 2)).cumsum(1)
+        try:
+            SceneSource(make_trajectories(x, fps=10), preset("small"))
+        except DataError as error:
+            return int(re.search(r"about (\d+) frames in a row", str(error))[1])
+        return None
+
+    said = needed(5)  # with less there is nothing to train on, which another message says
+    assert said == {1: 82, 5: 65, 6: 7}[recordings]
+    assert needed(said + 1) is None
+    assert needed(said - 2) == said
 
 
 def test_what_was_read_agrees_in_number():

@@ -202,7 +202,7 @@ def _places(
     if not len(fit):
         raise DataError(
             f"the longest trajectory has {int(length.max())} frames; the model's history of "
-            f"{history} needs more"
+            f"{history} needs {history + 1}"
         )
     chosen = fit[evenly(len(fit), most)]
     return rows[chosen], begin[chosen], end[chosen]

@@ -297,7 +297,7 @@ def _stretches(dataset: xr.Dataset, history: int, most: int) -> xr.Dataset:
     if not len(rows):
         raise DataError(
             f"the longest trajectory has {int(length.max())} frames; the model's history of "
-            f"{history} needs more"
+            f"{history} needs {history + 1}"
         )
     share = min(1.0, most / (end - begin - history).sum())
     chosen = evenly(len(rows), max(1, int(share * len(rows))))

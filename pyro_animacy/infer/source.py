@@ -4,6 +4,7 @@ The training loop knows recordings only through a `Source`, one for each kind of
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -15,11 +16,12 @@ import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
 from pyro_animacy.data.stored import blocks, positions
+from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
-from pyro_animacy.infer.config import BATCH, FitConfig
+from pyro_animacy.infer.config import BATCH, FitConfig, TrainConfig
 from pyro_animacy.infer.recordings import EPISODES
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, least_context, scoring_windows
@@ -85,7 +87,12 @@ class SceneSource:
                 f"position; of episodes take the model {' or '.join(EPISODES)}"
             )
         options, self.dataset = config.train, check_trajectories(dataset)
-        parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
+        history, self.steps = config.model.history, options.window
+        needed = _frames_needed(dataset, options, history)
+        try:
+            parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
+        except DataError as error:
+            raise DataError(f"{error} (a fit needs about {needed} frames in a row)") from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)
         model = config.model
@@ -103,7 +110,6 @@ class SceneSource:
             fps=float(dataset.attrs["fps"]),
             units=str(dataset.attrs.get("units", "unknown")),
         )
-        history, self.steps = config.model.history, options.window
         self.windows = Windows(
             self.fit_part, frames=history + options.window, context=history, scale=scale,
             symmetry=options.symmetry or "rotate",
@@ -112,8 +118,9 @@ class SceneSource:
         each = self.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
-        self.validation = _enough("validation", check, scale, history)
-        _enough("held-out", self.heldout_part, scale, history)  # fail now, not after training
+        self.validation = _enough("validation", check, scale, history, needed)
+        # Fail now, not after training.
+        _enough("held-out", self.heldout_part, scale, history, needed)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, int]]:
         """Batches of windows, dequantised and under the symmetry; their steps observed."""
@@ -165,14 +172,27 @@ def _windows_of(model: Any, bodies: int) -> int:
     return min(BATCH, max(LEAST_BATCH, as_long))
 
 
-def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
+def _frames_needed(dataset: xr.Dataset, options: TrainConfig, history: int) -> int:
+    """About how many frames in a row a recording must have for a step to score in every part."""
+    recordings, left, shares = len(np.unique(dataset["recording"])), 1.0, [1.0]
+    for heldout in (options.heldout, options.validation):  # as `split` does, twice
+        if recordings < FEW_RECORDINGS:
+            shares.append(left * heldout)
+            left -= left * heldout
+        else:
+            recordings -= max(1, round(heldout * recordings))
+    return math.ceil((least_context(history) + 0.5) / min(shares))  # a part is of whole frames
+
+
+def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, needed: int) -> Windows:
     """The scoring windows of a part, or DataError naming the part that is too short."""
     try:
         return scoring_windows(dataset, scale, history)
     except DataError:
+        least = least_context(history)
         raise DataError(
             f"the {part} part is too short to score: its longest trajectory has "
-            f"{int(dataset['length'].max())} frames, and the model and the baselines look back "
-            f"{least_context(history)}; give longer recordings, a smaller --downsample or a larger "
-            f"--train.{part.replace('-', '')}"
+            f"{int(dataset['length'].max())} frames, and a step to score takes {least + 1} (the "
+            f"model and the baselines look back {least}); give recordings of about {needed} frames "
+            f"in a row, a smaller --downsample or a larger --train.{part.replace('-', '')}"
         ) from None
