@@ -1,6 +1,7 @@
 """The command line: from arguments to a command, and from what goes wrong to one line."""
 
 import argparse
+import gc
 import json
 import re
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from pyro_animacy import _first
 from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
@@ -30,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 2: something given cannot be used, said in one line on stderr. 130, 143: stopped by
     SIGINT or SIGTERM, everything saved.
     """
+    if _first.command_line:
+        gc.freeze()  # at the end to go through all that was loaded would take a second
+        gc.enable()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.unraisablehook = _unraisable
     with suppress(AttributeError):  # a stream without an encoding has no need of it

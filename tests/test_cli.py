@@ -370,6 +370,18 @@ def test_ctrl_c_in_a_program_that_imports_the_package():
     subprocess.run([sys.executable, "-c", call], check=True)
 
 
+def test_what_takes_long_to_load_is_loaded_where_it_is_needed():
+    """Garbage is left for when all is loaded, of the command line alone."""
+    call = (
+        "import gc, sys; sys.argv[0] = {!r}; import pyro_animacy.cli; assert gc.isenabled() is {}; "
+    )
+    call += "assert not {{'scipy.stats', 'arviz_stats'}} & sys.modules.keys()"
+    for name, collected in (("program", True), ("bin/pyro-animacy", False)):
+        subprocess.run([sys.executable, "-c", call.format(name, collected)], check=True)
+    start = f"import gc, sys; {BY_SCRIPT.replace('sys.exit(main())', 'main([])')}"
+    subprocess.run([sys.executable, "-c", f"{start}; assert gc.isenabled()"], check=True)
+
+
 # --- recordings that cannot be used --------------------------------------------------------------
 
 

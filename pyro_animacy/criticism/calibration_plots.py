@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import xarray as xr
-from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confidence_bands
 from matplotlib.figure import Figure
 
 from pyro_animacy.criticism.forecast_scores import (
@@ -80,6 +79,8 @@ def in_band(calibration: xr.Dataset, body: str, axis: str) -> bool:
 @cache
 def _band(independent: int) -> tuple[np.ndarray, np.ndarray]:
     """The simultaneous 95 % band of F(u) - u on the grid."""
+    from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confidence_bands
+
     generator = np.random.default_rng(0)
     level = simulate_confidence_bands(independent, 1, GRID, 0.95, 1000, generator)
     low, high = get_pointwise_confidence_band(level, independent, GRID)

@@ -1,12 +1,14 @@
 """Contenders on the same held-out recordings: their log densities and forecasts, side by side."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_stats.utils import ELPDData
 
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines
 from pyro_animacy.criticism.forecasts import (
@@ -24,6 +26,9 @@ from pyro_animacy.data.trajectories import split_at_gaps
 from pyro_animacy.errors import ConfigError, how_many
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
+
+if TYPE_CHECKING:  # it takes long to load
+    from arviz_stats.utils import ELPDData
 
 SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table; see `frames_ahead`
 BEST_OF = 20  # draws of which minADE and minFDE take the best

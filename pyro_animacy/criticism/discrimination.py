@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.errors import ConfigError, DataError
@@ -51,7 +51,7 @@ def auc(positive: ArrayLike, negative: ArrayLike) -> float:
 def _area(positive: np.ndarray, negative: np.ndarray, axis: int = -1) -> np.ndarray:
     """The area along an axis: the positives' ranks among all, less those among themselves."""
     n, m = positive.shape[axis], negative.shape[axis]
-    ranks = stats.rankdata(np.concatenate([positive, negative], axis), axis=axis)
+    ranks = scipy.stats.rankdata(np.concatenate([positive, negative], axis), axis=axis)
     above = np.take(ranks, np.arange(n), axis).sum(axis) - n * (n + 1) / 2
     return above / (n * m)
 
@@ -95,7 +95,7 @@ def auc_interval(
     first, second = _finite(positive), _finite(negative)
     low = high = float("nan")
     if min(len(first), len(second)) > 1:
-        interval = stats.bootstrap(
+        interval = scipy.stats.bootstrap(
             (first, second), _area, n_resamples=resamples, vectorized=True, paired=paired,
             method="percentile", rng=np.random.default_rng(seed),
         ).confidence_interval  # fmt: skip

@@ -16,16 +16,17 @@ are over these. Every contender is scored on the same steps and on the same draw
 dequantisation noise, in nats in data units.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 import xarray as xr
-from arviz_stats import compare
-from arviz_stats.utils import ELPDData
 
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
@@ -39,6 +40,9 @@ from pyro_animacy.infer.score import (
 )
 from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.progress import tqdm
+
+if TYPE_CHECKING:  # it takes long to load
+    from arviz_stats.utils import ELPDData
 
 Floats = npt.NDArray[np.float64]
 MOST_STEPS = 5_000  # scored; of more, this many are taken evenly spaced
@@ -158,6 +162,8 @@ def _by_unit(
 
 def elpd_data(values: xr.DataArray, k_hat: xr.DataArray | None, draws: int) -> ELPDData:
     """ELPDData of log densities (unit,): their sum, and its standard error sqrt(n Var elpd_i)."""
+    from arviz_stats.utils import ELPDData
+
     n = len(values)
     good = k_hat_threshold(draws) if k_hat is not None else 0.7
     return ELPDData(
@@ -209,6 +215,8 @@ def compare_elpd(elpds: Mapping[str, ELPDData]) -> pd.DataFrame:
     Raises:
         ConfigError: If the units differ.
     """
+    from arviz_stats import compare
+
     first = next(iter(elpds.values()))
     for name, other in elpds.items():
         if not other.elpd_i.coords.to_dataset().identical(first.elpd_i.coords.to_dataset()):

@@ -10,14 +10,16 @@ predictions and exact refits in place of the importance-sampling approximation, 
 the parameters).
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_stats.utils import ELPDData
 
 from pyro_animacy.criticism.contenders import AUTOREGRESSION, TAKEN
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
@@ -28,6 +30,9 @@ from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.settings import CONFIG, read_settings
+
+if TYPE_CHECKING:  # it takes long to load
+    from arviz_stats.utils import ELPDData
 
 FUTURE = 0.5  # share of the frames that lies after the first origin
 

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 import xarray as xr
-from arviz_stats.base import array_stats
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import logsumexp
 from torch import Tensor
 
@@ -79,6 +78,8 @@ def psis(log_weight: ArrayLike, axis: int = 0) -> Psis:
     Raises:
         ConfigError: If there are fewer than 25 draws.
     """
+    from arviz_stats.base import array_stats  # here: it takes long to load
+
     log_w = np.moveaxis(np.asarray(log_weight, np.float64), axis, -1)
     S = log_w.shape[-1]
     if S < FEWEST:
@@ -171,11 +172,11 @@ def vsbc(probability: ArrayLike) -> Vsbc:
         probability: (N, Z) values of p, of N independent simulations.
     """
     p = np.asarray(probability, np.float64)
-    distance = np.array([stats.ks_2samp(x, 1 - x, method="asymp").statistic for x in p.T])
+    distance = np.array([scipy.stats.ks_2samp(x, 1 - x, method="asymp").statistic for x in p.T])
     # P(sup |W| > x) = 4 sum_n (-1)^n P(N(0, 1) > (2n + 1) x), by reflection.
     n = np.arange(50)
     x = np.maximum(math.sqrt(len(p)) * distance, 0.1)[:, None]  # below, 1; the series ends too soon
-    tails = stats.norm.sf((2 * n + 1) * x)
+    tails = scipy.stats.norm.sf((2 * n + 1) * x)
     asymmetry = np.clip(4 * ((-1.0) ** n * tails).sum(-1), 0, 1)
     return Vsbc(p.mean(0) - 0.5, 12 * p.var(0), distance, asymmetry)
 

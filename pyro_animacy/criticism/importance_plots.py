@@ -1,9 +1,9 @@
 """What `importance` measured, in figures and words."""
 
 import numpy as np
+import scipy
 import xarray as xr
 from matplotlib.figure import Figure
-from scipy import stats
 
 from pyro_animacy.criticism.importance import Array, k_hat_threshold, vsbc
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
@@ -75,7 +75,7 @@ def plot_vsbc(quality: xr.Dataset) -> Figure:
     order = np.argsort(-quality["kl"].to_numpy())[:PANELS]
     N = quality.sizes["sample"]
     bins = int(np.clip(N // 25, 4, 20))
-    low, high = stats.binom.ppf((0.025, 0.975), N, 1 / bins)
+    low, high = scipy.stats.binom.ppf((0.025, 0.975), N, 1 / bins)
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
     with styled():
