@@ -19,7 +19,7 @@ from pyro_animacy.models.agent_control_vae import AgentControlVAE
 BOARD = "tensorboard"  # folder of a run
 SAVE_EVERY = 30.0  # seconds
 # Updates from which it is worth the seconds to record one, and the longest loop that is recorded.
-TRACED_FROM, TRACED_TO = 1000, 64
+TRACED_FROM, TRACED_TO = 500, 64
 
 
 class Interrupted(AnimacyError):  # noqa: N818
