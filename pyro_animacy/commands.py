@@ -364,8 +364,9 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
         return first, common_heldout(runs, own)
     data = data_options(chosen, runs[0].settings.get("data", {}))
     for run in runs:
-        learned = files_named(run.settings.get("data", {}).get("source") or [])
-        if not learned.isdisjoint(files := files_named(data["source"])):
+        source = run.settings.get("data", {}).get("source") or []
+        learned, files = (files_named(run.card.model, of) for of in (source, data["source"]))
+        if not learned.isdisjoint(files):
             raise ConfigError(
                 f"--recordings: {run.path} was fitted to {min(learned & files)}; leave the option "
                 "out to compare on what all runs held out, or give others"

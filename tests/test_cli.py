@@ -827,6 +827,37 @@ def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):
     assert "not those of this run" in refused("fit", "--resume", tmp_path / "run")
 
 
+def test_files_put_into_the_folder_of_a_fit_are_new_to_it(tmp_path, capfd, refused):
+    """As found: with one more of them another was said to be held out, which was trained on."""
+    folder, run, out = tmp_path / "clips", tmp_path / "run", tmp_path / "scores.csv"
+    folder.mkdir()
+    for n in range(6):
+        table(chase(30, seed=n)).to_csv(folder / f"s{n}.csv", index=False)
+    assert main(["fit", str(folder), *FIT, "--out", str(run)]) == 0
+    assert json.loads((run / "summary.json").read_text())["data"]["source"] == "clips"
+    score = ["--draws", "25", "--surrogates", "1", "--overwrite", "--out", str(out)]
+
+    def scored(*data):
+        assert main(["score", str(run), *map(str, data), *score]) == 0
+        return set(pd.read_csv(out)["trajectory"])
+
+    heldout = scored()
+    new = shutil.copy(shutil.copy(folder / "s0.csv", tmp_path / "a_new.csv"), folder)
+    assert scored() == heldout
+    assert scored(new) == {"clip0"}
+    assert "of the recordings given" in capfd.readouterr().out
+    assert "s0.csv; leave DATA out" in refused("score", run, folder, *score)
+    assert main(["fit", "--resume", str(run)]) == 0
+    for n in range(6):  # each is another's now
+        table(chase(30, seed=n + 1)).to_csv(folder / f"s{n}.csv", index=False)
+    before = out.read_bytes()
+    for words in ("score", run, *score), ("sample", run, *map(str, sorted(folder.glob("s*")))):
+        more = () if words[0] == "score" else ("--out", tmp_path / "draws.nc")
+        assert "its recordings have changed since the fit" in refused(*words, *more)
+    assert "its recordings have changed since the fit" in refused("compare", run)
+    assert out.read_bytes() == before
+
+
 # --- as a process of its own ---------------------------------------------------------------------
 
 

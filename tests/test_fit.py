@@ -644,6 +644,35 @@ def test_a_run_reads_its_recordings_again(tmp_path, tiny_run):
         tiny_run.recordings()
 
 
+@pytest.mark.parametrize(("frames", "count"), [(120, 1), (30, 6)])
+def test_what_was_held_out_is_that_of_the_fit_or_refused(tmp_path, tiny_data, frames, count):
+    """By time and by recording: of the same recordings alone, in whatever order of the bodies."""
+    own = recordings(frames=frames, recordings=count)
+    run = fit(own, debug(steps=1), out=tmp_path / "run", progress=False)
+    heldout = split(own, 0.2, seed=run.config.train.seed)[1]
+    in_order = own.isel(body=[1, 0])
+    noise = np.random.default_rng(0).uniform(-1e-3, 1e-3, own["position"].shape)
+    for asked in (run, Run.load(run.path)):
+        xr.testing.assert_identical(asked.heldout(own), heldout)
+        xr.testing.assert_identical(asked.heldout(in_order), heldout.isel(body=[1, 0]))
+        assert asked.fitted(own).sizes["trajectory"] == max(1, count - 1)
+        for other in (
+            own.isel(trajectory=[0] if count == 1 else slice(1, None)).isel(time=slice(0, -1)),
+            recordings(frames=frames, recordings=count, seed=1),
+            recordings(frames=frames, recordings=count + 5),
+            own.assign(position=own["position"] + noise),
+        ):
+            for part in (asked.heldout, asked.fitted):
+                with pytest.raises(RunError, match=r"run: its recordings have changed since the"):
+                    part(shortened(other))
+
+
+def shortened(dataset):
+    """With the lengths that the array has."""
+    frames = np.minimum(dataset["length"], dataset.sizes["time"])
+    return dataset.assign_coords(length=("trajectory", frames.to_numpy()))
+
+
 def test_how_recordings_were_read_is_kept_in_full():
     of_reader = list(inspect.signature(read_trajectories).parameters)
     assert list(HOW_READ) == of_reader[1:]
