@@ -16,7 +16,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, command, debug, metrics, table
+from helpers import BODIES, assert_same_run, call, chase, command, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.commands import COMMANDS
@@ -157,6 +157,30 @@ def test_score(run, tmp_path, capfd, refused):
     ):
         assert words in refused("score", run, *wrong)
     assert not (tmp_path / "a.nc").exists()
+
+
+def test_score_of_a_checkpoint(csv, tmp_path, capfd):
+    """Doubted by its own score where that can be had; no other recordings, nor no end, stop it."""
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    kept = ["--model.structure", "set", "--train.keep", "1"]
+    assert main(["fit", str(csv), *FIT, *kept, "--out", str(run)]) == 0
+    for name, frames, bodies in (("one", 40, ["prey"]), ("short", 6, BODIES)):
+        position = chase(frames, seed=1)[:, :, : len(bodies)]
+        table(position, bodies).to_csv(tmp_path / f"{name}.csv", index=False)
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    for name in ("summary.json", "baselines.safetensors"):
+        (unfinished / name).unlink()
+    for words, doubted, bodies in (
+        ([run, "--checkpoint", "40"], True, 2),
+        ([run, tmp_path / "short.csv"], True, 2),  # by the score of the fit
+        ([run, tmp_path / "one.csv", "--checkpoint", "40"], False, 1),
+        ([run, tmp_path / "short.csv", "--checkpoint", "40"], False, 2),
+        ([unfinished], False, 2),
+    ):
+        few = ["--draws", "25", "--surrogates", "1", "--overwrite", "--out", str(out)]
+        assert main(["score", *map(str, words), *few]) == 0
+        assert ("note: the model predicts" in capfd.readouterr().out) == doubted
+        assert len(set(pd.read_csv(out)["body"])) == bodies
 
 
 @pytest.fixture(scope="module")

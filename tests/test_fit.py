@@ -44,7 +44,7 @@ from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.infer.score import scoring_windows
 from pyro_animacy.infer.source import SceneSource
 from pyro_animacy.infer.steps import window_steps
-from pyro_animacy.infer.summary import describe_text
+from pyro_animacy.infer.summary import describe_text, summarise
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
@@ -642,6 +642,17 @@ def test_a_run_reads_its_recordings_again(tmp_path, tiny_run):
     xr.testing.assert_identical(run.recordings(), own)
     with pytest.raises(RunError, match="does not say where the recordings are; read them as for"):
         tiny_run.recordings()
+
+
+def test_the_order_of_the_bodies_changes_no_score(tiny_run, tiny_data):
+    """As found: the baselines were read as of the bodies in the order they were given."""
+    heldout = tiny_run.heldout(tiny_data)
+    for order in ([0, 1], [1, 0]):
+        found = summarise(tiny_run, heldout.isel(body=order), progress=False)
+        for name in ("heldout_nats_per_step", "baselines", "gain_standard_error"):
+            assert found[name] == tiny_run.summary[name]
+    with pytest.raises(DataError, match=r"have 1 body .* the run's model has 2"):
+        summarise(tiny_run, heldout.isel(body=[0]), progress=False)
 
 
 @pytest.mark.parametrize(("frames", "count"), [(120, 1), (30, 6)])

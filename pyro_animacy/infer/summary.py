@@ -9,7 +9,7 @@ import xarray as xr
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.errors import command_line, how_many
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import Score, score
 
 SCORE_DRAWS = 64
@@ -30,8 +30,9 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
 
     Raises:
         RunError: If the run has no baselines to compare with.
-        DataError: If no trajectory is long enough.
+        DataError: If they do not suit the model, or no trajectory is long enough.
     """
+    heldout = suited(run.card, heldout)
     draws = run.config.train.score_draws or SCORE_DRAWS
     result: Score = score(
         run.guide, heldout,
