@@ -1,5 +1,6 @@
 """The command line: what works end to end, and what cannot be used, each in one line."""
 
+import errno
 import io
 import json
 import re
@@ -275,6 +276,62 @@ def test_damaged_logs_and_figures_are_refused(run, tmp_path, refused, name, text
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / name).write_text(text)
     assert f"{name}: damaged" in refused("criticise", copied, "--out", tmp_path / "r.html")
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Keep a file or a folder from being opened, as its permissions do for all but root."""
+
+    def lock(path):
+        def refusing(real):
+            def call(opened, *args, **options):
+                if path in (Path(opened), *Path(opened).parents):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(opened))
+                return real(opened, *args, **options)
+
+            return call
+
+        for module, name in ((io, "open"), (Path, "open"), (Path, "iterdir")):
+            monkeypatch.setattr(module, name, refusing(getattr(module, name)))
+
+    return lock
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run/summary.json", ["score", "run", "--out", "s.csv"]),
+        ("run/metrics.jsonl", ["criticise", "run", "--out", "r.html"]),
+        ("run/config.yaml", ["score", "run", "--out", "s.csv"]),
+        ("run/best.safetensors", ["score", "run", "--out", "s.csv"]),
+        ("run/trainer.pt", ["fit", "--resume", "run"]),
+        ("run", ["score", "run", "--out", "s.csv"]),
+        ("clips", ["fit", "clips", "--out", "new"]),
+        ("clips", ["score", "run", "clips", "--out", "s.csv"]),
+    ],
+)
+def test_what_may_not_be_read_is_named(run, tmp_path, monkeypatch, refused, locked, name, words):
+    """As found: tracebacks, and files that were said to be missing, or damaged and to fit again."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "run")
+    Path("clips").mkdir()
+    before = files(tmp_path)
+    locked(tmp_path / name)
+    locked(Path(name))
+    said = refused(*words)
+    assert f"{name}" in said
+    assert re.search("Permission denied.*; (make it readable|change its permissions)$", said)
+    monkeypatch.undo()
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--config", "--train"])
+def test_options_that_are_no_text_are_named(csv, tmp_path, refused, option):
+    bad = tmp_path / "bad.yaml"
+    bad.write_bytes(b"\xff\xfe\x00")
+    words = ["fit", csv, *FIT, option, bad, "--out", tmp_path / "out"]
+    assert f"{option} {bad}: not text in UTF-8 (invalid start byte)" in refused(*words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_reports_and_folders(run, tmp_path, refused):
