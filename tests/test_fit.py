@@ -28,6 +28,7 @@ from helpers import (
 from pyro_animacy.acting.config import act_preset
 from pyro_animacy.cli import main
 from pyro_animacy.command_data import DATA_OPTIONS
+from pyro_animacy.criticism.verdicts import score_grade
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.trajectories import split
@@ -44,7 +45,7 @@ from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.infer.score import scoring_windows
 from pyro_animacy.infer.source import SceneSource
 from pyro_animacy.infer.steps import window_steps
-from pyro_animacy.infer.summary import describe_text, summarise
+from pyro_animacy.infer.summary import describe_text, summarise, summary_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
@@ -653,6 +654,25 @@ def test_the_order_of_the_bodies_changes_no_score(tiny_run, tiny_data):
             assert found[name] == tiny_run.summary[name]
     with pytest.raises(DataError, match=r"have 1 body .* the run's model has 2"):
         summarise(tiny_run, heldout.isel(body=[0]), progress=False)
+
+
+def test_an_error_that_is_not_known_is_null(tmp_path):
+    """Of the one step that seven frames held out give: no NaN, which is not JSON, and no +-."""
+    run = fit(recordings(frames=280), debug(steps=1, heldout=0.025), out=tmp_path / "run",
+              progress=False)  # fmt: skip
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    text = (run.path / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=refuse)
+    assert summary["score_steps"] == 1
+    assert summary["heldout_standard_error"] is summary["gain_standard_error"] is None
+    assert summary == Run.load(run.path).summary
+    said = summary_text(run)
+    assert "+-" not in said
+    assert "nan" not in said
+    assert score_grade(summary)[0] == "undefined"
 
 
 @pytest.mark.parametrize(("frames", "count"), [(120, 1), (30, 6)])

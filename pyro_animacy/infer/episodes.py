@@ -20,6 +20,7 @@ from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.recordings import fingerprint
 from pyro_animacy.infer.run import Run, check_kind, split_episodes
 from pyro_animacy.infer.source import Draw
+from pyro_animacy.infer.summary import known
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
 from pyro_animacy.models.program import MessengerGuide
@@ -195,8 +196,7 @@ def heldout_bound(run: Run, dataset: xr.Dataset) -> dict[str, float | None]:
     """
     windows = EpisodeWindows(dataset, run.config.train.window)
     elbo, error = elbo_per_frame(run.guide, windows, most=HELDOUT_WINDOWS)
-    spread = None if math.isnan(error) else error
-    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": spread}
+    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": known(error)}
 
 
 @torch.no_grad()
