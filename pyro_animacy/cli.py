@@ -49,14 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pyro-animacy: {stop}", file=sys.stderr)
         return 128 + stop.signal
     except AnimacyError as error:
-        print(f"pyro-animacy: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except OSError as error:
+        if error.filename is None:  # not of a file, as where the reader of a pipe has ended
+            raise
+        mend = "change its permissions" if isinstance(error, PermissionError) else "give another"
+        return _refused(f"{error.filename}: cannot be used ({error.strerror}); {mend}")
     except MemoryError:
-        print("pyro-animacy: out of memory; use fewer draws or less data", file=sys.stderr)
-        return 2
+        return _refused("out of memory; use fewer draws or less data")
     except KeyboardInterrupt as stop:
         print(f"pyro-animacy: stopped{_how_to_go_on(arguments)}", file=sys.stderr)
         return 143 if stop.args else 130
+
+
+def _refused(why: str) -> int:
+    print(f"pyro-animacy: {' '.join(why.split())}", file=sys.stderr)
+    return 2
 
 
 def _how_to_go_on(arguments: list[str]) -> str:
@@ -106,6 +114,10 @@ def _run(arguments: list[str]) -> int:
         of = f"{arguments[0]} " if command else ""
         see = " See" if said.endswith("?") else "; see"
         raise ConfigError(f"{said}{see} pyro-animacy {of}--help") from None
+    except UnicodeDecodeError as error:  # which does not say of what
+        given = [f"--{name} {value}" for name, value in _options(arguments)]
+        files = " or ".join(word for word in given if Path(word.partition(" ")[2]).is_file())
+        raise ConfigError(f"{files}: not text in UTF-8 ({error.reason}); save it so") from None
     if chosen.command in ("fit", "act"):
         resumed = chosen[chosen.command].resume
         if resumed and len(arguments) > (2 if "=" in arguments[1] else 3):

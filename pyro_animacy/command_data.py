@@ -1,7 +1,6 @@
 """The recordings that a command is asked for: its data options, and what a run says of its own."""
 
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +9,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.metrica_csv import other_team
-from pyro_animacy.data.readers import files_of
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, how_many
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.recordings import REPLAY, absolute, read_data
+from pyro_animacy.infer.recordings import REPLAY, absolute, files_read, read_data
 from pyro_animacy.infer.run import Run
 
 DATA_HELP = (
@@ -90,7 +88,7 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
     own, acting = run.settings.get("data", {}), "acting" in run.settings
     data = data_options(chosen, own)
     source = str(run.path / REPLAY) if acting else own.get("source") or []
-    files, learned = files_named(data["source"]), files_named(source)
+    files, learned = (files_named(run.card.model, of) for of in (data["source"], source))
     new = learned.isdisjoint(files)
     if new or acting:
         found = _read_as_the_run(run, data, given)
@@ -102,8 +100,9 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
         )
     data |= {"source": own["source"]}  # in the order that they were divided in
     if _present(data) == _present(own):
+        heldout = run.heldout(read_data(run.card.model, data))
         print(f"{run.path}: its own recordings; their held-out part is used", file=sys.stderr)
-        return Asked(run.heldout(read_data(run.card.model, data)), new=False)
+        return Asked(heldout, new=False)
     fitted = run.fitted(run.recordings())
     found = read_data(run.card.model, data)
     unseen = ~np.isin(found["recording"], fitted["recording"])
@@ -117,14 +116,12 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
     return Asked(found.isel(trajectory=unseen), new=True)
 
 
-def files_named(source: str | list[str]) -> set[str]:
+def files_named(model: str, source: str | list[str]) -> set[str]:
     """What a source names, of a folder its files, of a team's file both teams'.
 
     However a file is named, it is the same.
     """
-    paths = map(Path, [source] if isinstance(source, str) else source)
-    folders = (files_of(p) if p.is_dir() and p.suffix != ".zarr" else [p] for p in paths)
-    named = [file for files in folders for file in files]
+    named = files_read(model, source)
     beside = (other_team(file) for file in named)
     return {absolute(file) for file in (*named, *beside) if file is not None}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, how_many, named
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, named
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -307,16 +308,17 @@ def _score(chosen: Namespace) -> None:
     run = Run.load(chosen.run, chosen.checkpoint)
     check_kind(run.card, "scenes", run.path)
     recordings, new = asked_for(run, chosen)
+    ours = run.on(recordings)
     scores = score_animacy(
-        run.on(recordings),
-        recordings,
-        draws=chosen.draws,
-        surrogates=chosen.surrogates,
-        seed=chosen.seed,
+        ours, recordings, draws=chosen.draws, surrogates=chosen.surrogates, seed=chosen.seed
     )
-    steps = save_scores(scores, chosen.out)
+    steps, told = save_scores(scores, chosen.out), run.summary
     print(scores_text(scores))
-    if why := doubt(run.summary or summarise(run, recordings)):
+    if not told and ours is run:  # the baselines are of its own bodies
+        # they take longer recordings than the model may, and come with the end of a fit
+        with suppress(DataError, RunError):
+            told = summarise(run, recordings)
+    if why := doubt(told):
         print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"
     print(f"wrote {chosen.out}: {how_many(steps, 'row')}, one a body and step, of {of}")
@@ -364,8 +366,9 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
         return first, common_heldout(runs, own)
     data = data_options(chosen, runs[0].settings.get("data", {}))
     for run in runs:
-        learned = files_named(run.settings.get("data", {}).get("source") or [])
-        if not learned.isdisjoint(files := files_named(data["source"])):
+        source = run.settings.get("data", {}).get("source") or []
+        learned, files = (files_named(run.card.model, of) for of in (source, data["source"]))
+        if not learned.isdisjoint(files):
             raise ConfigError(
                 f"--recordings: {run.path} was fitted to {min(learned & files)}; leave the option "
                 "out to compare on what all runs held out, or give others"

@@ -1,5 +1,6 @@
 """The command line: what works end to end, and what cannot be used, each in one line."""
 
+import errno
 import io
 import json
 import re
@@ -16,7 +17,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same_run, call, chase, command, debug, metrics, table
+from helpers import BODIES, assert_same_run, call, chase, command, debug, metrics, table
 
 from pyro_animacy.cli import main
 from pyro_animacy.commands import COMMANDS
@@ -159,6 +160,30 @@ def test_score(run, tmp_path, capfd, refused):
     assert not (tmp_path / "a.nc").exists()
 
 
+def test_score_of_a_checkpoint(csv, tmp_path, capfd):
+    """Doubted by its own score where that can be had; no other recordings, nor no end, stop it."""
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    kept = ["--model.structure", "set", "--train.keep", "1"]
+    assert main(["fit", str(csv), *FIT, *kept, "--out", str(run)]) == 0
+    for name, frames, bodies in (("one", 40, ["prey"]), ("short", 6, BODIES)):
+        position = chase(frames, seed=1)[:, :, : len(bodies)]
+        table(position, bodies).to_csv(tmp_path / f"{name}.csv", index=False)
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    for name in ("summary.json", "baselines.safetensors"):
+        (unfinished / name).unlink()
+    for words, doubted, bodies in (
+        ([run, "--checkpoint", "40"], True, 2),
+        ([run, tmp_path / "short.csv"], True, 2),  # by the score of the fit
+        ([run, tmp_path / "one.csv", "--checkpoint", "40"], False, 1),
+        ([run, tmp_path / "short.csv", "--checkpoint", "40"], False, 2),
+        ([unfinished], False, 2),
+    ):
+        few = ["--draws", "25", "--surrogates", "1", "--overwrite", "--out", str(out)]
+        assert main(["score", *map(str, words), *few]) == 0
+        assert ("note: the model predicts" in capfd.readouterr().out) == doubted
+        assert len(set(pd.read_csv(out)["body"])) == bodies
+
+
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """Clips of two labels, and a run fitted to those of one."""
@@ -251,6 +276,62 @@ def test_damaged_logs_and_figures_are_refused(run, tmp_path, refused, name, text
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / name).write_text(text)
     assert f"{name}: damaged" in refused("criticise", copied, "--out", tmp_path / "r.html")
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Keep a file or a folder from being opened, as its permissions do for all but root."""
+
+    def lock(path):
+        def refusing(real):
+            def call(opened, *args, **options):
+                if path in (Path(opened), *Path(opened).parents):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(opened))
+                return real(opened, *args, **options)
+
+            return call
+
+        for module, name in ((io, "open"), (Path, "open"), (Path, "iterdir")):
+            monkeypatch.setattr(module, name, refusing(getattr(module, name)))
+
+    return lock
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run/summary.json", ["score", "run", "--out", "s.csv"]),
+        ("run/metrics.jsonl", ["criticise", "run", "--out", "r.html"]),
+        ("run/config.yaml", ["score", "run", "--out", "s.csv"]),
+        ("run/best.safetensors", ["score", "run", "--out", "s.csv"]),
+        ("run/trainer.pt", ["fit", "--resume", "run"]),
+        ("run", ["score", "run", "--out", "s.csv"]),
+        ("clips", ["fit", "clips", "--out", "new"]),
+        ("clips", ["score", "run", "clips", "--out", "s.csv"]),
+    ],
+)
+def test_what_may_not_be_read_is_named(run, tmp_path, monkeypatch, refused, locked, name, words):
+    """As found: tracebacks, and files that were said to be missing, or damaged and to fit again."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "run")
+    Path("clips").mkdir()
+    before = files(tmp_path)
+    locked(tmp_path / name)
+    locked(Path(name))
+    said = refused(*words)
+    assert f"{name}" in said
+    assert re.search("Permission denied.*; (make it readable|change its permissions)$", said)
+    monkeypatch.undo()
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--config", "--train"])
+def test_options_that_are_no_text_are_named(csv, tmp_path, refused, option):
+    bad = tmp_path / "bad.yaml"
+    bad.write_bytes(b"\xff\xfe\x00")
+    words = ["fit", csv, *FIT, option, bad, "--out", tmp_path / "out"]
+    assert f"{option} {bad}: not text in UTF-8 (invalid start byte)" in refused(*words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_reports_and_folders(run, tmp_path, refused):
@@ -825,6 +906,37 @@ def test_the_recordings_of_a_run_have_changed(csv, tmp_path, refused):
     assert main(["fit", str(moved), *FIT, "--out", str(tmp_path / "run")]) == 0
     table(chase(seed=1)).to_csv(moved, index=False)
     assert "not those of this run" in refused("fit", "--resume", tmp_path / "run")
+
+
+def test_files_put_into_the_folder_of_a_fit_are_new_to_it(tmp_path, capfd, refused):
+    """As found: with one more of them another was said to be held out, which was trained on."""
+    folder, run, out = tmp_path / "clips", tmp_path / "run", tmp_path / "scores.csv"
+    folder.mkdir()
+    for n in range(6):
+        table(chase(30, seed=n)).to_csv(folder / f"s{n}.csv", index=False)
+    assert main(["fit", str(folder), *FIT, "--out", str(run)]) == 0
+    assert json.loads((run / "summary.json").read_text())["data"]["source"] == "clips"
+    score = ["--draws", "25", "--surrogates", "1", "--overwrite", "--out", str(out)]
+
+    def scored(*data):
+        assert main(["score", str(run), *map(str, data), *score]) == 0
+        return set(pd.read_csv(out)["trajectory"])
+
+    heldout = scored()
+    new = shutil.copy(shutil.copy(folder / "s0.csv", tmp_path / "a_new.csv"), folder)
+    assert scored() == heldout
+    assert scored(new) == {"clip0"}
+    assert "of the recordings given" in capfd.readouterr().out
+    assert "s0.csv; leave DATA out" in refused("score", run, folder, *score)
+    assert main(["fit", "--resume", str(run)]) == 0
+    for n in range(6):  # each is another's now
+        table(chase(30, seed=n + 1)).to_csv(folder / f"s{n}.csv", index=False)
+    before = out.read_bytes()
+    for words in ("score", run, *score), ("sample", run, *map(str, sorted(folder.glob("s*")))):
+        more = () if words[0] == "score" else ("--out", tmp_path / "draws.nc")
+        assert "its recordings have changed since the fit" in refused(*words, *more)
+    assert "its recordings have changed since the fit" in refused("compare", run)
+    assert out.read_bytes() == before
 
 
 # --- as a process of its own ---------------------------------------------------------------------

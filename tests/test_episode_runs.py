@@ -4,6 +4,7 @@ import dataclasses
 import re
 import shutil
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.episodes import elbo_per_frame, see
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
+from pyro_animacy.infer.run import split_episodes
 
 MODELS = ("image_vae", "world_model")
 
@@ -581,6 +583,22 @@ def test_the_runs_own_files_give_their_held_out_part(runs, files, refused, tmp_p
     assert drawn["observed_data"].sizes["trajectory"] == 8
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_episodes_that_changed_since_the_fit_are_not_said_to_be_held_out(name, files, runs):
+    """Without one of them others are drawn; where by chance the same, they are held out still."""
+    run, dataset = Run.load(runs[name]), read_episodes(files[name])
+    held, train = run.heldout(dataset)["trajectory"].to_numpy().tolist(), run.config.train
+    others = [dataset.drop_sel(trajectory=one) for one in dataset["trajectory"].to_numpy()]
+    drawn = [split_episodes(x, train.heldout, train.validation, train.seed)[3] for x in others]
+    same = [part["trajectory"].to_numpy().tolist() == held for part in drawn]
+    assert not all(same)
+    for other, alike in zip([*others, DATA[name](seed=1)], [*same, False], strict=True):
+        for part in (run.heldout, run.fitted):
+            changed = pytest.raises(RunError, match="its recordings have changed since the fit")
+            with nullcontext() if alike else changed:
+                part(other)
+
+
 def test_a_folder_of_episodes_is_its_files(tmp_path, capfd, refused):
     """To fit, to go on, and to know a run's own episodes, however and in whatever order given."""
     folder, run = tmp_path / "episodes", tmp_path / "run"
@@ -603,6 +621,13 @@ def test_a_folder_of_episodes_is_its_files(tmp_path, capfd, refused):
         with xr.open_datatree(out, engine="h5netcdf") as tree:
             assert set(tree["observed_data"]["trajectory"].to_numpy()) <= set(held)
     assert "was fitted to" in refused("sample", run, files[0], "--out", tmp_path / "d.nc")
+    (folder / "notes.csv").write_text("episode,driver\n")  # lies beside them, and is not read
+    assert main(["sample", str(run), str(folder), "--draws", "1", "--out", f"{folder}.nc"]) == 0
+    save_episodes(agent(seed=2), folder / "00.npz")
+    words = ["sample", str(run), "--draws", "1", "--out", str(tmp_path / "more.nc")]
+    assert main(words) == 0
+    with xr.open_datatree(tmp_path / "more.nc", engine="h5netcdf") as tree:
+        assert set(tree["observed_data"]["trajectory"].to_numpy()) <= set(held)
     said = refused("fit", folder, "--out", tmp_path / "r")
     assert "0.npz: holds episodes" in said
     (tmp_path / "none").mkdir()

@@ -28,6 +28,7 @@ from helpers import (
 from pyro_animacy.acting.config import act_preset
 from pyro_animacy.cli import main
 from pyro_animacy.command_data import DATA_OPTIONS
+from pyro_animacy.criticism.verdicts import score_grade
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.trajectories import split
@@ -44,7 +45,7 @@ from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.infer.score import scoring_windows
 from pyro_animacy.infer.source import SceneSource
 from pyro_animacy.infer.steps import window_steps
-from pyro_animacy.infer.summary import describe_text
+from pyro_animacy.infer.summary import describe_text, summarise, summary_text
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 from pyro_animacy.models.program import Overshooting
 
@@ -642,6 +643,65 @@ def test_a_run_reads_its_recordings_again(tmp_path, tiny_run):
     xr.testing.assert_identical(run.recordings(), own)
     with pytest.raises(RunError, match="does not say where the recordings are; read them as for"):
         tiny_run.recordings()
+
+
+def test_the_order_of_the_bodies_changes_no_score(tiny_run, tiny_data):
+    """As found: the baselines were read as of the bodies in the order they were given."""
+    heldout = tiny_run.heldout(tiny_data)
+    for order in ([0, 1], [1, 0]):
+        found = summarise(tiny_run, heldout.isel(body=order), progress=False)
+        for name in ("heldout_nats_per_step", "baselines", "gain_standard_error"):
+            assert found[name] == tiny_run.summary[name]
+    with pytest.raises(DataError, match=r"have 1 body .* the run's model has 2"):
+        summarise(tiny_run, heldout.isel(body=[0]), progress=False)
+
+
+def test_an_error_that_is_not_known_is_null(tmp_path):
+    """Of the one step that seven frames held out give: no NaN, which is not JSON, and no +-."""
+    run = fit(recordings(frames=280), debug(steps=1, heldout=0.025), out=tmp_path / "run",
+              progress=False)  # fmt: skip
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    text = (run.path / "summary.json").read_text()
+    summary = json.loads(text, parse_constant=refuse)
+    assert summary["score_steps"] == 1
+    assert summary["heldout_standard_error"] is summary["gain_standard_error"] is None
+    assert summary == Run.load(run.path).summary
+    said = summary_text(run)
+    assert "+-" not in said
+    assert "nan" not in said
+    assert score_grade(summary)[0] == "undefined"
+
+
+@pytest.mark.parametrize(("frames", "count"), [(120, 1), (30, 6)])
+def test_what_was_held_out_is_that_of_the_fit_or_refused(tmp_path, tiny_data, frames, count):
+    """By time and by recording: of the same recordings alone, in whatever order of the bodies."""
+    own = recordings(frames=frames, recordings=count)
+    run = fit(own, debug(steps=1), out=tmp_path / "run", progress=False)
+    heldout = split(own, 0.2, seed=run.config.train.seed)[1]
+    in_order = own.isel(body=[1, 0])
+    noise = np.random.default_rng(0).uniform(-1e-3, 1e-3, own["position"].shape)
+    for asked in (run, Run.load(run.path)):
+        xr.testing.assert_identical(asked.heldout(own), heldout)
+        xr.testing.assert_identical(asked.heldout(in_order), heldout.isel(body=[1, 0]))
+        assert asked.fitted(own).sizes["trajectory"] == max(1, count - 1)
+        for other in (
+            own.isel(trajectory=[0] if count == 1 else slice(1, None)).isel(time=slice(0, -1)),
+            recordings(frames=frames, recordings=count, seed=1),
+            recordings(frames=frames, recordings=count + 5),
+            own.assign(position=own["position"] + noise),
+        ):
+            for part in (asked.heldout, asked.fitted):
+                with pytest.raises(RunError, match=r"run: its recordings have changed since the"):
+                    part(shortened(other))
+
+
+def shortened(dataset):
+    """With the lengths that the array has."""
+    frames = np.minimum(dataset["length"], dataset.sizes["time"])
+    return dataset.assign_coords(length=("trajectory", frames.to_numpy()))
 
 
 def test_how_recordings_were_read_is_kept_in_full():

@@ -31,6 +31,8 @@ from pyro_animacy.criticism.future import compare_future, expanding, leave_futur
 from pyro_animacy.criticism.ranking import findings, ranking_text, save_ranking
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.recordings import fingerprint
+from pyro_animacy.infer.run import split_recordings
 from pyro_animacy.infer.score import independent_groups
 from pyro_animacy.nets import StackConfig
 
@@ -231,11 +233,18 @@ def test_the_model_that_made_the_recordings_ranks_first(tiny_run, other_run, tin
 # --- runs ---------------------------------------------------------------------------------------
 
 
+def fitted_to(run, dataset, **train):
+    """A run as if it had been fitted to other recordings, or had held out others."""
+    train = run.settings["train"] | train
+    shares = (train[name] for name in ("heldout", "validation", "seed"))
+    heldout = fingerprint(split_recordings(dataset, *shares)[3])
+    settings = {**run.settings, "train": train, "heldout": heldout}
+    return dataclasses.replace(run, settings=settings)
+
+
 def test_the_common_held_out_part_is_in_no_training_part(tiny_run, tiny_data, tmp_path):
     """Of runs that held out 20 % and 40 % it is the last 20 %, and the order does not matter."""
-    more = dataclasses.replace(tiny_run, path=tmp_path, settings=yaml.safe_load(
-        yaml.safe_dump(tiny_run.settings)))  # fmt: skip
-    more.settings["train"]["heldout"] = 0.4
+    more = dataclasses.replace(fitted_to(tiny_run, tiny_data, heldout=0.4), path=tmp_path)
     for runs in ([tiny_run, tiny_run], [tiny_run, more], [more, tiny_run]):
         common = common_heldout(runs, [tiny_data, tiny_data])
         xr.testing.assert_equal(common, tiny_run.heldout(tiny_data))
@@ -252,23 +261,21 @@ def test_a_rate_that_was_estimated_makes_no_other_recording(tiny_run, tiny_data)
 def test_recordings_drawn_by_other_seeds_share_what_both_held_out(tiny_run):
     """Of twenty recordings each run holds four out; common are those in both."""
     dataset = recordings(recordings=20, frames=30)
-    runs = []
-    for seed in (0, 1):
-        settings = yaml.safe_load(yaml.safe_dump(tiny_run.settings))
-        settings["train"] |= {"seed": seed, "heldout": 0.5}
-        runs.append(dataclasses.replace(tiny_run, settings=settings))
+    runs = [fitted_to(tiny_run, dataset, seed=seed, heldout=0.5) for seed in (0, 1)]
     parts = [set(run.heldout(dataset)["recording"].to_numpy()) for run in runs]
     common = common_heldout(runs, [dataset, dataset])
     assert set(common["recording"].to_numpy()) == parts[0] & parts[1] != parts[0]
 
 
 def test_runs_of_different_recordings_have_nothing_in_common(tiny_run, tiny_data):
-    for other in (recordings(seed=5), tiny_data.assign_coords(body=["a", "b"])):
-        with pytest.raises(ConfigError, match=r"different recordings.*--recordings FILE"):
-            common_heldout([tiny_run, tiny_run], [tiny_data, other])
     renamed = tiny_data.assign_coords(trajectory=["x"])
-    with pytest.raises(ConfigError, match="no frame in common"):
-        common_heldout([tiny_run, tiny_run], [tiny_data, renamed])
+    for other, message in (
+        (recordings(seed=5), r"different recordings.*--recordings FILE"),
+        (tiny_data.assign_coords(body=["a", "b"]), r"different recordings.*--recordings FILE"),
+        (renamed, "no frame in common"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            common_heldout([tiny_run, fitted_to(tiny_run, other)], [tiny_data, other])
 
 
 @pytest.mark.parametrize(
@@ -436,7 +443,7 @@ def test_findings_follow_the_stated_criterion():
 
 
 def test_frames_that_were_not_observed_are_not_scored(tiny_run, tiny_data):
-    heldout = tiny_run.heldout(recordings(frames=400)).copy(deep=True)
+    heldout = recordings(frames=80, seed=3)
     heldout["position"][0, 40, 1] = np.nan
     found = compare_runs([tiny_run], heldout, draws=32, forecast_draws=20, progress=False)
     assert found.pointwise["steps"].sum() == 80 - 6 - 7  # the windows of 7 frames that hold it

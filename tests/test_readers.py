@@ -1117,9 +1117,9 @@ def test_metrica_files_of_two_teams(match, tmp_path):
         found = ds["position"].sel(body=bodies)[0].values
         assert np.isnan(found[30]).all()  # half-time
         np.testing.assert_allclose(np.delete(found, 30, 0), match * (105, 68))
-    assert (
-        files_named(str(teams[0])) == files_named([*map(str, teams)]) == files_named(str(tmp_path))
-    )
+    given = (str(teams[0]), [*map(str, teams)], str(tmp_path))
+    one, both, folder = (files_named("control_vae", source) for source in given)
+    assert one == both == folder
     every = [line for path in teams for line in path.read_text().splitlines(keepends=True)]
     for path, lines in zip(teams, (every[:63], every[63:]), strict=True):
         (tmp_path / "thin").mkdir(exist_ok=True)

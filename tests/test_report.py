@@ -51,6 +51,7 @@ SUMMARY = {
     "heldout_elbo_per_step": 3.25,
     "baselines": {"constant_velocity": 1.0, "ar1": 2.0, "ar2": 2.5},
     "best_baseline": "ar2",
+    "gain_standard_error": 0.1,
     "train_seconds": 61.2,
     "steps": 1500,
     "parameters": 43210,
@@ -282,18 +283,20 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
 
 
 def test_score_sentences():
-    def said(score, error=None):
+    def said(score, error=0.1):
         return verdicts.score_grade(
             {**SUMMARY, "heldout_nats_per_step": score, "gain_standard_error": error}
         )
 
     assert said(3.5)[0] == "right"
-    assert "(+1.00 nats per step, 2.72 times the density)" in said(3.5)[1]
-    assert "(+1.00\u00a0±\u00a00.10 nats per step, 2.72 times" in said(3.5, error=0.1)[1]
+    assert "(+1.00\u00a0±\u00a00.10 nats per step, 2.72 times the density)" in said(3.5)[1]
+    for score in (3.5, 2.0):  # as found: what nobody knew the error of was called certain
+        assert said(score, error=None)[0] == "undefined"
+        assert f"{score:.2f} nats per step against 2.50 for AR(2)" in said(score, error=None)[1]
     assert said(2.0)[0] == "wrong"
     assert "against 2.50 for AR(2) (−0.50 nats per step)" in said(2.0)[1]
-    assert said(2.6, error=0.1)[0] == "near"
-    assert "+0.10\u00a0±\u00a00.10 (standard error)" in said(2.6, error=0.1)[1]
+    assert said(2.6)[0] == "near"
+    assert "+0.10\u00a0±\u00a00.10 (standard error)" in said(2.6)[1]
     assert said(float("nan"))[0] == "wrong"
     assert said(None)[0] == "undefined"
     assert verdicts.score_grade({"heldout_nats_per_step": 1.0})[0] == "undefined"
@@ -317,17 +320,18 @@ def test_the_bar_of_the_score_is_of_the_difference_from_the_best_baseline():
     axis = plots.plot_scores({**SUMMARY, **errors}).axes[0]
     bars = [segment for lines in axis.collections for segment in lines.get_segments()]
     np.testing.assert_allclose(bars, [[[3.0, 3], [4.0, 3]]])
-    assert not plots.plot_scores({**SUMMARY, "heldout_standard_error": 3.0}).axes[0].collections
+    unknown = {"heldout_standard_error": 3.0, "gain_standard_error": None}
+    assert not plots.plot_scores({**SUMMARY, **unknown}).axes[0].collections
 
 
 def test_a_model_no_better_than_a_baseline_is_doubted():
-    def said(score, error=None):
+    def said(score, error=0.1):
         summary = {"heldout_nats_per_step": score, "gain_standard_error": error}
         return verdicts.doubt({**SUMMARY, **summary})
 
-    assert said(3.5, 0.1) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
+    assert said(3.5) == said(None) == verdicts.doubt({"heldout_nats_per_step": 1.0}) == ""
     assert said(2.0).startswith("the model predicts steps no better than AR(2), so these say")
-    for error in (0.1, 2.0):  # level, and not to be told
+    for error in (0.1, 2.0, None):  # level, and not to be told
         assert "not clearly better than AR(2)" in said(2.6, error)
     assert said(float("nan"))
 

@@ -15,6 +15,7 @@ from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.stored import Noise, Stored, blocks, extremes, observed, runs
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.data.windows import dequantised
+from pyro_animacy.infer.recordings import fingerprint
 from pyro_animacy.infer.score import fit_baselines
 
 
@@ -146,6 +147,7 @@ def test_a_file_gives_the_same_bits_as_memory(trajectories, bodies, gaps, monkey
         parts[held] = [ds, *split(ds, 0.3)]
     for file, memory in zip(parts[0], parts[10**9], strict=True):
         assert file.identical(memory)
+        assert fingerprint(file) == fingerprint(memory)
         assert dequantised(file, 3).identical(dequantised(memory, 3))
         scale = Scale.of(file)
         assert scale == Scale.of(memory)

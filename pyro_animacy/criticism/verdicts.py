@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_animacy.criticism.section import Grade
-from pyro_animacy.criticism.wording import nats, number, plus_minus, with_error
+from pyro_animacy.criticism.wording import nats, number, plus_minus
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
 FOREIGN = 25.0  # nats per step and body below the best baseline: motion of quite another kind
@@ -31,10 +31,9 @@ def finite_baselines(summary: Mapping[str, Any]) -> dict[str, float]:
 def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
     """How the held-out score compares with that of the best baseline: the grade, and a sentence.
 
-    Right: above it, by two standard errors where the error is known. Wrong: below it likewise, or
-    by more than FOREIGN nats per step and body, whatever the error. Near: level with it, within two
-    standard errors of at most MODEST nats per step together. Undefined: an error above that, or no
-    score.
+    Right: above it by two standard errors. Wrong: below it likewise, or by more than FOREIGN nats
+    per step and body, whatever the error. Near: level with it, within two standard errors of at
+    most MODEST nats per step together. Undefined: an error above that or not known, or no score.
     """
     score, baselines = summary.get("heldout_nats_per_step"), finite_baselines(summary)
     if score is None or not baselines:
@@ -53,7 +52,12 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
             "units, arena or rate others than in training, or was it trained too briefly? Then "
             "what follows says little about the model."
         )
-    if error is not None and abs(gain) < 2 * error:
+    if error is None:
+        return "undefined", (
+            f"Too few held-out steps were scored to tell it from the best baseline: {against}, and "
+            "nothing says whether that is chance."
+        )
+    if abs(gain) < 2 * error:
         if 2 * error > MODEST:
             return "undefined", (
                 f"On held-out frames it cannot be told apart from the best baseline: {against}, "
@@ -64,15 +68,16 @@ def score_grade(summary: Mapping[str, Any]) -> tuple[Grade, str]:
             f"On held-out frames it is level with the best baseline: {against}, a "
             f"difference of {plus_minus(gain, error)} (standard error)."
         )
-    size = f"{nats(abs(gain))} nats per step"
     if gain > 0:
         odds = f", {number(math.exp(gain))} times the density" if gain < 16 else ""
-        size = size if error is None else f"{with_error(gain, error)} nats per step"
         return "right", (
             f"It predicts held-out frames better than every baseline: {against}, "
-            f"the best of them (+{size}{odds})."
+            f"the best of them ({plus_minus(gain, error)} nats per step{odds})."
         )
-    return "wrong", f"A simple baseline predicts held-out frames better: {against} (−{size})."
+    return "wrong", (
+        f"A simple baseline predicts held-out frames better: {against} (−{nats(-gain)} nats per "
+        "step)."
+    )
 
 
 def is_foreign(summary: Mapping[str, Any]) -> bool:

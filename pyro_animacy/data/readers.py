@@ -196,10 +196,12 @@ def _kind(path: Path) -> str | None:
 
 
 def _source_name(source: Any) -> str:
-    """What to call a source in reports; "" leaves the name of its first part."""
+    """What to call a source in reports, several files by their folder; "" for its first part."""
     if isinstance(source, str | PathLike):
         return Path(source).name
-    return ""
+    several = source if isinstance(source, list | tuple) and len(source) > 1 else []
+    folders = {Path(x).resolve().parent.name for x in several if isinstance(x, str | PathLike)}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def _distinct_names(items: Iterable[Any]) -> list[str]:

@@ -227,9 +227,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             f"on with --resume {path.parent}"
         )
     try:
+        path.open("rb").close()  # safetensors says of what may not be read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("pyro_animacy", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise _locked(path, error) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: damaged ({error}); fit again") from error
     card = str(header.get("card", "")) if isinstance(header, dict) else ""
@@ -260,6 +263,8 @@ def load_trainer(path: Path, names: Set[str] = STATE) -> dict[str, Any]:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise _locked(path, error) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, NotImplementedError,
             zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
         # Not torch's own message, which advises to unpickle.
@@ -267,6 +272,10 @@ def load_trainer(path: Path, names: Set[str] = STATE) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= names:
         raise RunError(f"{path}: not a trainer state this version can resume; fit again")
     return state
+
+
+def _locked(path: Path, error: OSError) -> RunError:
+    return RunError(f"{path}: cannot be read ({error.strerror}); make it readable")
 
 
 def _digest(tensors: dict[str, Tensor], card: str) -> str:

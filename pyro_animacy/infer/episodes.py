@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,8 +17,10 @@ from pyro_animacy.errors import DataError, how_many
 from pyro_animacy.infer.checkpoint import EpisodeCard
 from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.elbo import ScaledELBO
+from pyro_animacy.infer.recordings import fingerprint
 from pyro_animacy.infer.run import Run, check_kind, split_episodes
 from pyro_animacy.infer.source import Draw
+from pyro_animacy.infer.summary import known
 from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig, acted
 from pyro_animacy.models.program import MessengerGuide
@@ -76,11 +77,10 @@ class EpisodeSource:
         return elbo_per_frame(guide, self.validation)[0]
 
     def fingerprint(self) -> list[float]:
-        """Windows of the parts, and checksums of what they show."""
+        """Windows of the parts, and what these are."""
         parts = (self.fit_part, self.validation_part, self.heldout_part)
-        shown = "image" if "image" in self.dataset else "observation"
-        sums = [zlib.crc32(np.ascontiguousarray(part[shown].to_numpy()).data) for part in parts]
-        return [len(self.windows), len(self.validation), *map(float, sums)]
+        each = (number for part in parts for number in fingerprint(part))
+        return [len(self.windows), len(self.validation), *each]
 
     def describe(self) -> str:
         """What was read, in one line."""
@@ -196,8 +196,7 @@ def heldout_bound(run: Run, dataset: xr.Dataset) -> dict[str, float | None]:
     """
     windows = EpisodeWindows(dataset, run.config.train.window)
     elbo, error = elbo_per_frame(run.guide, windows, most=HELDOUT_WINDOWS)
-    spread = None if math.isnan(error) else error
-    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": spread}
+    return {"heldout_elbo_per_frame": elbo, "heldout_standard_error": known(error)}
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.distributed import join
 from pyro_animacy.infer.loop import BOARD
 from pyro_animacy.infer.presets import preset
-from pyro_animacy.infer.recordings import REPLAY, absolute
+from pyro_animacy.infer.recordings import REPLAY, absolute, files_read, fingerprint
 from pyro_animacy.infer.run import BEHAVIOUR, METRICS, REFERENCE, SUMMARY, Run
 from pyro_animacy.infer.settings import CONFIG, read_settings, save_settings
 from pyro_animacy.infer.trainer import Trainer
@@ -62,7 +62,7 @@ def fit(
     config = preset() if config is None else config
     if not isinstance(config, FitConfig):
         raise ConfigError(f"config is {config!r}; it must be a FitConfig, such as preset('small')")
-    path, found_again = Path(out), _found_again(data)
+    path, found_again = Path(out), _found_again(config.family, data)
     processes = join(config.train.device)
     trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
     if not processes.first:
@@ -73,7 +73,10 @@ def fit(
             "--out"
         )
     with new_folder(path, overwrite):
-        save_settings(path, config.family, config.model, config.train, data=found_again)
+        save_settings(
+            path, config.family, config.model, config.train, data=found_again,
+            heldout=fingerprint(trainer.source.heldout_part),
+        )  # fmt: skip
         if trainer.progress:
             print(trainer.source.describe(), file=sys.stderr)
         return _finish(trainer)
@@ -103,14 +106,16 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
         return _finish(trainer)
 
 
-def _found_again(data: dict[str, Any] | None) -> dict[str, Any]:
-    """How recordings are read, with paths by which they are found from any folder."""
+def _found_again(model: str, data: dict[str, Any] | None) -> dict[str, Any]:
+    """How recordings are read, with paths by which they are found from any folder.
+
+    Of a folder its files, since what is put there later was not fitted to.
+    """
     source = (data or {}).get("source")
-    if isinstance(source, str | PathLike):
-        return {**(data or {}), "source": absolute(source)}
-    if isinstance(source, list | tuple):
-        return {**(data or {}), "source": [absolute(path) for path in source]}
-    return data or {}
+    if not isinstance(source, str | PathLike | list | tuple):
+        return data or {}
+    files = [absolute(file) for file in files_read(model, source)]
+    return {**(data or {}), "source": files[0] if len(files) == 1 else files}
 
 
 def _within(data: dict[str, Any], folder: Path) -> bool:

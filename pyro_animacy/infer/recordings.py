@@ -1,13 +1,16 @@
 """Reading what a model is fitted to: recordings of moving bodies, or episodes."""
 
+import zlib
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.episodes import FORMATS, episode_files, read_episodes, variables_of
-from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.readers import files_of, read_trajectories
+from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.models import FAMILIES, family
 
@@ -34,6 +37,29 @@ def absolute(path: str | PathLike[str]) -> str:
     So a run can be resumed and criticised from any folder, and knows its own recordings again.
     """
     return str(Path(path).resolve()) if Path(path).exists() else str(path)
+
+
+def files_read(model: str, source: str | PathLike[str] | list[Any] | tuple[Any, ...]) -> list[Path]:
+    """The files that recordings of a model are read from: of a folder those in it now."""
+    paths = [Path(p) for p in ([source] if isinstance(source, str | PathLike) else source)]
+    if family(model).data == "episodes":
+        return episode_files(paths)
+    folders = (files_of(p) if p.is_dir() and p.suffix != ".zarr" else [p] for p in paths)
+    return [file for files in folders for file in files]
+
+
+def fingerprint(part: xr.Dataset) -> list[float]:
+    """Numbers that other recordings, or another part of them, would not have.
+
+    How many trajectories, how many frames, and a sum over what they show; of positions to twelve
+    digits, since the last ones depend on the order of the bodies.
+    """
+    if "position" in part:
+        total = sum(float(np.nansum(np.abs(x))) for _, _, x in blocks(positions(part)))
+    else:
+        shown = part["image" if "image" in part else "observation"].to_numpy()
+        total = zlib.crc32(np.ascontiguousarray(shown).data)
+    return [part.sizes["trajectory"], int(part["length"].sum()), float(f"{total:.12g}")]
 
 
 def read_data(model: str, data: dict[str, Any]) -> xr.Dataset:

@@ -16,7 +16,7 @@ from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line, how_many
 from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model
-from pyro_animacy.infer.recordings import read_data
+from pyro_animacy.infer.recordings import fingerprint, read_data
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.program import MessengerGuide
@@ -37,7 +37,8 @@ class Run:
         guide: Its guide.
         card: How the model was built: options, scale, bodies (`ModelCard`); of episodes, what
             there is to see (`EpisodeCard`).
-        settings: ``config.yaml``: every option, the data's source, versions and seed.
+        settings: ``config.yaml``: every option, the data's source, by what its held-out part is
+            known again, versions and seed.
         summary: ``summary.json``; empty before the fit has ended, and of an older checkpoint.
         checkpoint: The step or episode of an older checkpoint that was loaded, or None.
     """
@@ -174,17 +175,33 @@ class Run:
         return read_data(self.card.model, data_of_run(self.path, self.settings, instead))
 
     def heldout(self, dataset: xr.Dataset) -> xr.Dataset:
-        """The part of the run's own recordings that it was never trained on."""
+        """The part of the run's own recordings that it was never trained on.
+
+        Raises:
+            RunError: If what these would hold out is not what the fit held out.
+        """
         return self._split(dataset)[3]
 
     def fitted(self, dataset: xr.Dataset) -> xr.Dataset:
-        """The part of the run's own recordings that it learned from, or stopped by."""
+        """The part of the run's own recordings that it learned from, or stopped by.
+
+        Raises:
+            RunError: As `heldout`.
+        """
         return self._split(dataset)[0]
 
     def _split(self, dataset: xr.Dataset) -> tuple[xr.Dataset, ...]:
         train = self.config.train
         divide = split_episodes if self.data == "episodes" else split_recordings
-        return divide(dataset, train.heldout, train.validation, train.seed)
+        parts = divide(dataset, train.heldout, train.validation, train.seed)
+        # one more recording, or a longer one, and others are drawn, which it was trained on
+        if self.settings.get("heldout", found := fingerprint(parts[3])) != found:
+            raise RunError(
+                f"{self.path}: its recordings have changed since the fit, or these are others, so "
+                "what was held out is not known; give recordings that it was not fitted to, or fit "
+                "again"
+            )
+        return parts
 
 
 def build(

@@ -15,14 +15,13 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
-from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.config import BATCH, FitConfig, TrainConfig
-from pyro_animacy.infer.recordings import EPISODES
+from pyro_animacy.infer.recordings import EPISODES, fingerprint
 from pyro_animacy.infer.run import Run, split_recordings
 from pyro_animacy.infer.score import bounds, fit_baselines, least_context, scoring_windows
 from pyro_animacy.infer.steps import window_steps
@@ -44,11 +43,13 @@ class Source(Protocol):
         card: What is needed to build the model.
         windows: Those that are trained on.
         batch_size: How many of them are in a batch.
+        heldout_part: What is never trained on.
     """
 
     card: Any
     windows: Any
     batch_size: int
+    heldout_part: xr.Dataset
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Any, int]]:
         """Each draw's batch of windows, and the number of steps observed in it.
@@ -139,16 +140,15 @@ class SceneSource:
         return found.double().mean().item() - self.card.scale.log_jacobian(self.windows.coordinates)
 
     def fingerprint(self) -> list[float]:
-        """Windows, and the scale they were measured to have."""
+        """Windows, the scale they were measured to have, and what the parts are."""
         scale = self.card.scale
-        return [len(self.windows), scale.unit, scale.extent, scale.separation, *self._sizes]
+        return [len(self.windows), scale.unit, scale.extent, scale.separation, *self._parts]
 
     @cached_property
-    def _sizes(self) -> list[float]:
-        """Sums over the parts; every checkpoint asks for them, and reads the recordings once."""
+    def _parts(self) -> list[float]:
+        """Every checkpoint asks for them, and reads the recordings once."""
         parts = (self.fit_part, self.validation_part, self.heldout_part)
-        each = (blocks(positions(part)) for part in parts)
-        return [float(sum(np.nansum(np.abs(x)) for _, _, x in of)) for of in each]
+        return [number for part in parts for number in fingerprint(part)]
 
     def describe(self) -> str:
         """What was read, in one line: a wrong rate or wrong units show in the speed."""

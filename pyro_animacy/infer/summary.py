@@ -1,5 +1,6 @@
 """The figures of a run: its held-out score beside the baselines, and what it was fitted to."""
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -9,7 +10,7 @@ import xarray as xr
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.errors import command_line, how_many
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import Score, score
 
 SCORE_DRAWS = 64
@@ -26,12 +27,14 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
     """Score a run and its baselines on recordings it was not fitted to.
 
     Returns:
-        The figures of ``summary.json``; see the README.
+        The figures of ``summary.json``; see the README. Errors are None where too few steps were
+        scored to know them.
 
     Raises:
         RunError: If the run has no baselines to compare with.
-        DataError: If no trajectory is long enough.
+        DataError: If they do not suit the model, or no trajectory is long enough.
     """
+    heldout = suited(run.card, heldout)
     draws = run.config.train.score_draws or SCORE_DRAWS
     result: Score = score(
         run.guide, heldout,
@@ -42,10 +45,10 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
     return {
         "heldout_nats_per_step": result.model,
         "heldout_elbo_per_step": result.elbo,
-        "heldout_standard_error": result.standard_error,
+        "heldout_standard_error": known(result.standard_error),
         "baselines": result.baselines,
         "best_baseline": result.best_baseline,
-        "gain_standard_error": result.gain_standard_error,
+        "gain_standard_error": known(result.gain_standard_error),
         "score_density": _density(run, draws),
         "score_steps": result.steps,
         "train_seconds": run.summary.get("train_seconds"),
@@ -54,6 +57,11 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "parameters": run.parameters,
         "data": describe(heldout),
     }
+
+
+def known(error: float) -> float | None:
+    """A standard error, None where it is NaN, which is not JSON."""
+    return None if math.isnan(error) else error
 
 
 def _density(run: Run, draws: int) -> str:
@@ -113,8 +121,7 @@ def describe_text(dataset: xr.Dataset) -> str:
 
 def _episodes_text(run: Run) -> str:
     s = run.summary
-    error = s["heldout_standard_error"]  # none of a single episode
-    spread = "" if error is None else f" +- {error:.3f}"
+    spread = _spread(s["heldout_standard_error"])
     return (
         f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f}{spread} nats per frame, "
         f"on {s['data']['heldout_episodes']} of {how_many(s['data']['episodes'], 'episode')}; "
@@ -131,19 +138,23 @@ def summary_text(run: Run) -> str:
     s, units = run.summary, run.card.units
     lines = [
         f"held-out log density, nats per time step of the joint displacement (units: {units})",
-        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f}  +- {s['heldout_standard_error']:.3f}"
+        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f} {_spread(s['heldout_standard_error'])}"
         f"   ({s['score_density']})",
         f"  {'model, ELBO':<20}{s['heldout_elbo_per_step']:9.3f}",
     ]
     lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
     gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
     lines.append(
-        f"{gain:+.3f} +- {s['gain_standard_error']:.3f} nats per step against the best baseline "
+        f"{gain:+.3f}{_spread(s['gain_standard_error'])} nats per step against the best baseline "
         f"({s['best_baseline']}), on "
         f"{how_many(s['score_steps'], 'step')}; {how_many(s['steps'], 'update')} in "
         f"{s['train_seconds']:.0f} s, {s['parameters']:,} parameters"
     )
     return "\n".join([*lines, _next(run)])
+
+
+def _spread(error: float | None) -> str:
+    return "" if error is None else f" +- {error:.3f}"
 
 
 def _next(run: Run) -> str:
