@@ -11,7 +11,7 @@ import pytest
 import torch
 import xarray as xr
 import yaml
-from helpers import assert_same, assert_same_run, chase, table
+from helpers import assert_same_run, chase, table
 
 from pyro_animacy import Run, ScaledELBO, fit, preset, resume
 from pyro_animacy.acting.direct import direct
@@ -39,7 +39,6 @@ from pyro_animacy.data.episode_windows import EpisodeWindows
 from pyro_animacy.data.episodes import make_episodes, read_episodes, save_episodes
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import trainer as loop
-from pyro_animacy.infer.checkpoint import load_weights, save_weights
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.episodes import elbo_per_frame, see
@@ -396,27 +395,6 @@ def test_every_kind_of_dynamics_is_criticised(options, files, tmp_path):
                  "--out", str(tmp_path / "r.html")]) == 0  # fmt: skip
     page = (tmp_path / "r.html").read_text()
     assert ('id="latent"' in page) == (options.get("latent_size") != 0)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_options_of_earlier_versions_are_passed_over(name, files, runs, tmp_path):
-    """What an old run says of an image's size, and of what only scenes have, is not needed."""
-    copied = shutil.copytree(runs[name], tmp_path / "run")
-    settings = yaml.safe_load((copied / "config.yaml").read_text())
-    settings["train"] |= {"symmetry": "rotate", "score_draws": 64}
-    tensors, card = load_weights(copied / "best.safetensors")
-    if name == "image_vae":
-        size = {"height": 64, "width": 64, "channels": 3}
-        settings["model"] |= size
-        card = dataclasses.replace(card, config={**card.config, **size})
-        card = dataclasses.replace(card, sight=tuple(card.sight)[:-1])
-    save_weights(copied / "best.safetensors", tensors, card)
-    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
-    fresh = Run.load(runs[name])
-    assert Run.load(copied).config == fresh.config
-    again = resume(copied, read_episodes(files[name]), progress=False)
-    assert_same(again.model.state_dict(), fresh.model.state_dict())
-    assert again.summary["heldout_elbo_per_frame"] == fresh.summary["heldout_elbo_per_frame"]
 
 
 @pytest.mark.parametrize("option", ["symmetry=rotate", "symmetry=none", "score_draws=64"])
