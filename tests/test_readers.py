@@ -485,21 +485,25 @@ SECONDS = np.arange(40) / 25
 MOMENTS = np.datetime64("2024-05-31T12:00") + (SECONDS * 1e9).astype("timedelta64[ns]")
 
 
+@pytest.mark.parametrize("trials", [False, True])
 @pytest.mark.parametrize(
     ("time", "attrs"),
     [
         (SECONDS, {"time_unit": "seconds"}),
+        (SECONDS, {}),
         (7 + SECONDS, {"fps": 25.0}),
         (np.arange(40), {"time_unit": "frames", "fps": 25.0}),
         (np.arange(40), {"fps": 25.0}),
         (MOMENTS, {}),
         (MOMENTS - MOMENTS[0], {}),
     ],
-    ids=["seconds", "later", "frames", "numbers", "dates", "since_the_first"],
+    ids=["seconds", "unsaid", "later", "frames", "numbers", "dates", "since_the_first"],
 )
-def test_times_of_an_array_say_which_frame_is_which(time, attrs):
+def test_times_of_an_array_say_which_frame_is_which(time, attrs, trials):
     values = walk(40, 2)
     ds = movement(values, time, **attrs)
+    if trials:
+        ds = ds.expand_dims(trial=["r"])
     read = read_trajectories(ds)
     assert read.attrs["fps"] == 25
     np.testing.assert_array_equal(read["position"][0], values)
@@ -510,19 +514,63 @@ def test_times_of_an_array_say_which_frame_is_which(time, attrs):
     cut = read_trajectories(ds.drop_isel(time=range(10, 30)))
     assert cut["start"].values.tolist() == [0, 30]
     np.testing.assert_array_equal(cut["position"], [values[:10], values[30:]])
+    if attrs.get("fps") is None:
+        with pytest.raises(DataError, match="the data say 25 frames per second, --fps says 30"):
+            read_trajectories(ds, fps=30)
+
+
+@pytest.mark.parametrize("trials", [False, True])
+def test_times_of_an_array_beside_its_frames(trials):
+    """A dimension `frame` whose times leave some out, and `track` with the names of bodies."""
+    values = walk(40, 2)
+    ds = xr.Dataset(
+        {"position": (("frame", "track", "space"), values)},
+        coords={"frame": range(40), "time": ("frame", SECONDS), "body": ("track", ["ann", "bob"])},
+    ).drop_isel(frame=range(10, 30))
+    if trials:
+        ds = ds.expand_dims(trial=["r"])
+    for source in (ds, ds.drop_vars("frame").reset_coords("time")):
+        read = read_trajectories(source)
+        assert read.attrs["fps"] == 25
+        assert read["start"].values.tolist() == [0, 30]
+        assert read["body"].values.tolist() == ["ann", "bob"]
+        np.testing.assert_array_equal(read["position"], [values[:10], values[30:]])
+
+
+@pytest.mark.parametrize(("fps", "places"), [(120, 3), (30, 3), (30 / 7, 9)])
+def test_the_rate_of_an_array_is_finer_than_the_digits_of_its_times(fps, places):
+    ds = movement(walk(40, 2), (np.arange(40) / fps).round(places))
+    assert read_trajectories(ds).attrs["fps"] == pytest.approx(fps, rel=0.005)
+    assert read_trajectories(ds, fps=fps).attrs["fps"] == pytest.approx(fps, rel=0.005)
+
+
+@pytest.mark.parametrize("fps", [0.5, 1, 30 / 7, 1000])
+def test_a_file_of_our_own_keeps_its_rate_to_all_digits(fps):
+    """Also where its times are whole numbers, as those of a recording at half a frame a second."""
+    ours = make_trajectories(walk(2, 9, 2), fps=fps)
+    xr.testing.assert_equal(read_trajectories(ours), ours)
+    assert read_trajectories(ours).attrs["fps"] == fps
 
 
 def test_times_that_contradict():
     ds = movement(walk(9, 2), np.arange(9) / 4, time_unit="seconds")
-    for time in (np.zeros(9), np.arange(9)[::-1] / 4, np.append(np.arange(8), 7.4) / 4):
-        with pytest.raises(DataError, match=r"of time is .* after the one before"):
-            read_trajectories(ds.assign_coords(time=time))
+    unknown = np.where(np.arange(9) == 5, np.nan, np.arange(9) / 4)
+    for time in (np.zeros(9), np.arange(9)[::-1] / 4, np.append(np.arange(8), 7.4) / 4, unknown):
+        for array in (ds, ds.expand_dims(trial=["r"])):
+            with pytest.raises(DataError, match=r"of time is .* after the one before"):
+                read_trajectories(array.assign_coords(time=time))
+    with pytest.raises(DataError, match="time is <U1; expected seconds, dates or frame numbers"):
+        read_trajectories(ds.assign_coords(time=list("abcdefghi")))
     with pytest.raises(DataError, match="fps is '4 Hz'; expected a number"):
         read_trajectories(ds.assign_attrs(fps="4 Hz"))
     ours = make_trajectories(walk(2, 9, 2), fps=4.0, length=[4, 5])
     for some in (slice(None, None, 2), [0, 1, 2, 3, 8]):
         with pytest.raises(DataError, match="by --downsample"):
             read_trajectories(ours.isel(time=some))
+    three = xr.concat([ds, ds.isel(space=[0]).assign_coords(space=["z"])], "space")
+    for array in (three, three.expand_dims(trial=["r"])):
+        with pytest.raises(DataError, match=r"space \(3\).*; expected .*select two axes"):
+            read_trajectories(array)
 
 
 def test_wide_rows_without_a_frame_in_which_nobody_is_seen(write):

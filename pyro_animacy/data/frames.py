@@ -185,9 +185,7 @@ def _frames_from_time(table: Table) -> Frames:
     step[1:][np.diff(owner[order]) != 0] = 0
     if not (step > 0).any():
         raise DataError(f"{table.where}: there is only one frame; motion needs two")
-    usual = float(np.quantile(step[step > 0], 0.5, method="lower"))
-    # the mean of the steps near it is finer than the digits of one time
-    usual = float(step[(step > 0.75 * usual) & (step < 1.25 * usual)].mean())
+    usual = usual_step(step)
     frames = step / usual
     whole = np.rint(np.minimum(frames, 2**50))
     by = np.where(whole < 4, np.abs(frames - whole), 0)
@@ -208,6 +206,16 @@ def _frames_from_time(table: Table) -> Frames:
     first = np.rint(np.minimum((start - start.min()) / usual, 2**50)).astype(np.int64)
     index += (first - begin)[owner]
     return Frames(index, first, 1, end - begin + 1, tidy(1 / usual, table.where))
+
+
+def usual_step(step: npt.NDArray[np.float64]) -> float:
+    """The step in the middle of those forwards; infinite where there is none."""
+    forwards = step[step > 0]
+    if not len(forwards):
+        return np.inf
+    usual = float(np.quantile(forwards, 0.5, method="lower"))
+    # the mean of the steps near it is finer than the digits of one time
+    return float(step[(step > 0.75 * usual) & (step < 1.25 * usual)].mean())
 
 
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
