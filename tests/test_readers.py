@@ -257,18 +257,55 @@ def test_a_numbered_body_with_one_coordinate_is_refused(lone):
         read_trajectories(table.drop(columns={"x2": "y2", "y2": "x2"}[lone]), fps=1)
 
 
+def timed(time, name="time"):
+    """A table of one body by these times."""
+    return pd.DataFrame(walk(len(time), 1)[:, 0], columns=["x", "y"]).assign(**{name: time})
+
+
 @pytest.mark.parametrize("with_frame", [True, False])
-def test_times_in_milliseconds(with_frame):
-    table = pd.DataFrame(walk(50, 1)[:, 0], columns=["x", "y"])
-    table["time"] = 40 * np.arange(50)
+@pytest.mark.parametrize("fps", [25, 100, 240, 500, 1000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_times_in_milliseconds(fps, whole, with_frame):
+    """Which nothing says: as seconds they would be those of a slow recording."""
+    time = 1000 + 1000 * np.arange(50) / fps
+    table = timed(np.rint(time).astype(int) if whole else time)
     if with_frame:
         table["frame"] = np.arange(50)
-    with pytest.raises(DataError, match=r"0\.025 frames a second; .*milliseconds.*--fps 25, "):
+    kinds = (
+        r"DataFrame: 'time' goes in steps of [\d.]+{}: if seconds, .*; if milliseconds, --fps \d"
+    )
+    with pytest.raises(DataError, match=kinds.format("")):
         read_trajectories(table)
-    assert read_trajectories(table, fps=25.1).attrs["fps"] == 25.1
-    assert read_trajectories(table, fps=0.025).attrs["fps"] == 0.025  # a slow recording
-    with pytest.raises(DataError, match=r"--fps says 25\.5"):
-        read_trajectories(table, fps=25.5)
+    assert read_trajectories(table, fps=fps).attrs["fps"] == fps
+    assert read_trajectories(table, fps=fps / 1000).attrs["fps"] == fps / 1000  # a slow recording
+    with pytest.raises(DataError, match=kinds.format(f", and --fps says {1.05 * fps:g}")):
+        read_trajectories(table, fps=1.05 * fps)
+    if fps == 240 and not whole:  # whole numbers of an array number its frames
+        array = movement(walk(50, 2), time)
+        with pytest.raises(DataError, match=kinds.format("").replace("DataFrame", "Dataset")):
+            read_trajectories(array)
+        assert read_trajectories(array, fps=fps).attrs["fps"] == fps
+
+
+def test_times_that_count_frames_are_told_how_to_be_given():
+    table = timed(np.arange(9), "t")
+    for fps, says in ((None, "1: "), (25, "1, and --fps says 25: ")):
+        with pytest.raises(DataError, match=says + ".* frames, --columns frame=t and their --fps$"):
+            read_trajectories(table, fps=fps)
+    assert read_trajectories(table, fps=25, columns={"frame": "t"}).attrs["fps"] == 25
+
+
+@pytest.mark.parametrize("step", [1, 60])
+@pytest.mark.parametrize("name", ["time_s", "Time [sec]", "seconds", "time (ms)"])
+def test_slow_times_whose_unit_is_said_are_read(step, name):
+    """An animal's GPS once a second, or once a minute."""
+    seconds = step * np.arange(9)
+    assert read_trajectories(timed(seconds), fps=1 / step).attrs["fps"] == 1 / step
+    dates = pd.Timestamp("2024-05-31T12:00") + pd.to_timedelta(seconds, unit="s")
+    for time in (dates, dates.strftime("%Y-%m-%dT%H:%M:%S"), dates.strftime("%H:%M:%S")):
+        assert read_trajectories(timed(time)).attrs["fps"] == pytest.approx(1 / step, rel=1e-5)
+    named = timed(seconds * (1000 if "ms" in name else 1), name)
+    assert read_trajectories(named).attrs["fps"] == pytest.approx(1 / step, rel=1e-5)
 
 
 def test_columns_by_role_and_others_left_aside(write):
@@ -958,7 +995,7 @@ def test_a_column_that_is_given_as_the_trajectory_is_it():
     """Also where its name could be a frame's, of which 0 and 1 by turns is doubted."""
     table = long_table(walk(40, 1)[None], ["a"]).rename(columns={"frame": "time"})
     table["step"] = table["time"] // 7 % 2
-    ds = read_trajectories(table, columns={"trajectory": "step"})
+    ds = read_trajectories(table, columns={"trajectory": "step"}, fps=1)
     assert ds.sizes["trajectory"] == 6
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_animacy.data.columns import find_columns
 from pyro_animacy.data.dense import table_dataset
-from pyro_animacy.data.frames import EVEN, agreed_fps, tidy, usual_step
+from pyro_animacy.data.frames import EVEN, agreed_fps, tidy, timed_fps, usual_step
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
 from pyro_animacy.data.tables import make_table
@@ -210,7 +210,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
         )
     several = "trajectory" in position.dims
     own = _rate(ds.attrs.get("fps"), where)
-    frame, found = _frames(ds, own, where)
+    frame, found, clock = _frames(ds, own, where)
     parts = {name: ds[name].values for name in OPTIONAL if several and name in ds.coords}
     size = int(frame.max(initial=-1)) + 1
     if {"start", "length"} & {*parts} and (size > len(frame) or own not in (None, found)):
@@ -231,7 +231,7 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
     parts |= {"position": values, "body": np.array(body)}
     if "units" in ds.attrs:
         parts["units"] = ds.attrs["units"]
-    return _from_parts(parts, agreed_fps(fps, found, where), where)
+    return _from_parts(parts, timed_fps(fps, found, clock, where), where)
 
 
 def _by_our_names(ds: xr.Dataset) -> xr.Dataset:
@@ -268,15 +268,16 @@ def _seconds(ds: xr.Dataset, where: str) -> npt.NDArray[np.float64] | None:
 
 def _frames(
     ds: xr.Dataset, fps: float | None, where: str
-) -> tuple[npt.NDArray[np.int64], float | None]:
-    """Which frame each entry of time is, and the frame rate: frames left out are gaps.
+) -> tuple[npt.NDArray[np.int64], float | None, str | None]:
+    """Which frame each entry of time is, frame rate, and clock as for `timed_fps`.
 
-    The usual step is one frame. Times are frame numbers where `time_unit` says so, or where nothing
-    does, steps are whole numbers and not `fps` a second; else they are seconds.
+    The usual step is one frame, and frames left out are gaps. Times are frame numbers where
+    `time_unit` says so, or where nothing does, steps are whole numbers and not `fps` a second; else
+    they are seconds.
     """
     time = _seconds(ds, where)
     if time is None:
-        return np.arange(ds.sizes["time"]), fps
+        return np.arange(ds.sizes["time"]), fps, None
     step = np.diff(time)
     usual = usual_step(step)
     frames = step / usual
@@ -290,13 +291,14 @@ def _frames(
         )
     dated = ds["time"].dtype.kind in "mM"
     unit = "seconds" if dated else ds.attrs.get("time_unit")
+    clock = None
     if unit != "frames" and fps is not None and abs(usual * fps - 1) <= 0.01:
         rate: float | None = fps  # which has more digits
     elif unit == "frames" or (unit is None and usual.is_integer()):
         rate = None if fps is None else fps / usual
     else:
-        rate = tidy(1 / usual, where)
-    return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate
+        rate, clock = tidy(1 / usual, where), None if unit else "time"
+    return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate, clock
 
 
 def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:

@@ -94,7 +94,7 @@ class Columns:
     label: tuple[str, ...]
     pairs: dict[str, tuple[Coordinate, Coordinate]]  # body -> x and y; one body "" in a long table
     units: str | None = None  # of the positions, where their names say
-    milliseconds: bool = False  # whether the name of the time says so
+    ticks: int | None = None  # of the time in a second, where its name says: 1 or 1000
     unused: tuple[str, ...] = ()  # other columns
     doubtful: tuple[str, ...] = ()  # trajectory and frame by names that may be of something else
 
@@ -185,7 +185,7 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         *roles,
         pairs,
         units=units.pop() if len(units) == 1 else None,
-        milliseconds=bool(time and _matches(MILLISECONDS, _without(TIME, time)[1])),
+        ticks=_ticks(time) if time else None,
         unused=unused,
         doubtful=tuple(
             column
@@ -271,6 +271,14 @@ def _without(unit: str, name: str, behind: bool = True) -> tuple[str, str | None
         if match:
             return match[1], match[2]
     return name.strip(), None
+
+
+def _ticks(time: str) -> int | None:
+    """How many units of a column of times are a second: time_ms, Time [s], seconds."""
+    unit = _without(TIME, time)[1]
+    if _matches(MILLISECONDS, unit):
+        return 1000
+    return 1 if unit or _plain(time) in ("timesec", "seconds", "sec") else None
 
 
 def _matches(pattern: str, text: str | None) -> bool:
