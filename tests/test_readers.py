@@ -1503,6 +1503,34 @@ def test_likelihoods_that_are_not_used_are_named(tmp_path, capsys, wide):
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "left", "mend"),
+    [
+        ("x,y,z", "z", "--columns x=x,y=z"),
+        ("pos_x,pos_y,pos_z", "pos_z", "--columns x=pos_x,y=pos_z"),
+        ("X (m),Z (m),Y (m)", "Z (m)", "--columns x=X (m),y=Z (m)"),
+        ("a_x,a_y,a_z,b_x,b_y,b_z", "a_z, b_z", "rename the columns"),
+        ("x0,y0,z0", "z0", "rename the columns"),
+        ("catx,caty,catz", "catz", "rename the columns"),
+        ("x,y,size", None, None),
+        ("left,top,width,height,z", None, None),
+    ],
+)
+def test_a_third_axis_that_is_not_used_is_named(names, left, mend, write, capfd):
+    """Of motion with y upwards, x and y are no map of the ground."""
+    table = pd.DataFrame(walk(9, 3).reshape(9, 6)[:, : names.count(",") + 1] + 9)
+    table.columns = names.split(",")
+    path = write(table.rename_axis("frame").to_csv())
+    read_trajectories(path, fps=10)
+    note = f"t.csv: {left} not used, motion is that of x and y; for another plane {mend}\n"
+    assert capfd.readouterr().err == (note if left else "")
+    if left and mend.startswith("--columns"):
+        x, z = mend.removeprefix("--columns x=").split(",y=")
+        ds = read_trajectories(path, fps=10, columns={"x": x, "y": z})
+        np.testing.assert_allclose(ds["position"][0, :, 0], table[[x, z]])
+        assert capfd.readouterr().err == ""
+
+
 def test_rows_without_a_value_are_told_from_no_rows(tmp_path):
     (tmp_path / "blank.csv").write_text("frame,id,x,y\n" + ",,,\n" * 7)
     with pytest.raises(DataError, match="there are 7 rows, none with a value, below"):

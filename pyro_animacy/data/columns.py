@@ -181,6 +181,15 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
             f"{where}: {shortened(left)} not used: blank the positions of unlikely points first",
             file=sys.stderr,
         )
+    if not {*AXES} & {*chosen} and (left := _depths(unused, pairs)):
+        mend = "rename the columns"
+        if "" in pairs:
+            mend = f"--columns x={next(iter(pairs[''][0]))},y={left[0]}"
+        print(
+            f"{where}: {shortened(left)} not used, motion is that of x and y; for another plane "
+            f"{mend}",
+            file=sys.stderr,
+        )
     return Columns(
         *roles,
         pairs,
@@ -250,6 +259,14 @@ def _box(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]]:
             x, y = ({side[a]: share, side[b]: 0.5} for a, b in (("left", right), ("top", bottom)))
             return {"": (x, y)}
     return {}
+
+
+def _depths(names: Sequence[str], pairs: Mapping[str, tuple[Coordinate, Coordinate]]) -> list[str]:
+    """The columns of a third axis beside x and y."""
+    if "" in pairs:  # of boxes z is rather which lies on top
+        return [*(_axis("z", names) or ())] if len(pairs[""][0]) == 1 else []
+    found = _bodies("z", names, (*WIDE, *JOINED))
+    return [found[body] for body in pairs if body in found]
 
 
 def _is_one_of(
