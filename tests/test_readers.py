@@ -318,8 +318,9 @@ def test_columns_by_role_and_others_left_aside(write):
     np.testing.assert_array_equal(ds["position"][0], [[[1, 2], [3, 4]], [[2, 2], [3, 4]]])
     with pytest.raises(DataError, match=r"no column 'west'.*there are when, who"):
         read_trajectories(path, columns={"x": "west"})
-    with pytest.raises(ConfigError, match="the roles are"):
-        read_trajectories(path, columns={"z": "east"})
+    for source in (path, "metrica", walk(9, 2)):  # also where there are no columns
+        with pytest.raises(ConfigError, match="--columns z=east: the roles are trajectory, id, "):
+            read_trajectories(source, columns={"z": "east"}, fps=25)
     with pytest.raises(DataError, match="no columns x and y"):
         read_trajectories(path)
 
@@ -480,6 +481,10 @@ def test_npz_of_columns(tmp_path):
     np.savez(tmp_path / "t.npz", places=values, fps=20)
     with pytest.raises(DataError, match="no array `position`; there are places, fps"):
         read_trajectories(tmp_path / "t.npz")
+    np.savez(tmp_path / "t.npz", t=np.arange(40), east=values[:, 0], north=values[:, 1])
+    given = {"frame": "t", "x": "east", "y": "north"}
+    ds = read_trajectories(tmp_path / "t.npz", columns=given, fps=20, split_gaps=False)
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
 
 
 @pytest.mark.parametrize("kind", ["named", "moments", "rows", "both", "levels"])
@@ -678,6 +683,41 @@ def test_times_as_people_write_them(kind, write):
     np.testing.assert_array_equal(ds["position"][0], values)
 
 
+@pytest.mark.parametrize("order", ["by_frame", "by_body"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_times_of_day_go_on_over_midnight(order, numbered, write):
+    values = walk(30, 2)
+    moment = pd.Timestamp("2024-05-31T23:59:59.5") + pd.to_timedelta(np.arange(30) * 40, unit="ms")
+    table = long_table(values[None], ["a", "b"])
+    table["time"] = moment.strftime("%H:%M:%S.%f").repeat(2)
+    if not numbered:
+        table = table.drop(columns="frame")
+    if order == "by_body":
+        table = table.sort_values("body", kind="stable")
+    ds = read_trajectories(write(table.to_csv(index=False)))
+    assert ds.attrs["fps"] == 25
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_times_of_a_whole_day_body_by_body_are_not_of_two_days(write):
+    values = walk(24, 2)
+    table = long_table(values[None], ["a", "b"]).sort_values("body", kind="stable")
+    table["time"] = [f"{hour:02d}:00:00" for hour in table.pop("frame")]
+    ds = read_trajectories(write(table.to_csv(index=False)))
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_a_file_given_twice_is_named(tmp_path, write):
+    path = write(GOOD)
+    for source in (
+        [path, path],
+        [path, tmp_path],
+        [path, tmp_path / ".." / tmp_path.name / "t.csv"],
+    ):
+        with pytest.raises(DataError, match=r"^t\.csv: given twice; leave one out$"):
+            read_trajectories(source, fps=10)
+
+
 def test_decimal_commas(write):
     """As spreadsheets write them in most of Europe, also if only the times have decimals."""
     values = walk(40, 1)
@@ -859,6 +899,13 @@ def test_x_in_two_units_is_one_body():
     ds = read_trajectories(table.assign(frame=range(30)), fps=10)
     assert ds.attrs["units"] == "m"
     np.testing.assert_array_equal(ds["position"][0, :, 0], values[:, 0])
+
+
+@pytest.mark.parametrize("names", ["X (m),Y (cm)", "a_x (m),a_y (m),b_x (cm),b_y (cm)"])
+def test_positions_in_two_units_are_refused(names):
+    table = pd.DataFrame(walk(9, 2).reshape(9, 4), columns=[*names.split(","), "p", "q"][:4])
+    with pytest.raises(DataError, match="positions in cm and m by the names of their columns; "):
+        read_trajectories(table.assign(frame=range(9)), fps=5)
 
 
 def test_two_columns_name_a_trajectory_or_a_body():

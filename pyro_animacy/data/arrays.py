@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,16 @@ def metrica_sample() -> xr.Dataset:
         One trajectory of 2,100 frames and 23 bodies.
     """
     with resources.as_file(resources.files("pyro_animacy.data") / "metrica.npz") as path:
-        return read_npz(path, None)
+        return read_npz(path, None, None)
 
 
-def read_npz(path: Path, fps: float | None) -> xr.Dataset:
+def read_npz(path: Path, fps: float | None, columns: Mapping[str, str] | None) -> xr.Dataset:
     """Read an npz with `position` and optionally the other parts of the schema, or a bare npy.
 
     Args:
         path: the file. Nothing in it is ever unpickled.
         fps: frames per second, if the file does not say.
+        columns: role to column, where it holds those of a table by unusual names.
 
     Returns:
         Trajectories in the schema.
@@ -78,11 +80,13 @@ def read_npz(path: Path, fps: float | None) -> xr.Dataset:
     if "position" not in parts and len(parts) == 1:
         parts = {"position": next(iter(parts.values()))}
     if "position" not in parts:
-        return _of_columns(parts, fps, where)
+        return _of_columns(parts, fps, columns, where)
     return _from_parts(parts, fps, where)
 
 
-def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
+def _of_columns(
+    parts: dict[str, npt.NDArray], fps: float | None, given: Mapping[str, str] | None, where: str
+) -> xr.Dataset:
     """An npz of columns of a table, as TRex writes one for each animal."""
     sizes = Counter(len(values) for values in parts.values() if values.ndim == 1)
     size, several = max(sizes.items(), key=lambda item: item[1], default=(0, 0))
@@ -92,7 +96,7 @@ def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) ->
             f"{where}: no array `position`; there are {there}. Save the positions by this name"
         )
     columns = {name: v for name, v in parts.items() if v.shape == (size,)}
-    found = find_columns(list(columns), None, where)
+    found = find_columns(list(columns), given, where)
     return table_dataset(make_table(pd.DataFrame(columns), found, where, 0), None, fps)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyro_animacy.data.schema import shortened
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import DataError
 
 
 def _numbered(*names: str) -> tuple[str, ...]:
@@ -122,8 +122,9 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
     Args:
         names: the table's columns.
-        given: role to column, where the usual names would not find it; of trajectory, id and label
-            also several columns, as "game+play", of x and y a sum, as "left+width/2".
+        given: role (of `ROLES`, or "body") to column, where the usual names would not find it; of
+            trajectory, id and label also several columns, as "game+play", of x and y a sum, as
+            "left+width/2".
         where: what to name in a message.
 
     Returns:
@@ -131,8 +132,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         body, long where there is neither but a box, of which the middle is taken.
 
     Raises:
-        ConfigError: for a role that does not exist.
-        DataError: for a column that does not exist, or a table without positions.
+        DataError: for a column that does not exist, a table without positions, or positions in
+            two units.
     """
     chosen = {
         "id" if role == "body" else role: _given(role, name, names, where)
@@ -175,6 +176,11 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     roles = (found["trajectory"], found["id"], frame, time, found["label"])
     columns = Columns(*roles, pairs)
     units = {_without(LENGTH, name)[1] for name in columns.coordinates()}
+    if len(several := sorted(u for u in units if u)) > 1:
+        raise DataError(
+            f"{where}: positions in {' and '.join(several)} by the names of their columns; convert "
+            "them to one unit, and name the columns by it"
+        )
     unused = tuple(n for n in names if n not in columns.used())
     if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:
         print(
@@ -207,8 +213,6 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
 def _given(role: str, name: str, names: Sequence[str], where: str) -> Coordinate:
     """The columns that were named for a role and their factors: "game+play", "left+width/2"."""
-    if role not in (*ROLES, "body"):
-        raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
     there = {n.strip(): n for n in names}
     several = role in (*TOGETHER, *AXES, "body") and name not in there
     found = {}

@@ -352,7 +352,7 @@ def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> tuple[
         moments: Any = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         if moments.isna().gt(values.isna()).any():
             clocks = values.where(values.astype(str).str.contains(":"))  # or "5" is nanoseconds
-            moments = pd.to_timedelta(clocks.astype(str), errors="coerce")
+            moments = _over_midnight(pd.to_timedelta(clocks.astype(str), errors="coerce"))
         if (bad := moments.isna().gt(values.isna()).to_numpy()).any():
             i = int(bad.argmax())
             raise DataError(
@@ -362,6 +362,21 @@ def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> tuple[
         values = moments
     from_first = values - values.min() if values.dtype.kind == "M" else values
     return from_first.dt.total_seconds().to_numpy(np.float64), True
+
+
+def _over_midnight(clocks: pd.Series) -> pd.Series:
+    """Times of day (rows,) that go on over midnight: those after it are of the next day.
+
+    A clock that goes back by more than half a day, and shows none of the times of half a day, has
+    passed midnight in between.
+    """
+    half = pd.Timedelta(hours=12)
+    known = clocks.dropna()
+    if not known.diff().lt(-half).any():
+        return clocks
+    ordered = known.sort_values()
+    pause = ordered.diff() > half
+    return clocks.where(~(clocks < ordered[pause].min()), clocks + 2 * half)
 
 
 def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> Codes:
