@@ -257,18 +257,55 @@ def test_a_numbered_body_with_one_coordinate_is_refused(lone):
         read_trajectories(table.drop(columns={"x2": "y2", "y2": "x2"}[lone]), fps=1)
 
 
+def timed(time, name="time"):
+    """A table of one body by these times."""
+    return pd.DataFrame(walk(len(time), 1)[:, 0], columns=["x", "y"]).assign(**{name: time})
+
+
 @pytest.mark.parametrize("with_frame", [True, False])
-def test_times_in_milliseconds(with_frame):
-    table = pd.DataFrame(walk(50, 1)[:, 0], columns=["x", "y"])
-    table["time"] = 40 * np.arange(50)
+@pytest.mark.parametrize("fps", [25, 100, 240, 500, 1000])
+@pytest.mark.parametrize("whole", [True, False])
+def test_times_in_milliseconds(fps, whole, with_frame):
+    """Which nothing says: as seconds they would be those of a slow recording."""
+    time = 1000 + 1000 * np.arange(50) / fps
+    table = timed(np.rint(time).astype(int) if whole else time)
     if with_frame:
         table["frame"] = np.arange(50)
-    with pytest.raises(DataError, match=r"0\.025 frames a second; .*milliseconds.*--fps 25, "):
+    kinds = (
+        r"DataFrame: 'time' goes in steps of [\d.]+{}: if seconds, .*; if milliseconds, --fps \d"
+    )
+    with pytest.raises(DataError, match=kinds.format("")):
         read_trajectories(table)
-    assert read_trajectories(table, fps=25.1).attrs["fps"] == 25.1
-    assert read_trajectories(table, fps=0.025).attrs["fps"] == 0.025  # a slow recording
-    with pytest.raises(DataError, match=r"--fps says 25\.5"):
-        read_trajectories(table, fps=25.5)
+    assert read_trajectories(table, fps=fps).attrs["fps"] == fps
+    assert read_trajectories(table, fps=fps / 1000).attrs["fps"] == fps / 1000  # a slow recording
+    with pytest.raises(DataError, match=kinds.format(f", and --fps says {1.05 * fps:g}")):
+        read_trajectories(table, fps=1.05 * fps)
+    if fps == 240 and not whole:  # whole numbers of an array number its frames
+        array = movement(walk(50, 2), time)
+        with pytest.raises(DataError, match=kinds.format("").replace("DataFrame", "Dataset")):
+            read_trajectories(array)
+        assert read_trajectories(array, fps=fps).attrs["fps"] == fps
+
+
+def test_times_that_count_frames_are_told_how_to_be_given():
+    table = timed(np.arange(9), "t")
+    for fps, says in ((None, "1: "), (25, "1, and --fps says 25: ")):
+        with pytest.raises(DataError, match=says + ".* frames, --columns frame=t and their --fps$"):
+            read_trajectories(table, fps=fps)
+    assert read_trajectories(table, fps=25, columns={"frame": "t"}).attrs["fps"] == 25
+
+
+@pytest.mark.parametrize("step", [1, 60])
+@pytest.mark.parametrize("name", ["time_s", "Time [sec]", "seconds", "time (ms)"])
+def test_slow_times_whose_unit_is_said_are_read(step, name):
+    """An animal's GPS once a second, or once a minute."""
+    seconds = step * np.arange(9)
+    assert read_trajectories(timed(seconds), fps=1 / step).attrs["fps"] == 1 / step
+    dates = pd.Timestamp("2024-05-31T12:00") + pd.to_timedelta(seconds, unit="s")
+    for time in (dates, dates.strftime("%Y-%m-%dT%H:%M:%S"), dates.strftime("%H:%M:%S")):
+        assert read_trajectories(timed(time)).attrs["fps"] == pytest.approx(1 / step, rel=1e-5)
+    named = timed(seconds * (1000 if "ms" in name else 1), name)
+    assert read_trajectories(named).attrs["fps"] == pytest.approx(1 / step, rel=1e-5)
 
 
 def test_columns_by_role_and_others_left_aside(write):
@@ -281,8 +318,9 @@ def test_columns_by_role_and_others_left_aside(write):
     np.testing.assert_array_equal(ds["position"][0], [[[1, 2], [3, 4]], [[2, 2], [3, 4]]])
     with pytest.raises(DataError, match=r"no column 'west'.*there are when, who"):
         read_trajectories(path, columns={"x": "west"})
-    with pytest.raises(ConfigError, match="the roles are"):
-        read_trajectories(path, columns={"z": "east"})
+    for source in (path, "metrica", walk(9, 2)):  # also where there are no columns
+        with pytest.raises(ConfigError, match="--columns z=east: the roles are trajectory, id, "):
+            read_trajectories(source, columns={"z": "east"}, fps=25)
     with pytest.raises(DataError, match="no columns x and y"):
         read_trajectories(path)
 
@@ -443,6 +481,10 @@ def test_npz_of_columns(tmp_path):
     np.savez(tmp_path / "t.npz", places=values, fps=20)
     with pytest.raises(DataError, match="no array `position`; there are places, fps"):
         read_trajectories(tmp_path / "t.npz")
+    np.savez(tmp_path / "t.npz", t=np.arange(40), east=values[:, 0], north=values[:, 1])
+    given = {"frame": "t", "x": "east", "y": "north"}
+    ds = read_trajectories(tmp_path / "t.npz", columns=given, fps=20, split_gaps=False)
+    np.testing.assert_array_equal(ds["position"][0, :, 0], values)
 
 
 @pytest.mark.parametrize("kind", ["named", "moments", "rows", "both", "levels"])
@@ -485,21 +527,25 @@ SECONDS = np.arange(40) / 25
 MOMENTS = np.datetime64("2024-05-31T12:00") + (SECONDS * 1e9).astype("timedelta64[ns]")
 
 
+@pytest.mark.parametrize("trials", [False, True])
 @pytest.mark.parametrize(
     ("time", "attrs"),
     [
         (SECONDS, {"time_unit": "seconds"}),
+        (SECONDS, {}),
         (7 + SECONDS, {"fps": 25.0}),
         (np.arange(40), {"time_unit": "frames", "fps": 25.0}),
         (np.arange(40), {"fps": 25.0}),
         (MOMENTS, {}),
         (MOMENTS - MOMENTS[0], {}),
     ],
-    ids=["seconds", "later", "frames", "numbers", "dates", "since_the_first"],
+    ids=["seconds", "unsaid", "later", "frames", "numbers", "dates", "since_the_first"],
 )
-def test_times_of_an_array_say_which_frame_is_which(time, attrs):
+def test_times_of_an_array_say_which_frame_is_which(time, attrs, trials):
     values = walk(40, 2)
     ds = movement(values, time, **attrs)
+    if trials:
+        ds = ds.expand_dims(trial=["r"])
     read = read_trajectories(ds)
     assert read.attrs["fps"] == 25
     np.testing.assert_array_equal(read["position"][0], values)
@@ -510,19 +556,63 @@ def test_times_of_an_array_say_which_frame_is_which(time, attrs):
     cut = read_trajectories(ds.drop_isel(time=range(10, 30)))
     assert cut["start"].values.tolist() == [0, 30]
     np.testing.assert_array_equal(cut["position"], [values[:10], values[30:]])
+    if attrs.get("fps") is None:
+        with pytest.raises(DataError, match="the data say 25 frames per second, --fps says 30"):
+            read_trajectories(ds, fps=30)
+
+
+@pytest.mark.parametrize("trials", [False, True])
+def test_times_of_an_array_beside_its_frames(trials):
+    """A dimension `frame` whose times leave some out, and `track` with the names of bodies."""
+    values = walk(40, 2)
+    ds = xr.Dataset(
+        {"position": (("frame", "track", "space"), values)},
+        coords={"frame": range(40), "time": ("frame", SECONDS), "body": ("track", ["ann", "bob"])},
+    ).drop_isel(frame=range(10, 30))
+    if trials:
+        ds = ds.expand_dims(trial=["r"])
+    for source in (ds, ds.drop_vars("frame").reset_coords("time")):
+        read = read_trajectories(source)
+        assert read.attrs["fps"] == 25
+        assert read["start"].values.tolist() == [0, 30]
+        assert read["body"].values.tolist() == ["ann", "bob"]
+        np.testing.assert_array_equal(read["position"], [values[:10], values[30:]])
+
+
+@pytest.mark.parametrize(("fps", "places"), [(120, 3), (30, 3), (30 / 7, 9)])
+def test_the_rate_of_an_array_is_finer_than_the_digits_of_its_times(fps, places):
+    ds = movement(walk(40, 2), (np.arange(40) / fps).round(places))
+    assert read_trajectories(ds).attrs["fps"] == pytest.approx(fps, rel=0.005)
+    assert read_trajectories(ds, fps=fps).attrs["fps"] == pytest.approx(fps, rel=0.005)
+
+
+@pytest.mark.parametrize("fps", [0.5, 1, 30 / 7, 1000])
+def test_a_file_of_our_own_keeps_its_rate_to_all_digits(fps):
+    """Also where its times are whole numbers, as those of a recording at half a frame a second."""
+    ours = make_trajectories(walk(2, 9, 2), fps=fps)
+    xr.testing.assert_equal(read_trajectories(ours), ours)
+    assert read_trajectories(ours).attrs["fps"] == fps
 
 
 def test_times_that_contradict():
     ds = movement(walk(9, 2), np.arange(9) / 4, time_unit="seconds")
-    for time in (np.zeros(9), np.arange(9)[::-1] / 4, np.append(np.arange(8), 7.4) / 4):
-        with pytest.raises(DataError, match=r"of time is .* after the one before"):
-            read_trajectories(ds.assign_coords(time=time))
+    unknown = np.where(np.arange(9) == 5, np.nan, np.arange(9) / 4)
+    for time in (np.zeros(9), np.arange(9)[::-1] / 4, np.append(np.arange(8), 7.4) / 4, unknown):
+        for array in (ds, ds.expand_dims(trial=["r"])):
+            with pytest.raises(DataError, match=r"of time is .* after the one before"):
+                read_trajectories(array.assign_coords(time=time))
+    with pytest.raises(DataError, match="time is <U1; expected seconds, dates or frame numbers"):
+        read_trajectories(ds.assign_coords(time=list("abcdefghi")))
     with pytest.raises(DataError, match="fps is '4 Hz'; expected a number"):
         read_trajectories(ds.assign_attrs(fps="4 Hz"))
     ours = make_trajectories(walk(2, 9, 2), fps=4.0, length=[4, 5])
     for some in (slice(None, None, 2), [0, 1, 2, 3, 8]):
         with pytest.raises(DataError, match="by --downsample"):
             read_trajectories(ours.isel(time=some))
+    three = xr.concat([ds, ds.isel(space=[0]).assign_coords(space=["z"])], "space")
+    for array in (three, three.expand_dims(trial=["r"])):
+        with pytest.raises(DataError, match=r"space \(3\).*; expected .*select two axes"):
+            read_trajectories(array)
 
 
 def test_wide_rows_without_a_frame_in_which_nobody_is_seen(write):
@@ -591,6 +681,41 @@ def test_times_as_people_write_them(kind, write):
     ds = read_trajectories(table if kind == "datetime" else write(table.to_csv(index=False)))
     assert ds.attrs["fps"] == 25
     np.testing.assert_array_equal(ds["position"][0], values)
+
+
+@pytest.mark.parametrize("order", ["by_frame", "by_body"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_times_of_day_go_on_over_midnight(order, numbered, write):
+    values = walk(30, 2)
+    moment = pd.Timestamp("2024-05-31T23:59:59.5") + pd.to_timedelta(np.arange(30) * 40, unit="ms")
+    table = long_table(values[None], ["a", "b"])
+    table["time"] = moment.strftime("%H:%M:%S.%f").repeat(2)
+    if not numbered:
+        table = table.drop(columns="frame")
+    if order == "by_body":
+        table = table.sort_values("body", kind="stable")
+    ds = read_trajectories(write(table.to_csv(index=False)))
+    assert ds.attrs["fps"] == 25
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_times_of_a_whole_day_body_by_body_are_not_of_two_days(write):
+    values = walk(24, 2)
+    table = long_table(values[None], ["a", "b"]).sort_values("body", kind="stable")
+    table["time"] = [f"{hour:02d}:00:00" for hour in table.pop("frame")]
+    ds = read_trajectories(write(table.to_csv(index=False)))
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
+def test_a_file_given_twice_is_named(tmp_path, write):
+    path = write(GOOD)
+    for source in (
+        [path, path],
+        [path, tmp_path],
+        [path, tmp_path / ".." / tmp_path.name / "t.csv"],
+    ):
+        with pytest.raises(DataError, match=r"^t\.csv: given twice; leave one out$"):
+            read_trajectories(source, fps=10)
 
 
 def test_decimal_commas(write):
@@ -776,6 +901,13 @@ def test_x_in_two_units_is_one_body():
     np.testing.assert_array_equal(ds["position"][0, :, 0], values[:, 0])
 
 
+@pytest.mark.parametrize("names", ["X (m),Y (cm)", "a_x (m),a_y (m),b_x (cm),b_y (cm)"])
+def test_positions_in_two_units_are_refused(names):
+    table = pd.DataFrame(walk(9, 2).reshape(9, 4), columns=[*names.split(","), "p", "q"][:4])
+    with pytest.raises(DataError, match="positions in cm and m by the names of their columns; "):
+        read_trajectories(table.assign(frame=range(9)), fps=5)
+
+
 def test_two_columns_name_a_trajectory_or_a_body():
     """As game and play, team and shirt; a ball has no shirt."""
     values = walk(4, 9, 3)
@@ -910,7 +1042,7 @@ def test_a_column_that_is_given_as_the_trajectory_is_it():
     """Also where its name could be a frame's, of which 0 and 1 by turns is doubted."""
     table = long_table(walk(40, 1)[None], ["a"]).rename(columns={"frame": "time"})
     table["step"] = table["time"] // 7 % 2
-    ds = read_trajectories(table, columns={"trajectory": "step"})
+    ds = read_trajectories(table, columns={"trajectory": "step"}, fps=1)
     assert ds.sizes["trajectory"] == 6
 
 
@@ -1416,6 +1548,34 @@ def test_likelihoods_that_are_not_used_are_named(tmp_path, capsys, wide):
     assert capsys.readouterr().err == (
         f"t.csv: {named} not used: blank the positions of unlikely points first\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "left", "mend"),
+    [
+        ("x,y,z", "z", "--columns x=x,y=z"),
+        ("pos_x,pos_y,pos_z", "pos_z", "--columns x=pos_x,y=pos_z"),
+        ("X (m),Z (m),Y (m)", "Z (m)", "--columns x=X (m),y=Z (m)"),
+        ("a_x,a_y,a_z,b_x,b_y,b_z", "a_z, b_z", "rename the columns"),
+        ("x0,y0,z0", "z0", "rename the columns"),
+        ("catx,caty,catz", "catz", "rename the columns"),
+        ("x,y,size", None, None),
+        ("left,top,width,height,z", None, None),
+    ],
+)
+def test_a_third_axis_that_is_not_used_is_named(names, left, mend, write, capfd):
+    """Of motion with y upwards, x and y are no map of the ground."""
+    table = pd.DataFrame(walk(9, 3).reshape(9, 6)[:, : names.count(",") + 1] + 9)
+    table.columns = names.split(",")
+    path = write(table.rename_axis("frame").to_csv())
+    read_trajectories(path, fps=10)
+    note = f"t.csv: {left} not used, motion is that of x and y; for another plane {mend}\n"
+    assert capfd.readouterr().err == (note if left else "")
+    if left and mend.startswith("--columns"):
+        x, z = mend.removeprefix("--columns x=").split(",y=")
+        ds = read_trajectories(path, fps=10, columns={"x": x, "y": z})
+        np.testing.assert_allclose(ds["position"][0, :, 0], table[[x, z]])
+        assert capfd.readouterr().err == ""
 
 
 def test_rows_without_a_value_are_told_from_no_rows(tmp_path):

@@ -456,6 +456,12 @@ def test_join_pads_and_aligns_bodies():
         join([one, scene("a", "c")])
 
 
+def test_join_of_the_same_trajectories_names_their_source():
+    ds = scene("a", source="once.nc")
+    with pytest.raises(DataError, match=r"^once\.nc: two trajectory entries are named "):
+        join([ds, ds])
+
+
 def test_join_of_units_that_differ_is_refused():
     def part(name, units):
         return scene("a", units=units, source=f"{name}.csv", trajectory=[name])

@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import xarray as xr
 
 from pyro_animacy.data.columns import find_columns
 from pyro_animacy.data.dense import table_dataset
-from pyro_animacy.data.frames import EVEN, agreed_fps, tidy
+from pyro_animacy.data.frames import EVEN, agreed_fps, tidy, timed_fps, usual_step
 from pyro_animacy.data.schema import DIMS, make_trajectories
 from pyro_animacy.data.stored import HELD
 from pyro_animacy.data.tables import make_table
@@ -45,15 +46,16 @@ def metrica_sample() -> xr.Dataset:
         One trajectory of 2,100 frames and 23 bodies.
     """
     with resources.as_file(resources.files("pyro_animacy.data") / "metrica.npz") as path:
-        return read_npz(path, None)
+        return read_npz(path, None, None)
 
 
-def read_npz(path: Path, fps: float | None) -> xr.Dataset:
+def read_npz(path: Path, fps: float | None, columns: Mapping[str, str] | None) -> xr.Dataset:
     """Read an npz with `position` and optionally the other parts of the schema, or a bare npy.
 
     Args:
         path: the file. Nothing in it is ever unpickled.
         fps: frames per second, if the file does not say.
+        columns: role to column, where it holds those of a table by unusual names.
 
     Returns:
         Trajectories in the schema.
@@ -78,11 +80,13 @@ def read_npz(path: Path, fps: float | None) -> xr.Dataset:
     if "position" not in parts and len(parts) == 1:
         parts = {"position": next(iter(parts.values()))}
     if "position" not in parts:
-        return _of_columns(parts, fps, where)
+        return _of_columns(parts, fps, columns, where)
     return _from_parts(parts, fps, where)
 
 
-def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) -> xr.Dataset:
+def _of_columns(
+    parts: dict[str, npt.NDArray], fps: float | None, given: Mapping[str, str] | None, where: str
+) -> xr.Dataset:
     """An npz of columns of a table, as TRex writes one for each animal."""
     sizes = Counter(len(values) for values in parts.values() if values.ndim == 1)
     size, several = max(sizes.items(), key=lambda item: item[1], default=(0, 0))
@@ -92,7 +96,7 @@ def _of_columns(parts: dict[str, npt.NDArray], fps: float | None, where: str) ->
             f"{where}: no array `position`; there are {there}. Save the positions by this name"
         )
     columns = {name: v for name, v in parts.items() if v.shape == (size,)}
-    found = find_columns(list(columns), None, where)
+    found = find_columns(list(columns), given, where)
     return table_dataset(make_table(pd.DataFrame(columns), found, where, 0), None, fps)
 
 
@@ -183,14 +187,14 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
 
     Args:
         ds: the Dataset.
-        fps: frames per second, if its attributes do not say.
+        fps: frames per second, if neither its times nor its attributes say.
         file: it was read from; named in messages.
 
     Returns:
-        Trajectories in the schema.
+        Trajectories in the schema. Frames that its times leave out are NaN.
 
     Raises:
-        DataError: where the layout is another.
+        DataError: where the layout is another, or its times contradict its attributes or `fps`.
     """
     where = file or str(ds.attrs.get("source") or "Dataset")
     if "position" not in ds and {"x", "y"} <= {*ds.data_vars}:
@@ -198,46 +202,53 @@ def from_xarray(ds: xr.Dataset, fps: float | None, file: str | None = None) -> x
     if "position" not in ds:
         there = ", ".join(map(str, ds.data_vars)) or "none"
         raise DataError(f"{where}: no variable `position`, nor x and y; there are {there}")
-    other = {d: ALSO[d] for d in map(str, ds["position"].dims) if d in ALSO}
-    ds = ds.drop_vars([name for name in other.values() if name in ds.variables]).rename(other)
-    if set(ds["position"].dims) != set(DIMS):
-        return _from_movement(ds, fps, where)
-    ds = _x_before_y(ds.transpose(*DIMS, ...))
-    found = _rate(ds.attrs.get("fps"), where)
-    if found is not None and (time := _seconds(ds)) is not None:
-        step = np.diff(time) * found
-        if not (np.abs(step - 1) <= EVEN).all():
-            raise DataError(
-                f"{where}: the times go in steps of {np.diff(time).min():g} to "
-                f"{np.diff(time).max():g} s, and the attribute fps says {found:g}; take every Nth "
-                "frame by --downsample, and cut pieces out with their `start` and `length`"
-            )
-    parts = {name: ds[name].values for name in OPTIONAL if name in ds.coords}
-    parts["position"] = ds["position"].values
-    parts |= {name: np.asarray(ds.attrs[name]) for name in ("fps", "units") if name in ds.attrs}
-    return _from_parts(parts, fps, where)
-
-
-def _from_movement(ds: xr.Dataset, fps: float | None, where: str) -> xr.Dataset:
-    """`movement`'s layout."""
+    ds = _x_before_y(_by_our_names(ds))
     position = ds["position"]
-    dims = set(position.dims)
-    who = [d for d in ("body", "keypoint") if d in dims]
-    if not who or dims != {"time", "space", *who} or position.sizes["space"] != 2:
+    who = [d for d in ("body", "keypoint") if d in position.dims]
+    dims = {"time", *who, "space"}
+    if not who or {*position.dims} - {"trajectory"} != dims or position.sizes["space"] != 2:
+        sizes = ", ".join(f"{d} ({n})" for d, n in position.sizes.items())
         raise DataError(
-            f"{where}: `position` has dims {tuple(map(str, ds['position'].dims))}; expected "
-            f"{DIMS}, or time, space (x, y), individuals, keypoints; give them these names"
+            f"{where}: the dimensions of `position` are {sizes}; expected {', '.join(DIMS)} (2), "
+            "or time, space (2), individuals, keypoints; give them these names, and select two axes"
+        )
+    several = "trajectory" in position.dims
+    own = _rate(ds.attrs.get("fps"), where)
+    frame, found, clock = _frames(ds, own, where)
+    parts = {name: ds[name].values for name in OPTIONAL if several and name in ds.coords}
+    size = int(frame.max(initial=-1)) + 1
+    if {"start", "length"} & {*parts} and (size > len(frame) or own not in (None, found)):
+        raise DataError(
+            f"{where}: its times contradict `start`, `length` and the attribute fps, which count "
+            "all frames; take every Nth frame by --downsample, and cut pieces out with their "
+            "`start` and `length`"
         )
     labels = [[str(n) for n in position[d].values] for d in who]
-    several = [names for names in labels if len(names) > 1] or labels[:1]
-    body = several[0] if len(several) == 1 else [f"{i}_{k}" for i in labels[0] for k in labels[1]]
-    values = _x_before_y(position).transpose("time", *who, "space").values
-    frame, found = _frames(ds, _rate(ds.attrs.get("fps"), where), where)
-    placed = np.full((frame[-1] + 1, len(body), 2), np.nan)
-    placed[frame] = values.reshape(len(values), -1, 2)
-    units = str(ds.attrs.get("units", "unknown"))
-    rate = agreed_fps(fps, found, where)
-    return from_array(placed, fps=rate, body=body, units=units, source=where)
+    more = [names for names in labels if len(names) > 1] or labels[:1]
+    body = more[0] if len(more) == 1 else [f"{i}_{k}" for i in labels[0] for k in labels[1]]
+    values = position.transpose(*DIMS[:several], "time", *who, "space").values
+    values = values.reshape(*values.shape[: 1 + several], len(body), 2)
+    if size > len(frame):
+        placed = np.full((*values.shape[:-3], size, len(body), 2), np.nan)
+        placed[..., frame, :, :] = values
+        values = placed
+    parts |= {"position": values, "body": np.array(body)}
+    if "units" in ds.attrs:
+        parts["units"] = ds.attrs["units"]
+    return _from_parts(parts, timed_fps(fps, found, clock, where), where)
+
+
+def _by_our_names(ds: xr.Dataset) -> xr.Dataset:
+    """The same with its dimensions as they are called here; a coordinate of that name stays."""
+    for name in map(str, ds["position"].dims):
+        ours = ALSO.get(name)
+        if ours is None:
+            continue
+        if ours in ds.variables and ds[ours].dims == (name,):  # the times of frames
+            ds = ds.swap_dims({name: ours})
+        else:
+            ds = ds.drop_vars(ours, errors="ignore").rename({name: ours})
+    return ds
 
 
 def _x_before_y(ds: Any) -> Any:
@@ -246,11 +257,14 @@ def _x_before_y(ds: Any) -> Any:
     return ds.sel(space=["x", "y"]) if named else ds
 
 
-def _seconds(ds: xr.Dataset) -> npt.NDArray[np.float64] | None:
+def _seconds(ds: xr.Dataset, where: str) -> npt.NDArray[np.float64] | None:
     """The times of the frames from the first on, None where there are none, or no two."""
     if "time" not in ds.coords or ds.sizes["time"] < 2:
         return None
-    time = ds["time"].values - ds["time"].values[0]
+    time = ds["time"].values
+    if time.dtype.kind not in "iufmM":
+        raise DataError(f"{where}: time is {time.dtype}; expected seconds, dates or frame numbers")
+    time = time - time[0]
     if time.dtype.kind == "m":
         time = time / np.timedelta64(1, "s")
     return time.astype(np.float64)
@@ -258,32 +272,37 @@ def _seconds(ds: xr.Dataset) -> npt.NDArray[np.float64] | None:
 
 def _frames(
     ds: xr.Dataset, fps: float | None, where: str
-) -> tuple[npt.NDArray[np.int64], float | None]:
-    """Which frame each entry of `movement`'s time is, and the frame rate: frames left out are gaps.
+) -> tuple[npt.NDArray[np.int64], float | None, str | None]:
+    """Which frame each entry of time is, frame rate, and clock as for `timed_fps`.
 
-    The usual step is one frame. Times are frame numbers where `time_unit` says so, or where nothing
-    does and steps are whole numbers; else they are seconds.
+    The usual step is one frame, and frames left out are gaps. Times are frame numbers where
+    `time_unit` says so, or where nothing does, steps are whole numbers and not `fps` a second; else
+    they are seconds.
     """
-    time = _seconds(ds)
+    time = _seconds(ds, where)
     if time is None:
-        return np.arange(ds.sizes["time"]), fps
+        return np.arange(ds.sizes["time"]), fps, None
     step = np.diff(time)
-    usual = float(np.median(step))
-    frames = step / usual if usual > 0 else 0 * step
-    off = (np.rint(frames) < 1) | (np.abs(frames - np.rint(frames)) > EVEN)
-    if off.any():
-        i = int(off.argmax())
+    usual = usual_step(step)
+    frames = step / usual
+    fits = (np.rint(frames) >= 1) & (np.abs(frames - np.rint(frames)) <= EVEN)
+    if not fits.all():
+        i = int(fits.argmin())
+        most = f", and steps are {usual:g} most often" if usual < np.inf else ""
         raise DataError(
-            f"{where}: entry {i + 1} of time is {step[i]:g} after the one before, and steps are "
-            f"{usual:g} most often; resample to even steps"
+            f"{where}: entry {i + 1} of time is {step[i]:g} after the one before{most}; resample "
+            "to even steps, or if every entry is the next frame, leave time out"
         )
     dated = ds["time"].dtype.kind in "mM"
     unit = "seconds" if dated else ds.attrs.get("time_unit")
-    if unit == "frames" or (unit is None and usual.is_integer()):
+    clock = None
+    if unit != "frames" and fps is not None and abs(usual * fps - 1) <= 0.01:
+        rate: float | None = fps  # which has more digits
+    elif unit == "frames" or (unit is None and usual.is_integer()):
         rate = None if fps is None else fps / usual
     else:
-        rate = tidy(1 / usual, where)
-    return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate
+        rate, clock = tidy(1 / usual, where), None if unit else "time"
+    return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate, clock
 
 
 def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyro_animacy.data.schema import shortened
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import DataError
 
 
 def _numbered(*names: str) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ class Columns:
     label: tuple[str, ...]
     pairs: dict[str, tuple[Coordinate, Coordinate]]  # body -> x and y; one body "" in a long table
     units: str | None = None  # of the positions, where their names say
-    milliseconds: bool = False  # whether the name of the time says so
+    ticks: int | None = None  # of the time in a second, where its name says: 1 or 1000
     unused: tuple[str, ...] = ()  # other columns
     doubtful: tuple[str, ...] = ()  # trajectory and frame by names that may be of something else
 
@@ -122,8 +122,9 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
     Args:
         names: the table's columns.
-        given: role to column, where the usual names would not find it; of trajectory, id and label
-            also several columns, as "game+play", of x and y a sum, as "left+width/2".
+        given: role (of `ROLES`, or "body") to column, where the usual names would not find it; of
+            trajectory, id and label also several columns, as "game+play", of x and y a sum, as
+            "left+width/2".
         where: what to name in a message.
 
     Returns:
@@ -131,8 +132,8 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
         body, long where there is neither but a box, of which the middle is taken.
 
     Raises:
-        ConfigError: for a role that does not exist.
-        DataError: for a column that does not exist, or a table without positions.
+        DataError: for a column that does not exist, a table without positions, or positions in
+            two units.
     """
     chosen = {
         "id" if role == "body" else role: _given(role, name, names, where)
@@ -175,17 +176,31 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
     roles = (found["trajectory"], found["id"], frame, time, found["label"])
     columns = Columns(*roles, pairs)
     units = {_without(LENGTH, name)[1] for name in columns.coordinates()}
+    if len(several := sorted(u for u in units if u)) > 1:
+        raise DataError(
+            f"{where}: positions in {' and '.join(several)} by the names of their columns; convert "
+            "them to one unit, and name the columns by it"
+        )
     unused = tuple(n for n in names if n not in columns.used())
     if left := [n for n in unused if re.search("likelihood|confidence", n.lower())]:
         print(
             f"{where}: {shortened(left)} not used: blank the positions of unlikely points first",
             file=sys.stderr,
         )
+    if not {*AXES} & {*chosen} and (left := _depths(unused, pairs)):
+        mend = "rename the columns"
+        if "" in pairs:
+            mend = f"--columns x={next(iter(pairs[''][0]))},y={left[0]}"
+        print(
+            f"{where}: {shortened(left)} not used, motion is that of x and y; for another plane "
+            f"{mend}",
+            file=sys.stderr,
+        )
     return Columns(
         *roles,
         pairs,
         units=units.pop() if len(units) == 1 else None,
-        milliseconds=bool(time and _matches(MILLISECONDS, _without(TIME, time)[1])),
+        ticks=_ticks(time) if time else None,
         unused=unused,
         doubtful=tuple(
             column
@@ -198,8 +213,6 @@ def find_columns(names: Sequence[str], given: Mapping[str, str] | None, where: s
 
 def _given(role: str, name: str, names: Sequence[str], where: str) -> Coordinate:
     """The columns that were named for a role and their factors: "game+play", "left+width/2"."""
-    if role not in (*ROLES, "body"):
-        raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
     there = {n.strip(): n for n in names}
     several = role in (*TOGETHER, *AXES, "body") and name not in there
     found = {}
@@ -252,6 +265,14 @@ def _box(names: Sequence[str]) -> dict[str, tuple[Coordinate, Coordinate]]:
     return {}
 
 
+def _depths(names: Sequence[str], pairs: Mapping[str, tuple[Coordinate, Coordinate]]) -> list[str]:
+    """The columns of a third axis beside x and y."""
+    if "" in pairs:  # of boxes z is rather which lies on top
+        return [*(_axis("z", names) or ())] if len(pairs[""][0]) == 1 else []
+    found = _bodies("z", names, (*WIDE, *JOINED))
+    return [found[body] for body in pairs if body in found]
+
+
 def _is_one_of(
     x: Coordinate, y: Coordinate, pairs: Mapping[str, tuple[Coordinate, Coordinate]]
 ) -> bool:
@@ -271,6 +292,14 @@ def _without(unit: str, name: str, behind: bool = True) -> tuple[str, str | None
         if match:
             return match[1], match[2]
     return name.strip(), None
+
+
+def _ticks(time: str) -> int | None:
+    """How many units of a column of times are a second: time_ms, Time [s], seconds."""
+    unit = _without(TIME, time)[1]
+    if _matches(MILLISECONDS, unit):
+        return 1000
+    return 1 if unit or _plain(time) in ("timesec", "seconds", "sec") else None
 
 
 def _matches(pattern: str, text: str | None) -> bool:

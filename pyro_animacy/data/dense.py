@@ -49,7 +49,7 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
         scatter(table, frames),
         fps=agreed_fps(fps, table.fps, table.where)
         if table.fps
-        else timed_fps(fps, frames.fps, table.where),
+        else timed_fps(fps, frames.fps, table.clock, table.where),
         body=table.bodies,
         units=table.units,
         trajectory=table.trajectories,

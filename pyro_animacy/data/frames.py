@@ -11,7 +11,7 @@ from pyro_animacy.errors import DataError
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
 EVEN = 0.25  # of a frame, by which times may be out of step
 RARE = 0.05  # of the steps, the most that may be pauses, or late
-SLOW = 0.1  # frames a second; a slower time column is likely to be in milliseconds
+SLOW = 1.01  # frames a second; slower times may also be milliseconds, or numbers of frames
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,7 @@ def _frames_from_time(table: Table) -> Frames:
     step[1:][np.diff(owner[order]) != 0] = 0
     if not (step > 0).any():
         raise DataError(f"{table.where}: there is only one frame; motion needs two")
-    usual = float(np.quantile(step[step > 0], 0.5, method="lower"))
-    # the mean of the steps near it is finer than the digits of one time
-    usual = float(step[(step > 0.75 * usual) & (step < 1.25 * usual)].mean())
+    usual = usual_step(step)
     frames = step / usual
     whole = np.rint(np.minimum(frames, 2**50))
     by = np.where(whole < 4, np.abs(frames - whole), 0)
@@ -210,6 +208,16 @@ def _frames_from_time(table: Table) -> Frames:
     return Frames(index, first, 1, end - begin + 1, tidy(1 / usual, table.where))
 
 
+def usual_step(step: npt.NDArray[np.float64]) -> float:
+    """The step in the middle of those forwards; infinite where there is none."""
+    forwards = step[step > 0]
+    if not len(forwards):
+        return np.inf
+    usual = float(np.quantile(forwards, 0.5, method="lower"))
+    # the mean of the steps near it, as 5 ms near 4 at 240 Hz, is finer than the digits of one time
+    return float(step[np.abs(step - usual) < 0.26 * usual].mean())
+
+
 def agreed_fps(given: float | None, found: float | None, where: str) -> float | None:
     """The frame rate given, or found in the data; DataError where they differ by over 1 %."""
     if given is not None and found is not None and not abs(given - found) <= 0.01 * found:
@@ -220,13 +228,32 @@ def agreed_fps(given: float | None, found: float | None, where: str) -> float | 
     return found if given is None else given
 
 
-def timed_fps(given: float | None, found: float | None, where: str) -> float | None:
-    """The frame rate given, or found in a time column, which may be in milliseconds."""
-    if given is not None and found is not None and abs(given / found / 1000 - 1) <= 0.01:
+def timed_fps(
+    given: float | None, found: float | None, clock: str | None, where: str
+) -> float | None:
+    """The frame rate given, or found in times that may be in another unit than seconds.
+
+    Args:
+        given: by --fps.
+        found: if the times are seconds.
+        clock: what holds the times, where nothing says their unit.
+        where: what to name in a message.
+
+    Returns:
+        Frames per second; None where there are neither.
+
+    Raises:
+        DataError: where the times may be of several kinds, or contradict the rate given.
+    """
+    if clock is None or found is None:
+        return agreed_fps(given, found, where)
+    if given is not None and abs(given / found / 1000 - 1) <= 0.01:
         return given
-    if given is None and found is not None and found < SLOW:
-        raise DataError(
-            f"{where}: the time column gives {found:g} frames a second; if it is in milliseconds, "
-            f"give --fps {found * 1000:g}, else --fps {found:g}"
-        )
-    return agreed_fps(given, found, where)
+    if found > SLOW or (given is not None and abs(given - found) <= 0.01 * found):
+        return agreed_fps(given, found, where)
+    step = float(f"{1 / found:.5g}")
+    kinds = [f"if seconds, give --fps {found:g}", f"if milliseconds, --fps {1000 * found:g}"]
+    if step.is_integer():
+        kinds.append(f"if numbers of frames, --columns frame={clock} and their --fps")
+    said = "" if given is None else f", and --fps says {given:g}"
+    raise DataError(f"{where}: {clock!r} goes in steps of {step:g}{said}: {'; '.join(kinds)}")

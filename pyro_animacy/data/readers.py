@@ -14,6 +14,7 @@ import xarray as xr
 from pyro_animacy.data import arrays, tables
 from pyro_animacy.data.arrays import metrica_sample
 from pyro_animacy.data.bodies import select_bodies
+from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
@@ -102,8 +103,12 @@ def read_trajectories(
             f"columns is {columns!r}; in Python it is a dict of role to column, such as "
             '{"x": "pos_x", "y": "pos_y"}'
         )
+    for role, name in (columns or {}).items():
+        if role not in (*ROLES, "body"):
+            raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
     items = list(of_matches(_items(source)))
+    _no_file_twice(items)
     parts, checked = map(list, zip(*(_read_one(item, options) for item in items), strict=True))
     if len(parts) > 1:
         names = _distinct_names(items)
@@ -119,6 +124,15 @@ def read_trajectories(
             resolution=("trajectory", np.full(ds.sizes["trajectory"], float(resolution)))
         )
     return ds if checked == [True] and labels is None else check_trajectories(ds)
+
+
+def _no_file_twice(items: Iterable[Any]) -> None:
+    """Raise DataError for a file that is given twice, whatever it is called."""
+    seen = set()
+    for path in (item.resolve() for item in items if isinstance(item, Path)):
+        if path in seen:
+            raise DataError(f"{path.name}: given twice; leave one out")
+        seen.add(path)
 
 
 def _all_labelled(parts: list[xr.Dataset]) -> None:
@@ -247,7 +261,7 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
         ds, own = table_dataset(table, options.bodies, options.fps), options.bodies is None
         del table  # its rows would otherwise stay in memory beside the array
     else:
-        ds, own = _dataset(item, options.fps), False  # it may be the user's array
+        ds, own = _dataset(item, options), False  # it may be the user's array
         if options.bodies is not None:
             ds = select_bodies(ds, options.bodies)
     cut = every_nth(ds, options.downsample)
@@ -283,12 +297,13 @@ def _head(path: Path) -> bytes:
         raise DataError(f"{path.name}: cannot be read: {error.strerror}") from None
 
 
-def _dataset(item: Any, fps: float | None) -> xr.Dataset:
+def _dataset(item: Any, options: _Options) -> xr.Dataset:
     """A recording that is no table."""
+    fps = options.fps
     if isinstance(item, Path):
         kind = _kind(item)
         if kind == "numpy":
-            return arrays.read_npz(item, fps)
+            return arrays.read_npz(item, fps, options.columns)
         if kind in ("netCDF", "zarr"):
             return arrays.read_xarray_file(item, fps)
         raise DataError(f"{item.name}: not a kind that can be read; expected {', '.join(KINDS)}")

@@ -38,6 +38,7 @@ class Table:
     frame: Codes | None  # (rows,) as in the file; None where there is only the time
     time: npt.NDArray[np.float64] | None  # (rows,) seconds
     pairs: list[tuple[npt.NDArray, npt.NDArray]]  # x and y, (rows,) each; NaN = not observed
+    clock: str | None = None  # the column of the times, where nothing says that they are seconds
     label: list[str] | None = None  # for each trajectory
     unlabelled: str | None = None  # a trajectory with a label that changes or is missing
     recordings: list[str] | None = None  # for each trajectory; its own by default
@@ -118,9 +119,13 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         print(f"{where}: {what}, so they are taken from {columns.time!r}", file=sys.stderr)
     elif columns.frame is not None:
         frames = whole_numbers(frame[columns.frame], where, row)
-    time = None if columns.time is None else seconds(frame[columns.time], where, row)
-    if time is not None and columns.milliseconds:
-        time = time / 1000
+    time, clock = None, None
+    if columns.time is not None:
+        time, dated = seconds(frame[columns.time], where, row)
+        if columns.ticks is None and not dated:
+            clock = columns.time
+        elif columns.ticks == 1000:
+            time = time / 1000
     if {*columns.trajectory} & {*columns.doubtful} and {*trajectories} <= FLAGS:
         in_order = (m for m in (frames, time, np.arange(len(frame))) if m is not None)
         if _goes_back(trajectory, body, next(in_order)):
@@ -140,6 +145,7 @@ def make_table(frame: pd.DataFrame, columns: Columns, where: str, first_row: int
         unlabelled = None if bad is None else trajectories[bad]
     return Table(
         *(where, row, trajectory, trajectories, body, bodies, frames, time, pairs),
+        clock=clock,
         label=label,
         unlabelled=unlabelled,
         units=columns.units or "unknown",
@@ -326,7 +332,7 @@ def numbers(
     return plain
 
 
-def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.NDArray:
+def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> tuple[npt.NDArray, bool]:
     """A column as seconds: numbers, or dates and times of day, counted from the first.
 
     Args:
@@ -335,18 +341,18 @@ def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
         row: (rows,) numbers of the rows.
 
     Returns:
-        (rows,) numbers, NaN where a cell is empty.
+        (rows,) numbers, NaN where a cell is empty, and whether they are of dates or times of day.
 
     Raises:
         DataError: naming the row of the first cell that is none of these.
     """
     if values.dtype.kind not in "Mm":
         if pd.to_numeric(values.dropna().head(HEAD), errors="coerce").notna().any():
-            return numbers(values, where, row)
+            return numbers(values, where, row), False
         moments: Any = pd.to_datetime(values, format="ISO8601", errors="coerce", utc=True)
         if moments.isna().gt(values.isna()).any():
             clocks = values.where(values.astype(str).str.contains(":"))  # or "5" is nanoseconds
-            moments = pd.to_timedelta(clocks.astype(str), errors="coerce")
+            moments = _over_midnight(pd.to_timedelta(clocks.astype(str), errors="coerce"))
         if (bad := moments.isna().gt(values.isna()).to_numpy()).any():
             i = int(bad.argmax())
             raise DataError(
@@ -355,7 +361,22 @@ def seconds(values: pd.Series, where: str, row: Sequence[int] | Codes) -> npt.ND
             )
         values = moments
     from_first = values - values.min() if values.dtype.kind == "M" else values
-    return from_first.dt.total_seconds().to_numpy(np.float64)
+    return from_first.dt.total_seconds().to_numpy(np.float64), True
+
+
+def _over_midnight(clocks: pd.Series) -> pd.Series:
+    """Times of day (rows,) that go on over midnight: those after it are of the next day.
+
+    A clock that goes back by more than half a day, and shows none of the times of half a day, has
+    passed midnight in between.
+    """
+    half = pd.Timedelta(hours=12)
+    known = clocks.dropna()
+    if not known.diff().lt(-half).any():
+        return clocks
+    ordered = known.sort_values()
+    pause = ordered.diff() > half
+    return clocks.where(~(clocks < ordered[pause].min()), clocks + 2 * half)
 
 
 def whole_numbers(values: pd.Series, where: str, row: Sequence[int] | Codes) -> Codes:

@@ -226,7 +226,7 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
         out = out.assign_coords(label=("trajectory", _stacked(aligned, "label")))
     if "animate" in first.coords:
         out = out.assign_coords(animate=("body", first["animate"].values))
-    no_duplicates(out["trajectory"].values, "trajectory", source)
+    no_duplicates(out["trajectory"].values, "trajectory", out.attrs["source"])
     return out
 
 
