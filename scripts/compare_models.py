@@ -207,8 +207,8 @@ shapes, whose bodies rest at half of their steps, -13.34; -14.92; -18.60; -14.68
 alone loses by it there. (The README's run of metrica reads the bundled copy, which differs from
 the file in the seventh digit: so much is chance.)
 
-Tried for control_vae and not taken (termites; metrica; moving shapes): heavier tails, Student's t of
-four degrees of freedom in place of the Gaussian, -7.64; 16.98; -13.71. A KL weight annealed from
+Tried for control_vae and not taken (termites; metrica; moving shapes): heavier tails, Student's t
+of four degrees of freedom in place of the Gaussian, -7.64; 16.98; -13.71. A KL weight annealed from
 0.1 to 1 over the first 4,000 updates, -7.28; 17.75; -13.75 (the set on moving shapes -13.64).
 
 The held-out part of `metrica` is 17 seconds of one match, however many scenes of three bodies it
