@@ -247,6 +247,8 @@ def _fit(chosen: Namespace) -> None:
 
 
 def _sample(chosen: Namespace) -> None:
+    if Path(chosen.out).suffix not in ("", ".nc"):
+        raise ConfigError(f"--out {chosen.out}: draws are netCDF; end its name in .nc")
     refuse_existing(chosen.out, chosen.overwrite)
     if chosen.context is not None and chosen.mode != "forecast":
         raise ConfigError("--context is the frames given to --mode forecast; leave it out")

@@ -236,6 +236,10 @@ def test_its_own_files_are_known_however_they_are_given(tmp_path, capfd, refused
         said = refused("sample", run, *given, "--fps", "10", "--out", tmp_path / "d.nc")
         assert "was fitted to" in said
         assert "0.csv; leave DATA out" in said
+    folder.rename(tmp_path / "moved")
+    said = refused("sample", run, "--out", tmp_path / "d.nc")
+    assert f"was fitted to {files[0]}, where there is nothing now" in said
+    assert f"correct data.source in {run / 'config.yaml'}" in said
 
 
 def test_a_relative_path_is_the_file_that_it_was(tmp_path, monkeypatch, refused):
@@ -589,6 +593,7 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["fit", "--resume", "nowhere"], "nowhere"),
         (["fit", "a.csv", "--resume", "nowhere"], "--resume"),
         (["sample", "nowhere", "--out", "o.nc"], "nowhere: no such run folder"),
+        (["sample", "nowhere", "--out", "o.csv"], "o.csv: draws are netCDF; end its name in .nc"),
         (["sample", "sample.out"], "required: --out; see pyro-animacy sample"),
         (["score"], "required: RUN, --out; see"),
         (["video"], "required: RUN, --out; see"),

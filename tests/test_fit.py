@@ -789,3 +789,10 @@ def test_what_was_read_agrees_in_number():
     one, two = (describe_text(make_trajectories(x[:n, :, :n], fps=10)) for n in (1, 2))
     assert one.startswith("read 1 trajectory of 1 recording: 1 body (0), 3 s at 10 Hz")
     assert two.startswith("read 2 trajectories of 2 recordings: 2 bodies (0, 1), 6 s at 10 Hz")
+
+
+def test_a_fit_that_stopped_early_says_so(tiny_run):
+    """Fewer updates than were asked for look like a mistake."""
+    assert "; 40 updates in " in summary_text(tiny_run)
+    early = dataclasses.replace(tiny_run, summary={**tiny_run.summary, "steps": 20})
+    assert "; 20 updates of 40 (stopped early) in " in summary_text(early)

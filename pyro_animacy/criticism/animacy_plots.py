@@ -177,7 +177,12 @@ def _interplay(table: pd.DataFrame, doubt: str) -> list[Finding]:
     if doubt:
         return [Finding("undefined", f"Interaction, nats per step: {values}; {doubt}.")]
     if clear.all():
-        return [Finding("right", f"Every body responds to the others (nats per step): {values}.")]
+        return [
+            Finding(
+                "right",
+                f"What the others did helps to predict every body (nats per step): {values}.",
+            )
+        ]
     if clear.any():
         names = ", ".join(body_name(body) for body in order.index if clear[body])
         return [Finding("near", f"This model uses the others' past for {names} only "

@@ -70,7 +70,8 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         instead: What to do where it does not say.
 
     Raises:
-        RunError: If it does not say where they are, or names an option that there is not.
+        RunError: If it does not say where they are, they are not there any more, or it names an
+            option that there is not.
     """
     data = settings.get("data")
     if "acting" in settings:
@@ -80,6 +81,13 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         )
     if not isinstance(data, dict) or not data.get("source"):
         raise RunError(f"{path / CONFIG}: does not say where the recordings are; {instead}")
+    source = data["source"] if isinstance(data["source"], list) else [data["source"]]
+    gone = [file for file in map(Path, source) if file.is_absolute() and not file.exists()]
+    if gone:
+        raise RunError(
+            f"{path}: was fitted to {gone[0]}, where there is nothing now; if its recordings have "
+            f"moved, correct data.source in {path / CONFIG}"
+        )
     for name, kind in HOW_READ.items():
         value = data.get(name)
         if value is not None and not isinstance(value, kind):

@@ -119,14 +119,20 @@ def describe_text(dataset: xr.Dataset) -> str:
     )
 
 
+def _updates(run: Run) -> str:
+    """How many updates the fit took; of how many, where it was not better any more."""
+    steps, most = run.summary["steps"], run.config.train.steps
+    early = f" of {most:,} (stopped early)" if steps < most else ""
+    return how_many(steps, "update") + early
+
+
 def _episodes_text(run: Run) -> str:
     s = run.summary
     spread = _spread(s["heldout_standard_error"])
     return (
         f"held-out evidence lower bound {s['heldout_elbo_per_frame']:.3f}{spread} nats per frame, "
         f"on {s['data']['heldout_episodes']} of {how_many(s['data']['episodes'], 'episode')}; "
-        f"{how_many(s['steps'], 'update')} in {s['train_seconds']:.0f} s, "
-        f"{s['parameters']:,} parameters\n"
+        f"{_updates(run)} in {s['train_seconds']:.0f} s, {s['parameters']:,} parameters\n"
         f"{_next(run)}"
     )
 
@@ -147,7 +153,7 @@ def summary_text(run: Run) -> str:
     lines.append(
         f"{gain:+.3f}{_spread(s['gain_standard_error'])} nats per step against the best baseline "
         f"({s['best_baseline']}), on "
-        f"{how_many(s['score_steps'], 'step')}; {how_many(s['steps'], 'update')} in "
+        f"{how_many(s['score_steps'], 'step')}; {_updates(run)} in "
         f"{s['train_seconds']:.0f} s, {s['parameters']:,} parameters"
     )
     return "\n".join([*lines, _next(run)])
