@@ -31,7 +31,7 @@ from pyro_animacy.command_data import DATA_OPTIONS
 from pyro_animacy.criticism.verdicts import score_grade
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.data.trajectories import split
+from pyro_animacy.data.trajectories import split, split_at_gaps
 from pyro_animacy.data.windows import dequantised
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer import checkpoint
@@ -796,3 +796,14 @@ def test_a_fit_that_stopped_early_says_so(tiny_run):
     assert "; 40 updates in " in summary_text(tiny_run)
     early = dataclasses.replace(tiny_run, summary={**tiny_run.summary, "steps": 20})
     assert "; 20 updates of 40 (stopped early) in " in summary_text(early)
+
+
+def test_recordings_in_pieces_are_told_of_their_gaps():
+    """More frames of the same would not help."""
+    x = np.random.default_rng(0).normal(size=(1, 600, 2, 2)).cumsum(1)
+    whole = make_trajectories(x[:, :20], fps=10)
+    with pytest.raises(DataError, match=r"about 82 frames in a row(?!.*pieces)"):
+        SceneSource(whole, preset("small"))
+    x[:, ::13, 1] = np.nan
+    with pytest.raises(DataError, match=r"pieces of at most 12 frames, .* --split_gaps false"):
+        SceneSource(split_at_gaps(make_trajectories(x, fps=10)), preset("small"))

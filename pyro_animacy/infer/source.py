@@ -93,7 +93,9 @@ class SceneSource:
         try:
             parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         except DataError as error:
-            raise DataError(f"{error} (a fit needs about {needed} frames in a row)") from None
+            raise DataError(
+                f"{error} (a fit needs about {needed} frames in a row){_if_cut(dataset)}"
+            ) from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)
         model = config.model
@@ -119,9 +121,10 @@ class SceneSource:
         each = self.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
-        self.validation = _enough("validation", check, scale, history, needed)
+        mend = f"give recordings of about {needed} frames in a row{_if_cut(dataset)}"
+        self.validation = _enough("validation", check, scale, history, mend)
         # Fail now, not after training.
-        _enough("held-out", self.heldout_part, scale, history, needed)
+        _enough("held-out", self.heldout_part, scale, history, mend)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, int]]:
         """Batches of windows, dequantised and under the symmetry; their steps observed."""
@@ -184,7 +187,18 @@ def _frames_needed(dataset: xr.Dataset, options: TrainConfig, history: int) -> i
     return math.ceil((least_context(history) + 0.5) / min(shares))  # a part is of whole frames
 
 
-def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, needed: int) -> Windows:
+def _if_cut(dataset: xr.Dataset) -> str:
+    """What else helps where recordings are in pieces, since more of the same would not."""
+    if not (dataset["start"] > 0).any():
+        return ""
+    return (
+        f"; they are in pieces of at most {int(dataset['length'].max())} frames, since not all "
+        "bodies were observed: --split_gaps false goes on over gaps, --bodies chooses bodies, or "
+        "each by itself"
+    )
+
+
+def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, mend: str) -> Windows:
     """The scoring windows of a part, or DataError naming the part that is too short."""
     try:
         return scoring_windows(dataset, scale, history)
@@ -193,6 +207,6 @@ def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, needed: 
         raise DataError(
             f"the {part} part is too short to score: its longest trajectory has "
             f"{int(dataset['length'].max())} frames, and a step to score takes {least + 1} (the "
-            f"model and the baselines look back {least}); give recordings of about {needed} frames "
-            f"in a row, a smaller --downsample or a larger --train.{part.replace('-', '')}"
+            f"model and the baselines look back {least}); {mend}; or a smaller --downsample or a "
+            f"larger --train.{part.replace('-', '')}"
         ) from None
