@@ -25,5 +25,5 @@ as_module = program == "-m" and any(word.startswith("pyro_animacy") for word in 
 command_line = as_module or Path(program).stem == "pyro-animacy"
 if command_line:
     gc.disable()
-if command_line and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

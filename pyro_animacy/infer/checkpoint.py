@@ -232,7 +232,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
             header = json.loads((file.metadata() or {}).get("pyro_animacy", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except PermissionError as error:
-        raise _locked(path, error) from None
+        raise locked(path, error) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: damaged ({error}); fit again") from error
     card = str(header.get("card", "")) if isinstance(header, dict) else ""
@@ -264,7 +264,7 @@ def load_trainer(path: Path, names: Set[str] = STATE) -> dict[str, Any]:
                 raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise _locked(path, error) from None
+        raise locked(path, error) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, NotImplementedError,
             zipfile.BadZipFile, pickle.UnpicklingError) as error:  # fmt: skip
         # Not torch's own message, which advises to unpickle.
@@ -274,7 +274,8 @@ def load_trainer(path: Path, names: Set[str] = STATE) -> dict[str, Any]:
     return state
 
 
-def _locked(path: Path, error: OSError) -> RunError:
+def locked(path: Path, error: OSError) -> RunError:
+    """The error to raise of a run's file that may not be read."""
     return RunError(f"{path}: cannot be read ({error.strerror}); make it readable")
 
 

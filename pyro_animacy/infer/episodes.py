@@ -121,13 +121,13 @@ def see(dataset: xr.Dataset) -> Sight:
         level, share = np.arange(256) / 255 - 0.5, count / count.sum(1, keepdims=True)
         mean = share @ level
         std = np.sqrt((share * (level - mean[:, None]) ** 2).sum(1))
-        std = np.where(std > 0, std.clip(min=1 / 255), 0.0)  # below, there is only noise
+        std = np.where(std > 0, std.clip(min=1 / 255), 1.0)  # below, there is only noise
     else:
         x = dataset["observation"].to_numpy()[seen]
         shape = (x.shape[1],)
         mean, std = x.mean(0, dtype=np.float64), _spread(x)
     return Sight(
-        shape, tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()),
+        shape, tuple(mean.tolist()), tuple(std.tolist()),
         actions=dataset.sizes.get("control", 0) if "action" in dataset else 0,
         reward="reward" in dataset, continuation="terminal" in dataset,
         reward_spread=_reward_spread(dataset, seen), action_spread=_action_spread(dataset),

@@ -195,7 +195,8 @@ class Run:
         divide = split_episodes if self.data == "episodes" else split_recordings
         parts = divide(dataset, train.heldout, train.validation, train.seed)
         # one more recording, or a longer one, and others are drawn, which it was trained on
-        if self.settings.get("heldout", found := fingerprint(parts[3])) != found:
+        known = self.settings.get("heldout")
+        if known is not None and known != fingerprint(parts[3]):
             raise RunError(
                 f"{self.path}: its recordings have changed since the fit, or these are others, so "
                 "what was held out is not known; give recordings that it was not fitted to, or fit "

@@ -43,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise RunError(f"{file}: cannot be read ({error.strerror}); make it readable") from None
+        raise checkpoint.locked(file, error) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{file}: not readable as YAML ({error})".replace("\n", " ")) from None
     if not isinstance(settings, dict) or not {"model", "train"} <= settings.keys():
@@ -52,9 +52,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(settings.get(name, kind()), kind):
             wanted = "options by name" if kind is dict else "the name of a model"
             raise RunError(f"{file}: {name} is {said(settings[name])}; it must be {wanted}")
-    source = settings.get("data", {}).get("source") or []
-    files = source if isinstance(source, list) else [source]
-    if not all(isinstance(name, str) for name in files):
+    source = settings.get("data", {}).get("source")
+    if not all(isinstance(name, str) for name in _listed(source)):
         raise RunError(
             f"{file}: data.source is {said(source)}; it must be a path, or a list of them"
         )
@@ -81,8 +80,8 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
         )
     if not isinstance(data, dict) or not data.get("source"):
         raise RunError(f"{path / CONFIG}: does not say where the recordings are; {instead}")
-    source = data["source"] if isinstance(data["source"], list) else [data["source"]]
-    gone = [file for file in map(Path, source) if file.is_absolute() and not file.exists()]
+    files = map(Path, _listed(data["source"]))
+    gone = [file for file in files if file.is_absolute() and not file.exists()]
     if gone:
         raise RunError(
             f"{path}: was fitted to {gone[0]}, where there is nothing now; if its recordings have "
@@ -98,6 +97,11 @@ def data_of_run(path: Path, settings: dict[str, Any], instead: str) -> dict[str,
             f"read; delete it; there are {', '.join(HOW_READ)}"
         )
     return data
+
+
+def _listed(source: Any) -> list[Any]:
+    """What a source names, one by one."""
+    return source if isinstance(source, list) else [source] if source else []
 
 
 def _plain(value: Any) -> Any:

@@ -89,13 +89,11 @@ class SceneSource:
             )
         options, self.dataset = config.train, check_trajectories(dataset)
         history, self.steps = config.model.history, options.window
-        needed = _frames_needed(dataset, options, history)
+        needed, cut = _frames_needed(dataset, options, history), _if_cut(dataset)
         try:
             parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
         except DataError as error:
-            raise DataError(
-                f"{error} (a fit needs about {needed} frames in a row){_if_cut(dataset)}"
-            ) from None
+            raise DataError(f"{error} (a fit needs about {needed} frames in a row){cut}") from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
         scale = Scale.of(self.fit_part)
         model = config.model
@@ -121,7 +119,7 @@ class SceneSource:
         each = self.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
-        mend = f"give recordings of about {needed} frames in a row{_if_cut(dataset)}"
+        mend = f"give recordings of about {needed} frames in a row{cut}"
         self.validation = _enough("validation", check, scale, history, mend)
         # Fail now, not after training.
         _enough("held-out", self.heldout_part, scale, history, mend)
