@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyro_animacy.command_data import files_named
-from pyro_animacy.data import tables
+from pyro_animacy.data import values
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.schema import check_trajectories, make_trajectories
 from pyro_animacy.data.trajectories import split
@@ -1509,7 +1509,7 @@ def test_options_that_make_no_sense():
 )
 def test_names_do_not_depend_on_the_rows_looked_at_first(tmp_path, names, expected):
     """The second body comes after the rows by which the kind of a column is told."""
-    rows = [f"{n},{t},{t * 0.5},1.5" for n in names for t in range(tables.HEAD + 100)]
+    rows = [f"{n},{t},{t * 0.5},1.5" for n in names for t in range(values.HEAD + 100)]
     for cells in (rows, [r.replace(",", ", ") for r in rows]):
         (tmp_path / "t.csv").write_text("\n".join(["id,frame,x,y", *cells]))
         ds = read_trajectories(tmp_path / "t.csv", fps=10)
@@ -1518,7 +1518,7 @@ def test_names_do_not_depend_on_the_rows_looked_at_first(tmp_path, names, expect
 
 def test_spaces_that_begin_late_in_a_file(tmp_path):
     late = [f'  b, {t}, {t * 0.5}, "1.5"' for t in range(50)] + ["b, 50, ,", "  b, 51, 3, 1"]
-    rows = [f"a,{t},{t * 0.5},1.5" for t in range(tables.HEAD + 100)] + late
+    rows = [f"a,{t},{t * 0.5},1.5" for t in range(values.HEAD + 100)] + late
     (tmp_path / "t.csv").write_text("\n".join(["id,frame,x,y", *rows]))
     ds = read_trajectories(tmp_path / "t.csv", fps=10, split_gaps=False)
     b = ds["position"].sel(body="b").values[0]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from pyro_animacy.data.frames import Frames
 from pyro_animacy.data.schema import shortened
-from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.data.tables import Table
+from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError, how_many
 
 BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache

@@ -10,7 +10,8 @@ from pyro_animacy.data.bodies import body_groups, select_bodies
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.data.tables import Codes, Table
+from pyro_animacy.data.tables import Table
+from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
 
 SOME = 97  # one row in so many is looked at before all are

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pyro_animacy.data.tables import Codes, Table, first_of_runs
+from pyro_animacy.data.tables import Table, first_of_runs
+from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
 
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell

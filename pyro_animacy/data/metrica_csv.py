@@ -12,8 +12,9 @@ import numpy.typing as npt
 from pyro_animacy.data.columns import Columns
 from pyro_animacy.data.epts import team_order
 from pyro_animacy.data.frames import tidy
-from pyro_animacy.data.tables import Table, make_table, whole_numbers
+from pyro_animacy.data.tables import Table, make_table
 from pyro_animacy.data.text import first_lines, parse
+from pyro_animacy.data.values import whole_numbers
 from pyro_animacy.errors import DataError
 
 PITCH = (105.0, 68.0)  # metres, of the sample games

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns, find_columns
-from pyro_animacy.data.tables import DECIMAL_COMMA, HEAD, Table, make_table, no_name_twice
+from pyro_animacy.data.tables import Table, make_table, no_name_twice
+from pyro_animacy.data.values import DECIMAL_COMMA, HEAD
 from pyro_animacy.errors import DataError, how_many
 
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError)  # of a damaged text file
