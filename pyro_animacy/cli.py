@@ -138,7 +138,8 @@ def _run(arguments: list[str]) -> int:
 
 def _parser(defaults: Defaults) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="pyro-animacy", exit_on_error=False, allow_abbrev=False,
+        prog="pyro-animacy", usage="pyro-animacy COMMAND ...",
+        exit_on_error=False, allow_abbrev=False,
         version=version("pyro-animacy"), description=(
             "Probabilistic programs for how a scene of moving bodies goes on: fit one to "
             "recordings, draw from it, see what it gets right and wrong."
@@ -146,7 +147,9 @@ def _parser(defaults: Defaults) -> ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subcommands(dest="command", required=True)
     for name, command in COMMANDS.items():
-        commands.add_subcommand(name, command.parser(defaults), help=command.help)
+        options = command.parser(defaults)
+        options.usage = f"pyro-animacy {name} {command.usage} [options]"  # all would be 80 lines
+        commands.add_subcommand(name, options, help=command.help)
     return parser
 
 

@@ -20,8 +20,9 @@ class Defaults(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: one line of help, its options, and what it does with them."""
+    """A command: how it is called, a line of help, its options, and what it does with them."""
 
+    usage: str
     help: str
     parser: Callable[[Defaults], ArgumentParser]
     run: Callable[[Namespace], None]

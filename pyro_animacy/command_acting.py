@@ -188,8 +188,17 @@ def _direct(chosen: Namespace) -> None:
 
 
 COMMANDS = {
-    "act": Command("learn to act in an environment", _act_parser, _act),
-    "evaluate": Command("returns of an agent, and their worth", _evaluate_parser, _evaluate),
-    "video": Command("what an agent saw, and what it expected", _video_parser, _video),
-    "direct": Command("displays in which a body pursues a goal", _direct_parser, _direct),
-}
+    "act": Command(
+        "ENVIRONMENT --out RUN", "learn to act in an environment", _act_parser, _act
+    ),
+    "evaluate": Command(
+        "RUN", "returns of an agent, and their worth", _evaluate_parser, _evaluate
+    ),
+    "video": Command(
+        "RUN --out VIDEO", "what an agent saw, and what it expected", _video_parser, _video
+    ),
+    "direct": Command(
+        "RUN [DATA ...] --objective NAME:A->B --out FOLDER",
+        "displays in which a body pursues a goal", _direct_parser, _direct,
+    ),
+}  # fmt: skip

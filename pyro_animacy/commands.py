@@ -35,7 +35,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, named
+from pyro_animacy.errors import ConfigError, DataError, how_many, named
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -317,8 +317,7 @@ def _score(chosen: Namespace) -> None:
     steps, told = save_scores(scores, chosen.out), run.summary
     print(scores_text(scores))
     if not told and ours is run:  # the baselines are of its own bodies
-        # they take longer recordings than the model may, and come with the end of a fit
-        with suppress(DataError, RunError):
+        with suppress(DataError):  # they take longer recordings than the model may
             told = summarise(run, recordings)
     if why := doubt(told):
         print(f"note: {why}")
@@ -416,13 +415,27 @@ SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
 
 
 COMMANDS = {
-    "fit": Command("fit a model to recordings and score it on held-out frames", _fit_parser, _fit),
-    "sample": Command("draw from a fitted model", _sample_parser, _sample),
-    "criticise": Command(
-        "write a report on what a fitted model gets right", _criticise_parser, _criticise
+    "fit": Command(
+        "DATA ... --out RUN",
+        "fit a model to recordings and score it on held-out frames", _fit_parser, _fit,
     ),
-    "score": Command("score how alive each body looks, step by step", _score_parser, _score),
-    "compare": Command("rank fitted models on held-out recordings", _compare_parser, _compare),
-    "simulate": Command("make recordings with a simulator", _simulate_parser, _simulate),
+    "sample": Command(
+        "RUN [DATA ...] --out DRAWS", "draw from a fitted model", _sample_parser, _sample
+    ),
+    "criticise": Command(
+        "RUN [DATA ...] --out REPORT",
+        "write a report on what a fitted model gets right", _criticise_parser, _criticise,
+    ),
+    "score": Command(
+        "RUN [DATA ...] --out SCORES",
+        "score how alive each body looks, step by step", _score_parser, _score,
+    ),
+    "compare": Command(
+        "RUN ... [--recordings DATA ...]",
+        "rank fitted models on held-out recordings", _compare_parser, _compare,
+    ),
+    "simulate": Command(
+        "SIMULATOR --out FILE", "make recordings with a simulator", _simulate_parser, _simulate
+    ),
     **command_acting.COMMANDS,
-}
+}  # fmt: skip

@@ -32,6 +32,7 @@ from pyro_animacy.infer import trainer as loop
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.schedules import KLWeightConfig
+from pyro_animacy.infer.summary import summarise
 from pyro_animacy.infer.trainer import Interrupted, Trainer
 
 KL_WEIGHT = KLWeightConfig(start=0.01, end=0.1, levels=5, every=9)
@@ -210,9 +211,10 @@ def killed_at_write(patch, number, renamed):
 
 
 WRITES = [
-    *("config.yaml", "best.safetensors", "metrics.jsonl", "trainer.pt"),
+    *("config.yaml", "baselines.safetensors"),
     *("best.safetensors", "metrics.jsonl", "trainer.pt"),
-    *("baselines.safetensors", "summary.json"),
+    *("best.safetensors", "metrics.jsonl", "trainer.pt"),
+    "summary.json",
 ]
 
 
@@ -283,6 +285,8 @@ def test_process_stopped_in_mid_training(long_run, tmp_path, capfd, number, code
     step = checkpoint.load_trainer(path / "trainer.pt")["step"]
     assert 20 <= step < 400
     assert not (path / "summary.json").exists()
+    stopped = Run.load(path)  # can be looked at as it is
+    assert summarise(stopped, stopped.heldout(stopped.recordings()))["best_baseline"]
     assert main(["fit", "--resume", str(path)]) == 0
     assert "held-out log density" in capfd.readouterr().out
     assert_same_run(whole, path)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,9 @@ class EpisodeSource:
             f"{' with ' + ' and '.join(with_) if with_ else ''}: {int(data['length'].sum()):,} "
             f"frames at {self.card.fps:g} Hz"
         )
+
+    def begin(self, path: Path) -> None:
+        """Nothing: no baseline is fitted to episodes."""
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """The bound on the held-out episodes, and what they are."""

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +66,9 @@ class Source(Protocol):
 
     def describe(self) -> str:
         """What was read, in one line."""
+
+    def begin(self, path: Path) -> None:
+        """Write to the run's folder what it is compared with, so that it can be at any time."""
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
         """The figures of ``summary.json``, of the held-out part, when the fit has ended."""
@@ -155,10 +159,14 @@ class SceneSource:
         """What was read, in one line: a wrong rate or wrong units show in the speed."""
         return describe_text(self.dataset)
 
+    def begin(self, path: Path) -> None:
+        """Fit the baselines to the recordings that the model may learn from."""
+        if not (path / checkpoint.BASELINES).is_file():  # as where a fit goes on
+            baselines = fit_baselines(self.train_part, self.card.scale, self.card.config["history"])
+            checkpoint.save_baselines(path / checkpoint.BASELINES, baselines)
+
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
-        """Fit the baselines to the same recordings, and score all on the held-out part."""
-        baselines = fit_baselines(self.train_part, run.card.scale, run.card.config["history"])
-        checkpoint.save_baselines(run.path / checkpoint.BASELINES, baselines)
+        """Score the model and its baselines on the held-out part."""
         frames = int(self.heldout_part["length"].sum())
         return summarise(run, self.heldout_part, progress=progress) | {
             "data": {**describe(self.dataset), "heldout_frames": frames}
