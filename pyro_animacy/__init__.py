@@ -29,6 +29,7 @@ from pyro_animacy.infer.config import FitConfig, TrainConfig
 from pyro_animacy.infer.draws import draws_tree, save_draws
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.fit import fit, resume
+from pyro_animacy.infer.iwae import ImportanceWeightedELBO
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import preset
@@ -64,6 +65,7 @@ __all__ = [
     "ImageVAE",
     "ImageVAEConfig",
     "ImageVAEGuide",
+    "ImportanceWeightedELBO",
     "Interrupted",
     "LinearAutoregression",
     "LinearStateSpace",

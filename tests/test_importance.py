@@ -29,6 +29,7 @@ from pyro_animacy.criticism.importance_plots import (
     plot_vsbc,
     section,
 )
+from pyro_animacy.criticism.wording import nats
 from pyro_animacy.data.windows import dequantised, whole
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.nets import StackConfig
@@ -380,7 +381,7 @@ def measured(width=1.0, shift=0.0, carries=1.0, simulated=2000, posterior_scale=
             "kl": ("latent_dim", [carries, 0.0]), "vsbc": (("sample", "latent_dim"), p),
         },
         coords={"K": [1, 4, 256]},
-        attrs={"draws": 256, "units": "m", "posterior_scale": posterior_scale},
+        attrs={"draws": 256, "trained": 1, "units": "m", "posterior_scale": posterior_scale},
     )  # fmt: skip
 
 
@@ -424,6 +425,18 @@ def test_the_bound_is_said_to_be_of_other_steps_and_draws_than_the_score():
     said = findings(data)[1].sentence
     assert said.startswith("Of 199 steps the training bound (ELBO) is 0.00 nats per step")
     assert said.endswith("they are of all steps, with its own number of draws.")
+
+
+def test_the_bound_is_the_one_that_was_trained_on():
+    """Of a run trained on several draws, theirs: what it loses is less than the ELBO does."""
+    data = measured(width=2.0)
+    elbo = findings(data)[1]
+    data.attrs["trained"] = 4
+    found = findings(data)[1]
+    bound, best = (float(data["iwae"].sel(K=K).mean()) for K in (4, 256))
+    assert f"the training bound (IWAE of 4 draws) is {nats(bound)} nats per step" in found.sentence
+    assert f"the guide costs it is about {nats(best - bound)} nats" in found.sentence
+    assert (elbo.grade, found.grade) == ("wrong", "right")
 
 
 def test_a_learned_posterior_scale_is_not_proposed_to_a_run_that_has_one():

@@ -255,7 +255,9 @@ def guide_quality(
         )
     history, scale = run.model.config.history, run.card.scale
     cut = _stretches(dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT), history, most)
-    sizes = [*(2**i for i in range(int(math.log2(draws / 4)) + 1)), draws]  # 4 groups or more, 1
+    trained = min(run.settings.get("train", {}).get("importance_samples", 1), draws)
+    powers = (2**i for i in range(int(math.log2(draws / 4)) + 1))  # 4 groups or more
+    sizes = sorted({*powers, trained, draws})
     parameter = next(run.guide.parameters())
     chunks = list(trajectory_batches(cut, scale, max(1, AT_ONCE // draws)))
     parts: list[dict[str, Any]] = []
@@ -285,7 +287,7 @@ def guide_quality(
             "time": cut["time"].to_numpy()[history - 1 : -1],
         },
         attrs={
-            "draws": draws, "units": data_units(dataset),
+            "draws": draws, "trained": trained, "units": data_units(dataset),
             "posterior_scale": run.card.config.get("posterior_scale", "learned"),
         },
     )  # fmt: skip

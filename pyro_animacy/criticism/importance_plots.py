@@ -169,15 +169,21 @@ def _weights(quality: xr.Dataset) -> Finding:
 
 
 def _gap(quality: xr.Dataset) -> Finding:
-    elbo, best = (float(quality["iwae"][k].mean()) for k in (0, -1))
-    steps = int(quality["iwae"][0].count())
-    usual = float((quality["iwae"][-1] - quality["iwae"][0]).median())
-    grade = _graded(best - elbo, 0.1, 0.5)
+    """What the bound that was trained on loses to the guide, beside that of many draws."""
+    trained, all_draws = quality["iwae"].sel(K=quality.attrs["trained"]), quality["iwae"][-1]
+    K, bound, best = quality.attrs["trained"], float(trained.mean()), float(all_draws.mean())
+    usual = float((all_draws - trained).median())
+    grade = _graded(best - bound, 0.1, 0.5)
+    name, what = (
+        ("ELBO", "the guide's KL divergence from the exact posterior is")
+        if K == 1
+        else (f"IWAE of {K} draws", "what the guide costs it is")
+    )
     return Finding(
         grade,
-        f"Of {steps:,} steps the training bound (ELBO) is {nats(elbo)} nats per step, and "
-        f"{nats(best)} with all {quality.attrs['draws']} draws (IWAE): the guide's KL divergence "
-        f"from the exact posterior is about {nats(best - elbo)} nats per step or more (right: at "
+        f"Of {int(trained.count()):,} steps the training bound ({name}) is {nats(bound)} nats per "
+        f"step, and {nats(best)} with all {quality.attrs['draws']} draws (IWAE): {what} "
+        f"about {nats(best - bound)} nats per step or more (right: at "
         f"most 0.1; near: 0.5). In half of the steps it is {nats(usual)} or less. The score's "
         "bounds differ: they are of all steps, with its own number of draws.",
         "" if grade == "right" else f"{LARGER} Compare models by the importance-weighted score, "

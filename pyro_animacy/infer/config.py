@@ -127,6 +127,8 @@ class TrainConfig(UpdateConfig):
         evaluate_every: Updates between evaluations on the validation part.
         patience: Evaluations without a better validation score before stopping; the best
             parameters are kept. Null: never stop, and keep the last.
+        importance_samples: K of the bound that is trained on: 1 is the ELBO, more are the tighter
+            importance-weighted bound (`ImportanceWeightedELBO`). Of `control_vae`, teacher forced.
         score_draws: K of the importance-weighted held-out score. Of scenes; null is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
@@ -144,6 +146,7 @@ class TrainConfig(UpdateConfig):
     validation: float = 0.1
     evaluate_every: int = 250
     patience: int | None = 6
+    importance_samples: int = 1
     score_draws: int | None = None
     checkpoint_activations: bool = False
     precision: Literal["float32", "bf16-mixed"] = "float32"
@@ -164,6 +167,7 @@ class TrainConfig(UpdateConfig):
             ("heldout", 0 < self.heldout < 1, "in (0, 1)"),
             ("validation", 0 < self.validation < 1, "in (0, 1)"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+            ("importance_samples", self.importance_samples >= 1, "at least 1"),
             (
                 "patience",
                 patience is None or patience >= 1,
@@ -208,6 +212,7 @@ class FitConfig:
         self._check_transition()
         self._check_window()
         self._check_overshooting()
+        self._check_importance()
 
     def _check_of_scenes(self) -> None:
         if family(self.family).data == "scenes":
@@ -278,6 +283,26 @@ class FitConfig:
             raise ConfigError(
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "
                 "the window must be longer, or no step is so far ahead"
+            )
+
+    def _check_importance(self) -> None:
+        model, train = self.model, self.train
+        if train.importance_samples == 1:
+            return
+        if not (
+            isinstance(model, ControlVAEConfig)
+            and model.roll_out == "teacher_forced"
+            and model.likelihood == "policy"
+        ):
+            raise ConfigError(
+                f"train.importance_samples is {train.importance_samples}; only steps that are "
+                "independent given the recording can be weighted each by itself: those of "
+                "control_vae, teacher forced, with the policy likelihood. Set it to 1"
+            )
+        if train.free_nats or train.kl_balance is not None:
+            raise ConfigError(
+                f"train.importance_samples is {train.importance_samples}, and that bound has no KL "
+                "to balance or to leave free; set it to 1, or leave out free_nats and kl_balance"
             )
 
 

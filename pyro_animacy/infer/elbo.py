@@ -217,6 +217,25 @@ def _stem(name: str) -> str:
     return stem if index.isdigit() and stem else name
 
 
+def differ(posterior: Distribution, prior: Distribution) -> Tensor | None:
+    """Where a posterior is not its prior, of batch shape: where a guide saw the evidence.
+
+    None where their families differ, or are not known here.
+    """
+    q, p = base(posterior)[0], base(prior)[0]
+    names = PARAMETERS.get(type(q))
+    if names is None or names != PARAMETERS.get(type(p)):
+        return None
+    different = []
+    for name in names:
+        one, other = getattr(q, name), getattr(p, name)
+        # To rounding: a categorical normalises its logits again when it is built of another's.
+        rounding = 8 * torch.finfo(one.dtype).eps
+        equal = one.isclose(other, rtol=rounding, atol=rounding)
+        different.append(~equal.reshape(*posterior.batch_shape, -1).all(-1))
+    return torch.stack(different).any(0)
+
+
 def _log_prob(site: dict) -> Tensor:
     """Density of an observed site or factor, scaled and masked, of its batch shape."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -258,18 +277,8 @@ class _Sites(NamedTuple):
 
     def seen(self, kl: Tensor) -> Tensor:
         """1 where the posterior is not the prior, 0 where it is: of the shape and type of KL."""
-        q, p = base(self.posterior)[0], base(self.prior)[0]
-        names = PARAMETERS.get(type(q))
-        if names is None or names != PARAMETERS.get(type(p)):
-            return (kl != 0).to(kl)
-        # To rounding: a categorical normalises its logits again when it is built of another's.
-        rounding = 8 * torch.finfo(kl.dtype).eps
-        same = torch.ones_like(kl, dtype=torch.bool)
-        for name in names:
-            one, other = getattr(q, name).to(kl), getattr(p, name).to(kl)
-            equal = one.isclose(other, rtol=rounding, atol=rounding)
-            same = same & equal.reshape(*kl.shape, -1).all(-1)
-        return (~same).to(kl)
+        seen = differ(self.posterior, self.prior)
+        return (kl != 0 if seen is None else seen).to(kl)
 
     def weighted_sum(self, x: Tensor) -> Tensor:
         """Sum of x, of the shape of KL, by the sites' scales, less what is masked."""

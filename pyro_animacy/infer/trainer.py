@@ -39,6 +39,7 @@ from pyro_animacy.infer.config import FitConfig
 from pyro_animacy.infer.distributed import ALONE, LostProcess, Processes
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.episodes import EpisodeSource
+from pyro_animacy.infer.iwae import ImportanceWeightedELBO
 from pyro_animacy.infer.loop import (
     SAVE_EVERY,
     Interrupted,
@@ -141,7 +142,9 @@ class Trainer:
             LostProcess: If another process is gone; what the last update left is saved.
         """
         o = self.options
-        elbo, traced = make_elbo(o), worth_tracing(o, o.steps)
+        K = o.importance_samples
+        elbo = ImportanceWeightedELBO(K) if K > 1 else make_elbo(o)
+        traced = worth_tracing(o, o.steps)
         gradient = Gradient(elbo, self.model, self.guide, traced=traced)
         gpu = [self.device] if self.device.type == "cuda" else []  # its own, not all there are
         batches = self.source.batches(map(self._drawn, range(self.step, o.steps)))

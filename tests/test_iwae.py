@@ -1,0 +1,251 @@
+"""The importance-weighted bound against algebra, Monte Carlo, and the scores it is a loss of."""
+
+import dataclasses
+import math
+from itertools import pairwise
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from helpers import recordings
+from pyro import poutine
+from pyro.infer import SVI
+from pyro.poutine.guide import GuideMessenger
+from variants import assert_same_gradients, build, gradients, recording
+
+from pyro_animacy import Batch, ConfigError, ImportanceWeightedELBO, ScaledELBO, fit, preset
+from pyro_animacy.infer.score import log_density
+from pyro_animacy.infer.steps import draw_steps
+from pyro_animacy.infer.traced import Gradient
+
+T, B = 4, 6
+# those whose steps are independent given the recording, and that have a density
+INDEPENDENT = [
+    *("small", "history_1", "tied_scale", "rest", "blended_weights", "memory", "set", "set_rest")
+]
+independent = pytest.mark.parametrize("name", INDEPENDENT)
+
+
+def both(name, missing=0.05, **changes):
+    """Model, guide and a batch."""
+    model, guide = build(name, **changes)
+    return model, guide, recording(model.config.history + T, B, missing=missing)
+
+
+def same_noise(monkeypatch, model, K):
+    """Whatever is drawn of z_t comes from one table, K draws of T + 3 steps."""
+    noise = torch.randn(K, T + 3, B, model.latent_size, dtype=torch.float64)
+
+    def take(shape, **_):
+        return noise[:, : shape[1]] if len(shape) == 4 else noise[0, : shape[0]]
+
+    monkeypatch.setattr("torch.distributions.normal._standard_normal", take)
+
+
+@independent
+@pytest.mark.parametrize("K", [1, 5])
+def test_the_loss_is_the_score(monkeypatch, name, K):
+    """What is trained on is the bound that is reported, on the same draws; its terms add up."""
+    model, guide, batch = both(name)
+    same_noise(monkeypatch, model, K)
+    elbo = ImportanceWeightedELBO(K, scale=0.1)
+    loss = elbo(model, guide)(batch)
+    bound, mean = (x.sum() for x in log_density(guide, batch, K))
+    assert loss.item() == pytest.approx(-0.1 * bound.item(), rel=1e-12)
+    terms = elbo.terms
+    assert sum(terms.values()).item() == pytest.approx(loss.item(), rel=1e-12)
+    assert (terms["reconstruction"] + terms["latent"]).item() == pytest.approx(-0.1 * mean.item())
+    assert terms["importance"] < 0 if K > 1 else terms["importance"].abs() < 1e-12
+
+
+def test_weights_of_kl_and_steps(monkeypatch):
+    """log (1/K) sum_k pi (p / q)^beta of each step, times gamma^t."""
+    model, guide, batch = both("rest", discount=0.8)
+    same_noise(monkeypatch, model, 5)
+    loss = ImportanceWeightedELBO(5, kl_weight=0.3)(model, guide)(batch)
+    steps = draw_steps(guide, batch, 5)
+    log_w = steps.log_policy.sum(-1) + 0.3 * steps.log_ratio
+    each = (log_w.exp().mean(0)).log()
+    assert loss.item() == pytest.approx(-sum(0.8**t * each[t].sum().item() for t in range(T)))
+
+
+def plain(model, guide, batch, K, beta):
+    """The loss as autograd has it: q's own parameters through its density too."""
+    with pyro.plate("draws", K, dim=-3):
+        guide(batch)
+    model_trace, guide_trace = guide.get_traces()
+    p, q, seen = (
+        model_trace.nodes["latent"], guide_trace.nodes["latent"],
+        model_trace.nodes["reconstruction"],
+    )  # fmt: skip
+    z = p["value"]
+    ratio = p["fn"].log_prob(z) - q["fn"].log_prob(z)
+    log_w = seen["fn"].log_prob(seen["value"]) + beta * ratio
+    return -(log_w.logsumexp(0) - math.log(K)).sum()
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_the_gradient_has_the_mean_of_the_plain_one(beta):
+    """Doubly reparameterised it has the same mean, and for the guide a smaller variance."""
+    model, guide, batch = both("small")
+    N, K = 400, 4
+    directions = [
+        [torch.randn(p.shape, dtype=p.dtype) for p in module.parameters()]
+        for module in (model, guide)
+    ]
+    found = torch.zeros(2, N, 2, dtype=torch.float64)
+    elbo = ImportanceWeightedELBO(K, kl_weight=beta)
+    for n in range(N):
+        for way in range(2):
+            torch.manual_seed(n)
+            loss = plain(model, guide, batch, K, beta) if way else elbo(model, guide)(batch)
+            for of, (module, along) in enumerate(zip((model, guide), directions, strict=True)):
+                slopes = gradients(loss, [module])
+                found[way, n, of] = sum((g * d).sum() for g, d in zip(slopes, along, strict=True))
+    ours, theirs = found
+    difference = ours - theirs
+    error = difference.std(0) / N**0.5
+    assert (difference.mean(0).abs() < 4 * error).all()
+    assert (error > 0).all()  # they do differ, draw by draw
+    assert ours[:, 1].std() < theirs[:, 1].std()
+
+
+class Exact(GuideMessenger):
+    """q(z | x) of z ~ N(0, 1), x ~ N(w z, s^2), from parameters of its own."""
+
+    def __init__(self, model, loc, scale):
+        super().__init__(model)
+        self.loc, self.scale = loc, scale
+
+    def get_posterior(self, name, prior):
+        return dist.Normal(self.loc, self.scale).to_event(prior.event_dim)
+
+
+def test_exact_guide():
+    """Any draws give the evidence itself, and no gradient to the guide."""
+    torch.manual_seed(0)
+    w, s = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    x = torch.randn(T, B, 1, dtype=torch.float64)
+
+    def model():
+        with pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1):
+            z = pyro.sample("latent", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("reconstruction", dist.Normal(w * z, s).to_event(1), obs=x)
+
+    precision = 1 + w**2 / s**2
+    loc = ((w / s**2) * x / precision).requires_grad_()
+    scale = precision.rsqrt().expand_as(x).clone().requires_grad_()
+    loss = ImportanceWeightedELBO(7).differentiable_loss(model, Exact(model, loc, scale))
+    evidence = -dist.Normal(0.0, (w**2 + s**2).sqrt()).log_prob(x).sum()
+    torch.testing.assert_close(loss, evidence)
+    for of_guide in torch.autograd.grad(loss, (loc, scale)):
+        assert of_guide.abs().max() < 1e-12
+
+
+@independent
+def test_padding_and_what_was_not_observed_change_nothing(monkeypatch, name):
+    model, guide, batch = both(name)
+    same_noise(monkeypatch, model, 3)
+    junk = torch.where(batch.observed, batch.position, 17.0)
+    nothing = torch.zeros(3, *batch.position.shape[1:])
+    longer = Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
+    found = []
+    for one in (batch, longer):
+        loss = ImportanceWeightedELBO(3)(model, guide)(one)
+        found.append((loss, gradients(loss, (model, guide))))
+    (loss, expected), (again, of_again) = found
+    assert loss.abs() > 1
+    torch.testing.assert_close(again, loss, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(of_again, expected, 1e-11)
+
+
+@independent
+def test_every_parameter_has_a_gradient_and_the_record_the_same(name):
+    model, guide, batch = both(name)
+    elbo, found = ImportanceWeightedELBO(3, scale=0.1), []
+    parameters = [*model.parameters(), *guide.parameters()]
+    for traced in (False, True):
+        gradient = Gradient(elbo, model, guide, traced=traced)
+        torch.manual_seed(0)
+        found.append((gradient(batch), [p.grad.clone() for p in parameters], dict(elbo.terms)))
+    (loss, plainly, terms), (recorded, again, of_record) = found
+    assert torch.equal(loss, recorded)
+    assert of_record == terms
+    assert all(g.isfinite().all() and g.abs().max() > 0 for g in plainly)
+    assert_same_gradients(again, plainly, 1e-11)
+
+
+def test_svi_takes_it():
+    model, guide, batch = both("small")
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), loss=ImportanceWeightedELBO(3))
+    losses = [svi.step(batch) for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_more_draws_are_a_tighter_bound():
+    """From the ELBO up: in the mean over noise, to within its error."""
+    model, guide, batch = both("small")
+    means = []
+    for K in (1, 4, 64):
+        torch.manual_seed(0)
+        elbo = ImportanceWeightedELBO(K)
+        drawn = torch.tensor([elbo.loss(model, guide, batch) for _ in range(200)])
+        means.append((drawn.mean(), drawn.std() / 200**0.5))
+    for (looser, error), (tighter, other) in pairwise(means):
+        assert tighter < looser - 4 * (error + other)
+    torch.manual_seed(0)
+    analytic = torch.tensor([ScaledELBO().loss(model, guide, batch) for _ in range(200)])
+    error = means[0][1] + analytic.std() / 200**0.5
+    assert means[0][0] == pytest.approx(analytic.mean().item(), abs=4 * error.item())
+
+
+def test_a_fit(tmp_path):
+    config = preset("debug")
+    train = dataclasses.replace(config.train, importance_samples=3)
+    run = fit(
+        recordings(), dataclasses.replace(config, train=train), out=tmp_path / "run", progress=False
+    )
+    assert all(row["importance"] < 0 for row in run.metrics())
+    row = run.metrics()[-1]
+    parts = row["reconstruction"] + row["kl"] * row["kl_weight"] + row["importance"]
+    assert parts == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_refused():
+    with pytest.raises(ConfigError, match="importance_samples is 0"):
+        ImportanceWeightedELBO(0)
+
+    def model():  # one latent of all steps
+        with pyro.plate("trajectory", B, dim=-1):
+            z = pyro.sample("latent", dist.Normal(0.0, 1.0))
+            with pyro.plate("time", T, dim=-2):
+                pyro.sample("reconstruction", dist.Normal(z, 1.0), obs=torch.zeros(T, B))
+
+    with pytest.raises(ConfigError, match="not independent given the recording"):
+        ImportanceWeightedELBO(3).loss(model, Exact(model, torch.zeros(B), torch.ones(B)))
+    for family, of_model, of_train, words in (
+        ("control_vae", {"roll_out": "closed_loop"}, {}, "independent"),
+        ("control_vae", {"likelihood": "squared_error", "policy_scale": 0.1}, {}, "independent"),
+        ("rssm", {}, {}, "independent"),
+        ("image_vae", {}, {}, "independent"),
+        ("control_vae", {}, {"kl_balance": 0.8}, "no KL"),
+        ("control_vae", {}, {"free_nats": 1.0}, "no KL"),
+        ("control_vae", {}, {"importance_samples": 0}, "train.importance_samples is 0"),
+    ):
+        config = preset("debug", family)
+        with pytest.raises(ConfigError, match=words):
+            dataclasses.replace(
+                config, model=dataclasses.replace(config.model, **of_model),
+                train=dataclasses.replace(config.train, **{"importance_samples": 3, **of_train}),
+            )  # fmt: skip
+
+
+def test_what_the_guide_answers_by_its_prior_weighs_nothing():
+    """A site without evidence: p = q, so that the weights are those of the rest."""
+    model, guide, batch = both("small", missing=0.0)
+    unseen = Batch(batch.position, torch.zeros_like(batch.observed))
+    with poutine.trace() as trace:
+        loss = ImportanceWeightedELBO(3)(model, guide)(unseen)
+    assert loss == 0
+    assert "latent" in trace.trace.nodes
