@@ -51,11 +51,11 @@ def models() -> dict[str, FitConfig]:
     """The models compared, at their preset ``small``; the same past, and latents of one size."""
     named = {name: preset("small", name) for name in ("deterministic", "stochastic", "rssm")}
     joint = preset("small")
-    gaussian = dataclasses.replace(joint.model, rest=False)
+    elbo = dataclasses.replace(joint.train, importance_samples=1)
     several = dataclasses.replace(joint.train, steps=4000, window=32, batch_size=32)
     return {
         "control_vae": joint,
-        "control_vae, Gaussian": dataclasses.replace(joint, model=gaussian),
+        "control_vae, ELBO": dataclasses.replace(joint, train=elbo),
         "control_vae, set": dataclasses.replace(
             joint, model=dataclasses.replace(joint.model, structure="set", latent_size=8)
         ),

@@ -20,6 +20,7 @@ from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
 
 BATCH = 512  # windows, where the options do not say
+JOINT = 4  # importance samples, likewise, of steps that are weighted each by itself
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ class TrainConfig(UpdateConfig):
         patience: Evaluations without a better validation score before stopping; the best
             parameters are kept. Null: never stop, and keep the last.
         importance_samples: K of the bound that is trained on: 1 is the ELBO, more are the tighter
-            importance-weighted bound (`ImportanceWeightedELBO`). Of `control_vae`, teacher forced.
+            importance-weighted bound (`ImportanceWeightedELBO`). Of steps that are independent
+            given the recording: `control_vae`, teacher forced, with the policy likelihood and no
+            action cost. Null is 4 there where the structure is ``joint``, and 1 everywhere else.
         score_draws: K of the importance-weighted held-out score. Of scenes; null is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
@@ -146,7 +149,7 @@ class TrainConfig(UpdateConfig):
     validation: float = 0.1
     evaluate_every: int = 250
     patience: int | None = 6
-    importance_samples: int = 1
+    importance_samples: int | None = None
     score_draws: int | None = None
     checkpoint_activations: bool = False
     precision: Literal["float32", "bf16-mixed"] = "float32"
@@ -158,7 +161,7 @@ class TrainConfig(UpdateConfig):
             ConfigError: If a value cannot be used; the message names it.
         """
         super().__post_init__()
-        patience, draws = self.patience, self.score_draws
+        patience, draws, K = self.patience, self.score_draws, self.importance_samples
         require(
             "train.",
             vars(self),
@@ -167,7 +170,7 @@ class TrainConfig(UpdateConfig):
             ("heldout", 0 < self.heldout < 1, "in (0, 1)"),
             ("validation", 0 < self.validation < 1, "in (0, 1)"),
             ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
-            ("importance_samples", self.importance_samples >= 1, "at least 1"),
+            ("importance_samples", K is None or K >= 1, "at least 1, or null"),
             (
                 "patience",
                 patience is None or patience >= 1,
@@ -285,24 +288,43 @@ class FitConfig:
                 "the window must be longer, or no step is so far ahead"
             )
 
-    def _check_importance(self) -> None:
-        model, train = self.model, self.train
-        if train.importance_samples == 1:
-            return
-        if not (
+    def importance_samples(self, model: Mapping[str, Any]) -> int:
+        """K of the bound that is trained on, of a model with these options, as its card has them.
+
+        Of a set it is 1, where nobody says: a draw of all bodies' latents together is so seldom a
+        good one for all of them that several say no more.
+        """
+        weighed = self._independent and self._without_kl_options
+        joint = weighed and model.get("structure") == "joint"
+        return self.train.importance_samples or (JOINT if joint else 1)
+
+    @property
+    def _independent(self) -> bool:
+        """Whether steps are independent given the recording, and their loss is of a density."""
+        model = self.model
+        return (
             isinstance(model, ControlVAEConfig)
-            and model.roll_out == "teacher_forced"
-            and model.likelihood == "policy"
-        ):
+            and (model.roll_out, model.likelihood) == ("teacher_forced", "policy")
+            and not (model.action_cost or model.action_cost_absolute)
+        )
+
+    @property
+    def _without_kl_options(self) -> bool:
+        return not self.train.free_nats and self.train.kl_balance is None
+
+    def _check_importance(self) -> None:
+        if (K := self.train.importance_samples or 1) == 1:
+            return
+        if not self._independent:
             raise ConfigError(
-                f"train.importance_samples is {train.importance_samples}; only steps that are "
-                "independent given the recording can be weighted each by itself: those of "
-                "control_vae, teacher forced, with the policy likelihood. Set it to 1"
+                f"train.importance_samples is {K}; only steps that are independent given the "
+                "recording can be weighted each by itself: those of control_vae, teacher forced, "
+                "with the policy likelihood and no action cost. Leave it out"
             )
-        if train.free_nats or train.kl_balance is not None:
+        if not self._without_kl_options:
             raise ConfigError(
-                f"train.importance_samples is {train.importance_samples}, and that bound has no KL "
-                "to balance or to leave free; set it to 1, or leave out free_nats and kl_balance"
+                f"train.importance_samples is {K}, and that bound has no KL to balance or to leave "
+                "free; set it to 1, or leave out free_nats and kl_balance"
             )
 
 

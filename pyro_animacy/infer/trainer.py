@@ -113,6 +113,7 @@ class Trainer:
                 f"train.batch_size is {self.source.batch_size}, the batch of all {processes.size} "
                 "processes together; it must be at least one window for each"
             )
+        self.importance_samples = config.importance_samples(self.source.card.config)
         self.device = pick_device(processes.device(options.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(options.seed, -1))
@@ -142,7 +143,7 @@ class Trainer:
             LostProcess: If another process is gone; what the last update left is saved.
         """
         o = self.options
-        K = o.importance_samples
+        K = self.importance_samples
         elbo = ImportanceWeightedELBO(K) if K > 1 else make_elbo(o)
         traced = worth_tracing(o, o.steps)
         gradient = Gradient(elbo, self.model, self.guide, traced=traced)
