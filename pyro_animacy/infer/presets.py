@@ -20,7 +20,7 @@ Preset = Callable[[], FitConfig]
 
 
 def _small() -> FitConfig:
-    """Made for two cores: the true bound, teacher forced, on single steps."""
+    """Made for two cores: a true bound, teacher forced, on single steps."""
     net = StackConfig(hidden=128, layers=3)
     return FitConfig(
         model=ControlVAEConfig(history=4, rest=True, prior=net, posterior=net, policy=net),
