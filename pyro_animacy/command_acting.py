@@ -189,7 +189,8 @@ def _direct(chosen: Namespace) -> None:
 
 COMMANDS = {
     "act": Command(
-        "ENVIRONMENT --out RUN", "learn to act in an environment", _act_parser, _act
+        "(ENVIRONMENT --out RUN | --resume RUN)",
+        "learn to act in an environment", _act_parser, _act,
     ),
     "evaluate": Command(
         "RUN", "returns of an agent, and their worth", _evaluate_parser, _evaluate

@@ -35,7 +35,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
-from pyro_animacy.errors import ConfigError, DataError, how_many, named
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, named
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
@@ -317,7 +317,7 @@ def _score(chosen: Namespace) -> None:
     steps, told = save_scores(scores, chosen.out), run.summary
     print(scores_text(scores))
     if not told and ours is run:  # the baselines are of its own bodies
-        with suppress(DataError):  # they take longer recordings than the model may
+        with suppress(DataError, RunError):  # they take longer recordings, or were removed
             told = summarise(run, recordings)
     if why := doubt(told):
         print(f"note: {why}")
@@ -416,7 +416,7 @@ SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
 
 COMMANDS = {
     "fit": Command(
-        "DATA ... --out RUN",
+        "(DATA ... --out RUN | --resume RUN)",
         "fit a model to recordings and score it on held-out frames", _fit_parser, _fit,
     ),
     "sample": Command(
@@ -431,7 +431,7 @@ COMMANDS = {
         "score how alive each body looks, step by step", _score_parser, _score,
     ),
     "compare": Command(
-        "RUN ... [--recordings DATA ...]",
+        "RUN ... [--recordings DATA ...] [--out FOLDER]",
         "rank fitted models on held-out recordings", _compare_parser, _compare,
     ),
     "simulate": Command(

@@ -170,12 +170,15 @@ def test_score_of_a_checkpoint(csv, tmp_path, capfd):
         table(position, bodies).to_csv(tmp_path / f"{name}.csv", index=False)
     unfinished = shutil.copytree(run, tmp_path / "unfinished")
     (unfinished / "summary.json").unlink()
+    bare = shutil.copytree(unfinished, tmp_path / "bare")
+    (bare / "baselines.safetensors").unlink()
     for words, doubted, bodies in (
         ([run, "--checkpoint", "40"], True, 2),
         ([run, tmp_path / "short.csv"], True, 2),  # by the score of the fit
         ([run, tmp_path / "one.csv", "--checkpoint", "40"], False, 1),
         ([run, tmp_path / "short.csv", "--checkpoint", "40"], False, 2),
         ([unfinished], True, 2),
+        ([bare], False, 2),
     ):
         few = ["--draws", "25", "--surrogates", "1", "--overwrite", "--out", str(out)]
         assert main(["score", *map(str, words), *few]) == 0

@@ -9,7 +9,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from helpers import recordings
-from pyro import poutine
 from pyro.infer import SVI
 from pyro.poutine.guide import GuideMessenger
 from variants import assert_same_gradients, build, gradients, recording
@@ -82,33 +81,59 @@ def plain(model, guide, batch, K, beta):
     z = p["value"]
     ratio = p["fn"].log_prob(z) - q["fn"].log_prob(z)
     log_w = seen["fn"].log_prob(seen["value"]) + beta * ratio
-    return -(log_w.logsumexp(0) - math.log(K)).sum()
+    return -(seen["scale"] * (log_w.logsumexp(0) - math.log(K))).sum()
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.3])
-def test_the_gradient_has_the_mean_of_the_plain_one(beta):
-    """Doubly reparameterised it has the same mean, and for the guide a smaller variance."""
-    model, guide, batch = both("small")
-    N, K = 400, 4
-    directions = [
-        [torch.randn(p.shape, dtype=p.dtype) for p in module.parameters()]
-        for module in (model, guide)
-    ]
-    found = torch.zeros(2, N, 2, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("name", "beta", "changes"),
+    [
+        ("small", 1.0, {}),
+        ("small", 0.3, {}),
+        ("rest", 1.0, {"discount": 0.8}),
+        ("set", 1.0, {"latent_size": 2}),
+    ],
+)
+def test_the_gradient_has_the_mean_of_the_plain_one(name, beta, changes):
+    """Doubly reparameterised it has the same mean; less variance in the guide, no more elsewhere.
+
+    As found: where all of z_k was, not the residual alone, the prior's noise was 30 times as large.
+    """
+    model, guide, batch = both(name, **changes)
+    N, K = 300, 4
+    modules = model.step.prior, model.step.policy, guide
+    directions = [[torch.randn_like(p) for p in module.parameters()] for module in modules]
+    found = torch.zeros(2, N, 3, dtype=torch.float64)
     elbo = ImportanceWeightedELBO(K, kl_weight=beta)
     for n in range(N):
         for way in range(2):
             torch.manual_seed(n)
             loss = plain(model, guide, batch, K, beta) if way else elbo(model, guide)(batch)
-            for of, (module, along) in enumerate(zip((model, guide), directions, strict=True)):
+            for of, (module, along) in enumerate(zip(modules, directions, strict=True)):
                 slopes = gradients(loss, [module])
                 found[way, n, of] = sum((g * d).sum() for g, d in zip(slopes, along, strict=True))
     ours, theirs = found
     difference = ours - theirs
-    error = difference.std(0) / N**0.5
-    assert (difference.mean(0).abs() < 4 * error).all()
-    assert (error > 0).all()  # they do differ, draw by draw
-    assert ours[:, 1].std() < theirs[:, 1].std()
+    assert (difference.mean(0).abs() <= 4 * difference.std(0) / N**0.5 + 1e-9).all()
+    assert difference[:, 2].std() > 1e-3 * theirs[:, 2].std()  # they do differ, draw by draw
+    spread = ours.std(0) / theirs.std(0)
+    assert (spread[:2] < 1.01).all()
+    assert spread[2] < 1
+
+
+def test_a_guide_that_is_the_prior_where_something_was_seen():
+    """Its gradient is the plain one there: p / q is no part of the weights."""
+    model, guide, batch = both("small", missing=0.0)
+    with torch.no_grad():
+        for parameter in [*guide.residual.parameters()][-2:]:
+            parameter.zero_()
+    found = []
+    for loss in (
+        lambda: ImportanceWeightedELBO(4)(model, guide)(batch),
+        lambda: plain(model, guide, batch, 4, 1.0),
+    ):
+        torch.manual_seed(0)
+        found.append(gradients(loss(), [model]))
+    assert_same_gradients(*found, 1e-8)
 
 
 class Exact(GuideMessenger):
@@ -224,6 +249,9 @@ def test_refused():
 
     with pytest.raises(ConfigError, match="not independent given the recording"):
         ImportanceWeightedELBO(3).loss(model, Exact(model, torch.zeros(B), torch.ones(B)))
+    model, guide, batch = both("squared_error", action_cost=0.0)
+    with pytest.raises(ConfigError, match="of one latent.*'latent', 'action'"):
+        ImportanceWeightedELBO(3)(model, guide)(batch)
     for family, of_model, of_train, words in (
         ("control_vae", {"roll_out": "closed_loop"}, {}, "independent"),
         ("control_vae", {"likelihood": "squared_error", "policy_scale": 0.1}, {}, "independent"),
@@ -241,11 +269,28 @@ def test_refused():
             )  # fmt: skip
 
 
-def test_what_the_guide_answers_by_its_prior_weighs_nothing():
-    """A site without evidence: p = q, so that the weights are those of the rest."""
-    model, guide, batch = both("small", missing=0.0)
-    unseen = Batch(batch.position, torch.zeros_like(batch.observed))
-    with poutine.trace() as trace:
-        loss = ImportanceWeightedELBO(3)(model, guide)(unseen)
-    assert loss == 0
-    assert "latent" in trace.trace.nodes
+@pytest.mark.parametrize(
+    ("K", "family", "of_model", "of_train"),
+    [
+        (4, "control_vae", {}, {}),
+        (4, "control_vae", {"memory_size": 4}, {"window": 4}),
+        (1, "control_vae", {"structure": "set"}, {}),
+        (1, "control_vae", {"roll_out": "closed_loop"}, {}),
+        (1, "control_vae", {"likelihood": "squared_error", "policy_scale": 0.1}, {}),
+        (1, "control_vae", {"action_cost": 0.1}, {}),
+        (1, "control_vae", {}, {"free_nats": 1.0}),
+        (1, "control_vae", {}, {"kl_balance": 0.8}),
+        (1, "control_vae", {}, {"importance_samples": 1}),
+        (3, "control_vae", {"structure": "set"}, {"importance_samples": 3}),
+        (1, "rssm", {}, {}),
+    ],
+)
+def test_what_is_trained_on_where_nobody_says(tmp_path, K, family, of_model, of_train):
+    config = preset("debug", family)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **of_model),
+        train=dataclasses.replace(config.train, **{"steps": 2, **of_train}),
+    )  # fmt: skip
+    run = fit(recordings(), config, out=tmp_path / "run", progress=False)
+    assert run.config.importance_samples(run.card.config) == K
+    assert ("importance" in run.metrics()[-1]) == (K > 1)

@@ -174,11 +174,11 @@ def _gap(quality: xr.Dataset) -> Finding:
     K, bound, best = quality.attrs["trained"], float(trained.mean()), float(all_draws.mean())
     usual = float((all_draws - trained).median())
     grade = _graded(best - bound, 0.1, 0.5)
-    name, what = (
-        ("ELBO", "the guide's KL divergence from the exact posterior is")
-        if K == 1
-        else (f"IWAE of {K} draws", "what the guide costs it is")
-    )
+    name, what = "ELBO", "the guide's KL divergence from the exact posterior is"
+    if K > 1:
+        single = float(quality["iwae"].sel(K=1).mean())
+        name = f"of {K} draws; of single ones, the ELBO, it is {nats(single)}"
+        what = "what the guide costs it is"
     return Finding(
         grade,
         f"Of {int(trained.count()):,} steps the training bound ({name}) is {nats(bound)} nats per "

@@ -224,7 +224,10 @@ def latent_use(
             **{name: dataset[name] for name in where},
             "latent_dim": np.arange(mean.shape[1]), "training_step": step,
         },
-        attrs={"fps": float(dataset.attrs["fps"]), "units": data_units(dataset), "draws": draws},
+        attrs={
+            "fps": float(dataset.attrs["fps"]), "units": data_units(dataset), "draws": draws,
+            "trained": run.config.importance_samples(run.card.config),
+        },
     )  # fmt: skip
 
 

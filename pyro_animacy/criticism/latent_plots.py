@@ -116,6 +116,10 @@ def section(
     )  # fmt: skip
     gap = " If it ends below the diamond, the model fits what it was trained on better than these."
     gap = gap if use["training_rate"].size else ""
+    if (K := use.attrs.get("trained", 1)) > 1:
+        gap += (
+            f" Both are of single draws; this run was trained on the bound of {K}, not on the ELBO."
+        )
     panels = [
         Panel(picture(plot_kl(use), "Bars: the KL divergence of each dimension of the latent."),
               "What each dimension of the latent carries. All near 0: the latent is not used. "

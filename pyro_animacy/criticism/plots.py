@@ -34,7 +34,7 @@ LOSS_TERMS = {
     "loss": "total loss",
     "reconstruction": "reconstruction",
     "kl": "KL (nats)",
-    "importance": "gain of the importance weights (nats)",
+    "importance": "what the importance weights change (nats)",
     "action_cost": "action cost",
     "validation_nats_per_step": "validation score (nats per step)",
     "kl_weight": "KL weight",

@@ -131,7 +131,8 @@ class TrainConfig(UpdateConfig):
         importance_samples: K of the bound that is trained on: 1 is the ELBO, more are the tighter
             importance-weighted bound (`ImportanceWeightedELBO`). Of steps that are independent
             given the recording: `control_vae`, teacher forced, with the policy likelihood and no
-            action cost. Null is 4 there where the structure is ``joint``, and 1 everywhere else.
+            action cost. Null is 4 there where the structure is ``joint`` and the KL has no options
+            (free nats, balance), and 1 everywhere else.
         score_draws: K of the importance-weighted held-out score. Of scenes; null is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.

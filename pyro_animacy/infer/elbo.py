@@ -226,13 +226,14 @@ def differ(posterior: Distribution, prior: Distribution) -> Tensor | None:
     names = PARAMETERS.get(type(q))
     if names is None or names != PARAMETERS.get(type(p)):
         return None
-    different = []
+    different, batch = [], torch.broadcast_shapes(posterior.batch_shape, prior.batch_shape)
     for name in names:
-        one, other = getattr(q, name), getattr(p, name)
+        one = getattr(q, name)
+        other = getattr(p, name).to(one)
         # To rounding: a categorical normalises its logits again when it is built of another's.
         rounding = 8 * torch.finfo(one.dtype).eps
         equal = one.isclose(other, rtol=rounding, atol=rounding)
-        different.append(~equal.reshape(*posterior.batch_shape, -1).all(-1))
+        different.append(~equal.reshape(*batch, -1).all(-1))
     return torch.stack(different).any(0)
 
 

@@ -43,8 +43,9 @@ def fit(
         dataset: Recordings in the schema of `pyro_animacy.data.schema`, or for a model of
             episodes in that of `pyro_animacy.data.episodes`.
         config: Options; the preset ``small`` by default.
-        out: Folder to write: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``,
-            ``trainer.pt``, ``summary.json``; with ``train.keep`` ``checkpoints/``.
+        out: Folder to write: ``config.yaml``, ``baselines.safetensors``, ``metrics.jsonl``,
+            ``best.safetensors``, ``trainer.pt``, ``summary.json``; with ``train.keep``
+            ``checkpoints/``.
         overwrite: Replace a folder that exists.
         data: Where the recordings come from, kept in ``config.yaml`` so that they can be read
             again (`Run.recordings`): the arguments of `read_trajectories`.

@@ -6,18 +6,22 @@
 (Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016). With beta = 1 it lies
 between the ELBO, K = 1, and log p(x), and rises with K: it asks of the guide to reach what the
 model explains, not to be it. A draw that explains the step badly costs next to nothing beside one
-that explains it well; under the ELBO its share is 1 / K of the loss, so that what is explained by
-few z has to be explained by all.
+that explains it well; under the ELBO of K draws it is one K-th of the loss, so that all z have to
+explain what a few do.
 
 The draws are a plate around the program, which is otherwise as it was: priors and posteriors are
-computed once, and only what sees z is computed K times. The gradient of what q is drawn from is
-doubly reparameterised (Tucker, Lawson, Gu & Maddison, Doubly Reparameterized Gradient Estimators
-for Monte Carlo Objectives, 2019): without it its signal falls with K. With w~_k = w_k / sum_j w_j,
+computed once, and only what sees z is computed K times.
+
+The guide is a residual around the prior, z_k = mu_p + r_k with r_k ~ N(mu_q, sigma_q^2), so that
+mu_p has no part in p / q, and the gradient to it is that of log p(x | z). The gradient to what r_k
+is drawn from is doubly reparameterised (Tucker, Lawson, Gu & Maddison, Doubly Reparameterized
+Gradient Estimators for Monte Carlo Objectives, 2019): without it its signal falls with K. With
+w~_k = w_k / sum_j w_j,
 
     d/dq E log (1/K) sum_k w_k  =  E sum_k { (1 - beta) w~_k + beta w~_k^2 }
-                                          (d log w_k / dz_k) (dz_k / dq),
+                                          (d log w_k / dr_k) (dr_k / dq),
 
-where in d log w_k / dz_k the parameters of q are constant.
+where in d log w_k / dr_k the parameters of q are constant.
 """
 
 import math
@@ -27,13 +31,15 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.elbo import ScaledELBO, differ
-from pyro_animacy.models.densities import stop_gradient
+from pyro_animacy.models.densities import base
 
 DRAWS = -3  # their dimension, in front of time and trajectory
 
@@ -63,45 +69,48 @@ class ImportanceWeightedELBO(ScaledELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
-        with pyro.plate("importance_samples", self.importance_samples, dim=DRAWS):
-            return super()._get_trace(model, guide, args, kwargs)
+        plate = pyro.plate("importance_samples", self.importance_samples, dim=DRAWS)
+        with plate, _Residuals() as residuals:
+            traces = super()._get_trace(model, guide, args, kwargs)
+        self._residuals = residuals.drawn
+        return traces
 
     def _differentiable_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Any, Tensor]:
         K, beta = self.importance_samples, self.kl_weight
-        log_p, log_ratio, drawn = [], [], []  # of x_t given z_tk; of p(z_tk) / q(z_tk): (K, T, B)
-        gamma: Any = 1.0
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
-                continue
-            gamma = site["scale"]
-            if site["is_observed"]:
-                log_p.append(_log_prob(site["fn"], site))
-                continue
-            posterior = guide_trace.nodes[name]["fn"]
-            q, seen = stop_gradient(posterior), differ(posterior, site["fn"])
-            if q is None or seen is None or not posterior.has_rsample:
-                raise ConfigError(f"site {name}: its posterior is {posterior}; it must be normal")
-            ratio = _log_prob(site["fn"], site) - _log_prob(q, site)
-            log_ratio.append(ratio.where(seen, 0.0))  # 0 it is where q = p, its gradient is not
-            drawn.append((site["value"], posterior.event_dim))
-        if len({each.shape for each in (*log_p, *log_ratio)}) > 1:
+        sites = [
+            site
+            for site in model_trace.nodes.values()
+            if site["type"] == "sample" and not site["infer"].get("_deterministic")
+        ]
+        observed = [site for site in sites if site["is_observed"]]
+        latents = [site for site in sites if not site["is_observed"]]
+        if [site["name"] for site in latents] != [*self._residuals] or len(latents) != 1:
+            raise ConfigError(
+                "importance_samples are of one latent, with a normal prior and a normal posterior; "
+                f"the sites here are {[site['name'] for site in latents]}: take ScaledELBO"
+            )
+        (site,), (r,) = latents, self._residuals.values()
+        posterior, gamma = guide_trace.nodes[site["name"]]["fn"], observed[0]["scale"]
+        seen: Any = differ(posterior, site["fn"])
+        log_x = torch.stack([_log_prob(one["fn"], one) for one in observed]).sum(0)
+        log_ratio = _log_prob(site["fn"], site) - _log_prob(_held(posterior, site["fn"]), site)
+        if log_x.shape != log_ratio.shape:
             raise ConfigError(
                 "importance_samples: the steps are not independent given the recording, so that "
                 "each could be weighted by itself; take ScaledELBO"
             )
-        reconstruction, latent = -torch.stack(log_p).sum(0), -beta * torch.stack(log_ratio).sum(0)
-        log_w = -(reconstruction + latent)
+        log_ratio = log_ratio.where(seen, 0.0)
+        log_w = log_x + beta * log_ratio  # (K, T, B)
         bound = log_w.logsumexp(0) - math.log(K)
-        # the gradient that reaches z_k has been weighted by w~_k once
-        again = 1 - beta + beta * log_w.detach().softmax(0)
-        for z, dims in drawn:
-            if z.requires_grad:
-                z.register_hook(partial(torch.mul, again[(..., *[None] * dims)]))
+        # the gradient that reaches r_k has been weighted by w~_k once
+        again = (1 - beta + beta * log_w.detach().softmax(0)).where(seen, 1.0)
+        if r.requires_grad:
+            r.register_hook(partial(torch.mul, again[(..., *[None] * posterior.event_dim)]))
         parts = {
-            "reconstruction": reconstruction.mean(0),
-            "latent": latent.mean(0),
+            "reconstruction": -log_x.mean(0),
+            "latent": -beta * log_ratio.mean(0),
             "importance": log_w.mean(0) - bound,
         }
         self.terms = {name: self._total(part.detach(), gamma) for name, part in parts.items()}
@@ -111,6 +120,28 @@ class ImportanceWeightedELBO(ScaledELBO):
     def _total(self, each: Tensor, gamma: Any) -> Tensor:
         """Sum over steps and trajectories, each by its scale gamma^t."""
         return self.scale * scale_and_mask(each, gamma).sum()
+
+
+class _Residuals(Messenger):
+    """Draws z = mu_p + r of normal latents under a messenger guide, with r kept by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if msg["is_observed"] or "prior" not in msg["infer"]:
+            return
+        prior, posterior = base(msg["infer"]["prior"])[0], base(msg["fn"])[0]
+        if isinstance(prior, Normal) and isinstance(posterior, Normal):
+            r = self.drawn[msg["name"]] = msg["value"] - prior.loc
+            msg["value"] = prior.loc + r
+
+
+def _held(posterior: Any, prior: Any) -> Any:
+    """N(mu_p + sg(mu_q), sg(sigma_q^2))."""
+    q, mu = base(posterior)[0], base(prior)[0].loc
+    return Normal(mu + (q.loc - mu).detach(), q.scale.detach()).to_event(posterior.event_dim)
 
 
 def _log_prob(density: Any, site: dict) -> Tensor:

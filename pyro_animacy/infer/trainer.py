@@ -1,4 +1,4 @@
-"""The training loop: one visible loop on the scaled ELBO.
+"""The training loop: one visible loop on the scaled ELBO, or on the importance-weighted bound.
 
 Every random number of step n is drawn from a stream seeded by (seed, n). So the state of a run is
 its parameters, their average, its optimiser and n: a run resumed after a signal or a kill is, on

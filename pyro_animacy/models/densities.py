@@ -75,7 +75,7 @@ def expected_cost(
     return cost
 
 
-def base(d: Distribution) -> tuple[Distribution, int]:
+def base(d: Distribution) -> tuple[Any, int]:
     """What lies under `Independent`, and how many of its batch dimensions are event dimensions."""
     inner: Any = d
     dims = 0
