@@ -250,7 +250,7 @@ def test_refused():
     with pytest.raises(ConfigError, match="not independent given the recording"):
         ImportanceWeightedELBO(3).loss(model, Exact(model, torch.zeros(B), torch.ones(B)))
     model, guide, batch = both("squared_error", action_cost=0.0)
-    with pytest.raises(ConfigError, match="of one latent.*'latent', 'action'"):
+    with pytest.raises(ConfigError, match=r"of one latent.*'latent', 'action'"):
         ImportanceWeightedELBO(3)(model, guide)(batch)
     for family, of_model, of_train, words in (
         ("control_vae", {"roll_out": "closed_loop"}, {}, "independent"),
