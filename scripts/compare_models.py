@@ -200,7 +200,8 @@ state-space models are described in [state_space](models/state_space.md). `contr
 draws](notation.md#importance), all others, and `control_vae, ELBO`, on the ELBO
 (`train.importance_samples: 1`). Those that remember take 4,000 updates on windows of 32 steps, the
 others 12,000 on single steps. Of the linear autoregressions, the best is shown. One seed each; the
-seconds of a fit are on one thread of a machine that had other work to do, and so are upper limits.
+seconds of a fit are on one thread of a machine that had other work to do, and so are upper limits
+(none where a fit was suspended).
 
 What they score without a [state of rest](notation.md#rest), trained on the ELBO (control_vae; set;
 memory; deterministic; stochastic; rssm), nats a step: termites -7.29; -7.76; -7.87; -7.90; -7.65;
@@ -209,13 +210,15 @@ their steps, -14.17; -13.34; -14.92; -18.60; -14.68; -14.39. The set alone loses
 README's run of metrica reads the bundled copy, which differs from the file in the seventh digit: so
 much is chance.)
 
-More or fewer draws in the bound of control_vae (termites; metrica; moving shapes): 1, -7.32; 17.67;
--13.71. 2, -7.28. 4, -7.19; 18.47; -13.72. 8, -7.10; 18.48, where a single draw of the guide
-explains little (ELBO -9.4; -113). 4 in batches of 256, which take about as long as 1 in 512, -7.27;
-18.52; -13.77; in 8,000 updates -7.31 and, shapes, -13.78. The set with 4: metrica 18.58 (18.69 with
-1), all 23 bodies 142.7 (150.6): one draw of all bodies' latents is seldom good for all, so sets
-keep the ELBO. Without the doubly reparameterised gradient 4 gave -7.19; 18.54; -13.67 and a worse
-guide (ELBO -8.6 in place of -7.8 on termites).
+More or fewer draws in the bound of control_vae (termites; metrica; moving shapes), while the
+gradient of z was doubly reparameterised and not that of the residual alone, whose prior has a tenth
+of the noise or less: 1, -7.32; 17.67; -13.71. 2, -7.28. 4, -7.19; 18.47; -13.72 (with it -7.16;
+18.52; -13.66). 8, -7.10; 18.48, where a single draw of the guide explains little (ELBO -9.4; -113).
+4 in batches of 256, which take about as long as 1 in 512, -7.27; 18.52; -13.77; in 8,000 updates
+-7.31 and, shapes, -13.78. The set with 4: metrica 18.58 (18.69 with 1), all 23 bodies 142.7
+(150.6): one draw of all bodies' latents is seldom good for all, so sets keep the ELBO. With the
+plain gradient 4 gave -7.19; 18.54; -13.67 and, on termites, an ELBO of -8.6. Memory on the ELBO:
+-7.89; 17.20; -13.77.
 
 Tried for control_vae with the ELBO and not taken (termites; metrica; moving shapes): heavier tails,
 Student's t of four degrees of freedom in place of the Gaussian, -7.64; 16.98; -13.71. A KL weight
@@ -225,7 +228,7 @@ annealed from 0.1 to 1 over the first 4,000 updates, -7.28; 17.75; -13.75 (the s
 The held-out part of `metrica` is 17 seconds of one match, however many scenes of three bodies it
 gives: what is said of its forecasts rests on a handful of independent moments. The ball has the
 largest part in them: four seconds ahead, the CRPS of the two players is 2.8 and 2.2 m by
-control_vae and 4.1 and 4.1 m by AR(5), that of the ball 20 and 7 m.
+control_vae on the ELBO and 4.1 and 4.1 m by AR(5), that of the ball 20 and 7 m.
 """
 
 
