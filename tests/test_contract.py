@@ -16,6 +16,7 @@ from variants import (
     build,
     family_of,
     gradients,
+    padded,
     recording,
     scale_of,
     supply_noise,
@@ -137,9 +138,7 @@ def test_padding_and_what_was_not_observed_change_nothing(monkeypatch, name, opt
     model, guide = build(name)
     batch = windows(model, missing=0.05)
     noise = supply_noise(monkeypatch, T + 3, B, 5, D)
-    junk = torch.where(batch.observed, batch.position, 17.0)
-    nothing = torch.zeros(3, B, D)
-    changed = Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
+    changed = padded(batch)
     if model.config.roll_out == "closed_loop":
         # its first state is taken from the recording, so there the mask cannot hide a value
         k = model.config.history

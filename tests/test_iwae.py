@@ -11,9 +11,9 @@ import torch
 from helpers import recordings
 from pyro.infer import SVI
 from pyro.poutine.guide import GuideMessenger
-from variants import assert_same_gradients, build, gradients, recording
+from variants import assert_same_gradients, build, gradients, padded, recording
 
-from pyro_animacy import Batch, ConfigError, ImportanceWeightedELBO, ScaledELBO, fit, preset
+from pyro_animacy import ConfigError, ImportanceWeightedELBO, ScaledELBO, fit, preset
 from pyro_animacy.infer.score import log_density
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.infer.traced import Gradient
@@ -172,11 +172,8 @@ def test_exact_guide():
 def test_padding_and_what_was_not_observed_change_nothing(monkeypatch, name):
     model, guide, batch = both(name)
     same_noise(monkeypatch, model, 3)
-    junk = torch.where(batch.observed, batch.position, 17.0)
-    nothing = torch.zeros(3, *batch.position.shape[1:])
-    longer = Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
     found = []
-    for one in (batch, longer):
+    for one in (batch, padded(batch)):
         loss = ImportanceWeightedELBO(3)(model, guide)(one)
         found.append((loss, gradients(loss, (model, guide))))
     (loss, expected), (again, of_again) = found

@@ -101,6 +101,13 @@ def recording(
     return Batch(torch.where(observed, x, 0.0), observed)
 
 
+def padded(batch: Batch) -> Batch:
+    """The same recording: other values where nothing was observed, and three frames of nothing."""
+    junk = torch.where(batch.observed, batch.position, 17.0)
+    nothing = torch.zeros_like(batch.position[:1]).expand(3, -1, -1)
+    return Batch(torch.cat([junk, nothing + 5.0]), torch.cat([batch.observed, nothing > 0]))
+
+
 def supply_noise(monkeypatch, T: int, B: int, Z: int, D: int, seed: int = 5) -> dict:
     """Make torch's normals come from a fixed table: the latent and the action noise of step t.
 

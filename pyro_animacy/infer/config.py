@@ -20,7 +20,7 @@ from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
 
 BATCH = 512  # windows, where the options do not say
-JOINT = 4  # importance samples, likewise, of steps that are weighted each by itself
+IMPORTANCE_SAMPLES = 4  # likewise, of steps that are weighted each by itself
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ class FitConfig:
         """
         weighed = self._independent and self._without_kl_options
         joint = weighed and model.get("structure") == "joint"
-        return self.train.importance_samples or (JOINT if joint else 1)
+        return self.train.importance_samples or (IMPORTANCE_SAMPLES if joint else 1)
 
     @property
     def _independent(self) -> bool:

@@ -165,9 +165,8 @@ class ScaledELBO(TraceMeanField_ELBO):
     ) -> tuple[Any, Tensor]:
         terms: defaultdict[str, list[Tensor]] = defaultdict(list)
         latents: defaultdict[str, list[tuple[dict, dict]]] = defaultdict(list)
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
-                continue
+        for site in declared(model_trace):
+            name = site["name"]
             if site["is_observed"]:
                 terms[_stem(name)].append(-_log_prob(site).sum())
                 continue
@@ -209,6 +208,12 @@ class ScaledELBO(TraceMeanField_ELBO):
             total = total + sites.weighted_sum(kl)
         # W max(mean, F) = max(W mean, W F), where W is the sum of the scales of what was seen
         return total.clamp(min=floor) if F and self.free_nats_of == "mean" else total
+
+
+def declared(trace: Trace) -> list[dict]:
+    """The sample sites of a model, observed and latent, less those that are deterministic."""
+    nodes = trace.nodes.values()
+    return [s for s in nodes if s["type"] == "sample" and not s["infer"].get("_deterministic")]
 
 
 def _stem(name: str) -> str:

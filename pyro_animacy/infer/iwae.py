@@ -24,7 +24,6 @@ w~_k = w_k / sum_j w_j,
 where in d log w_k / dr_k the parameters of q are constant.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -38,7 +37,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.infer.elbo import ScaledELBO, differ
+from pyro_animacy.infer.elbo import ScaledELBO, declared, differ
+from pyro_animacy.infer.steps import log_mean_exp
 from pyro_animacy.models.densities import base
 
 DRAWS = -3  # their dimension, in front of time and trajectory
@@ -78,12 +78,8 @@ class ImportanceWeightedELBO(ScaledELBO):
     def _differentiable_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Any, Tensor]:
-        K, beta = self.importance_samples, self.kl_weight
-        sites = [
-            site
-            for site in model_trace.nodes.values()
-            if site["type"] == "sample" and not site["infer"].get("_deterministic")
-        ]
+        beta = self.kl_weight
+        sites = declared(model_trace)
         observed = [site for site in sites if site["is_observed"]]
         latents = [site for site in sites if not site["is_observed"]]
         if [site["name"] for site in latents] != [*self._residuals] or len(latents) != 1:
@@ -103,7 +99,7 @@ class ImportanceWeightedELBO(ScaledELBO):
             )
         log_ratio = log_ratio.where(seen, 0.0)
         log_w = log_x + beta * log_ratio  # (K, T, B)
-        bound = log_w.logsumexp(0) - math.log(K)
+        bound = log_mean_exp(log_w)
         # the gradient that reaches r_k has been weighted by w~_k once
         again = (1 - beta + beta * log_w.detach().softmax(0)).where(seen, 1.0)
         if r.requires_grad:
