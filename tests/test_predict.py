@@ -279,6 +279,30 @@ def test_reconstruction_step_by_step():
         assert_moments(x[:, t + 1], mean, cov)
 
 
+@pytest.mark.parametrize("chunk", [100_000, 10_000_000])
+def test_a_guide_trained_on_many_draws_reconstructs_by_the_posterior(monkeypatch, chunk):
+    """One of K, chosen by weight, is of the exact posterior as K grows, whatever the guide."""
+    monkeypatch.setattr(predict_module, "CHUNK", chunk)
+    linear, data = Linear(sigma=1.0), data_for(8, trajectories=2)
+    linear.run.guide.residual.network.layers[-1].bias.data.zero_()  # the prior: no posterior
+    data["position"][0, 5, 1, 0] = np.nan  # of the step to it three coordinates are seen
+    linear.run.settings = {"train": {"importance_samples": 256}}
+    tree = draw(linear.run, data, mode="reconstruct", draws=3000)
+    z = tree["posterior"]["latent"].values[0].astype(float)
+    recorded = linear.to_model(data["position"].values)
+    view = np.vstack([np.eye(4) / 6.0, np.hstack([np.eye(2), -np.eye(2)]) / 3.0])
+    for i, t in np.ndindex(2, 6):  # the step from frame t + 1
+        before, s, after = recorded[i, t : t + 3]
+        seen = np.isfinite(after)
+        if not np.isfinite([before, s]).all():
+            assert np.isnan(z[:, i, t]).all()
+            continue
+        mean = linear.R @ np.concatenate([view @ s, s - before]) + linear.b + linear.W @ linear.m
+        W, error = linear.W[seen], (after - s - mean)[seen]
+        cov = np.linalg.inv(np.eye(3) / linear.sigma_p**2 + W.T @ W / linear.sigma**2)
+        assert_moments(z[:, i, t], linear.m + cov @ W.T @ error / linear.sigma**2, cov)
+
+
 @pytest.mark.parametrize("likelihood", ["policy", "squared_error"])
 @pytest.mark.parametrize("roll_out", ["teacher_forced", "closed_loop"])
 def test_the_log_likelihood_is_that_of_the_recorded_displacement(roll_out, likelihood):

@@ -3,9 +3,10 @@
 For every step of every body, in nats, at the time of s_t from which the step is taken; c_t is the
 past of the scene, c^i_t that of body i alone:
 
-- control information, KL(q(z_t | c_t, s_{t+1}) || p(z_t | c_t)): what the agents chose beyond what
-  the scene made likely. The latent is one for the scene; of one body's motion by itself,
-  KL(p(z_t | c_t, a^i_t) || p(z_t | c_t)), it is the body's choice.
+- control information, KL(p(z_t | c_t, a_t) || p(z_t | c_t)): what the agents chose beyond what the
+  scene made likely. The latent is one for the scene; of one body's motion by itself,
+  KL(p(z_t | c_t, a^i_t) || p(z_t | c_t)), it is the body's choice. Both are of the model's own
+  posterior: the guide only proposes the draws that are weighted.
 - surprise, -log p_inert(a^i_t | c^i_t): under the best inertial body, `models.inertial`.
 - evidence for an agent, log p_agent(a^i_t | c_t) + surprise: the log Bayes factor of the step
   (Kass & Raftery, Bayes factors, 1995). p_agent is the model's density of the body's step; for a
@@ -48,7 +49,7 @@ AT_ONCE = 16_384  # draws x steps in the networks at once
 REMEMBERED = 16  # frames before its history that a model with a memory is shown of each past
 PARTICLES = 32  # of a filter, at least: a density given few of them is too low
 MEASURES = {
-    "control_information": "what the agents of the scene chose, KL(q || p)",
+    "control_information": "what the agents of the scene chose",
     "choice": "what the body's motion by itself tells of the latent",
     "surprise": "surprise under inert physics",
     "evidence": "evidence for an agent",
@@ -221,13 +222,11 @@ class _Drawn(NamedTuple):
         log_ratio: log p(z) - log r(z), (K, B).
         log_policy: log pi of each body's displacement, (K, B, bodies).
         seen: Whether the body's displacement was observed, (B, bodies).
-        kl: KL(q || p), (B,); NaN where some coordinate of the scene was not observed.
     """
 
     log_ratio: Floats
     log_policy: Floats
     seen: npt.NDArray[np.bool_]
-    kl: Floats
 
     def log_density(self) -> Floats:
         """Log (1/K) sum_k w_k of each body, (B, bodies); NaN where it was not observed."""
@@ -242,24 +241,19 @@ def _draw(run: Run, batch: Batch, draws: int) -> _Drawn:
     batch = batch.to(parameter.device, parameter.dtype)
     steps = draw_steps(run.guide, batch, draws, "defensive", axes)
     seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).cpu().numpy()
-    log_ratio, log_policy, kl = (
-        x.double().cpu().numpy()
-        for x in (steps.log_ratio[:, -1], steps.log_policy[:, -1], steps.kl[-1].sum(-1))
+    log_ratio, log_policy = (
+        x[:, -1].double().cpu().numpy() for x in (steps.log_ratio, steps.log_policy)
     )
-    return _Drawn(log_ratio, log_policy, seen, np.where(seen.all(-1), kl, np.nan))
+    return _Drawn(log_ratio, log_policy, seen)
 
 
 def _of_agents(
     run: Run, batch: Batch, animate: npt.NDArray[np.bool_], draws: int
 ) -> dict[str, Floats]:
-    """Each body as an agent: its measures (B, bodies), and the scene's control information (B,).
-
-    The choice is sum_k w_k log pi^i(a^i_t | c_t, z_k) - log p(a^i_t | c_t), w_k normalised.
-    """
+    """Each body as an agent: its measures (B, bodies), and the scene's control information (B,)."""
     own = _draw(run, batch, draws)
-    log_weight = own.log_ratio[..., None] + own.log_policy
-    w = np.exp(log_weight - logsumexp(log_weight, axis=0))
-    choice = (w * own.log_policy).sum(0) - own.log_density()
+    choice = _told_of_latent(own.log_ratio[..., None], own.log_policy)
+    control = _told_of_latent(own.log_ratio, own.log_policy.sum(-1))
     shape = own.seen.shape
     log_p, error, k_hat = (np.full(shape, np.nan) for _ in range(3))
     for i in range(len(animate)):
@@ -279,9 +273,22 @@ def _of_agents(
         error[seen, i] = np.sqrt(((share * errors) ** 2).sum(0))
         k_hat[seen, i] = np.max([part.k_hat for part in parts], axis=0)
     return {
-        "control_information": own.kl, "choice": choice, "evidence": log_p,
-        "evidence_standard_error": error, "k_hat": k_hat,
+        "control_information": np.where(own.seen.all(-1), control, np.nan),
+        "choice": np.where(own.seen, choice, np.nan),
+        "evidence": log_p, "evidence_standard_error": error, "k_hat": k_hat,
     }  # fmt: skip
+
+
+def _told_of_latent(log_ratio: Floats, log_pi: Floats) -> Floats:
+    """KL(p(z | c, a) || p(z | c)) = E log pi(a | c, z) - log p(a | c), by draws of r in front.
+
+    The expectation is over p(z | c, a), by weights pi p / r that are normalised; a may be one
+    body's displacement, or that of all.
+    """
+    log_weight = log_ratio + log_pi
+    log_sum = logsumexp(log_weight, axis=0)
+    expected = (np.exp(log_weight - log_sum) * log_pi).sum(0)
+    return expected - (log_sum - math.log(len(log_weight)))
 
 
 def _exchanged(batch: Batch, pair: tuple[int, int], run: Run) -> Batch:

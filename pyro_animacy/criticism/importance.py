@@ -255,7 +255,7 @@ def guide_quality(
         )
     history, scale = run.model.config.history, run.card.scale
     cut = _stretches(dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT), history, most)
-    trained = min(run.config.importance_samples(run.card.config), draws // 4)
+    trained = min(run.importance_samples, draws // 4)
     powers = (2**i for i in range(int(math.log2(draws / 4)) + 1))  # 4 groups or more
     sizes = sorted({*powers, trained, draws})
     parameter = next(run.guide.parameters())

@@ -10,15 +10,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
+from torch.distributions import Categorical
 
 from pyro_animacy.data.windows import Batch, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
 from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
+from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.infer.traced import no_validation
+from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Memory
 from pyro_animacy.progress import tqdm
-from pyro_animacy.resting import free
+from pyro_animacy.resting import Policy, free
 
 Mode = Literal["reconstruct", "forecast", "generate"]
 LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
@@ -54,8 +57,9 @@ def predict(
     """Draw from a fitted model.
 
     - ``reconstruct``: z_t from the guide, which sees the recording; in closed loop or step by step
-      as the model was trained. One that remembers follows the whole recording, however long. Step
-      by step there is nothing to draw, NaN, where the frames before were not observed in full.
+      as the model was trained, and where that was on K draws, one of K, chosen by weight. One that
+      remembers follows the whole recording, however long. Step by step there is nothing to draw,
+      NaN, where the frames before were not observed in full.
       Groups ``posterior`` (the latents), ``posterior_predictive`` and ``log_likelihood``: of each
       recorded displacement under each draw, in nats per frame (data units), at the time of the
       frame it leads to. It is log pi(s~_{t+1} - s_t | c_t, z_t), or with the squared error that of
@@ -97,10 +101,11 @@ def predict(
     reconstruct = mode == "reconstruct"
     sizes = {"latent": run.model.latent_size, "log_likelihood": 1} if reconstruct else {}
     per_frame = dtype.itemsize * run.model.state_size + 4 * sum(sizes.values())
-    several = min(draws, max(1, CHUNK // (trajectories * frames)))  # draws run at once
+    each = run.importance_samples if reconstruct else 1  # of which one is kept
+    several = min(draws, max(1, CHUNK // (trajectories * frames * each)))  # draws run at once
     size = draws * trajectories * frames * per_frame
     if reconstruct:  # all frames go through the networks at once
-        size += several * trajectories * frames * 4 * LAYERS_HELD * _width(run)
+        size += several * each * trajectories * frames * 4 * LAYERS_HELD * _width(run)
     check_memory(size, draws, trajectories, frames)
     observed = _first_frames(dataset.isel(trajectory=usable), frames)
     position = np.empty((draws, trajectories, frames, run.model.state_size), dtype)
@@ -223,9 +228,7 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
         s, a, pi = rolled.stacked(s[0])
         z, known = torch.stack(rolled.latent), torch.ones_like(known)
     else:
-        with run.guide:
-            evidence, memory = model.follow(batch)
-        pi, z = model.policy(evidence.context, memory), memory.latent
+        pi, z = _posterior(run, recording, draws)
         a = free(pi)()
     states, seen = _finite(run, s + a), seen & known
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
@@ -233,6 +236,33 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
     density = density.masked_fill(~seen.any(-1), torch.nan)
     states, z = (x.masked_fill(~known, torch.nan) for x in (states, z))
     return Drawn(states, z, density[..., None])
+
+
+def _posterior(run: Run, recording: Batch, draws: int) -> tuple[Policy, torch.Tensor]:
+    """Draws of z_t given the recording, teacher forced, and pi(. | c_t, z_t): over (T, B).
+
+    A guide that was trained on the bound of K draws stands for one of K, chosen by weight: that
+    bound is below the ELBO of the distribution it is drawn from, where the ELBO of a single draw
+    may be far below (Cremer, Morris & Duvenaud, Reinterpreting Importance-Weighted Autoencoders,
+    2017).
+    """
+    model, K = run.model, run.importance_samples
+    if K == 1:
+        with run.guide:
+            evidence, memory = model.follow(_repeated(recording, draws))
+        return model.policy(evidence.context, memory), memory.latent
+    steps = draw_steps(run.guide, recording, draws * K, axes=len(run.card.axes))
+    weights = steps.log_weight.unflatten(0, (draws, K)).movedim(1, -1)
+    chosen = Categorical(logits=weights.nan_to_num()).sample()  # (draws, T, B); for `_finite`
+
+    def of_chosen(x: torch.Tensor) -> torch.Tensor:
+        """(draws x K, T, B, ...) as (T, draws x B, ...)."""
+        kept = x.unflatten(0, (draws, K)).take_along_dim(chosen[:, None, ..., None], 1)
+        return kept[:, 0].transpose(0, 1).flatten(1, 2)
+
+    return rebuilt([steps.policy], lambda parameter: of_chosen(parameter[0])), of_chosen(
+        steps.latent
+    )
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
