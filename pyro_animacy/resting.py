@@ -42,6 +42,7 @@ class RestingNormal(TorchDistribution):
         "rest_scale": constraints.independent(constraints.positive, 1),
     }
     support = constraints.real_vector
+    seen: Tensor | None = None  # which coordinates the density is of, (..., D); None is all
 
     def __init__(
         self,
@@ -66,8 +67,9 @@ class RestingNormal(TorchDistribution):
             self._validate_sample(value)
         return self.log_prob_of_bodies(value).sum(-1)
 
-    def log_prob_of_bodies(self, value: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Log pi of each body's displacement (..., N), of the coordinates in ``seen`` (..., D)."""
+    def log_prob_of_bodies(self, value: Tensor) -> Tensor:
+        """Log pi of each body's displacement (..., N), 0 where nothing of a body was seen."""
+        seen = self.seen
         moves = Normal(self.loc, self.scale).log_prob(value)
         rests = Normal(torch.zeros_like(self.loc), self.rest_scale).log_prob(value)
         if seen is not None:
@@ -129,12 +131,9 @@ Policy: TypeAlias = Independent | RestingNormal  # pi(. | c, z), of the displace
 class _Observed(RestingNormal):
     """The marginal density of the coordinates that were seen."""
 
-    def __init__(self, pi: RestingNormal, seen: Tensor) -> None:
+    def __init__(self, pi: RestingNormal, seen: Tensor | None) -> None:
         super().__init__(pi.loc, pi.scale, pi.rest_logits, pi.rest_scale, validate_args=False)
         self.seen = seen
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.log_prob_of_bodies(value, self.seen).sum(-1)
 
     def expand(
         self, batch_shape: torch.Size, _instance: RestingNormal | None = None
@@ -147,13 +146,6 @@ def observed(pi: Policy, seen: Tensor) -> TorchDistribution:
     if isinstance(pi, RestingNormal):
         return _Observed(pi, seen)
     return pi.base_dist.mask(seen).to_event(1)
-
-
-def log_prob_of_bodies(pi: Policy, action: Tensor, seen: Tensor, axes: int) -> Tensor:
-    """Log pi of each body's displacement (..., N), of the coordinates that were seen (..., D)."""
-    if isinstance(pi, RestingNormal):
-        return pi.log_prob_of_bodies(action, seen)
-    return (pi.base_dist.log_prob(action) * seen).unflatten(-1, (-1, axes)).sum(-1)
 
 
 def free(pi: Policy) -> Policy:

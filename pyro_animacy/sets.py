@@ -1,24 +1,25 @@
 """Networks on a set of bodies: one network for every body, and the others as its context.
 
-    m_ij  = phi(A y_i + B y_j + C (p_j - p_i)),   y_i = (u_i, x_i, e_i)       what j is to i
-    out_i = g(y_i, mean_{j != i} m_ij)                                  the same g for every body
+    m_ij  = phi(A x_i + B x_j + C (p_j - p_i)),       x_i with the type e_i       what j is to i
+    out_i = g(u_i, x_i, mean_{j != i} m_ij)                             the same g for every body
 
-    y_1 ---+-------> g ----> out_1    x_i  token: position and last displacements
+    x_1 ---+-------> g ----> out_1    x_i  token: position and last displacements; and the type
            |  m_12 --^                u_i  what a network has besides: the latent, the next move
-           |  m_21 --v                e_i  type, one of a few
-    y_2 ---+-------> g ----> out_2    p_i  position, in units of the bodies' separation
+           |  m_21 --v                p_i  position, in units of the bodies' separation
+    x_2 ---+-------> g ----> out_2
 
 Bodies of one type are exchangeable: to reorder them reorders the outputs. No parameter depends on
 the number of bodies N, so one model serves any number. The cost is O(N^2) additions: messages have
 one hidden layer, whose affine part needs no pairs, and whose next layer is the first of g, because
-a mean and a linear map commute.
+a mean and a linear map commute. Messages are of the past alone, the same for every draw of u.
 
 Battaglia et al., Interaction Networks for Learning about Objects, Relations and Physics, NeurIPS
 2016 (messages of pairs); Zaheer et al., Deep Sets, NeurIPS 2017 (pooling that ignores order).
 
 `SetMean`, `SetResidual` and `SetPolicy` stand where `ControlVAE` has a `Stack` on flat vectors. In
-them each body has a latent of its own, and z_t is these, body after body. The others' latents and
-next displacements enter too: what bodies do at once is not independent given the past.
+them each body has a latent of its own, and z_t is these, body after body. What others have done
+enters, not what they do at the same step: given the past, bodies choose and move independently, so
+that the density of a step, its posterior and its bounds are those of each body.
 """
 
 import math
@@ -154,7 +155,7 @@ class SetLayout:
 
 
 class SetNetwork(nn.Module):
-    """out_i = g(y_i, mean_{j != i} m_ij), the equations at the top of this file.
+    """out_i = g(u_i, x_i, mean_{j != i} m_ij), the equations at the top of this file.
 
     Args:
         layout: Types of the bodies; its number of bodies enters no parameter.
@@ -172,12 +173,12 @@ class SetNetwork(nn.Module):
         self.axes, self.nearness = layout.axes, layout.nearness
         kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
         self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
-        size, M = besides + layout.token_size + layout.kinds, config.hidden
+        size, M = layout.token_size + layout.kinds, config.hidden
         self.activation = ACTIVATIONS[config.activation]
         self.mine = nn.Linear(size, M)
         self.theirs = nn.Linear(size, M, bias=False)
         self.between = nn.Linear(layout.axes, M, bias=False)
-        self.network = Stack(size + M, outputs, config, repeat=besides or None)
+        self.network = Stack(besides + size + M, outputs, config, repeat=besides or None)
 
     def forward(self, tokens: Tensor, besides: Tensor | None = None) -> Tensor:
         """Map tokens (..., N, F) to (..., N, O).
@@ -187,25 +188,22 @@ class SetNetwork(nn.Module):
             besides: u (..., N, besides). It may have more leading axes than the tokens, such as
                 draws.
         """
-        x = tokens if besides is None else _beside(besides, tokens)
-        place = x[..., x.shape[-1] - tokens.shape[-1] :][..., : self.axes]
-        y = torch.cat([x, self.kind.expand(*x.shape[:-1], -1)], -1)
+        x = torch.cat([tokens, self.kind.expand(*tokens.shape[:-1], -1)], -1)
         scenes = max(1, AT_ONCE // (len(self.kind) ** 2 * self.theirs.out_features))
-        if torch.is_grad_enabled() or y.shape[:-2].numel() <= scenes:
-            return self._outputs(y, place)
-        parts = zip(*(a.flatten(0, -3).split(scenes) for a in (y, place)), strict=True)
-        return torch.cat([self._outputs(*part) for part in parts]).view(*y.shape[:-1], -1)
+        if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
+            heard = self._heard(x)
+        else:
+            parts = map(self._heard, x.flatten(0, -3).split(scenes))
+            heard = torch.cat([*parts]).view(*x.shape[:-1], -1)
+        known = torch.cat([x, heard], -1)
+        return self.network(known if besides is None else _beside(besides, known))
 
-    def _outputs(self, y: Tensor, place: Tensor) -> Tensor:
-        heard = self._heard(y, self.between(place * self.nearness))
-        return self.network(torch.cat([y, heard], -1))
-
-    def _heard(self, y: Tensor, near: Tensor) -> Tensor:
-        """Mean message of the others (..., N, M), 0 where there are none; ``near`` is C p."""
-        N = y.shape[-2]
-        receiver, sender = self.mine(y) - near, self.theirs(y) + near
+    def _heard(self, x: Tensor) -> Tensor:
+        """Mean message of the others (..., N, M), 0 where there are none."""
+        N, near = x.shape[-2], self.between(x[..., : self.axes] * self.nearness)
+        receiver, sender = self.mine(x) - near, self.theirs(x) + near
         m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
-        weight = 1 - torch.eye(N, dtype=y.dtype, device=y.device)
+        weight = 1 - torch.eye(N, dtype=x.dtype, device=x.device)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("...ij,...ijm->...im", weight, m)
 
@@ -232,8 +230,7 @@ class SetMean(nn.Module):
 class SetResidual(nn.Module):
     """mu_q(c_t, s~_{t+1} - s_t), and with ``learn_scale`` log(sigma_q / sigma_p) after it.
 
-    Every body's residual sees all displacements: the policy of each looks at all latents, so
-    given what was seen the latents of two bodies are not independent.
+    A body's residual sees its own displacement only: the others' say nothing of its latent.
 
     Args:
         layout: The bodies in the context.
@@ -265,8 +262,7 @@ class SetPolicy(nn.Module):
     With ``resting``, every body may rest instead; tau and kappa are of each type.
 
     The mean is an affine map of the body's own token, one for each type, that starts at constant
-    velocity, plus the network. The others' latents enter as messages, so that what two bodies do
-    at the same step can go together.
+    velocity, plus the network; mu_i and sigma_i depend on z through the body's own z_i.
 
     Args:
         layout: The bodies in the context.

@@ -261,7 +261,7 @@ def test_validation_is_the_importance_weighted_density_in_data_units(tiny_data, 
     torch.manual_seed(stream(0, -2))
     with torch.no_grad():
         parts = window_steps(run.guide, windows, torch.arange(len(windows)), 8)
-        w = torch.cat([(s.log_ratio + s.log_policy.sum(-1))[:, 0] for _, s in parts], 1).double()
+        w = torch.cat([s.log_weight[:, 0, :, 0] for _, s in parts], 1).double()
     expected = w.exp().mean(0).log().mean().item() - 4 * math.log(run.card.scale.unit)
     assert scores[-1] == pytest.approx(expected, abs=1e-5)
 

@@ -70,7 +70,7 @@ def mean_of(model, context):
 
 def weights(guide, draws, size=20):
     torch.manual_seed(0)
-    return draw_steps(guide, recording(5, size, bodies=2), draws).log_weight.numpy()
+    return draw_steps(guide, recording(5, size, bodies=2), draws).log_weight[..., 0].numpy()
 
 
 def simulated(guide):
@@ -321,12 +321,14 @@ def test_densities_are_per_data_unit_of_the_coordinates_seen(tiny_run):
     unit = tiny_run.card.scale.unit
     x = data["position"].to_numpy().reshape(3, 52, 4).transpose(1, 0, 2)
     pi = stats.norm(drawn.policy.mean.numpy() * unit, drawn.policy.stddev.numpy() * unit)
-    each = np.nansum(pi.logpdf(x[2:] - x[1:-1]), -1).mean(0) + drawn.log_ratio.numpy().mean(0)
+    each = np.nansum(pi.logpdf(x[2:] - x[1:-1]), -1).mean(0) + drawn.log_ratio[..., 0].numpy().mean(
+        0
+    )
     seen = drawn.seen.any(-1).numpy()
     expected = np.where(seen, each, np.nan).T
     np.testing.assert_allclose(quality["elbo"], expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(quality["kl"], drawn.kl[torch.tensor(seen)].mean(0), rtol=1e-4)
-    joint = np.nansum(np.where(seen, drawn.log_weight.numpy(), 0), 1)
+    joint = np.nansum(np.where(seen, drawn.log_weight[..., 0].numpy(), 0), 1)
     np.testing.assert_allclose(quality["k_hat"], psis(joint).k_hat, rtol=1e-2)
 
 

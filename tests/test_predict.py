@@ -13,12 +13,13 @@ from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
 from pyro_animacy.data.schema import make_trajectories
-from pyro_animacy.data.windows import Scale
+from pyro_animacy.data.windows import Scale, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, build
+from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.nets import StackConfig
 
@@ -198,7 +199,8 @@ class Linear:
             model.step.prior.network.layers[-1].bias[:] = torch.tensor(self.m)
             shift = np.concatenate([self.r, np.full(Z, np.log(self.h))])
             guide.residual.network.layers[-1].bias[:] = torch.tensor(shift)
-        self.run = Run(None, model, guide, card, {}, {})
+        settings = {"train": {"importance_samples": 1}}
+        self.run = Run(None, model, guide, card, settings, {})
 
     def to_model(self, x):
         """(..., body, space) in data units as (..., D) in model units."""
@@ -301,6 +303,26 @@ def test_a_guide_trained_on_many_draws_reconstructs_by_the_posterior(monkeypatch
         W, error = linear.W[seen], (after - s - mean)[seen]
         cov = np.linalg.inv(np.eye(3) / linear.sigma_p**2 + W.T @ W / linear.sigma**2)
         assert_moments(z[:, i, t], linear.m + cov @ W.T @ error / linear.sigma**2, cov)
+
+
+def test_the_draws_of_each_body_of_a_set_are_chosen_by_its_own_weights():
+    """Their mean is that of many draws of the guide under the weights of that body."""
+    linear, data = Linear(sigma=1.0), data_for(5, trajectories=2)
+    config = linear.run.card.config | {"structure": "set"}
+    card = dataclasses.replace(linear.run.card, config=config)
+    torch.manual_seed(0)
+    run = Run(None, *build(card), card, {"train": {"importance_samples": 64}}, {})
+    for parameter in run.guide.residual.network.network.network.layers[-1].parameters():
+        parameter.data *= 0.3  # not so far from the posterior that its draws do not reach it
+    tree = draw(run, data, mode="reconstruct", draws=4000)
+    found = tree["posterior"]["latent"].values[0].reshape(4000, 2, 3, 2, 3)
+    steps = draw_steps(run.guide, whole(data, card.scale), 40_000)
+    w = steps.log_weight.softmax(0)[..., None]  # (draw, time, trajectory, body, 1)
+    expected = (w * steps.latent.unflatten(-1, (2, 3))).sum(0).transpose(0, 1).numpy()
+    by_guide = steps.posterior.loc.unflatten(-1, (2, 3)).transpose(0, 1).numpy()
+    error = np.abs(found.mean(0) - expected)
+    assert error.max() < 0.05
+    assert np.abs(by_guide - expected).max() > 0.1
 
 
 @pytest.mark.parametrize("likelihood", ["policy", "squared_error"])

@@ -8,7 +8,7 @@ from scipy import integrate, stats
 from variants import build, recording
 
 from pyro_animacy.infer.steps import draw_steps
-from pyro_animacy.models.densities import expected_cost, rebuilt
+from pyro_animacy.models.densities import expected_cost, log_prob_in_parts, rebuilt
 from pyro_animacy.models.program import Overshooting
 from pyro_animacy.resting import (
     MOVING,
@@ -18,7 +18,6 @@ from pyro_animacy.resting import (
     chosen,
     components,
     free,
-    log_prob_of_bodies,
     observed,
 )
 
@@ -64,7 +63,7 @@ def test_density_by_hand():
     np.testing.assert_allclose(
         observed(pi, seen).log_prob(a), by_hand(pi, a, seen), rtol=1e-12, atol=1e-12
     )
-    each = log_prob_of_bodies(pi, a, seen, 2)
+    each = log_prob_in_parts(observed(pi, seen), a, N)
     torch.testing.assert_close(each.sum(-1), observed(pi, seen).log_prob(a))
 
 
@@ -76,7 +75,7 @@ def test_what_was_not_seen_is_exactly_nothing():
     seen = torch.zeros(7, D, dtype=torch.bool)
     seen[:, :2] = True
     a = torch.full((7, D), 0.05)
-    each = log_prob_of_bodies(pi, a, seen, 2)
+    each = log_prob_in_parts(observed(pi, seen), a, N)
     assert (each[:, 1] == 0).all()
     for gradient, half in zip(torch.autograd.grad(each.sum(), parts), (2, 2, 1), strict=True):
         assert (gradient[:, half:] == 0).all()

@@ -219,7 +219,7 @@ class _Drawn(NamedTuple):
     """The last step of each window: of K draws of z, the log weights of each body's displacement.
 
     Attributes:
-        log_ratio: log p(z) - log r(z), (K, B).
+        log_ratio: log p(z) - log r(z) of each independent part, (K, B, parts).
         log_policy: log pi of each body's displacement, (K, B, bodies).
         seen: Whether the body's displacement was observed, (B, bodies).
     """
@@ -228,9 +228,14 @@ class _Drawn(NamedTuple):
     log_policy: Floats
     seen: npt.NDArray[np.bool_]
 
+    @property
+    def log_weight(self) -> Floats:
+        """Log w_k of each body, (K, B, bodies)."""
+        return self.log_ratio + self.log_policy
+
     def log_density(self) -> Floats:
         """Log (1/K) sum_k w_k of each body, (B, bodies); NaN where it was not observed."""
-        values = logsumexp(self.log_ratio[..., None] + self.log_policy, axis=0)
+        values = logsumexp(self.log_weight, axis=0)
         return np.where(self.seen, values - math.log(len(self.log_ratio)), np.nan)
 
 
@@ -252,8 +257,10 @@ def _of_agents(
 ) -> dict[str, Floats]:
     """Each body as an agent: its measures (B, bodies), and the scene's control information (B,)."""
     own = _draw(run, batch, draws)
-    choice = _told_of_latent(own.log_ratio[..., None], own.log_policy)
-    control = _told_of_latent(own.log_ratio, own.log_policy.sum(-1))
+    choice = _told_of_latent(own.log_ratio, own.log_policy)
+    parts = own.log_ratio.shape[-1]  # one, or each body by itself, and then these add up
+    of_parts = own.log_policy.reshape(*own.log_policy.shape[:-1], parts, -1).sum(-1)
+    control = _told_of_latent(own.log_ratio, of_parts).sum(-1)
     shape = own.seen.shape
     log_p, error, k_hat = (np.full(shape, np.nan) for _ in range(3))
     for i in range(len(animate)):
@@ -263,9 +270,7 @@ def _of_agents(
             pairs = [(i, int(j)) for j in np.flatnonzero(animate)]
             places = [(_draw(run, _exchanged(batch, pair, run), draws), pair[1]) for pair in pairs]
         seen = own.seen[:, i]
-        parts = [
-            psis(drawn.log_ratio[:, seen] + drawn.log_policy[:, seen, j]) for drawn, j in places
-        ]
+        parts = [psis(drawn.log_weight[:, seen, j]) for drawn, j in places]
         each = np.stack([part.log_mean for part in parts])
         log_p[seen, i] = logsumexp(each, axis=0) - math.log(len(each))
         share = np.exp(each - logsumexp(each, axis=0))

@@ -29,7 +29,7 @@ import torch
 import xarray as xr
 
 from pyro_animacy.criticism.forecasts import rivals
-from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis
+from pyro_animacy.criticism.importance import Psis, k_hat_threshold, psis_of_parts
 from pyro_animacy.data.windows import Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, check_kind, suited
@@ -93,7 +93,7 @@ def elpd(
             run.guide, windows, which, draws, "defensive", chunk=CHUNK
         ):  # fmt: skip
             bar.update(len(part))
-            found.append(psis(steps.log_weight[:, -1].cpu().numpy()))
+            found.append(psis_of_parts(steps.log_weight[:, -1].cpu().numpy()))
     smoothed = Psis(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
     return _by_unit(smoothed.log_mean, run, dataset, windows, which, smoothed, draws)
 

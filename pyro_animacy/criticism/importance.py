@@ -107,6 +107,21 @@ def psis(log_weight: ArrayLike, axis: int = 0) -> Psis:
     return Psis(k_hat, 1 / square, level - math.log(S), error)
 
 
+def psis_of_parts(log_weight: ArrayLike) -> Psis:
+    """`psis` of a density that is a product of parts, each with weights of its own.
+
+    Args:
+        log_weight: (S, ..., parts).
+
+    Returns:
+        Of the whole, (...): the log densities add up; k-hat is the largest of the parts, the
+        effective sample size the least.
+    """
+    each = psis(log_weight)
+    error = np.sqrt(np.square(each.standard_error).sum(-1))
+    return Psis(each.k_hat.max(-1), each.ess.min(-1), each.log_mean.sum(-1), error)
+
+
 def k_hat_threshold(draws: int) -> float:
     """Greatest k-hat at which S draws suffice, min(1 - 1 / log10 S, 0.7) (Vehtari et al. 2024)."""
     return min(1 - 1 / math.log10(draws), 0.7)
@@ -255,7 +270,7 @@ def guide_quality(
         )
     history, scale = run.model.config.history, run.card.scale
     cut = _stretches(dequantised(suited(run.card, dataset), DEQUANTISE_HELDOUT), history, most)
-    trained = min(run.importance_samples, draws // 4)
+    trained = min(run.config.importance_samples, draws // 4)
     powers = (2**i for i in range(int(math.log2(draws / 4)) + 1))  # 4 groups or more
     sizes = sorted({*powers, trained, draws})
     parameter = next(run.guide.parameters())
@@ -312,14 +327,16 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     drawn = draw_steps(run.guide, batch, draws)
     seen = drawn.seen.any(-1)
     jacobian = run.card.scale.log_jacobian(drawn.seen.sum(-1))
-    weight = (drawn.log_weight.double() - jacobian).masked_fill(~seen, torch.nan)
-    log_w = weight.transpose(1, 2).cpu().numpy()  # (S, trajectory, time)
-    each = psis(log_w)
-    joint = psis(np.where(np.isnan(log_w).all(-1), np.nan, np.nansum(log_w, -1)))
+    weight = drawn.log_weight.double() - (jacobian / drawn.log_weight.shape[-1])[..., None]
+    weight = weight.masked_fill(~seen[..., None], torch.nan)
+    log_w = weight.transpose(1, 2).cpu().numpy()  # (S, trajectory, time, parts)
+    each = psis_of_parts(log_w)
+    joint = psis_of_parts(np.where(np.isnan(log_w).all(2), np.nan, np.nansum(log_w, 2)))
     iwae, error = iwae_curve(log_w, sizes)
+    iwae, error = iwae.sum(-1), np.sqrt(np.square(error).sum(-1))
     simulated = simulated_probability(run.guide, batch)[seen]
     return {
-        "k_hat_step": each.k_hat, "ess_step": each.ess, "elbo": log_w.mean(0),
+        "k_hat_step": each.k_hat, "ess_step": each.ess, "elbo": log_w.mean(0).sum(-1),
         "log_density": each.log_mean, "log_density_error": each.standard_error,
         "k_hat": joint.k_hat, "ess": joint.ess, "steps": seen.sum(0).cpu().numpy(),
         "iwae": iwae, "iwae_error": error, "kl": drawn.kl[seen].double().cpu().numpy(),

@@ -226,7 +226,7 @@ def latent_use(
         },
         attrs={
             "fps": float(dataset.attrs["fps"]), "units": data_units(dataset), "draws": draws,
-            "trained": run.importance_samples,
+            "trained": run.config.importance_samples,
         },
     )  # fmt: skip
 

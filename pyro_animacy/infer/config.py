@@ -131,8 +131,8 @@ class TrainConfig(UpdateConfig):
         importance_samples: K of the bound that is trained on: 1 is the ELBO, more are the tighter
             importance-weighted bound (`ImportanceWeightedELBO`). Of steps that are independent
             given the recording: `control_vae`, teacher forced, with the policy likelihood and no
-            action cost. Null is 4 there where the structure is ``joint`` and the KL has no options
-            (free nats, balance), and 1 everywhere else.
+            action cost. Null is 4 there where the KL has no options (free nats, balance), and 1
+            everywhere else.
         score_draws: K of the importance-weighted held-out score. Of scenes; null is 64.
         checkpoint_activations: Keep no hidden activations for the backward pass, compute them again
             there: less memory for long windows, in about 1.3 times the time.
@@ -289,15 +289,11 @@ class FitConfig:
                 "the window must be longer, or no step is so far ahead"
             )
 
-    def importance_samples(self, model: Mapping[str, Any]) -> int:
-        """K of the bound that is trained on, of a model with these options, as its card has them.
-
-        Of a set it is 1, where nobody says: a draw of all bodies' latents together is so seldom a
-        good one for all of them that several say no more.
-        """
-        weighed = self._independent and self._without_kl_options
-        joint = weighed and model.get("structure") == "joint"
-        return self.train.importance_samples or (IMPORTANCE_SAMPLES if joint else 1)
+    @property
+    def importance_samples(self) -> int:
+        """K of the bound that is trained on; 1 is the ELBO."""
+        several = self._independent and self._without_kl_options
+        return self.train.importance_samples or (IMPORTANCE_SAMPLES if several else 1)
 
     @property
     def _independent(self) -> bool:

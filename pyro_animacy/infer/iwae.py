@@ -10,7 +10,9 @@ that explains it well; under the ELBO of K draws it is one K-th of the loss, so 
 explain what a few do.
 
 The draws are a plate around the program, which is otherwise as it was: priors and posteriors are
-computed once, and only what sees z is computed K times.
+computed once, and only what sees z is computed K times. Where a step is of independent parts (each
+body of a set with its own latent, which the site's ``infer={"parts": P}`` says), each part has
+weights of its own, and the bound is the sum of theirs.
 
 The guide is a residual around the prior, z_k = mu_p + r_k with r_k ~ N(mu_q, sigma_q^2), so that
 mu_p has no part in p / q, and the gradient to it is that of log p(x | z). The gradient to what r_k
@@ -25,8 +27,7 @@ where in d log w_k / dr_k the parameters of q are constant.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -39,7 +40,7 @@ from torch import Tensor
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.elbo import ScaledELBO, declared, differ
 from pyro_animacy.infer.steps import log_mean_exp
-from pyro_animacy.models.densities import base
+from pyro_animacy.models.densities import base, log_prob_in_parts
 
 DRAWS = -3  # their dimension, in front of time and trajectory
 
@@ -89,21 +90,23 @@ class ImportanceWeightedELBO(ScaledELBO):
             )
         (site,), (r,) = latents, self._residuals.values()
         posterior, gamma = guide_trace.nodes[site["name"]]["fn"], observed[0]["scale"]
-        seen: Any = differ(posterior, site["fn"])
-        log_x = torch.stack([_log_prob(one["fn"], one) for one in observed]).sum(0)
-        log_ratio = _log_prob(site["fn"], site) - _log_prob(_held(posterior, site["fn"]), site)
+        P, seen = site["infer"].get("parts", 1), cast(Tensor, differ(posterior, site["fn"]))
+        log_x = torch.stack([_log_prob(one["fn"], one, P) for one in observed]).sum(0)
+        log_p, log_q = (_log_prob(d, site, P) for d in (site["fn"], _held(posterior, site["fn"])))
+        log_ratio = log_p - log_q
         if log_x.shape != log_ratio.shape:
             raise ConfigError(
                 "importance_samples: the steps are not independent given the recording, so that "
                 "each could be weighted by itself; take ScaledELBO"
             )
+        seen = seen[..., None]
         log_ratio = log_ratio.where(seen, 0.0)
-        log_w = log_x + beta * log_ratio  # (K, T, B)
+        log_w = log_x + beta * log_ratio  # (K, T, B, P)
         bound = log_mean_exp(log_w)
         # the gradient that reaches r_k has been weighted by w~_k once
         again = (1 - beta + beta * log_w.detach().softmax(0)).where(seen, 1.0)
         if r.requires_grad:
-            r.register_hook(partial(torch.mul, again[(..., *[None] * posterior.event_dim)]))
+            r.register_hook(lambda d: (d.unflatten(-1, (P, -1)) * again[..., None]).flatten(-2))
         parts = {
             "reconstruction": -log_x.mean(0),
             "latent": -beta * log_ratio.mean(0),
@@ -115,7 +118,7 @@ class ImportanceWeightedELBO(ScaledELBO):
 
     def _total(self, each: Tensor, gamma: Any) -> Tensor:
         """Sum over steps and trajectories, each by its scale gamma^t."""
-        return self.scale * scale_and_mask(each, gamma).sum()
+        return self.scale * scale_and_mask(each.sum(-1), gamma).sum()
 
 
 class _Residuals(Messenger):
@@ -140,6 +143,7 @@ def _held(posterior: Any, prior: Any) -> Any:
     return Normal(mu + (q.loc - mu).detach(), q.scale.detach()).to_event(posterior.event_dim)
 
 
-def _log_prob(density: Any, site: dict) -> Tensor:
-    """Density at the value of a site, not scaled, 0 where it is masked."""
-    return scale_and_mask(density.log_prob(site["value"]), mask=site["mask"])
+def _log_prob(density: Any, site: dict, parts: int) -> Tensor:
+    """Density of each part at the value of a site, not scaled, 0 where it is masked."""
+    mask = site["mask"] if not isinstance(site["mask"], Tensor) else site["mask"][..., None]
+    return scale_and_mask(log_prob_in_parts(density, site["value"], parts), mask=mask)

@@ -101,7 +101,7 @@ def predict(
     reconstruct = mode == "reconstruct"
     sizes = {"latent": run.model.latent_size, "log_likelihood": 1} if reconstruct else {}
     per_frame = dtype.itemsize * run.model.state_size + 4 * sum(sizes.values())
-    each = run.importance_samples if reconstruct else 1  # of which one is kept
+    each = run.config.importance_samples if reconstruct else 1  # of which one is kept
     several = min(draws, max(1, CHUNK // (trajectories * frames * each)))  # draws run at once
     size = draws * trajectories * frames * per_frame
     if reconstruct:  # all frames go through the networks at once
@@ -241,28 +241,30 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
 def _posterior(run: Run, recording: Batch, draws: int) -> tuple[Policy, torch.Tensor]:
     """Draws of z_t given the recording, teacher forced, and pi(. | c_t, z_t): over (T, B).
 
-    A guide that was trained on the bound of K draws stands for one of K, chosen by weight: that
+    A guide that was trained on the bound of K draws stands for one of K, chosen by weight (of each
+    independent part of the scene): that
     bound is below the ELBO of the distribution it is drawn from, where the ELBO of a single draw
     may be far below (Cremer, Morris & Duvenaud, Reinterpreting Importance-Weighted Autoencoders,
     2017).
     """
-    model, K = run.model, run.importance_samples
+    model, K = run.model, run.config.importance_samples
     if K == 1:
         with run.guide:
             evidence, memory = model.follow(_repeated(recording, draws))
         return model.policy(evidence.context, memory), memory.latent
     steps = draw_steps(run.guide, recording, draws * K, axes=len(run.card.axes))
     weights = steps.log_weight.unflatten(0, (draws, K)).movedim(1, -1)
-    chosen = Categorical(logits=weights.nan_to_num()).sample()  # (draws, T, B); for `_finite`
+    chosen = Categorical(logits=weights.nan_to_num()).sample()  # (draws, T, B, parts); `_finite`
+    parts = chosen.shape[-1]
 
     def of_chosen(x: torch.Tensor) -> torch.Tensor:
-        """(draws x K, T, B, ...) as (T, draws x B, ...)."""
-        kept = x.unflatten(0, (draws, K)).take_along_dim(chosen[:, None, ..., None], 1)
-        return kept[:, 0].transpose(0, 1).flatten(1, 2)
+        """(draws x K, T, B, parts x n) as (T, draws x B, parts x n)."""
+        each = x.unflatten(0, (draws, K)).unflatten(-1, (parts, -1))
+        kept = each.take_along_dim(chosen[:, None, ..., None], 1)[:, 0]
+        return kept.flatten(-2).transpose(0, 1).flatten(1, 2)
 
-    return rebuilt([steps.policy], lambda parameter: of_chosen(parameter[0])), of_chosen(
-        steps.latent
-    )
+    pi = rebuilt([steps.policy], lambda parameter: of_chosen(parameter[0]))
+    return pi, of_chosen(steps.latent)
 
 
 def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:

@@ -126,11 +126,6 @@ class Run:
         return parse_config(self.settings)
 
     @property
-    def importance_samples(self) -> int:
-        """K of the bound that it was trained on; 1 is the ELBO."""
-        return self.config.importance_samples(self.card.config)
-
-    @property
     def parameters(self) -> int:
         """How many numbers the model and its guide have learned."""
         return sum(p.numel() for m in (self.model, self.guide) for p in m.parameters())

@@ -49,7 +49,8 @@ def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor
 
 def bounds(steps: Steps) -> tuple[Tensor, Tensor]:
     """IWAE_K and the ELBO of the joint displacement of each step, each (T, B)."""
-    return log_mean_exp(steps.log_weight), steps.log_weight.mean(0)
+    log_w = steps.log_weight
+    return log_mean_exp(log_w).sum(-1), log_w.mean(0).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ With draws z_k of a proposal r, and c_t what is known before step t,
     log p(a_t | c_t)  =  log E_r [ pi(a_t | c_t, z) p(z | c_t) / r(z) ]
 
 and the same with one body's displacement in place of all: pi is a product over bodies given z_t.
+Where each body has a latent of its own and they choose independently, so is the density, and draws
+of z_t are weighted body by body, in `SceneModel.parts`.
 
 Where no latent is carried on, steps are independent given the recorded states, and all are looked
 at in one batch. Where z_{t-1} bears on z_t, c_t includes a draw of the past given the recording up
@@ -26,10 +28,10 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, whole
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.models.densities import rebuilt
+from pyro_animacy.models.densities import log_prob_in_parts, rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.scene import SceneModel
-from pyro_animacy.resting import Policy, log_prob_of_bodies, observed
+from pyro_animacy.resting import Policy, observed
 
 Proposal = Literal["posterior", "prior", "defensive"]
 PARTICLES_HELD = 1_048_576  # draws x steps of stretches looked at together
@@ -43,7 +45,7 @@ class Steps(NamedTuple):
             (K, T, B, Z) where each draw has a past of its own.
         posterior: q(z_t | c_t, s~_{t+1}), likewise.
         latent: z_t drawn from the proposal r, (K, T, B, Z).
-        log_ratio: log p(z_t | c_t) - log r(z_t), (K, T, B).
+        log_ratio: log p(z_t | c_t) - log r(z_t) of each independent part, (K, T, B, parts).
         policy: pi(. | c_t, z_t), over (K, T, B, D), in model units.
         log_policy: log pi of each body's recorded displacement, (K, T, B, bodies); of the
             coordinates that were observed.
@@ -63,8 +65,9 @@ class Steps(NamedTuple):
 
     @property
     def log_weight(self) -> Tensor:
-        """Log weight, pi(a_t | c_t, z) p(z | c_t) / r(z), of the joint displacement (K, T, B)."""
-        return self.log_ratio + self.log_policy.sum(-1)
+        """Log weight, pi(a_t | c_t, z) p(z | c_t) / r(z), of each part (K, T, B, parts)."""
+        parts = self.log_ratio.shape[-1]
+        return self.log_ratio + self.log_policy.unflatten(-1, (parts, -1)).sum(-1)
 
     @property
     def kl(self) -> Tensor:
@@ -93,7 +96,8 @@ def draw_steps(
     drawn = (_filtered if model.latent_remembered else _independent)(guide, batch, draws, proposal)
     evidence = model.evidence(batch)
     seen = model.recorded(batch)[2] & evidence.seen[..., None]
-    log_policy = log_prob_of_bodies(drawn.policy, evidence.shown, seen, axes)
+    bodies = seen.shape[-1] // axes
+    log_policy = log_prob_in_parts(observed(drawn.policy, seen), evidence.shown, bodies)
     return Steps(*drawn, log_policy=log_policy, shown=evidence.shown, seen=seen)
 
 
@@ -161,15 +165,14 @@ def _proposed(p: Independent, q: Independent, draws: int, proposal: Proposal) ->
     return r.rsample((draws,))  # `sample` would refuse scales that are not numbers
 
 
-def _log_proposal(
-    p: Independent, q: Independent, z: Tensor, draws: int, proposal: Proposal
-) -> Tensor:
-    """Log r(z)."""
+def _log_ratio(p: Independent, q: Independent, z: Tensor, proposal: Proposal, parts: int) -> Tensor:
+    """Log p(z) - log r(z) of each part, for draws in front, (draws, ..., parts)."""
+    log_p, log_q = (log_prob_in_parts(of, z, parts) for of in (p, q))
     if proposal == "defensive":
-        half = draws // 2
-        share = torch.tensor([half / draws, 1 - half / draws]).log()
-        return torch.logaddexp(share[0] + q.log_prob(z), share[1] + p.log_prob(z))
-    return (q if proposal == "posterior" else p).log_prob(z)
+        half = len(z) // 2
+        share = torch.tensor([half / len(z), 1 - half / len(z)]).log()
+        return log_p - torch.logaddexp(share[0] + log_q, share[1] + log_p)
+    return log_p - (log_q if proposal == "posterior" else log_p)
 
 
 def _independent(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
@@ -181,13 +184,13 @@ def _independent(guide: MessengerGuide, batch: Batch, draws: int, proposal: Prop
         nothing = Normal(memory.latent, torch.ones_like(memory.latent))
         latent = memory.latent.expand(draws, *memory.latent.shape)
         return _Drawn(
-            nothing, nothing, latent, latent.sum(-1),
+            nothing, nothing, latent, latent.sum(-1, keepdim=True),
             rebuilt([pi], lambda parameter: parameter[0].expand(draws, *parameter[0].shape)),
         )  # fmt: skip
     z = _proposed(p, q, draws, proposal)
-    log_r = _log_proposal(p, q, z, draws, proposal)
+    ratio = _log_ratio(p, q, z, proposal, model.parts)
     pi = model.policy(evidence.context, Memory(memory.hidden.expand(draws, -1, -1, -1), z))
-    return _Drawn(p.base_dist, q.base_dist, z, p.log_prob(z) - log_r, pi)
+    return _Drawn(p.base_dist, q.base_dist, z, ratio, pi)
 
 
 def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
@@ -206,14 +209,14 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
         pi = model.policy(now.context, m)
         log_pi = observed(pi, seen[t]).log_prob(now.shown)
         log_w = p.log_prob(z) - q.log_prob(z) + log_pi
-        asked, log_r = m, q.log_prob(z)
+        asked = m
         if proposal != "posterior":
             half = {"prior": 0, "defensive": draws // 2}[proposal]
             z = torch.cat([q.rsample()[:half], p.rsample()[half:]])
-            log_r = _log_proposal(p, q, z, draws, proposal)
             asked = m._replace(latent=z.flatten(2))
             pi = model.policy(now.context, asked)
-        found.append((p.base_dist, q.base_dist, asked.latent, p.log_prob(z) - log_r, pi))
+        ratio = _log_ratio(p, q, z, proposal, 1)
+        found.append((p.base_dist, q.base_dist, asked.latent, ratio, pi))
         ancestors = _systematic(log_w)[..., None]
         m = Memory(*(x.gather(0, ancestors.expand_as(x)) for x in m))
     priors, posteriors, latents, ratios, policies = map(list, zip(*found, strict=True))

@@ -113,7 +113,7 @@ class Trainer:
                 f"train.batch_size is {self.source.batch_size}, the batch of all {processes.size} "
                 "processes together; it must be at least one window for each"
             )
-        self.importance_samples = config.importance_samples(self.source.card.config)
+        self.importance_samples = config.importance_samples
         self.device = pick_device(processes.device(options.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(options.seed, -1))

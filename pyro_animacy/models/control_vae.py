@@ -50,7 +50,8 @@ class ControlVAEConfig(SceneConfig):
         posterior_scale: ``prior`` ties sigma_q to sigma_p, as in the paper; ``learned`` lets the
             encoder give it, which tightens the bound.
         structure: ``joint``: one latent and one network for the whole scene. ``set``: a latent of
-            ``latent_size`` for each body, and one network for all of them, with the others as its
+            ``latent_size`` for each body, which chooses and moves independently of what the others
+            do at the same step, and one network for all of them, with the others' past as its
             context (`pyro_animacy.sets`), so that bodies whose names differ by a number alone are
             exchangeable, and the model serves any number of them. Null is ``set`` for more than
             three bodies, where ``memory_size`` is 0: one network of all of them learns the few
@@ -102,13 +103,14 @@ class ControlVAEConfig(SceneConfig):
 class Step(nn.Module):
     """The step program, declared once: z_t given c_t, and the policy pi(. | c_t, z_t)."""
 
-    def __init__(self, prior: nn.Module, policy: nn.Module) -> None:
+    def __init__(self, prior: nn.Module, policy: nn.Module, parts: int = 1) -> None:
         super().__init__()
-        self.prior, self.policy = prior, policy
+        self.prior, self.policy, self.parts = prior, policy, parts
 
     def forward(self, name: str, context: Tensor, evidence: Evidence | None) -> Tensor:
         """Declare z_t at site ``name``. Only a guide looks at the evidence."""
-        return pyro.sample(name, self.prior(context), infer={"evidence": evidence})
+        infer = {"evidence": evidence, "parts": self.parts}
+        return pyro.sample(name, self.prior(context), infer=infer)
 
 
 class ControlVAE(SceneModel):
@@ -147,7 +149,7 @@ class ControlVAE(SceneModel):
         mean: nn.Module
         policy: nn.Module
         if config.structure == "set":
-            self.latent_size = bodies * Z
+            self.latent_size, self.parts = bodies * Z, bodies
             self.layout = layout = SetLayout(
                 tuple(range(bodies) if types is None else types), axes, config.history,
                 nearness=scale.extent / scale.separation, known_types=known_types,
@@ -162,7 +164,7 @@ class ControlVAE(SceneModel):
                 C, Z, D, config.policy, scale=fixed, floor=floor, mean_init=self.inertia(C),
                 resting=bodies if config.rests else 0,
             )  # fmt: skip
-        self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy)
+        self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy, self.parts)
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None

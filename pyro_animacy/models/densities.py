@@ -49,6 +49,24 @@ def rebuilt(alike: list[Distribution], join: Callable[[list[Tensor]], Tensor]) -
     return type(first)(**parameters).to_event(dims[0])
 
 
+def log_prob_in_parts(d: Any, value: Tensor, parts: int) -> Tensor:
+    """Log density of each of so many equal parts of an event that are independent of each other.
+
+    Args:
+        d: Any density, of which there is one part; or over (..., D), of independent numbers or of
+            bodies.
+        value: (..., D), body after body.
+        parts: Their number.
+
+    Returns:
+        (..., parts), whose sum over the last dimension is `log_prob`.
+    """
+    if parts == 1:
+        return d.log_prob(value)[..., None]
+    each = d.log_prob_of_bodies if isinstance(d, RestingNormal) else d.base_dist.log_prob
+    return each(value).unflatten(-1, (parts, -1)).sum(-1)
+
+
 def expected_cost(
     mu: Tensor, sigma: Tensor, squared: float, absolute: float, share: Tensor | float = 1.0
 ) -> Tensor:

@@ -151,6 +151,8 @@ class SceneModel(nn.Module):
         memory_steps: Past steps that scores and forecasts show to a model that remembers.
         latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
             given the recorded states.
+        parts: Into how many equal parts, of independent bodies and their latents, a step falls
+            given the recorded states.
     """
 
     view: Tensor
@@ -159,6 +161,7 @@ class SceneModel(nn.Module):
     latent_size: int
     memory_size: int = 0
     latent_remembered: bool = False
+    parts: int = 1
 
     def __init__(self, config: SceneConfig, *, scale: Scale, bodies: int, axes: int = 2) -> None:
         super().__init__()
