@@ -35,7 +35,7 @@ from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 from pyro_animacy.resting import Policy, Rest
 
-AT_ONCE = 2**22  # numbers in messages without a gradient, N^2 M for each draw of a scene: 16 MB
+AT_ONCE = 2**22  # without a gradient: numbers in messages, N^2 M a scene, or into g; 16 MB
 # a number at the end, after a letter: home_1, home 12, dog3
 _NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
@@ -195,8 +195,16 @@ class SetNetwork(nn.Module):
         else:
             parts = map(self._heard, x.flatten(0, -3).split(scenes))
             heard = torch.cat([*parts]).view(*x.shape[:-1], -1)
-        known = torch.cat([x, heard], -1)
-        return self.network(known if besides is None else _beside(besides, known))
+        u = x[..., :0] if besides is None else besides
+        return self._outputs(*_alike(u, torch.cat([x, heard], -1)))
+
+    def _outputs(self, u: Tensor, known: Tensor) -> Tensor:
+        """G, of some draws or scenes at a time where there is no gradient."""
+        if torch.is_grad_enabled():
+            return self.network(torch.cat([u, known], -1))
+        some = max(1, AT_ONCE // known[0].numel())
+        parts = zip(u.split(some), known.split(some), strict=True)
+        return torch.cat([self.network(torch.cat(part, -1)) for part in parts])
 
     def _heard(self, x: Tensor) -> Tensor:
         """Mean message of the others (..., N, M), 0 where there are none."""
@@ -315,7 +323,7 @@ class SetPolicy(nn.Module):
         return self.rest(mean, scale, rest.flatten(-2), last.flatten(-2))
 
 
-def _beside(first: Tensor, second: Tensor) -> Tensor:
-    """Side by side, each as often as the other asks by its leading axes."""
+def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Each as often as the other asks by its leading axes, and not copied for it."""
     shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
-    return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], -1)
+    return first.expand(*shape, -1), second.expand(*shape, -1)

@@ -283,9 +283,9 @@ def test_in_control_vae(learned):
 @pytest.mark.parametrize("scenes", [1, 3, 1000])
 def test_many_draws_are_taken_some_scenes_at_a_time(scenes, monkeypatch):
     """Without a gradient they take the memory of so many, and are the same."""
-    net, made = network(TYPES), []
-    tokens = noise(4, 5, len(TYPES), 6)
-    expected = net(tokens).detach()
+    net, made, given = network(TYPES, own=2), [], []
+    tokens, u = noise(4, 5, len(TYPES), 6), noise(7, 4, 5, len(TYPES), 2, seed=1)
+    expected = net(tokens, u).detach()
     activation, pairs = net.activation, len(TYPES) ** 2 * NET.hidden
 
     def noted(x):
@@ -293,11 +293,14 @@ def test_many_draws_are_taken_some_scenes_at_a_time(scenes, monkeypatch):
         return activation(x)
 
     net.activation = noted
+    net.network.register_forward_pre_hook(lambda _, x: given.append(len(x[0])))
     monkeypatch.setattr("pyro_animacy.sets.AT_ONCE", scenes * pairs)
     with torch.no_grad():
-        close(net(tokens), expected)
+        close(net(tokens, u), expected)
     assert max(made) == min(scenes, 20)
-    assert sum(made) == 20
+    assert sum(made) == 20  # of the past alone: as many for any number of draws
+    assert sum(given) == 7
+    assert max(given) == {1: 1, 3: 1, 1000: 7}[scenes]
 
 
 @pytest.mark.parametrize("name", ["set", "set_rest"])
