@@ -14,6 +14,7 @@ from scipy.stats import kstest, norm
 from pyro_animacy import ConfigError, DataError, RunError, Scale, make_trajectories
 from pyro_animacy.criticism.calibration import (
     _between,
+    _coverage_finding,
     _motions,
     _paired,
     calibrate,
@@ -487,6 +488,18 @@ def test_the_grade_of_a_score_allows_for_chance():
     said = [f for f in section(few).findings if "score" in f.sentence]
     assert {f.grade for f in said} == {"undefined"}
     assert "1 stretch of motion" in said[0].sentence
+
+
+def test_the_coverage_of_one_stretch_of_motion_is_not_graded():
+    """Of exact forecasts of one window 12 % were called wrong, as one miss of two was enough."""
+    alone = right(windows=1).isel(body=[0])
+    g, last, found = rng(23), {"model": "model", "horizon": 2.0}, []
+    for _ in range(100):
+        x, y = g.normal(size=(199, 1, 1, 1, 2)), g.normal(size=(1, 1, 1, 2))
+        alone["coverage"].loc[last] = coverage(x, y, (0.5, 0.8, 0.95))[:, 0]
+        found.append(_coverage_finding(alone))
+    assert {f.grade for f in found} == {"undefined"}
+    assert "1 stretch of motion cannot tell" in found[0].sentence
 
 
 def test_what_was_not_recorded_is_said_not_to_be():

@@ -304,6 +304,10 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     said += "ahead, " + " and ".join(
         f"{percent(level)} intervals {percent(share)}" for level, share in others
     )
+    groups = int(calibration["group"].max()) + 1
+    if groups < 2:  # one trial, whatever the shares are
+        alone = f"{said}, which {how_many(groups, 'stretch')} of motion cannot tell from chance."
+        return Finding("undefined", alone)
     if off.max() <= RIGHT:
         return Finding("right", f"{said}, as they should.")
     low = mean[at] < LEVELS[at]
@@ -314,7 +318,6 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
         body = str(of_body["body"].values[np.nanargmin(signed)])
         said += f", most for {body} ({percent(float(of_body.sel(body=body)))} inside "
         said += f"{percent(LEVELS[at])} intervals)"
-    groups = int(calibration["group"].max()) + 1
     if off.max() <= NEAR:
         return Finding("near", f"{said}.")
     if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
