@@ -85,7 +85,13 @@ def test_one_score_of_a_kind_has_no_interval():
     found = auc_interval([1.0], [0.0, 2.0])
     assert found.value == 0.5
     assert np.isnan([found.low, found.high]).all()
-    assert not found.at_chance
+    assert found.at_chance
+
+
+def test_chance_is_ruled_out_by_an_interval_only():
+    """Of two scores either order is as likely; the area is 1 or 0 all the same."""
+    assert auc_interval([0.2], [0.1]).at_chance
+    assert auc_interval([0.1], [0.2]).at_chance
 
 
 @pytest.mark.parametrize("scores", [[], [np.nan]])

@@ -266,6 +266,18 @@ def test_validation_is_the_importance_weighted_density_in_data_units(tiny_data, 
     assert scores[-1] == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_held_out_part_that_is_given_is_scored_and_the_rest_fitted_to_in_whole(
+    tiny_data, tmp_path
+):
+    other = recordings(frames=50, seed=3)
+    source = Trainer(tiny_data, debug(), tmp_path, progress=False, heldout=other).source
+    xr.testing.assert_identical(source.heldout_part, other)
+    parts = source.fit_part, source.validation_part
+    assert [(p["start"].item(), p["length"].item()) for p in parts] == [(0, 108), (108, 12)]
+    with pytest.raises(ConfigError, match="holds episodes out itself"):
+        Trainer(tiny_data, preset("debug", "image_vae"), tmp_path, progress=False, heldout=other)
+
+
 def test_validation_frames_choose_the_parameters_and_no_more(tiny_data, tmp_path):
     """Without patience, which keeps the last parameters, they change nothing but their score."""
     config = debug(patience=None, steps=20)

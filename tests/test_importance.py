@@ -424,9 +424,9 @@ def test_weights_that_are_wrong_are_said_to_be_and_one_limit_of_k_hat_is_named()
 def test_the_bound_is_said_to_be_of_other_steps_and_draws_than_the_score():
     data = measured()
     data["iwae"][:, 0, 0] = np.nan  # a step that was not observed
-    said = findings(data)[1].sentence
-    assert said.startswith("Of 199 steps the training bound (ELBO) is 0.00 nats per step")
-    assert said.endswith("they are of all steps, with its own number of draws.")
+    found = findings(data)[1]
+    assert found.sentence.startswith("Of 199 steps the training bound (ELBO) is 0.00 nats per step")
+    assert found.more.endswith("they are of all steps, with its own number of draws.")
 
 
 def test_the_bound_is_the_one_that_was_trained_on():

@@ -424,9 +424,9 @@ def test_active_dimensions_are_counted_with_what_they_carry():
 
 
 def test_idle_dimensions_are_counted_among_those_that_are_not_active():
-    sentence = words(use_of([2.0, 0.001, 0.001, 0.5], [1, 1, 0.001, 0.001]))[0][1]
-    assert sentence.startswith("2 of 4 dimensions are active")
-    assert "at under 0.01 nats each: 1 of the others" in sentence
+    found = section(use_of([2.0, 0.001, 0.001, 0.5], [1, 1, 0.001, 0.001]), [], {}).findings[0]
+    assert found.sentence.startswith("2 of 4 dimensions are active")
+    assert "at under 0.01 nats each: 1 of the others" in found.more
 
 
 def test_a_latent_without_an_active_dimension_is_not_praised():

@@ -29,7 +29,6 @@ from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd
 from pyro_animacy.criticism.forecasts import displacement_errors, forecast_all
 from pyro_animacy.criticism.future import compare_future, expanding, leave_future_out, refits
 from pyro_animacy.criticism.ranking import findings, ranking_text, save_ranking
-from pyro_animacy.data.trajectories import split
 from pyro_animacy.infer.checkpoint import ModelCard
 from pyro_animacy.infer.recordings import fingerprint
 from pyro_animacy.infer.run import split_recordings
@@ -463,9 +462,7 @@ def test_blocks_partition_the_future_and_are_never_trained_on(origins):
         return {float(v) for v in part["position"].to_numpy()[..., 0, 0].ravel() if v == v}
 
     scored, earliest = set(), set()
-    for known, share in expanding(dataset, origins):
-        train, block = split(known, share)
-        assert frames(train) | frames(block) == frames(known)
+    for train, block in expanding(dataset, origins):
         assert max(v % 101 for v in frames(train)) < min(v % 101 for v in frames(block))
         assert not scored & frames(block)
         earliest = frames(train) if not scored else earliest
@@ -474,6 +471,31 @@ def test_blocks_partition_the_future_and_are_never_trained_on(origins):
     assert scored | earliest == frames(dataset)
     assert not scored & earliest
     assert abs(len(scored) - 101) <= 2
+
+
+@pytest.mark.parametrize("origins", [1, 3])
+def test_no_frame_of_what_is_fitted_comes_after_an_origin(origins):
+    """Of two scenes of a match with a pause, and one of another match, each on its own axis."""
+    dataset = make_trajectories(
+        np.random.default_rng(0).normal(size=(4, 300, 1, 2)), fps=10,
+        recording=["match", "match", "match", "other"], start=[180, 200, 562, 0],
+        length=[299, 250, 290, 100], resolution=0,
+    )  # fmt: skip
+    for n, (train, block) in enumerate(expanding(dataset, origins)):
+        assert set(block["recording"].to_numpy()) == {"match", "other"}
+        for name, frames in (
+            ("match", [*range(180, 479), *range(562, 852)]),
+            ("other", range(100)),
+        ):
+            parts = [part.isel(trajectory=part["recording"] == name) for part in (train, block)]
+            starts = [part["start"].to_numpy() for part in parts]
+            ends = [s + part["length"].to_numpy() for s, part in zip(starts, parts, strict=True)]
+            # of the second half of the frames, a share for each origin
+            edges = [round(len(frames) * (1 + k / origins) / 2) for k in (n, n + 1)]
+            assert starts[0].min() == frames[0]
+            assert ends[0].max() == frames[edges[0] - 1] + 1
+            assert starts[1].min() == frames[edges[0]]
+            assert ends[1].max() == frames[edges[1] - 1] + 1
 
 
 def test_leave_future_out_needs_few_recordings():
@@ -499,6 +521,8 @@ def test_leave_future_out_sums_the_blocks_and_keeps_its_fits(tmp_path):
     assert again["model"].elpd == pytest.approx(one["model"].elpd)
     with pytest.raises(RunError, match="other options"):
         refits(debug(steps=21), dataset, origins=2, out=tmp_path, progress=False)
+    with pytest.raises(RunError, match="before another moment"):
+        refits(config, dataset, origins=3, out=tmp_path, progress=False)
 
 
 # --- the command line ---------------------------------------------------------------------------

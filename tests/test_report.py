@@ -489,7 +489,7 @@ def section(key="calibration", grade="wrong", title="Is it calibrated?", count=1
     """A section with some findings of one grade."""
     findings = [
         Finding(
-            grade, f"{key} {grade} {i} (right: at most 0.1; near: 0.5). More of it.", f"Do {i}."
+            grade, f"{key} {grade} {i} (right: at most 0.1; near: 0.5).", f"Do {i}.", "More of it."
         )
         for i in range(count)
     ]
@@ -533,6 +533,13 @@ def test_the_summary_leads_with_what_matters_and_stays_short():
     assert "Do 0." in told.attempt
     assert len(set(told.attempt)) == len(told.attempt) <= ENTRIES
     assert not any("undefined" in s for s in (*told.right, *told.near))
+
+
+def test_the_summary_does_not_cut_the_names_of_bodies():
+    """Where they have full stops in them, as in Player No. 7."""
+    said = "One step ahead, forecasts of Player No. 7 are too narrow."
+    part = Section("calibration", "Is it calibrated?", "", [Finding("wrong", said)])
+    assert in_short([], {}, [], sections=[part]).wrong == (said,)
 
 
 def test_the_motion_takes_one_sentence_a_list():

@@ -626,6 +626,18 @@ def test_draws_are_seen_as_the_recording_was():
     assert compare(*without)[0].effect == math.inf
 
 
+@pytest.mark.parametrize("resolution", [[1.0, 1.0], [1.0, 0.0]])
+def test_recorded_places_between_the_points_of_a_grid_through_0_are_left(resolution):
+    """Pixels whose middles are given, k + 1/2, are where they are in the frames given to a draw."""
+    position = np.random.default_rng(6).integers(-2, 3, size=(2, 30, 2, 2)).cumsum(1) + 0.5
+    position[0, 0, 1] = np.nan
+    observed = recording(position).assign_coords(resolution=("trajectory", resolution))
+    wobble = np.random.default_rng(7).uniform(-0.4, 0.4, size=(3, *position.shape))
+    wobble[:, np.array(resolution) == 0] = 0
+    for seen in each_draw(*align(observed, tree(observed, (position + wobble)[None]))):
+        np.testing.assert_array_equal(seen, position)
+
+
 def test_share_of_generated_positions_that_are_lost():
     position = np.zeros((1, 6, 2, 2))
     position[0, 4, 0] = np.nan

@@ -104,6 +104,8 @@ def each_draw(observed: xr.Dataset, generated: xr.DataArray) -> Iterator[np.ndar
     What the recording did not observe is NaN in the draw too, so that both are summarised over the
     same frames. Draws are rounded to the recording's `resolution`: no motion below it could have
     been recorded, and without the rounding a body that stands still would never do so in a draw.
+    The grid goes through the first recorded place of each body, not through 0: places at k + 1/2,
+    as the middles of pixels are, would be rounded to even k (10.5, 11.5, 12.5 to 10, 12, 12).
 
     Args:
         observed: recording from `align`.
@@ -112,17 +114,20 @@ def each_draw(observed: xr.Dataset, generated: xr.DataArray) -> Iterator[np.ndar
     Yields:
         (trajectory, time, body, space).
     """
-    unseen = ~np.isfinite(observed["position"].transpose(*DIMS).values)
+    recorded = observed["position"].transpose(*DIMS).values
+    unseen = ~np.isfinite(recorded)
+    first = np.take_along_axis(recorded, (~unseen).argmax(1)[:, None], 1)
     step = np.zeros(unseen.shape[0])
     if "resolution" in observed.coords:
         step = np.nan_to_num(observed["resolution"].values.astype(float))
     coarse = step > 0
-    grid = step[coarse, None, None, None]
+    grid, origin = step[coarse, None, None, None], first[coarse]
     for position in _read(generated):
         if coarse.all():
-            position = np.rint(position / grid) * grid
+            position = origin + np.rint((position - origin) / grid) * grid
         elif coarse.any():
-            position[coarse] = np.rint(position[coarse] / grid) * grid
+            steps = np.rint((position[coarse] - origin) / grid)
+            position[coarse] = origin + steps * grid
         position[unseen | ~np.isfinite(position)] = np.nan
         yield position
 

@@ -46,7 +46,7 @@ from pyro_animacy.criticism.forecasts import (
 )
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
 from pyro_animacy.criticism.wording import number, percent, seconds
-from pyro_animacy.data.windows import Windows, dequantised, evenly
+from pyro_animacy.data.windows import Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError, how_many
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
@@ -77,7 +77,8 @@ def calibrate(
     """Forecast recordings by the model and its baselines, and see how right each was.
 
     One step ahead, the latents are drawn from the prior, given the recorded past; on steps and on
-    dequantised recordings as the held-out score. Further ahead by `forecast_all`.
+    dequantised recordings as the held-out score. Further ahead by `forecast_all`; for coverage the
+    draws are rounded to the recordings' resolution, and they and the recordings dequantised.
 
     Args:
         run: The fitted run, with its baselines.
@@ -119,12 +120,15 @@ def calibrate(
     )  # fmt: skip
     recorded = forecasts[RECORDED]
     y, names = recorded.to_numpy(), list(steps)
+    given, noise = recorded["given"].to_numpy()[:, None], np.random.default_rng(seed)
+    grid = _grid(recorded, run.card.scale, forecasts[MODEL].dtype)
+    [happened] = _untied(y[None].copy(), given, grid, noise)
     found: dict[str, list[np.ndarray]] = {"coverage": [], "crps": [], "energy_score": []}
     for name in tqdm(names, desc="calibrate", unit="model", disable=not progress, delay=1):
         x = forecasts[name].to_numpy()
-        found["coverage"].append(coverage(x, y, LEVELS))
         found["crps"].append(crps(x, y).mean(-1))
         found["energy_score"].append(energy_score(x, y))
+        found["coverage"].append(coverage(_untied(x, given, grid, noise), happened, LEVELS))
     each = np.stack([np.arange(len(y)), np.zeros(len(y), int)], 1)
     group = independent_groups(recorded.to_dataset(name="position"), each)
     return xr.Dataset(
@@ -144,6 +148,39 @@ def calibrate(
             "policy_scale": "learned" if run.card.config["policy_scale"] is None else "fixed",
         },
     )  # fmt: skip
+
+
+def _grid(recorded: xr.DataArray, scale: Scale, dtype: np.dtype) -> np.ndarray:
+    """The resolution of each window, (trajectory, 1, 1, 1), but no less than rounding errors.
+
+    Draws are in single precision in model units, then of the type ``dtype`` in data units.
+    """
+    center = np.array(scale.center)
+    far = np.abs(recorded["given"].to_numpy() - center).max((1, 2))
+    errors = np.finfo(np.float32).eps * far + np.finfo(dtype).eps * np.abs(center).max()
+    return np.fmax(recorded["resolution"].to_numpy(), 8 * errors)[:, None, None, None]
+
+
+def _untied(
+    position: np.ndarray, given: np.ndarray, grid: np.ndarray, noise: np.random.Generator
+) -> np.ndarray:
+    """Positions as recorded and dequantised, from where the bodies were last given; in place.
+
+    A body at rest stays where it is, in forecasts as in the recording, so both ends of an interval
+    may meet there. Ties make it cover more often than it says, and rounding errors less often;
+    noise breaks them by chance.
+
+    Args:
+        position: (draw, trajectory, time, body, space), which is overwritten.
+        given: Where the bodies were, (trajectory, 1, body, space).
+        grid: See `_grid`.
+        noise: Draws the noise.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        for draw in position:  # so that what is in double precision is small
+            steps = np.rint((draw - given) / grid) + noise.uniform(-0.5, 0.5, draw.shape)
+            draw[:] = steps * grid
+    return position
 
 
 def one_step(
@@ -304,6 +341,10 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     said += "ahead, " + " and ".join(
         f"{percent(level)} intervals {percent(share)}" for level, share in others
     )
+    groups = int(calibration["group"].max()) + 1
+    if groups < 2:  # one trial, whatever the shares are
+        alone = f"{said}, which {how_many(groups, 'stretch')} of motion cannot tell from chance."
+        return Finding("undefined", alone)
     if off.max() <= RIGHT:
         return Finding("right", f"{said}, as they should.")
     low = mean[at] < LEVELS[at]
@@ -314,7 +355,6 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
         body = str(of_body["body"].values[np.nanargmin(signed)])
         said += f", most for {body} ({percent(float(of_body.sel(body=body)))} inside "
         said += f"{percent(LEVELS[at])} intervals)"
-    groups = int(calibration["group"].max()) + 1
     if off.max() <= NEAR:
         return Finding("near", f"{said}.")
     if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial

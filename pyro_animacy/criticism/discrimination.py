@@ -29,8 +29,8 @@ class Auc(NamedTuple):
 
     @property
     def at_chance(self) -> bool:
-        """Whether the interval holds 0.5."""
-        return self.low <= 0.5 <= self.high
+        """Whether the interval leaves chance possible, as one that is NaN does."""
+        return not (self.low > 0.5 or self.high < 0.5)
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> float:

@@ -155,9 +155,11 @@ def coverage(draws: ArrayLike, recorded: ArrayLike, levels: Sequence[float]) -> 
 
     The interval of a level has (1 - level) / 2 of the forecast on either side. Its ends are the
     quantiles between the draws at p (m + 1) (Weibull's plotting position): m draws of the true
-    distribution then cover as often as the level says, exactly so where p (m + 1) is whole. m must
-    be at least 2 / (1 - level) - 1, which is 39 for 95 %: even the interval from the least to the
-    greatest of fewer draws covers less often than that.
+    distribution then cover as often as the level says, exactly so where p (m + 1) is whole, unless
+    draws and recording tie, as those of bodies at rest do: then more often, or less often if they
+    are rounded otherwise, so ties have to be broken by noise before. m must be at least
+    2 / (1 - level) - 1, which is 39 for 95 %: even the interval from the least to the greatest of
+    fewer draws covers less often than that.
 
     Args:
         draws: (draw, trajectory, time, body, space).

@@ -58,7 +58,8 @@ def forecast_all(
         of ``ar1`` to ``ar5`` (that with the best held-out score) (draw, trajectory, time, body,
         space): the forecast frames alone, without the context. ``time`` is in seconds after the
         last frame given; positions are in data units. ``recorded`` also says which ``recording``
-        and ``start`` each window is cut from.
+        and ``start`` each window is cut from, its ``resolution``, and where the bodies were in the
+        last frame ``given`` (trajectory, body, space).
         Windows shorter than the horizon are NaN in ``recorded`` beyond their end, and are taken
         only where there are no others.
 
@@ -92,8 +93,11 @@ def forecast_all(
     future = slice(context, None)
     model = tree["predictions"]["position"].isel(chain=0, time=future, drop=True)
     recorded = tree["observed_data"]["position"].isel(time=future)
-    of = {name: ("trajectory", observed[name].to_numpy()) for name in ("recording", "start")}
+    about = "recording", "start", "resolution"
+    of = {name: ("trajectory", observed[name].to_numpy()) for name in about}
+    last = observed["position"].isel(time=context - 1).to_numpy()
     recorded = recorded.assign_coords(of)
+    recorded = recorded.assign_coords(given=(("trajectory", "body", "space"), last))
     found = {RECORDED: recorded.transpose(*DIMS[2:]), MODEL: model.transpose("draw", *DIMS[2:])}
     given = observed.isel(time=slice(context - needed, context))
     for name, baseline in others.items():

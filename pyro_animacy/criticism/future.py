@@ -12,22 +12,25 @@ the parameters).
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
 from pyro_animacy.criticism.contenders import AUTOREGRESSION, TAKEN
 from pyro_animacy.criticism.elpd import compare_elpd, elpd, elpd_baselines, elpd_data
 from pyro_animacy.criticism.verdicts import baseline_name
-from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
-from pyro_animacy.errors import ConfigError, RunError
+from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.trajectories import FEW_RECORDINGS
+from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.config import FitConfig, parse_config
 from pyro_animacy.infer.fit import fit, resume
+from pyro_animacy.infer.recordings import fingerprint
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.settings import CONFIG, read_settings
 
@@ -37,20 +40,20 @@ if TYPE_CHECKING:  # it takes long to load
 FUTURE = 0.5  # share of the frames that lies after the first origin
 
 
-def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, float]]:
-    """Cut recordings in time: what is known up to the end of each block, and the block's share.
+def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, xr.Dataset]]:
+    """Cut recordings in time: what comes before each origin, and the block that comes after.
 
-    The second half of the frames makes N blocks of the same length. `split` holds exactly the last
-    share of each Dataset out, which is block n; what is before it ends where block n - 1 ends. So
-    the blocks share no frame, together are the second half, and none is in the part that its own
-    model is fitted to. Steps are scored where their context lies in the block.
+    The second half of a recording's frames makes N blocks of as many, from moment to moment of its
+    own frame axis: in a recording with gaps, `split` would cut every unbroken stretch, so that what
+    is known would go on after the block. The blocks share no frame and together are the second
+    half. Steps are scored where their context lies in the block.
 
     Args:
-        dataset: Recordings, fewer than five, which `split` cuts in time.
+        dataset: Recordings, fewer than five.
         origins: N.
 
     Returns:
-        (Dataset, share held out) of each origin, the earliest first.
+        (before it, the block after it) of each origin, the earliest first.
 
     Raises:
         ConfigError: If there are no origins, or five recordings or more.
@@ -64,12 +67,53 @@ def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, float
             f"leave-future-out is for one to four long recordings; of {recordings}, whole ones are "
             "held out, which tells more: leave it out"
         )
-    known, block = [], FUTURE / origins
-    for n in reversed(range(origins)):
-        share = block / (1 - FUTURE + block * (n + 1))
-        known.append((dataset, share))
-        dataset = split(dataset, share)[0]
-    return known[::-1]
+    shares = np.linspace(1 - FUTURE, 1, origins + 1)
+    first, *moments = _moments(dataset, np.r_[0.0, shares])
+    return [
+        (_between(dataset, first, tau), _between(dataset, tau, end))
+        for tau, end in itertools.pairwise(moments)
+    ]
+
+
+def _moments(dataset: xr.Dataset, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Frames of each trajectory's recording before which these shares of it lie.
+
+    Args:
+        dataset: Recordings.
+        shares: (share,) of the different frames of a recording, from 0 to 1.
+
+    Returns:
+        (share, trajectory) frames on the recordings' axes.
+    """
+    recording, start = dataset["recording"].to_numpy(), dataset["start"].to_numpy()
+    end = start + dataset["length"].to_numpy()
+    found = np.zeros((len(shares), len(start)), np.int64)
+    for name in np.unique(recording):
+        own = recording == name
+        frames = [np.arange(s, e) for s, e in zip(start[own], end[own], strict=True)]
+        frame = np.unique(np.concatenate(frames))
+        at = np.rint(shares * len(frame)).astype(int)
+        found[:, own] = np.append(frame, frame[-1] + 1)[at, None]
+    return found
+
+
+def _between(
+    dataset: xr.Dataset, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> xr.Dataset:
+    """The frames from ``first`` to before ``end``, each (trajectory,) on the recordings' axes.
+
+    Raises:
+        DataError: If there is nothing.
+    """
+    start, length = dataset["start"].to_numpy(), dataset["length"].to_numpy()
+    begin, last = (np.clip(at - start, 0, length) for at in (first, end))
+    rows = np.flatnonzero(last - begin >= 2)
+    if not len(rows):
+        raise DataError(
+            "leave-future-out: no trajectory of 2 frames is left before or after an origin; give "
+            "longer recordings, or fewer origins"
+        )
+    return pieces(dataset, rows, begin[rows], last[rows])
 
 
 def refits(
@@ -83,7 +127,7 @@ def refits(
     """Fit a model before each origin; fits that are there are taken, stopped ones go on.
 
     Args:
-        config: Options; the share held out is set by the origins.
+        config: Options; what is held out is the block after an origin, whatever the share.
         dataset: Recordings.
         origins: Number of refits.
         out: Folder of the fits, ``origin_1``, ``origin_2``, ...
@@ -97,16 +141,20 @@ def refits(
         RunError: If a fit of other options is in the folder.
     """
     found = []
-    for n, (known, share) in enumerate(expanding(dataset, origins), 1):
-        here = dataclasses.replace(config, train=dataclasses.replace(config.train, heldout=share))
+    for n, (known, block) in enumerate(expanding(dataset, origins), 1):
         path = Path(out) / f"origin_{n}"
         if (path / CONFIG).is_file():
-            if parse_config(read_settings(path)) != here:
-                raise RunError(f"{path}: a fit with other options; choose another --out")
-            run = resume(path, known, progress=progress)
+            settings = read_settings(path)
+            if parse_config(settings) != config or settings.get("heldout") != fingerprint(block):
+                raise RunError(
+                    f"{path}: a fit with other options, or before another moment; choose another "
+                    "--out"
+                )
+            run = resume(path, known, heldout=block, progress=progress)
         else:
-            run = fit(known, here, out=path, overwrite=path.exists(), progress=progress)
-        found.append((run, run.heldout(known)))
+            new = path.exists()
+            run = fit(known, config, out=path, overwrite=new, heldout=block, progress=progress)
+        found.append((run, block))
     return found
 
 

@@ -184,10 +184,11 @@ def _gap(quality: xr.Dataset) -> Finding:
         f"Of {int(trained.count()):,} steps the training bound ({name}) is {nats(bound)} nats per "
         f"step, and {nats(best)} with all {quality.attrs['draws']} draws (IWAE): {what} "
         f"about {nats(best - bound)} nats per step or more (right: at "
-        f"most 0.1; near: 0.5). In half of the steps it is {nats(usual)} or less. The score's "
-        "bounds differ: they are of all steps, with its own number of draws.",
+        "most 0.1; near: 0.5).",
         "" if grade == "right" else f"{LARGER} Compare models by the importance-weighted score, "
         "not by the ELBO.",
+        f"In half of the steps it is {nats(usual)} or less. The score's bounds differ: they are of "
+        "all steps, with its own number of draws.",
     )  # fmt: skip
 
 

@@ -108,7 +108,6 @@ def _of_section(section: Section, grade: str) -> tuple[str, str, str]:
     if not found:
         return "", section.key, section.title
     first = re.sub(r" \((right|near):[^()]*\)", "", found[0])
-    first = re.split(r"(?<=[.?!]) (?=[A-Z0-9])", first)[0]
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
     return first, section.key, f"{section.title}{more}"
 

@@ -214,7 +214,7 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
     active = use["activity"].to_numpy() > ACTIVE
     idle = int((~active & (kl < COLLAPSED)).sum())
     rest = "" if not idle else (
-        f" As good as the prior, at under {COLLAPSED} nats each: {idle} of the others, which cost "
+        f"As good as the prior, at under {COLLAPSED} nats each: {idle} of the others, which cost "
         "nothing; a smaller --model.latent_size would do."
     )  # fmt: skip
     are = "is active; it carries" if active.sum() == 1 else "are active; they carry"
@@ -229,7 +229,7 @@ def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
             "nearly the same whatever it is.",
             f"{attempt}.",
         )
-    return Finding("right", f"{said}.{rest}")
+    return Finding("right", f"{said}.", more=rest)
 
 
 def _surgery(use: xr.Dataset, rate: float) -> list[Finding]:

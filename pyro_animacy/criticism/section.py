@@ -20,18 +20,20 @@ Grade = Literal["right", "near", "wrong", "undefined"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence on what is seen, and whether it is good.
+    """What is seen, in one sentence, and whether it is good.
 
     Attributes:
         grade: "right" (as it should be), "near", "wrong", or "undefined" (cannot be said).
         sentence: a whole sentence that a reader understands without the figure: what was measured,
             its value, what it should be.
         attempt: what to try, where it is wrong; "" otherwise.
+        more: further sentences, which the summary leaves out; "" if none.
     """
 
     grade: Grade
     sentence: str
     attempt: str = ""
+    more: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def fit(
     out: str | Path,
     overwrite: bool = False,
     data: dict[str, Any] | None = None,
+    heldout: xr.Dataset | None = None,
     progress: bool = True,
 ) -> Run:
     """Fit a model to recordings, score it on held-out frames, and save the run.
@@ -49,6 +50,8 @@ def fit(
         overwrite: Replace a folder that exists.
         data: Where the recordings come from, kept in ``config.yaml`` so that they can be read
             again (`Run.recordings`): the arguments of `read_trajectories`.
+        heldout: What to score the run on, of moving bodies; by default the share
+            ``train.heldout`` of ``dataset``, which otherwise is fitted to in whole.
         progress: Say what was read, and show a progress bar.
 
     Returns:
@@ -65,7 +68,9 @@ def fit(
         raise ConfigError(f"config is {config!r}; it must be a FitConfig, such as preset('small')")
     path, found_again = Path(out), _found_again(config.family, data)
     processes = join(config.train.device)
-    trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
+    trainer = Trainer(
+        dataset, config, path, progress=progress, processes=processes, heldout=heldout
+    )
     if not processes.first:
         return _finish(trainer)
     if _within(found_again, path / REPLAY):
@@ -83,7 +88,13 @@ def fit(
         return _finish(trainer)
 
 
-def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> Run:
+def resume(
+    path: str | Path,
+    dataset: xr.Dataset,
+    *,
+    heldout: xr.Dataset | None = None,
+    progress: bool = True,
+) -> Run:
     """Go on with a run that was stopped or killed, to the result it would have had.
 
     With another number of processes than before it goes on as well, under other noise.
@@ -91,6 +102,7 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
     Args:
         path: The run's folder.
         dataset: The same recordings as before.
+        heldout: Likewise, where it was given.
         progress: Show a progress bar.
 
     Raises:
@@ -101,7 +113,9 @@ def resume(path: str | Path, dataset: xr.Dataset, *, progress: bool = True) -> R
     config = parse_config(read_settings(path))
     processes = join(config.train.device)
     with alone_in(path) if processes.first else nullcontext():
-        trainer = Trainer(dataset, config, path, progress=progress, processes=processes)
+        trainer = Trainer(
+            dataset, config, path, progress=progress, processes=processes, heldout=heldout
+        )
         if (path / checkpoint.TRAINER).is_file():
             trainer.load(checkpoint.load_trainer(path / checkpoint.TRAINER))
         return _finish(trainer)

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
-from pyro_animacy.data.trajectories import FEW_RECORDINGS
+from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
@@ -80,12 +80,15 @@ class SceneSource:
     Args:
         dataset: In the schema of `pyro_animacy.data.schema`.
         config: The options of the fit.
+        heldout: What is never trained on, where it is no part of ``dataset``.
 
     Raises:
         DataError: If they are not in the schema, or a part is too short to train on or to score.
     """
 
-    def __init__(self, dataset: xr.Dataset, config: FitConfig) -> None:
+    def __init__(
+        self, dataset: xr.Dataset, config: FitConfig, heldout: xr.Dataset | None = None
+    ) -> None:
         if "position" not in dataset:
             raise DataError(
                 f"{config.family} is a model of moving bodies, and these recordings have no "
@@ -95,7 +98,11 @@ class SceneSource:
         history, self.steps = config.model.history, options.window
         needed, cut = _frames_needed(dataset, options, history), _if_cut(dataset)
         try:
-            parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
+            if heldout is None:
+                parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
+            else:
+                fitting = split(dataset, options.validation, seed=options.seed + 1)
+                parts = dataset, *fitting, check_trajectories(heldout)
         except DataError as error:
             raise DataError(f"{error} (a fit needs about {needed} frames in a row){cut}") from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts

@@ -80,6 +80,7 @@ class Trainer:
         path: The run's folder.
         progress: Show a progress bar.
         processes: Those that fit together; by default this one is alone.
+        heldout: As for `fit`.
 
     Raises:
         ConfigError: If the batch has fewer windows than there are processes.
@@ -94,6 +95,7 @@ class Trainer:
         *,
         progress: bool,
         processes: Processes = ALONE,
+        heldout: xr.Dataset | None = None,
     ) -> None:
         options = self.options = config.train
         self.path, self.processes = path, processes
@@ -106,8 +108,13 @@ class Trainer:
             )
         if options.tensorboard:
             summary_writer()  # fail now, before anything is written
-        of_episodes = family(config.family).data == "episodes"
-        self.source: Source = (EpisodeSource if of_episodes else SceneSource)(dataset, config)
+        self.source: Source
+        if family(config.family).data == "episodes":
+            if heldout is not None:
+                raise ConfigError(f"{config.family} holds episodes out itself; leave heldout out")
+            self.source = EpisodeSource(dataset, config)
+        else:
+            self.source = SceneSource(dataset, config, heldout)
         if self.source.batch_size < processes.size:
             raise ConfigError(
                 f"train.batch_size is {self.source.batch_size}, the batch of all {processes.size} "
