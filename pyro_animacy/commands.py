@@ -21,6 +21,7 @@ from pyro_animacy.command_data import (
     data_options,
     files_named,
     fitted_to,
+    read_as_the_run,
 )
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.animacy_table import check_name, save_scores, scores_text
@@ -374,7 +375,8 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
                 f"--recordings: {run.path} was fitted to {min(learned & files)}; leave the option "
                 "out to compare on what all runs held out, or give others"
             )
-    recordings = read_data(runs[0].card.model, data)
+    given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
+    recordings = read_as_the_run(runs[0], data, given)
     return recordings, recordings
 
 
