@@ -37,12 +37,13 @@ from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import compare
-from pyro_animacy.criticism.criticise import SECTIONS, criticise
+from pyro_animacy.criticism.criticise import SECTIONS, criticise, windows
 from pyro_animacy.criticism.in_short import ENTRIES, NAMED, in_short
 from pyro_animacy.criticism.report import with_named_bodies, write_report, write_sections
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.trajectories import split, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many
 from pyro_animacy.infer.config import parse_config
 
@@ -598,6 +599,21 @@ def test_criticise_reports_every_section(tiny_run, tiny_data, tmp_path, capfd, m
     assert "Not known Nothing can be said of this here" not in page.words
     bars = [line for line in capfd.readouterr().err.split("\r") if "|" in line]
     assert {bar.split(":")[0].strip() for bar in bars} == {"criticise"}  # one bar, and no other
+
+
+def test_windows_are_named_by_the_frame_that_they_begin_with(tiny_run, tiny_data):
+    """Also where they are cut from a piece of a recording, which its own first frame names."""
+    x = tiny_data["position"].values.copy()
+    x[0, [15, 16]] = np.nan
+    cut = split_at_gaps(make_trajectories(x, fps=10, body=tiny_data["body"].values))
+    assert list(cut["trajectory"].values) == ["0@0", "0@17"]
+    shown = windows(cut, tiny_run, frames=40)
+    assert list(shown["trajectory"].values) == ["0@17", "0@57"]
+    np.testing.assert_array_equal(shown["position"][1], x[0, 57:97])
+    heldout = windows(split(cut, heldout=0.2)[1], tiny_run, frames=20)
+    assert list(heldout["trajectory"].values) == [f"0@{n}" for n in heldout["start"].values]
+    assert heldout["start"].values[0] > 17
+    assert list(windows(tiny_data, tiny_run, frames=120)["trajectory"].values) == ["0"]
 
 
 def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Criticise a run: generate, compare with the recording, measure, and write the report."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
     fewer = _times_fewer(run)
     rows, begin, end = _places(dataset, run, most=max(1, SCORED // fewer))
-    observed, length, only = pieces(dataset, rows, begin, end), dataset["length"].to_numpy(), None
+    observed, length, only = _cut(dataset, rows, begin, end), dataset["length"].to_numpy(), None
     if length.sum() > STEPS // fewer:
         kept, rows = np.unique(rows, return_inverse=True)
         dataset = pieces(dataset, kept, np.zeros_like(kept), length[kept])
@@ -175,11 +176,31 @@ def windows(
 ) -> xr.Dataset:
     """Cut trajectories into consecutive windows of ``frames``, at most ``most`` of them.
 
+    They are named `name@frame`, by the frame of the recording that each begins with.
+
     Raises:
         ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
-    return pieces(dataset, *_places(dataset, run, frames=frames, most=most))
+    return _cut(dataset, *_places(dataset, run, frames=frames, most=most))
+
+
+def _cut(dataset: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr.Dataset:
+    """Pieces, each named by its own first frame, not by that of the trajectory it is cut from."""
+    cut = pieces(dataset, rows, begin, end)
+    shown = zip(cut["trajectory"].values.astype(str), cut["start"].values.tolist(), strict=True)
+    names = [_window_name(name, start) for name, start in shown]
+    if len(set(names)) < len(names):  # a file's own names may end like those of pieces
+        return cut
+    return cut.assign_coords(trajectory=np.array(names, object))
+
+
+def _window_name(name: str, start: int) -> str:
+    """`home_1@952` of `home_1@562@952` or, where only one window was cut, `home_1@562`."""
+    whole = name
+    while (found := re.fullmatch(r"(.+)@(\d+)", whole)) and int(found[2]) <= start:
+        whole = found[1]
+    return f"{whole}@{start}" if start or whole != name else name
 
 
 def _places(
