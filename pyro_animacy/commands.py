@@ -389,6 +389,8 @@ def _simulate(chosen: Namespace) -> None:
 def _simulate_soccer(chosen: Namespace) -> str:
     if chosen.size is not None:
         raise ConfigError("--size is of images; soccer records positions, leave it out")
+    if Path(chosen.out).suffix not in ("", ".nc"):
+        raise ConfigError(f"--out {chosen.out}: games are netCDF; end its name in .nc")
     fps = 20.0 if chosen.fps is None else chosen.fps
     games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
     write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))

@@ -629,6 +629,7 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose one of soccer"),
         (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
         (["simulate", "soccer", "--frames", "x", "--out", "o.nc"], "frames"),
+        (["simulate", "soccer", "--out", "s.csv"], "s.csv: games are netCDF; end its name in .nc"),
         (["simulate", "soccer", "--out", "a_file/o.nc"], "a_file/o.nc: its folder cannot be made"),
     ],
 )
