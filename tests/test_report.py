@@ -734,6 +734,7 @@ def test_differences_counts_and_units_as_said():
     assert wording.counted(1, 1, "single steps") == "all of 1 single step"
     assert [how_many(n, "body") for n in (0, 1, 2000)] == ["0 bodies", "1 body", "2,000 bodies"]
     assert [how_many(n, "stretch") for n in (1, 2)] == ["1 stretch", "2 stretches"]
+    assert [how_many(n, "display") for n in (1, 4)] == ["1 display", "4 displays"]
     assert [how_many(n, "frame") for n in (1, 2)] == ["1 frame", "2 frames"]
     units = ("rad/data units", "data units/s", "rad/m")
     assert [wording.per_unit(u) for u in units] == [
