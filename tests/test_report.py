@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from helpers import recordings
 from matplotlib.figure import Figure
@@ -46,6 +48,7 @@ from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.trajectories import split, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many
 from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.run import Run
 
 SUMMARY = {
     "heldout_nats_per_step": 3.5,
@@ -599,6 +602,22 @@ def test_criticise_reports_every_section(tiny_run, tiny_data, tmp_path, capfd, m
     assert "Not known Nothing can be said of this here" not in page.words
     bars = [line for line in capfd.readouterr().err.split("\r") if "|" in line]
     assert {bar.split(":")[0].strip() for bar in bars} == {"criticise"}  # one bar, and no other
+
+
+def test_a_report_says_of_a_run_that_was_stopped_how_it_goes_on(tiny_run, tiny_data, tmp_path):
+    path = shutil.copytree(tiny_run.path, tmp_path / "run")
+    (path / "summary.json").unlink()  # it is written when the fit has ended
+    log = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(log[:-1]))
+    trainer = torch.load(path / "trainer.pt", weights_only=True)
+    torch.save(trainer | {"step": 23}, path / "trainer.pt")
+    heldout = tiny_run.heldout(tiny_data)
+    for run, said in ((Run.load(path), True), (tiny_run, False)):
+        out = criticise(run, heldout, out=tmp_path / "r.html", draws=2, most=1, sections=())
+        words = checked(out).words
+        assert ("stopped at step 23 of 40" in words) == said
+        assert (f"pyro-animacy fit --resume {path}" in words) == said
+        assert ("Longer training" in words) != said
 
 
 def test_windows_are_named_by_the_frame_that_they_begin_with(tiny_run, tiny_data):

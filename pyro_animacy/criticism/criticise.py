@@ -20,7 +20,8 @@ from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
 from pyro_animacy.data.windows import consecutive, evenly
-from pyro_animacy.errors import AnimacyError, ConfigError, DataError
+from pyro_animacy.errors import AnimacyError, ConfigError, DataError, command_line
+from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
@@ -36,6 +37,20 @@ FEW_BODIES = 3  # of more, each of which is scored by itself, that many times fe
 def _told(run: Run) -> dict[str, Any]:
     """The summary of a run, with its options."""
     return {**run.summary, "model": run.card.config, "train": run.settings["train"]}
+
+
+def _stopped(run: Run) -> dict[str, Any]:
+    """Of a run whose fit has not ended, how far it came and how it goes on, as `stopped`."""
+    file = run.path / checkpoint.TRAINER
+    if run.summary or run.checkpoint is not None or not file.is_file():
+        return {}
+    return {
+        "stopped": {
+            "step": checkpoint.load_trainer(file)["step"],
+            "of": run.config.train.steps,
+            "resume": command_line("fit", "--resume", run.path),
+        }
+    }
 
 
 def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -131,6 +146,7 @@ def criticise(
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
     metrics = run.metrics()  # damaged ones fail now, not after minutes
+    stopped = _stopped(run)
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not run.summary:  # of these recordings, as the sections are
@@ -151,7 +167,7 @@ def criticise(
             title=f"{run.name}: {run.card.model} on {source}",
             observed=observed,
             generated=made,
-            summary=_told(run),
+            summary=_told(run) | stopped,
             metrics=metrics,
             reconstructed=followed,
             sections=found,
