@@ -24,7 +24,8 @@ DATA_OPTIONS = {
     "bodies": (
         str,
         "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
-        "one from each group, no body twice) or 'each' (every body on its own); all by default",
+        "one from each group, no body twice), 'ant x ant' (every pair of one group) or 'each' "
+        "(every body on its own); all by default",
     ),
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),
@@ -91,7 +92,7 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
     files, learned = (files_named(run.card.model, of) for of in (data["source"], source))
     new = learned.isdisjoint(files)
     if new or acting:
-        found = _read_as_the_run(run, data, given)
+        found = read_as_the_run(run, data, given)
         return Asked(suited_episodes(run.card, found) if run.data == "episodes" else found, new=new)
     if learned != files:
         raise ConfigError(
@@ -139,16 +140,28 @@ def fitted_to(run: Run) -> xr.Dataset | None:
     return run.fitted(run.recordings())
 
 
-def _read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
+def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Dataset:
     """Read other recordings with the run's options, which a message must not take for the user's.
+
+    Recordings at the model's rate already, as those that `direct` writes, are not downsampled
+    unless that was ``given``.
 
     Raises:
         DataError: As `read_trajectories`.
     """
     taken = [f"--{name}" for name in DATA_OPTIONS if data.get(name) is not None]
     taken = [name for name in taken if name not in given]
+    every = data.get("downsample") if "--downsample" in taken else None
     try:
-        return read_data(run.card.model, data)
+        found = read_data(run.card.model, data)
+        if every and every > 1 and np.isclose(found.attrs["fps"] * every, run.card.fps, rtol=0.01):
+            print(
+                f"{run.path}: its --downsample {every} is not taken over, since the recordings "
+                f"have the model's {run.card.fps:g} frames a second already",
+                file=sys.stderr,
+            )
+            found = read_data(run.card.model, data | {"downsample": 1})
+        return found
     except DataError as error:
         if not taken:
             raise

@@ -21,6 +21,7 @@ from pyro_animacy.command_data import (
     data_options,
     files_named,
     fitted_to,
+    read_as_the_run,
 )
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.animacy_table import check_name, save_scores, scores_text
@@ -374,7 +375,8 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
                 f"--recordings: {run.path} was fitted to {min(learned & files)}; leave the option "
                 "out to compare on what all runs held out, or give others"
             )
-    recordings = read_data(runs[0].card.model, data)
+    given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
+    recordings = read_as_the_run(runs[0], data, given)
     return recordings, recordings
 
 
@@ -387,6 +389,8 @@ def _simulate(chosen: Namespace) -> None:
 def _simulate_soccer(chosen: Namespace) -> str:
     if chosen.size is not None:
         raise ConfigError("--size is of images; soccer records positions, leave it out")
+    if Path(chosen.out).suffix not in ("", ".nc"):
+        raise ConfigError(f"--out {chosen.out}: games are netCDF; end its name in .nc")
     fps = 20.0 if chosen.fps is None else chosen.fps
     games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
     write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))

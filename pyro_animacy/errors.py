@@ -87,8 +87,8 @@ def how_many(count: int, noun: str) -> str:
     """How many there are of a thing, by its name in the singular: 1 body, 2,000 bodies."""
     if count == 1:
         return f"1 {noun}"
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}{'e' * noun.endswith('ch')}s"
-    return f"{count:,} {plural}"
+    ies = noun.endswith("y") and noun[-2:-1] not in "aeiou"  # bodies, but displays
+    return f"{count:,} {noun[:-1]}ies" if ies else f"{count:,} {noun}{'e' * noun.endswith('ch')}s"
 
 
 def command_line(*words: str | Path) -> str:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # write files, open no window
 from matplotlib import pyplot as plt
 
 from pyro_animacy import Run, predict
+from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.criticism.plots import most_movement
 
 SECONDS, SCENES = 2.0, 3  # of context, and again of forecast; scenes shown, each of another moment
@@ -42,6 +43,7 @@ def main() -> None:
 
     recorded = forecasts["observed_data"].dataset["position"]
     drawn = forecasts["predictions"].dataset["position"].isel(chain=0, time=slice(K - 1, None))
+    units = data_units(scenes)
     names = list(scenes["trajectory"].values)
     figure, axes = plt.subplots(1, len(names), figsize=(10, 4), squeeze=False, layout="constrained")
     for axis, scene in zip(axes[0], names, strict=True):
@@ -51,7 +53,7 @@ def main() -> None:
             axis.plot(*futures.values, color=colour, alpha=0.12, lw=1)
             axis.plot(*path[:K].T, color=colour, lw=3, label=body)
             axis.plot(*path[K - 1 :].T, color="black", lw=1.3, ls=(0, (3, 1.5)))
-        axis.set(title=scene, xlabel=f"x ({run.card.units})", ylabel=f"y ({run.card.units})")
+        axis.set(title=scene, xlabel=f"x ({units})", ylabel=f"y ({units})")
         axis.set_aspect("equal", adjustable="datalim")
     axes[0, 0].plot([], [], color="black", lw=1.3, ls=(0, (3, 1.5)), label="what happened then")
     axes[0, 0].plot([], [], color="gray", lw=1, label=f"{given.draws} forecasts")

@@ -485,6 +485,15 @@ def test_a_curve_in_the_band_of_the_figure_may_be_chance(power, independent, gra
     assert said == {"may be chance" if chance else "too low"}
 
 
+def test_a_gap_is_said_to_as_many_digits_as_its_grade_needs():
+    """One of 0.052 is not right, so it is not said to be 0.05 where 0.05 is good."""
+    low = right()
+    u = ((np.arange(1000) + 0.5) / 1000) ** (1 / 1.15)
+    low["pit"].loc[{"model": "model", "body": "mouse"}] = u[:, None]
+    found = next(f for f in section(low).findings if "mouse" in f.sentence and f.grade == "near")
+    assert "differs by up to 0.052 from" in found.sentence
+
+
 def test_what_to_try_is_not_what_the_run_has():
     wrong = right()
     wrong["pit"].loc[{"model": "model"}] = rng(17).beta(0.4, 0.4, (1000, 2, 2))

@@ -21,7 +21,9 @@ from helpers import BODIES, assert_same_run, call, chase, command, debug, metric
 
 from pyro_animacy.cli import main
 from pyro_animacy.commands import COMMANDS
+from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
+from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.fit import fit
@@ -274,6 +276,23 @@ def test_options_of_data_that_is_not_given(run, csv, tmp_path, refused):
     )
     copied = shutil.copy(csv, tmp_path / "other.nc.csv")
     assert "--downsample is taken over" not in refused("sample", run, copied, "--labels", "x", *out)
+
+
+@pytest.mark.parametrize(("fps", "kept"), [(10, 1), (20, 2)])
+def test_the_runs_downsample_is_for_recordings_at_another_rate(run, tmp_path, capsys, fps, kept):
+    """Those that say they have the model's rate, as displays of `direct` do, are taken whole."""
+    copied, new, out = (tmp_path / name for name in ("run", "new.nc", "draws.nc"))
+    shutil.copytree(run, copied)
+    settings = yaml.safe_load((copied / "config.yaml").read_text())
+    settings["data"] = {"source": settings["data"]["source"], "downsample": 2}
+    (copied / "config.yaml").write_text(yaml.safe_dump(settings))
+    save_netcdf(make_trajectories(chase(60, seed=8), fps=fps, body=BODIES), new)
+    assert main(["sample", str(copied), str(new), "--draws", "1", "--out", str(out)]) == 0
+    with xr.open_datatree(out, engine="h5netcdf") as tree:
+        observed = tree["observed_data"]["position"].values
+        np.testing.assert_array_equal(observed, chase(60, seed=8)[:, ::kept])
+    assert ("--downsample 2 is not taken over" in capsys.readouterr().err) == (kept == 1)
+    assert main(["compare", str(copied), "--recordings", str(new), "--draws", "25"]) == 0
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json"])
@@ -610,6 +629,7 @@ def test_options_of_fit(csv, tmp_path, refused, options, says):
         (["simulate", "tennis", "--out", "o.nc"], "'tennis' does not exist; choose one of soccer"),
         (["simulate", "soccer", "--trajectories", "0", "--out", "o.nc"], "trajectories"),
         (["simulate", "soccer", "--frames", "x", "--out", "o.nc"], "frames"),
+        (["simulate", "soccer", "--out", "s.csv"], "s.csv: games are netCDF; end its name in .nc"),
         (["simulate", "soccer", "--out", "a_file/o.nc"], "a_file/o.nc: its folder cannot be made"),
     ],
 )

@@ -365,6 +365,13 @@ def test_missing_frames_split_or_stay(write):
     assert read_trajectories(path, fps=1, minimum_frames=3)["length"].values.tolist() == [3]
 
 
+def test_bodies_are_a_list_as_one_writes_in_python():
+    rows = long_table(walk(1, 7, 3), ["1", "2", "3"])
+    chosen = read_trajectories(rows, fps=4, bodies=["3", "1"])
+    xr.testing.assert_identical(chosen, read_trajectories(rows, fps=4, bodies="3,1"))
+    assert list(chosen["body"].values) == ["3", "1"]
+
+
 def test_folder_of_files_and_repeated_stems(tmp_path):
     position = walk(3, 7, 2)
     paths = []

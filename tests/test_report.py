@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shutil
 import sys
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from helpers import recordings
 from matplotlib.figure import Figure
@@ -37,14 +39,16 @@ from pyro_animacy.criticism.animation import animate, pace
 from pyro_animacy.criticism.attempts import smaller_kl_weight
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import compare
-from pyro_animacy.criticism.criticise import SECTIONS, criticise
+from pyro_animacy.criticism.criticise import SECTIONS, criticise, windows
 from pyro_animacy.criticism.in_short import ENTRIES, NAMED, in_short
 from pyro_animacy.criticism.report import with_named_bodies, write_report, write_sections
 from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.statistics import STATISTICS
 from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.trajectories import split, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many
 from pyro_animacy.infer.config import parse_config
+from pyro_animacy.infer.run import Run
 
 SUMMARY = {
     "heldout_nats_per_step": 3.5,
@@ -607,6 +611,37 @@ def test_criticise_reports_every_section(tiny_run, tiny_data, tmp_path, capfd, m
     assert {bar.split(":")[0].strip() for bar in bars} == {"criticise"}  # one bar, and no other
 
 
+def test_a_report_says_of_a_run_that_was_stopped_how_it_goes_on(tiny_run, tiny_data, tmp_path):
+    path = shutil.copytree(tiny_run.path, tmp_path / "run")
+    (path / "summary.json").unlink()  # it is written when the fit has ended
+    log = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(log[:-1]))
+    trainer = torch.load(path / "trainer.pt", weights_only=True)
+    torch.save(trainer | {"step": 23}, path / "trainer.pt")
+    heldout = tiny_run.heldout(tiny_data)
+    for run, said in ((Run.load(path), True), (tiny_run, False)):
+        out = criticise(run, heldout, out=tmp_path / "r.html", draws=2, most=1, sections=())
+        words = checked(out).words
+        assert ("stopped at step 23 of 40" in words) == said
+        assert (f"pyro-animacy fit --resume {path}" in words) == said
+        assert ("Longer training" in words) != said
+
+
+def test_windows_are_named_by_the_frame_that_they_begin_with(tiny_run, tiny_data):
+    """Also where they are cut from a piece of a recording, which its own first frame names."""
+    x = tiny_data["position"].values.copy()
+    x[0, [15, 16]] = np.nan
+    cut = split_at_gaps(make_trajectories(x, fps=10, body=tiny_data["body"].values))
+    assert list(cut["trajectory"].values) == ["0@0", "0@17"]
+    shown = windows(cut, tiny_run, frames=40)
+    assert list(shown["trajectory"].values) == ["0@17", "0@57"]
+    np.testing.assert_array_equal(shown["position"][1], x[0, 57:97])
+    heldout = windows(split(cut, heldout=0.2)[1], tiny_run, frames=20)
+    assert list(heldout["trajectory"].values) == [f"0@{n}" for n in heldout["start"].values]
+    assert heldout["start"].values[0] > 17
+    assert list(windows(tiny_data, tiny_run, frames=120)["trajectory"].values) == ["0"]
+
+
 def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeypatch):
     def fails(*_):
         raise DataError("these are too short.")
@@ -725,6 +760,7 @@ def test_differences_counts_and_units_as_said():
     assert wording.counted(1, 1, "single steps") == "all of 1 single step"
     assert [how_many(n, "body") for n in (0, 1, 2000)] == ["0 bodies", "1 body", "2,000 bodies"]
     assert [how_many(n, "stretch") for n in (1, 2)] == ["1 stretch", "2 stretches"]
+    assert [how_many(n, "display") for n in (1, 4)] == ["1 display", "4 displays"]
     assert [how_many(n, "frame") for n in (1, 2)] == ["1 frame", "2 frames"]
     units = ("rad/data units", "data units/s", "rad/m")
     assert [wording.per_unit(u) for u in units] == [

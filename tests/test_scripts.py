@@ -2,11 +2,14 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import chase, debug, table
+from matplotlib import pyplot
 from PIL import Image
 
 from pyro_animacy import Run, preset, read_trajectories
@@ -54,6 +57,17 @@ def test_forecasts_are_drawn(tmp_path, run):
         shades = picture.convert("RGB").getcolors(picture.width * picture.height)
     colours = {colour for _, colour in shades}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73), (0, 0, 0)} <= colours
+
+
+def test_axes_of_forecasts_say_units_as_the_report_does(tmp_path, monkeypatch):
+    table(chase()).to_csv(tmp_path / "chase.csv", index=False)
+    data = {"source": str(tmp_path / "chase.csv"), "fps": 10}
+    fit(read_trajectories(**data), debug(), out=tmp_path / "run", data=data, progress=False)
+    monkeypatch.setattr(sys, "argv", ["posterior_predictive.py", "run", "--draws", "2"])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(SCRIPTS / "posterior_predictive.py"), run_name="__main__")
+    assert pyplot.gca().get_xlabel() == "x (data units)"
+    pyplot.close("all")
 
 
 def test_forecasts_are_of_each_moment_once(tmp_path):

@@ -52,6 +52,15 @@ def attempts(figures: Figures) -> list[str]:
     return said or [next(sentence for rule in LAST if (sentence := rule(figures)))]
 
 
+def _stopped(figures: Figures) -> str:
+    if not (stopped := figures.summary.get("stopped")):
+        return ""
+    return (
+        f"The rest of the training ({stopped['resume']}): it was stopped at step "
+        f"{stopped['step']:,} of {stopped['of']:,}."
+    )
+
+
 def _headings(figures: Figures) -> str:
     shaky = [name for name in ("acceleration", "turning angle") if name in figures.wrong]
     if not shaky or figures.model.get("history") != 1:
@@ -108,7 +117,7 @@ def _rest(figures: Figures) -> str:
 def _length(figures: Figures) -> str:
     """Whether to train for longer, or on more: by the validation scores."""
     steps, scores = series(figures.metrics, "validation_nats_per_step")
-    if not figures.scored or not scores:
+    if not figures.scored or not scores or figures.summary.get("stopped"):
         return ""
     if len(scores) == 1:
         return (
@@ -191,7 +200,7 @@ def _nothing(_: Figures) -> str:
 
 
 # Each reads some figures of a run, and has a sentence or "".
-RULES = (_headings, _noise, _drift, _rest, _length, _collapse, _score, _draws)
+RULES = (_stopped, _headings, _noise, _drift, _rest, _length, _collapse, _score, _draws)
 LAST = (_one_at_a_time, _observed, _nothing)
 
 

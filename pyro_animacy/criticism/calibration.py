@@ -301,7 +301,7 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
         yield Finding(
             "right",
             f"One step ahead, the spread is right for {names} (recorded and promised shares "
-            f"differ by {gap:.2f} at most; {RIGHT:g} or less is good).",
+            f"differ by {_gap(gap)} at most; {RIGHT:g} or less is good).",
         )
     for body, axis, worst, grade, chance in sorted(others, key=lambda o: -o[2].gap)[:PANELS]:
         if grade == "undefined":
@@ -313,11 +313,17 @@ def _one_step_findings(calibration: xr.Dataset) -> Iterator[Finding]:
         yield Finding(
             grade,
             f"One step ahead, forecasts of {body} are {worst.direction}: the share of steps "
-            f"recorded below a point of the forecast differs by up to {worst.gap:.2f} from the "
+            f"recorded below a point of the forecast differs by up to {_gap(worst.gap)} from the "
             f"share promised, along {axis} ({RIGHT:g} or less is good)"
             + (", which may be chance." if chance else "."),
             _wider(calibration) if grade == "wrong" else "",
         )  # fmt: skip
+
+
+def _gap(gap: float) -> str:
+    """To a hundredth, or to as many digits as show on which side of RIGHT it is."""
+    said = (f"{gap:.{digits}f}" for digits in range(2, 20))
+    return next(text for text in said if (float(text) <= RIGHT) == (gap <= RIGHT))
 
 
 def _wider(calibration: xr.Dataset) -> str:

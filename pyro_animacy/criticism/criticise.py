@@ -1,5 +1,6 @@
 """Criticise a run: generate, compare with the recording, measure, and write the report."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
 from pyro_animacy.data.windows import consecutive, evenly
-from pyro_animacy.errors import AnimacyError, ConfigError, DataError
+from pyro_animacy.errors import AnimacyError, ConfigError, DataError, command_line
+from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.summary import summarise
@@ -35,6 +37,20 @@ FEW_BODIES = 3  # of more, each of which is scored by itself, that many times fe
 def _told(run: Run) -> dict[str, Any]:
     """The summary of a run, with its options."""
     return {**run.summary, "model": run.card.config, "train": run.settings["train"]}
+
+
+def _stopped(run: Run) -> dict[str, Any]:
+    """Of a run whose fit has not ended, how far it came and how it goes on, as `stopped`."""
+    file = run.path / checkpoint.TRAINER
+    if run.summary or run.checkpoint is not None or not file.is_file():
+        return {}
+    return {
+        "stopped": {
+            "step": checkpoint.load_trainer(file)["step"],
+            "of": run.config.train.steps,
+            "resume": command_line("fit", "--resume", run.path),
+        }
+    }
 
 
 def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -55,7 +71,7 @@ def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
     """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
     fewer = _times_fewer(run)
     rows, begin, end = _places(dataset, run, most=max(1, SCORED // fewer))
-    observed, length, only = pieces(dataset, rows, begin, end), dataset["length"].to_numpy(), None
+    observed, length, only = _cut(dataset, rows, begin, end), dataset["length"].to_numpy(), None
     if length.sum() > STEPS // fewer:
         kept, rows = np.unique(rows, return_inverse=True)
         dataset = pieces(dataset, kept, np.zeros_like(kept), length[kept])
@@ -130,6 +146,7 @@ def criticise(
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
     metrics = run.metrics()  # damaged ones fail now, not after minutes
+    stopped = _stopped(run)
     parts, start = 3 + len(sections), "criticise: score"
     with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
         if new or not run.summary:  # of these recordings, as the sections are
@@ -150,7 +167,7 @@ def criticise(
             title=f"{run.name}: {run.card.model} on {source}",
             observed=observed,
             generated=made,
-            summary=_told(run),
+            summary=_told(run) | stopped,
             metrics=metrics,
             reconstructed=followed,
             sections=found,
@@ -175,11 +192,31 @@ def windows(
 ) -> xr.Dataset:
     """Cut trajectories into consecutive windows of ``frames``, at most ``most`` of them.
 
+    They are named `name@frame`, by the frame of the recording that each begins with.
+
     Raises:
         ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
-    return pieces(dataset, *_places(dataset, run, frames=frames, most=most))
+    return _cut(dataset, *_places(dataset, run, frames=frames, most=most))
+
+
+def _cut(dataset: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr.Dataset:
+    """Pieces, each named by its own first frame, not by that of the trajectory it is cut from."""
+    cut = pieces(dataset, rows, begin, end)
+    shown = zip(cut["trajectory"].values.astype(str), cut["start"].values.tolist(), strict=True)
+    names = [_window_name(name, start) for name, start in shown]
+    if len(set(names)) < len(names):  # a file's own names may end like those of pieces
+        return cut
+    return cut.assign_coords(trajectory=np.array(names, object))
+
+
+def _window_name(name: str, start: int) -> str:
+    """`home_1@952` of `home_1@562@952` or, where only one window was cut, `home_1@562`."""
+    whole = name
+    while (found := re.fullmatch(r"(.+)@(\d+)", whole)) and int(found[2]) <= start:
+        whole = found[1]
+    return f"{whole}@{start}" if start or whole != name else name
 
 
 def _places(

@@ -232,6 +232,8 @@ def _facts(
             steps += f" of {how_many(summary['batch_size'], 'window')}"
         steps = f" ({steps})" if steps else ""
         facts.append(("training", f"{seconds(summary['train_seconds'])}{steps}"))
+    if stopped := summary.get("stopped"):
+        facts.append(("training", f"stopped at step {stopped['step']:,} of {stopped['of']:,}"))
     return facts
 
 

@@ -1,7 +1,7 @@
 """From what a person has, files or objects of other libraries, to trajectories."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -52,7 +52,7 @@ class _Options:
 def read_trajectories(
     source: Any,
     *,
-    bodies: str | None = None,
+    bodies: str | Sequence[str] | None = None,
     labels: str | None = None,
     fps: float | None = None,
     downsample: int = 1,
@@ -73,8 +73,9 @@ def read_trajectories(
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
-            triple of one from each group, no body twice) or "each" (every body on its own, of the
-            recording it comes from); all by default.
+            triple of one from each group, no body twice), "ant x ant" (every pair of one group) or
+            "each" (every body on its own, of the recording it comes from); a list of names is these bodies;
+            all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
@@ -106,6 +107,8 @@ def read_trajectories(
     for role, name in (columns or {}).items():
         if role not in (*ROLES, "body"):
             raise ConfigError(f"--columns {role}={name}: the roles are {', '.join(ROLES)}")
+    if bodies is not None and not isinstance(bodies, str):
+        bodies = ",".join(map(str, bodies))
     options = _Options(bodies, labels, fps, downsample, columns, minimum_frames, split_gaps)
     items = list(of_matches(_items(source)))
     _no_file_twice(items)
