@@ -207,8 +207,8 @@ What they score without a [state of rest](notation.md#rest), trained on the ELBO
 memory; deterministic; stochastic; rssm), nats a step: termites -7.29; -7.76; -7.87; -7.90; -7.65;
 -7.87. Metrica 17.50; 18.34; 16.54; 11.00; 17.27; 16.27. Moving shapes, whose bodies rest at half of
 their steps, -14.17; -13.34; -14.92; -18.60; -14.68; -14.39. The set alone lost by it there, as sets
-then were (below). (The README's run of metrica reads the bundled copy, which differs from the file in the seventh digit: so
-much is chance.)
+then were (below). (The README's run of metrica reads the bundled copy, which differs from the file
+in the seventh digit: so much is chance.)
 
 More or fewer draws in the bound of control_vae (termites; metrica; moving shapes), while the
 gradient of z was doubly reparameterised and not that of the residual alone, whose prior has a tenth
