@@ -24,7 +24,8 @@ DATA_OPTIONS = {
     "bodies": (
         str,
         "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
-        "one from each group, no body twice) or 'each' (every body on its own); all by default",
+        "one from each group, no body twice), 'ant x ant' (every pair of one group) or 'each' "
+        "(every body on its own); all by default",
     ),
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),

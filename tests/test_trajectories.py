@@ -19,6 +19,7 @@ from pyro_animacy.data.trajectories import (
 )
 from pyro_animacy.data.windows import Scale
 from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.sets import body_types
 
 
 def walk(*shape, seed=0):
@@ -147,6 +148,25 @@ def test_named_bodies_come_in_the_order_asked_for():
     chosen = select_bodies(ds, "c, a")
     np.testing.assert_array_equal(chosen["position"], ds["position"][:, :, [2, 0]])
     assert list(chosen["body"].values) == ["c", "a"]
+
+
+def test_one_group_several_times_gives_every_choice_once():
+    """In whatever order, and of bodies that a model takes as alike."""
+    names = ["ant_1", "ball", "ant_7", "ant_3"]
+    x = np.arange(96.0).reshape(12, 4, 2)
+    ds = make_trajectories(x, fps=1, body=names, trajectory=["t"])
+    both = select_bodies(ds, "ant x ant")
+    pairs = [(0, 2), (0, 3), (2, 3)]
+    assert list(both["trajectory"].values) == [f"{names[i]}+{names[j]}" for i, j in pairs]
+    for found, pair in zip(both["position"].values, pairs, strict=True):
+        np.testing.assert_array_equal(found, x[:, pair])
+    assert list(both["body"].values) == ["ant_1", "ant_2"]
+    three = select_bodies(ds, "ant x ball x ant x ant")
+    assert list(three["trajectory"].values) == ["ant_1+ball+ant_7+ant_3"]
+    assert list(three["body"].values) == ["ant_1", "ball", "ant_2", "ant_3"]
+    assert body_types([str(name) for name in three["body"].values]) == (0, 1, 0, 0)
+    with pytest.raises(DataError, match="each body once"):
+        select_bodies(ds, "ball x ball")
 
 
 def test_no_combination_has_a_body_twice():

@@ -22,7 +22,9 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
             - `"home x away x ball"`: every combination of one from each group, no body twice. A
               group is the body of that name, or all whose names begin with it and an underscore.
               The bodies of the result are named after the groups, the trajectories after the
-              members; all keep the `recording` they are cut from;
+              members; all keep the `recording` they are cut from. Of `"ant x ant"`, one group
+              several times, each choice is made once, in whatever order, and its bodies are named
+              ant_1 and ant_2;
             - `"each"`: every body a one-body trajectory of its own, from its first to its last
               observed frame. It keeps the `recording` it is cut from and its place on that
               recording's frames, so that `split` holds out whole recordings, or cuts all bodies of
@@ -34,14 +36,20 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     Raises:
         DataError: for a body or group that is not there, naming those that are, or groups of
             which no combination is of different bodies.
-        ConfigError: for a body or group named twice.
+        ConfigError: for a body named twice.
     """
     names = [str(b) for b in ds["body"].values]
     if bodies.strip() == "each":
         return _each_body(ds, names)
     where = str(ds.attrs.get("source") or "trajectories")
     tokens, groups = body_groups(bodies, names, where)
-    combined = [row for row in itertools.product(*groups) if len({*row}) == len(row)]
+    pairs = itertools.combinations(range(len(groups)), 2)
+    alike = [(i, j) for i, j in pairs if groups[i] == groups[j]]  # one choice in two orders
+    combined = [
+        row
+        for row in itertools.product(*groups)
+        if len({*row}) == len(row) and all(row[i] < row[j] for i, j in alike)
+    ]
     if not combined:
         raise DataError(
             f"{where}: --bodies {bodies!r}: the groups share their bodies, and a scene has each "
@@ -73,17 +81,22 @@ def body_groups(bodies: str, names: Sequence[str], where: str) -> tuple[list[str
         where: what to name in a message.
 
     Returns:
-        Tokens, and for each the indices into `names`.
+        Tokens, those of a group given several times numbered, and for each the indices into
+        `names`.
 
     Raises:
         DataError: for a token without a body.
-        ConfigError: for a token given twice.
+        ConfigError: for a body given twice.
     """
     parts = re.split(r"\s+x\s+", bodies.strip())
     grouped = len(parts) > 1
     tokens = [t.strip() for t in (parts if grouped else bodies.split(","))]
-    if len(set(tokens)) < len(tokens):
-        raise ConfigError(f"--bodies {bodies!r}: a body or group is named twice; name each once")
+    called = [
+        f"{t}_{tokens[: i + 1].count(t)}" if grouped and tokens.count(t) > 1 else t
+        for i, t in enumerate(tokens)
+    ]
+    if len(set(called)) < len(called):
+        raise ConfigError(f"--bodies {bodies!r}: a body is named twice; name each once")
     groups = []
     for token in tokens:
         begin = token + "_" if grouped else token
@@ -93,7 +106,7 @@ def body_groups(bodies: str, names: Sequence[str], where: str) -> tuple[list[str
                 f"{where}: --bodies {bodies!r}: no body {token!r}; there are {shortened(names)}"
             )
         groups.append(group)
-    return tokens, groups
+    return called, groups
 
 
 def _each_body(ds: xr.Dataset, names: list[str]) -> xr.Dataset:

@@ -73,8 +73,9 @@ def read_trajectories(
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
-            triple of one from each group, no body twice) or "each" (every body on its own, of the
-            recording it comes from); a list of names is these bodies; all by default.
+            triple of one from each group, no body twice), "ant x ant" (every pair of one group) or
+            "each" (every body on its own, of the recording it comes from); a list of names is
+            these bodies; all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
