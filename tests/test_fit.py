@@ -819,3 +819,9 @@ def test_recordings_in_pieces_are_told_of_their_gaps():
     x[:, ::13, 1] = np.nan
     with pytest.raises(DataError, match=r"pieces of at most 12 frames, .* --split_gaps false"):
         SceneSource(split_at_gaps(make_trajectories(x, fps=10)), preset("small"))
+    x[:, ::3, 0] = np.nan  # and are left whole, by --split_gaps false: 600 frames are no help
+    for config in (preset("small"), debug(model={"history": 8})):
+        with pytest.raises(
+            DataError, match=r"for at most 2\b.*, where it was given,? a smaller --d"
+        ):
+            SceneSource(make_trajectories(x, fps=10), config)

@@ -105,6 +105,13 @@ def body_pairs(bodies: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(bodies) for j in range(i + 1, bodies)]
 
 
+def longest_seen(dataset: xr.Dataset) -> int:
+    """For how many frames in a row all bodies are observed, at most."""
+    complete, _ = stored.observed(positions(dataset))
+    _, begin, end = stored.runs(complete)
+    return int((end - begin).max(initial=0))
+
+
 class Batch(NamedTuple):
     """A batch of windows in model units, time first.
 
@@ -164,10 +171,10 @@ class Windows:
         last = (end - begin).cumsum()
         self._end, self._shift = torch.from_numpy(last), end - last
         if not len(self):
-            longest = int(dataset["length"].max())
             raise DataError(
-                f"no trajectory has {context + 1} frames observed in a row (the longest has "
-                f"{longest} frames); use longer recordings, a smaller --downsample or a smaller "
+                f"no trajectory has {context + 1} frames observed in a row (all bodies are seen "
+                f"together for at most {longest_seen(dataset)}); use longer recordings, fewer "
+                "bodies (--bodies), where it was given a smaller --downsample, or a smaller "
                 "--model.history"
             )
 

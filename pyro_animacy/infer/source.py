@@ -17,7 +17,7 @@ import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
 from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
-from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
+from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly, longest_seen
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard
@@ -218,8 +218,8 @@ def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, mend: st
     except DataError:
         least = least_context(history)
         raise DataError(
-            f"the {part} part is too short to score: its longest trajectory has "
-            f"{int(dataset['length'].max())} frames, and a step to score takes {least + 1} (the "
-            f"model and the baselines look back {least}); {mend}; or a smaller --downsample or a "
-            f"larger --train.{part.replace('-', '')}"
+            f"the {part} part is too short to score: all bodies are observed for at most "
+            f"{longest_seen(dataset)} frames in a row, and a step to score takes {least + 1} (the "
+            f"model and the baselines look back {least}); {mend}; or, where it was given, a "
+            f"smaller --downsample, or a larger --train.{part.replace('-', '')}"
         ) from None
