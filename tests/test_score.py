@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pyro import poutine
+from scipy import stats
 
 from pyro_animacy import (
     Batch,
@@ -19,6 +20,7 @@ from pyro_animacy.infer.schedules import KLWeightConfig, learning_rate
 from pyro_animacy.infer.score import (
     bounds,
     fit_baselines,
+    independent_groups,
     log_density,
     mean_and_error,
     score,
@@ -169,6 +171,26 @@ def test_a_recording_cut_in_two_is_in_the_same_stretches():
     one = np.array([(0, t) for t in range(n)])
     two = np.array([(0, t) if t < cut else (1, t - cut) for t in range(n)])
     assert mean_and_error(values, pieces, two) == mean_and_error(values, whole, one)
+
+
+def test_a_long_pause_leaves_as_many_stretches():
+    """Of two pieces with a pause between them, whose steps are independent: 20 groups.
+
+    Then the mean of what has none is beyond two standard errors in 2 P(t_19 > 2) = 6 % of repeats;
+    with the 2 groups that stretches of the pause leave, in 30 %.
+    """
+    rng, n = np.random.default_rng(2), 750
+    x = rng.normal(size=(2, n, 1, 2)).cumsum(1)
+    dataset = make_trajectories(
+        x, fps=25, recording=["match"] * 2, start=[0, n + 45_000], resolution=0
+    )
+    index = np.array([(i, t) for i in range(2) for t in range(n)])
+    group = independent_groups(dataset, index)
+    assert np.bincount(group).tolist() == [2 * n // 20] * 20
+    found = [mean_and_error(rng.normal(size=2 * n), dataset, index) for _ in range(200)]
+    beyond = np.mean([abs(mean) > 2 * error for mean, error in found])
+    expected = 2 * stats.t.sf(2, 19)
+    assert abs(beyond - expected) < 4 * math.sqrt(expected * (1 - expected) / 200)
 
 
 def test_a_score_leaves_the_stream_of_chance_alone():

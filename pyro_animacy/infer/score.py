@@ -156,7 +156,8 @@ def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt
     """Number of the group of each step, such that steps of different groups are nearly independent.
 
     A group is a recording or, where there are fewer than GROUPS, a stretch of time of one: all
-    trajectories cut from the same frames of a recording are in one group.
+    trajectories cut from the same frames of a recording are in one group. Stretches are of as many
+    of the different frames at which there is a step, so that none is empty, as in a pause.
 
     Args:
         dataset: Recordings.
@@ -168,12 +169,12 @@ def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt
     trajectory, start = index.T
     _, recording = np.unique(dataset["recording"].to_numpy()[trajectory], return_inverse=True)
     frame = dataset["start"].to_numpy()[trajectory] + start
-    R = recording.max() + 1
-    pieces = -(-GROUPS // R)
-    first, last = np.full(R, np.inf), np.full(R, -np.inf)
-    np.minimum.at(first, recording, frame)
-    np.maximum.at(last, recording, frame)
-    stretch = (frame - first[recording]) * pieces // (last - first + 1)[recording]
+    end = int(frame.max()) + 1
+    moments, moment = np.unique(recording * end + frame, return_inverse=True)
+    frames = np.bincount(moments // end)  # of each recording
+    pieces = -(-GROUPS // len(frames))
+    rank = moment - (frames.cumsum() - frames)[recording]
+    stretch = rank * pieces // frames[recording]
     return np.unique(recording * pieces + stretch, return_inverse=True)[1]
 
 
