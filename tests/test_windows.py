@@ -158,6 +158,19 @@ def test_nothing_that_moves_is_refused():
         Scale.of(still)
 
 
+def test_sites_too_far_apart_for_single_precision_are_refused():
+    """Recordings in one map frame, 1e6 apart: in float32 steps of 0.05 are 0 or whole there."""
+    x = np.random.default_rng(0).normal(scale=0.05, size=(2, 200, 1, 2)).cumsum(1)
+    x += np.array([4e6, 5e6])[:, None, None, None]
+    both = make_trajectories(x, fps=10, resolution=0)
+    with pytest.raises(DataError, match=r"5e\+05 from their common centre and steps 0\.05.*origin"):
+        Scale.of(both)
+    one = both.isel(trajectory=[0])
+    scale = Scale.of(one)
+    kept = whole(one, scale).position[:, 0].diff(dim=0) * scale.unit
+    np.testing.assert_allclose(kept, np.diff(x[0, :, 0], axis=0), atol=1e-6)
+
+
 @pytest.mark.parametrize(("frames", "every", "least"), [(4, None, 1), (4, None, 3), (7, 5, 3)])
 def test_consecutive_windows_go_through_every_trajectory(frames, every, least):
     """As counted one by one, of trajectories shorter, as long and longer than a window."""

@@ -15,6 +15,7 @@ from pyro_animacy.data.stored import Floats, Integers, Stored, blocks, positions
 from pyro_animacy.errors import DataError
 
 Symmetry = Literal["none", "reflect", "rotate"]
+COARSEST = 0.1  # what rounding may take of a step
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Scale:
         """Measure the scale of the recordings in ``dataset``.
 
         Raises:
-            DataError: If nothing moves, or a body is never observed.
+            DataError: If nothing moves, or a body is never observed, or places are so far from
+                each other that steps are lost in single precision, which models work in.
         """
         position = positions(dataset)
         low, high = stored.extremes(position)
@@ -69,13 +71,20 @@ class Scale:
         if not unit > 0:
             raise DataError("no body moves in these recordings; a model of motion needs some")
         center = _mean(position, lambda x: [x], (0, 1, 2))
+        extent = float(np.sqrt(_mean(position, lambda x: [((x - center) / unit) ** 2]))) or 1.0
+        if extent * np.finfo(np.float32).eps > COARSEST:
+            raise DataError(
+                f"positions are {extent * unit:.3g} from their common centre and steps {unit:.3g} "
+                "(root mean squares), too short to be told in single precision; where the "
+                "recordings are of several sites, subtract each site's origin, or fit them apart"
+            )
         bodies = position.shape[2]
         pairs = body_pairs(bodies)
         apart = _mean(position, lambda x: (np.square(x[:, :, i] - x[:, :, j]) for i, j in pairs))
         return cls(
             center=tuple(float(c) for c in center),
             unit=unit,
-            extent=float(np.sqrt(_mean(position, lambda x: [((x - center) / unit) ** 2]))) or 1.0,
+            extent=extent,
             separation=float(np.sqrt(apart)) / unit or 1.0,
             resolution=float(dataset["resolution"].min()) / unit,
             low=tuple(((np.fmin.reduce(low, (0, 1)) - center) / unit).tolist()) * bodies,
