@@ -116,6 +116,7 @@ def test_the_gradient_has_the_mean_of_the_plain_one(name, beta, changes):
         difference = (ours - theirs) @ direction
         assert difference.mean().abs() <= 4 * difference.std() / N**0.5 + 1e-9
         assert (ours.var(0).sum() / theirs.var(0).sum()).sqrt() < most
+    assert difference.std() > 1e-3 * (theirs @ direction).std()  # in the guide they do differ
 
 
 def test_a_guide_that_is_the_prior_where_something_was_seen():

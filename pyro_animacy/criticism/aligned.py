@@ -124,12 +124,16 @@ def each_draw(observed: xr.Dataset, generated: xr.DataArray) -> Iterator[np.ndar
     grid, origin = step[coarse, None, None, None], first[coarse]
     for position in _read(generated):
         if coarse.all():
-            position = origin + np.rint((position - origin) / grid) * grid
+            position = _on_grid(position, origin, grid)
         elif coarse.any():
-            steps = np.rint((position[coarse] - origin) / grid)
-            position[coarse] = origin + steps * grid
+            position[coarse] = _on_grid(position[coarse], origin, grid)
         position[unseen | ~np.isfinite(position)] = np.nan
         yield position
+
+
+def _on_grid(position: np.ndarray, origin: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """The nearest points of a grid through ``origin``."""
+    return origin + np.rint((position - origin) / grid) * grid
 
 
 def _read(generated: xr.DataArray) -> Iterator[np.ndarray]:

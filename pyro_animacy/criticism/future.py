@@ -67,10 +67,9 @@ def expanding(dataset: xr.Dataset, origins: int) -> list[tuple[xr.Dataset, xr.Da
             f"leave-future-out is for one to four long recordings; of {recordings}, whole ones are "
             "held out, which tells more: leave it out"
         )
-    shares = np.linspace(1 - FUTURE, 1, origins + 1)
-    first, *moments = _moments(dataset, np.r_[0.0, shares])
+    moments = _moments(dataset, np.linspace(1 - FUTURE, 1, origins + 1))
     return [
-        (_between(dataset, first, tau), _between(dataset, tau, end))
+        (_between(dataset, dataset["start"].to_numpy(), tau), _between(dataset, tau, end))
         for tau, end in itertools.pairwise(moments)
     ]
 

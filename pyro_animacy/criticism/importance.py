@@ -118,7 +118,7 @@ def psis_of_parts(log_weight: ArrayLike) -> Psis:
         effective sample size the least.
     """
     each = psis(log_weight)
-    error = np.sqrt(np.square(each.standard_error).sum(-1))
+    error = np.linalg.norm(each.standard_error, axis=-1)
     return Psis(each.k_hat.max(-1), each.ess.min(-1), each.log_mean.sum(-1), error)
 
 
@@ -333,7 +333,7 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     each = psis_of_parts(log_w)
     joint = psis_of_parts(np.where(np.isnan(log_w).all(2), np.nan, np.nansum(log_w, 2)))
     iwae, error = iwae_curve(log_w, sizes)
-    iwae, error = iwae.sum(-1), np.sqrt(np.square(error).sum(-1))
+    iwae, error = iwae.sum(-1), np.linalg.norm(error, axis=-1)
     simulated = simulated_probability(run.guide, batch)[seen]
     return {
         "k_hat_step": each.k_hat, "ess_step": each.ess, "elbo": log_w.mean(0).sum(-1),

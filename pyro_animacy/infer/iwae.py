@@ -90,7 +90,8 @@ class ImportanceWeightedELBO(ScaledELBO):
             )
         (site,), (r,) = latents, self._residuals.values()
         posterior, gamma = guide_trace.nodes[site["name"]]["fn"], observed[0]["scale"]
-        P, seen = site["infer"].get("parts", 1), cast(Tensor, differ(posterior, site["fn"]))
+        P = site["infer"].get("parts", 1)
+        seen = cast(Tensor, differ(posterior, site["fn"]))[..., None]
         log_x = torch.stack([_log_prob(one["fn"], one, P) for one in observed]).sum(0)
         log_p, log_q = (_log_prob(d, site, P) for d in (site["fn"], _held(posterior, site["fn"])))
         log_ratio = log_p - log_q
@@ -99,7 +100,6 @@ class ImportanceWeightedELBO(ScaledELBO):
                 "importance_samples: the steps are not independent given the recording, so that "
                 "each could be weighted by itself; take ScaledELBO"
             )
-        seen = seen[..., None]
         log_ratio = log_ratio.where(seen, 0.0)
         log_w = log_x + beta * log_ratio  # (K, T, B, P)
         bound = log_mean_exp(log_w)

@@ -115,12 +115,14 @@ def predict(
     }  # fmt: skip
     recording = whole(observed, scale)
     position[:, :, :context] = _by_draw(_given(recording, context), 1)
-    draw = _reconstruct if reconstruct else _roll_on
     with torch.no_grad(), torch.random.fork_rng(), no_validation():
         torch.manual_seed(seed)
         for part in _chunks(draws, several, progress):
             these = part.stop - part.start
-            drawn = draw(run, recording, these, context, horizon)
+            if reconstruct:
+                drawn = _reconstruct(run, recording, these, each)
+            else:
+                drawn = _roll_on(run, recording, these, context, horizon)
             position[part, :, context:] = _by_draw(drawn.state, these)
             for name, values in kept.items():
                 values[part] = _by_draw(getattr(drawn, name), these)
@@ -213,7 +215,7 @@ def _given(batch: Batch, context: int) -> torch.Tensor:
     return batch.position[:context].masked_fill(~batch.observed[:context], torch.nan)
 
 
-def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
+def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int) -> Drawn:
     """What the guide makes of each step.
 
     As the model was trained: in closed loop the model follows the recording from its own states,
@@ -228,7 +230,12 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
         s, a, pi = rolled.stacked(s[0])
         z, known = torch.stack(rolled.latent), torch.ones_like(known)
     else:
-        pi, z = _posterior(run, recording, draws)
+        if importance_samples > 1:
+            pi, z = _chosen(run, recording, draws, importance_samples)
+        else:
+            with run.guide:
+                evidence, memory = model.follow(batch)
+            pi, z = model.policy(evidence.context, memory), memory.latent
         a = free(pi)()
     states, seen = _finite(run, s + a), seen & known
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
@@ -238,20 +245,14 @@ def _reconstruct(run: Run, recording: Batch, draws: int, *_: int) -> Drawn:
     return Drawn(states, z, density[..., None])
 
 
-def _posterior(run: Run, recording: Batch, draws: int) -> tuple[Policy, torch.Tensor]:
-    """Draws of z_t given the recording, teacher forced, and pi(. | c_t, z_t): over (T, B).
+def _chosen(run: Run, recording: Batch, draws: int, K: int) -> tuple[Policy, torch.Tensor]:
+    """One of K draws of z_t by the guide, chosen by weight, and pi(. | c_t, z_t): over (T, B).
 
-    A guide that was trained on the bound of K draws stands for one of K, chosen by weight (of each
-    independent part of the scene): that
-    bound is below the ELBO of the distribution it is drawn from, where the ELBO of a single draw
-    may be far below (Cremer, Morris & Duvenaud, Reinterpreting Importance-Weighted Autoencoders,
-    2017).
+    For this a guide stands that was trained on the bound of K draws: the bound is below the ELBO of
+    what is chosen so, where that of a single draw may be far below it (Cremer, Morris & Duvenaud,
+    Reinterpreting Importance-Weighted Autoencoders, 2017). Each independent part of the scene is
+    chosen by itself.
     """
-    model, K = run.model, run.config.importance_samples
-    if K == 1:
-        with run.guide:
-            evidence, memory = model.follow(_repeated(recording, draws))
-        return model.policy(evidence.context, memory), memory.latent
     steps = draw_steps(run.guide, recording, draws * K, axes=len(run.card.axes))
     weights = steps.log_weight.unflatten(0, (draws, K)).movedim(1, -1)
     chosen = Categorical(logits=weights.nan_to_num()).sample()  # (draws, T, B, parts); `_finite`

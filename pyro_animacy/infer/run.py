@@ -281,16 +281,20 @@ def _json_objects(file: Path, *, lines: bool = False) -> list[dict[str, Any]] | 
 
 
 def split_recordings(
-    dataset: xr.Dataset, heldout: float, validation: float, seed: int
+    dataset: xr.Dataset, heldout: float | xr.Dataset, validation: float, seed: int
 ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset, xr.Dataset]:
     """Split recordings into training, of it fitting and validation, and held-out parts.
 
-    By recording, or by time where there are fewer than five; see `data.trajectories.split`.
+    By recording, or by time where there are fewer than five; see `data.trajectories.split`. What is
+    held out is a share of them, or recordings that are given, and then all others are for training.
 
     Returns:
         Train, fit, validation, held out; fit and validation together are train.
     """
-    train, out = split(dataset, heldout, seed=seed)
+    if isinstance(heldout, xr.Dataset):
+        train, out = dataset, heldout
+    else:
+        train, out = split(dataset, heldout, seed=seed)
     fitting, check = split(train, validation, seed=seed + 1)
     return train, fitting, check, out
 

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
-from pyro_animacy.data.trajectories import FEW_RECORDINGS, split
+from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly, longest_seen
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
@@ -98,11 +98,8 @@ class SceneSource:
         history, self.steps = config.model.history, options.window
         needed, cut = _frames_needed(dataset, options, history), _if_cut(dataset)
         try:
-            if heldout is None:
-                parts = split_recordings(dataset, options.heldout, options.validation, options.seed)
-            else:
-                fitting = split(dataset, options.validation, seed=options.seed + 1)
-                parts = dataset, *fitting, check_trajectories(heldout)
+            out = options.heldout if heldout is None else check_trajectories(heldout)
+            parts = split_recordings(dataset, out, options.validation, options.seed)
         except DataError as error:
             raise DataError(f"{error} (a fit needs about {needed} frames in a row){cut}") from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
