@@ -60,7 +60,8 @@ def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tupl
     names = [str(name).strip() for name in names]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"bodies are named {names}; there must be at least one, each name once")
-    stems, kinds = _stems(names), sorted(set(_stems(names if known is None else known)))
+    stems = [*map(body_stem, names)]
+    kinds = sorted({*map(body_stem, names if known is None else known)})
     if strange := sorted(set(stems) - set(kinds)):
         raise ConfigError(
             f"body {strange[0]} is like none of those the model knows ({', '.join(kinds)}); rename "
@@ -69,8 +70,9 @@ def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tupl
     return tuple(kinds.index(stem) for stem in stems)
 
 
-def _stems(names: Sequence[str]) -> list[str]:
-    return [_NUMBERED.sub("", str(name).strip()) for name in names]
+def body_stem(name: str) -> str:
+    """The name of a body without the number after its letters: home of home_1."""
+    return _NUMBERED.sub("", str(name).strip())
 
 
 @dataclass(frozen=True)

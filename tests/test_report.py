@@ -23,7 +23,6 @@ from test_statistics import FPS, recording, tree
 
 from pyro_animacy.criticism import (
     animacy_plots,
-    animation,
     judgement,
     plots,
     style,
@@ -730,15 +729,29 @@ def test_numbered_bodies_are_named_but_none_as_another_is():
     assert named["body"].values.tolist() == ["body 0", "1", "body 1", "ball"]
 
 
-def test_numbered_bodies_are_named_beside_their_scores(monkeypatch):
-    found = []
-    monkeypatch.setattr(animation, "body_legend", lambda _, names: found.append(names))
-    walk = np.random.default_rng(5).normal(size=(1, 8, 2, 2)).cumsum(1)
-    observed = make_trajectories(walk, fps=10, body=["0", "1"], units="m")
-    name = str(observed["trajectory"].item())
-    scores = xr.Dataset({"evidence": (("time", "body"), np.zeros((8, 2)))})
-    animation.animate_scores(observed, scores, name, {"evidence": "evidence (nats)"})
-    assert found == [["body 0", "body 1"]]
+PLAYERS = [f"{team}_{i}" for team in ("home", "away") for i in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("bodies", "said", "looks"),
+    [
+        (["0", "1"], ["body 0", "body 1"], [0, 1]),
+        (["_a", "b"], [" _a", "b"], [0, 1]),
+        ([*PLAYERS[:2], "ball"], ["home_0", "home_1", "ball"], [0, 1, 2]),
+        # too many to tell apart: by type, in the order of the types' names
+        ([*PLAYERS, "ball"], ["home (11)", "away (11)", "ball"], [2] * 11 + [0] * 11 + [1]),
+        (PLAYERS[:9], PLAYERS[:7], [0, 1, 2, 3, 4, 5, 6, 0, 1]),
+        ([*"abcdefghi"], [*"abcdefg"], [0, 1, 2, 3, 4, 5, 6, 0, 1]),
+    ],
+)
+def test_bodies_in_the_legend(bodies, said, looks):
+    assert [style.BODY_COLOURS.index(colour) for colour, _ in style.body_looks(bodies)] == looks
+    figure = Figure()
+    style.body_legend(figure, bodies)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == said
+    more = legend.get_title().get_text()
+    assert more == ("and 2 more" if len(bodies) == 9 else "")
 
 
 def test_differences_counts_and_units_as_said():

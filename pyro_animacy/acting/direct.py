@@ -411,8 +411,9 @@ def animate_displays(displays: xr.Dataset) -> bytes:
         title = f"{displays['label'].values[0]}, subtlety {float(displays['subtlety'][0]):g}°"
         figure.suptitle(title, fontsize=9)
         axes[0].set_xlabel(f"grid {grid:g} {displays.attrs['units']}", fontsize=8, loc="left")
-        body_legend(figure, [str(body) for body in displays["body"].values])
-        scenes = [Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
+        bodies = [str(body) for body in displays["body"].values]
+        body_legend(figure, bodies)
+        scenes = [Scene(axis, bodies) for axis in axes]
 
         def show(frame: int) -> None:
             for scene, panel in zip(scenes, panels, strict=True):

@@ -15,7 +15,7 @@ from pyro_animacy.criticism.section import Finding, Panel, Section, Table, embed
 from pyro_animacy.criticism.style import (
     QUIET,
     WIDTH,
-    body_look,
+    body_looks,
     shorten,
     styled,
 )
@@ -47,12 +47,13 @@ def plot_bodies(scores: xr.Dataset) -> Figure:
     """
     table = by_body(scores)
     names = [name for name in ("evidence", "interaction") if name in table]
+    looks = body_looks([str(body) for body in table.index])
     with styled():
         size = (WIDTH, 0.9 + 0.3 * max(2, len(table)))
         figure = Figure(figsize=size, layout="constrained")
         for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             for row, (_, values) in enumerate(table[::-1].iterrows()):
-                colour, marker = body_look(len(table) - 1 - row)
+                colour, marker = looks[len(table) - 1 - row]
                 error = 2 * values[f"{name}_error"]
                 bar = None if np.isnan(error) else error
                 axis.errorbar(values[name], row, xerr=bar, fmt=marker, color=colour)

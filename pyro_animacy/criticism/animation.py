@@ -22,12 +22,11 @@ from pyro_animacy.criticism.plots import one_draw
 from pyro_animacy.criticism.style import (
     QUIET,
     body_legend,
-    body_look,
+    body_looks,
     frame_panel,
     styled,
     view,
 )
-from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.windows import evenly
 
 FRAMES = 110  # at most, which keeps a file under a megabyte
@@ -77,7 +76,7 @@ def animate(observed: xr.Dataset, generated: xr.DataArray, trajectory: str) -> b
     panels = [recorded, one_draw(generated, trajectory, 0)]
     length = _length(recorded)
     panels = [np.where(np.isfinite(recorded), panel, np.nan)[:length] for panel in panels]
-    fps = float(observed.attrs["fps"])
+    fps, bodies = float(observed.attrs["fps"]), [*map(str, observed["body"].values)]
     play = pace(length, fps)
     trail = trail_frames(play, length)
     with styled():
@@ -92,10 +91,10 @@ def animate(observed: xr.Dataset, generated: xr.DataArray, trajectory: str) -> b
             axis.set_title("recorded" if index == 0 else "generated", fontweight="bold")
             grid = frame_panel(axis, low, high)
         axes[0].set_xlabel(f"grid {grid:g} {data_units(observed)}", fontsize=8, loc="left")
-        body_legend(figure, [str(body) for body in observed["body"].values])
+        body_legend(figure, bodies)
         clock = axes[-1].text(1, -0.03, "", transform=axes[-1].transAxes, ha="right", va="top")
         clock.set(fontsize=8, animated=True)
-        scenes = [Scene(axis, panel.shape[1]) for axis, panel in zip(axes, panels, strict=True)]
+        scenes = [Scene(axis, bodies) for axis in axes]
 
         def show(frame: int) -> None:
             for scene, panel in zip(scenes, panels, strict=True):
@@ -122,6 +121,7 @@ def animate_scores(
     """
     recorded = observed["position"].sel(trajectory=trajectory).transpose(*DIMS[1:]).values
     length, fps = _length(recorded), float(observed.attrs["fps"])
+    bodies = [*map(str, observed["body"].values)]
     recorded = recorded[:length]
     play = pace(length, fps)
     trail = trail_frames(play, length)
@@ -133,13 +133,13 @@ def animate_scores(
         axis.set_title("recorded", fontweight="bold")
         step = frame_panel(axis, *view(recorded))
         axis.set_xlabel(f"grid {step:g} {data_units(observed)}", fontsize=8, loc="left")
-        body_legend(figure, [body_name(body) for body in observed["body"].values])
-        scene = Scene(axis, recorded.shape[1])
+        body_legend(figure, bodies)
+        scene = Scene(axis, bodies)
         strips, cursors = [], []
         for row, (name, title) in enumerate(measures.items()):
             strip = figure.add_subplot(grid[row, 1])
             courses = scores[name].transpose("time", "body").values
-            _draw_courses(strip, seconds, courses[:length], smooth_frames(fps))
+            _draw_courses(strip, seconds, courses[:length], smooth_frames(fps), bodies)
             strip.set_title(title, loc="left", fontsize=8)
             strips.append(strip)
             cursors.append(strip.axvline(0, color="black", lw=1, animated=True))
@@ -159,15 +159,17 @@ def smooth_frames(fps: float) -> int:
     return max(1, round(SMOOTH * fps))
 
 
-def _draw_courses(axis: Axes, seconds: np.ndarray, courses: np.ndarray, width: int) -> None:
+def _draw_courses(
+    axis: Axes, seconds: np.ndarray, courses: np.ndarray, width: int, bodies: Sequence[str]
+) -> None:
     """A line a body of (time, body) `courses`, each a running mean over `width` frames."""
     axis.axhline(0, color=QUIET, lw=0.8)
     axis.tick_params(labelsize=7)
     drawn = []
-    for body, values in enumerate(courses.T):
+    for (colour, _), values in zip(body_looks(bodies), courses.T, strict=True):
         mean = pd.Series(values).rolling(width, center=True, min_periods=1).mean()
         smooth = np.where(np.isfinite(values), mean, np.nan)
-        axis.plot(seconds, smooth, color=body_look(body)[0], lw=1.2)
+        axis.plot(seconds, smooth, color=colour, lw=1.2)
         drawn.append(smooth[np.isfinite(smooth)])
     values = np.concatenate(drawn)
     if values.size:  # a few steps of hundreds of nats would flatten all others
@@ -207,12 +209,11 @@ def _tempo(tempo: float) -> str:
 class Scene:
     """The moving artists of one panel: redrawn on a kept background, ten times faster than all."""
 
-    def __init__(self, axis: Axes, bodies: int) -> None:
-        self.axis = axis
-        self.trails = [LineCollection([], linewidths=2.2, capstyle="butt") for _ in range(bodies)]
+    def __init__(self, axis: Axes, bodies: Sequence[str]) -> None:
+        self.axis, self.looks = axis, body_looks(bodies)
+        self.trails = [LineCollection([], linewidths=2.2, capstyle="butt") for _ in bodies]
         self.markers: list[PathCollection] = []
-        for body, trail in enumerate(self.trails):
-            colour, marker = body_look(body)
+        for (colour, marker), trail in zip(self.looks, self.trails, strict=True):
             trail.set_animated(True)
             axis.add_collection(trail, autolim=False)
             self.markers.append(
@@ -226,7 +227,7 @@ class Scene:
         fade = np.linspace(0, 0.8, trail + 1)[-len(past) :][1:]
         for body, (line, marker) in enumerate(zip(self.trails, self.markers, strict=True)):
             path = past[:, body]
-            colours = np.tile(to_rgba(body_look(body)[0]), (len(path) - 1, 1))
+            colours = np.tile(to_rgba(self.looks[body][0]), (len(path) - 1, 1))
             colours[:, 3] = fade
             line.set_segments(list(np.stack([path[:-1], path[1:]], axis=1)))
             line.set_color(list(colours))

@@ -21,7 +21,7 @@ from pyro_animacy.criticism.style import (
     QUIET,
     WIDTH,
     body_legend,
-    body_look,
+    body_looks,
     shorten,
     styled,
 )
@@ -109,13 +109,12 @@ def _least_uniform(calibration: xr.Dataset) -> list[str]:
 def plot_coverage(calibration: xr.Dataset) -> Figure:
     """How often central intervals hold the recording, by seconds ahead; a line a body."""
     shares = calibration["coverage"].sel(model=MODEL)
-    bodies, ahead = calibration["body"].values, calibration["horizon"].values
+    bodies, ahead = [*map(str, calibration["body"].values)], calibration["horizon"].values
     with styled():
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for axis, level in zip(axes, (LEVELS[0], LEVELS[-1]), strict=True):
-            for index in range(len(bodies)):
-                colour, marker = body_look(index)
+            for index, (colour, marker) in enumerate(body_looks(bodies)):
                 every = max(1, len(ahead) // 6)
                 line = shares.sel(level=level).isel(body=index).values
                 axis.plot(ahead, line, color=colour, marker=marker, ms=4, markevery=every)
@@ -124,7 +123,7 @@ def plot_coverage(calibration: xr.Dataset) -> Figure:
             axis.set(xlabel="seconds ahead", xlim=(0, None), ylim=(0, 1.08))
         axes[0].set_ylabel("share of positions inside")
         axes[0].yaxis.set_major_formatter(lambda share, _: percent(share))
-        body_legend(figure, [str(body) for body in bodies])
+        body_legend(figure, bodies)
     return figure
 
 

@@ -19,7 +19,7 @@ from pyro_animacy.criticism.style import (
     RECORDED,
     WIDTH,
     body_legend,
-    body_look,
+    body_looks,
     frame_panel,
     styled,
     view,
@@ -310,6 +310,7 @@ def plot_paths(
         trajectories: which to show.
         reconstructed: draws of the model following the recording, the first is shown.
     """
+    bodies = [str(body) for body in observed["body"].values]
     titles = ["recorded", *["followed"] * (reconstructed is not None)]
     titles += [f"draw {draw + 1}" for draw in range(DRAWN)]
     with styled():
@@ -323,7 +324,7 @@ def plot_paths(
             panels += [one_draw(generated, name, draw) for draw in range(DRAWN)]
             low, high = view(*panels)
             for axis, panel in zip(row, panels, strict=True):
-                _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan))
+                _draw_paths(axis, np.where(np.isfinite(panels[0]), panel, np.nan), bodies)
                 step = frame_panel(axis, low, high)
             window = trajectories.index(name) + 1
             units = data_units(observed)
@@ -331,7 +332,7 @@ def plot_paths(
             row[0].set_ylabel(f"window {window}\n{grid_step}", fontsize=8)
         for axis, title in zip(grid[0], titles, strict=True):
             axis.set_title(title)
-        body_legend(figure, [str(body) for body in observed["body"].values])
+        body_legend(figure, bodies)
     return figure
 
 
@@ -341,10 +342,9 @@ def one_draw(draws: xr.DataArray, trajectory: str, draw: int) -> np.ndarray:
     return chosen.transpose(*DIMS[1:]).values
 
 
-def _draw_paths(axis: Axes, position: np.ndarray) -> None:
+def _draw_paths(axis: Axes, position: np.ndarray, bodies: Sequence[str]) -> None:
     """Paths (time, body, 2) in four shades, markers at the last observed frame."""
-    for body in range(position.shape[1]):
-        colour, marker = body_look(body)
+    for body, (colour, marker) in enumerate(body_looks(bodies)):
         path = position[:, body]
         parts = np.array_split(np.arange(len(path)), 4)
         for part, alpha in zip(parts, (0.3, 0.5, 0.7, 0.95), strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
@@ -17,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
+
+from pyro_animacy.criticism.wording import body_name
+from pyro_animacy.sets import body_stem, body_types
 
 BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -51,9 +54,19 @@ def styled() -> Iterator[None]:
         yield
 
 
-def body_look(index: int) -> tuple[str, str]:
-    """Colour and marker of the body with this index."""
-    return BODY_COLOURS[index % len(BODY_COLOURS)], BODY_MARKERS[index % len(BODY_MARKERS)]
+def body_looks(bodies: Sequence[str]) -> list[tuple[str, str]]:
+    """Colour and marker of each body; of more than can be told apart, those of its type.
+
+    Args:
+        bodies: Their names, from which the types are (`pyro_animacy.sets.body_types`).
+    """
+    of = body_types(bodies) if _by_type(bodies) else range(len(bodies))
+    return [(BODY_COLOURS[i % len(BODY_COLOURS)], BODY_MARKERS[i % len(BODY_MARKERS)]) for i in of]
+
+
+def _by_type(bodies: Sequence[str]) -> bool:
+    """Whether there are too many bodies to tell apart, and few enough types, but several."""
+    return len(bodies) > len(BODY_COLOURS) >= len({*body_types(bodies)}) > 1
 
 
 def png(figure: Figure, dpi: int = 144) -> bytes:
@@ -104,18 +117,21 @@ def frame_panel(axis: Axes, low: np.ndarray, high: np.ndarray) -> float:
     return float(grid)
 
 
-def body_legend(figure: Figure, bodies: list[str]) -> None:
-    """The bodies under the figure; with many, the first few and how many more."""
+def body_legend(figure: Figure, bodies: Sequence[str]) -> None:
+    """The bodies under the figure; with many, their types, or the first few and how many more."""
+    shown = bodies if _by_type(bodies) else bodies[: len(BODY_COLOURS)]
+    more, alike = len(bodies) - len(shown), dict[tuple[str, str], list[str]]()
+    for look, body in zip(body_looks(bodies), shown, strict=False):
+        alike.setdefault(look, []).append(body)
     handles = []
-    for index, body in enumerate(bodies[: len(BODY_COLOURS)]):
-        colour, marker = body_look(index)
-        body = f" {body}" if body.startswith("_") else body  # else the legend leaves it out
+    for (colour, marker), (body, *others) in alike.items():
+        name = f"{body_stem(body)} ({1 + len(others)})" if others else body_name(body)
+        name = f" {name}" if name.startswith("_") else name  # else the legend leaves it out
         handles.append(
             mpl.lines.Line2D(
-                [], [], color=colour, marker=marker, mec="white", ms=7, label=shorten(body, 18)
+                [], [], color=colour, marker=marker, mec="white", ms=7, label=shorten(name, 18)
             )
         )
-    more = len(bodies) - len(handles)
     figure.legend(
         handles=handles,
         loc="outside lower center",

@@ -21,7 +21,7 @@ from pyro_animacy.criticism.animation import gif
 from pyro_animacy.criticism.latent import ACTIVE
 from pyro_animacy.criticism.style import (
     WIDTH,
-    body_look,
+    body_looks,
     frame_panel,
     styled,
 )
@@ -237,6 +237,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
     every = np.concatenate([past, paths.reshape(-1, *past.shape[1:])])
     low, high = np.nanmin(every, axis=0), np.nanmax(every, axis=0)  # (body, 2)
     centre, half = (low + high) / 2, 0.56 * float((high - low)[order].max()) or 1.0
+    looks = body_looks(traversal.bodies)
     with styled():
         side = WIDTH / columns
         figure = Figure(figsize=(WIDTH, 0.62 + (side + 0.08) * rows), dpi=100, layout="constrained")
@@ -245,7 +246,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
         moving: list[Any] = []
         for place, body in enumerate(order):
             axis = figure.add_subplot(grid[divmod(place, columns)])
-            colour, marker = body_look(int(body))
+            colour, marker = looks[int(body)]
             step = frame_panel(axis, centre[body] - half, centre[body] + half)
             axis.set_title(traversal.name(int(body)), fontweight="bold")
             axis.plot(*past[:, body].T, color="#8c8c8c", lw=2.4)
