@@ -35,12 +35,46 @@ from pyro_animacy.nets import StackConfig
 
 Floats = npt.NDArray[np.float64]
 
-SCENES = {"recall": tasks.recall, "branching": tasks.branching}
 SIZES = {"deterministic": (64, 0), "stochastic": (0, 1), "rssm": (64, 1)}  # of h and z
 CLASSES = 4  # of z. A posterior over classes can be exact; a Gaussian one is never half a Gaussian
-DELAYS = (2, 5, 10, 20, tasks.DELAY)  # of the scenes of recall that are fitted
+DELAYS = (2, 5, 10, 20, 40)  # of the scenes of recall that are fitted, up to the one asked of
 FITTED, HELDOUT = 2000, 400  # scenes
 UPDATES = 1500
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of scenes, and the delay at which a model is asked of their decisive step.
+
+    Args:
+        name: ``recall`` or ``branching``.
+        delay: Frames of rest before the call.
+    """
+
+    name: str
+    delay: int = tasks.DELAY
+
+    def scenes(self, trajectories: int, seed: int, delay: int | Sequence[int]) -> xr.Dataset:
+        """So many scenes."""
+        make = {"recall": tasks.recall, "branching": tasks.branching}[self.name]
+        return make(trajectories, seed, delay)
+
+    def fitted(self) -> xr.Dataset:
+        """The scenes that a model is fitted to: of recall some have shorter delays."""
+        shorter = [delay for delay in DELAYS if delay <= self.delay]
+        return self.scenes(FITTED, 0, shorter if self.name == "recall" else self.delay)
+
+    def heldout(self) -> xr.Dataset:
+        """Those that it is asked of."""
+        return self.scenes(HELDOUT, 1, self.delay)
+
+    @property
+    def jump(self) -> int:
+        """The decisive frame."""
+        return tasks.decisive_frame(self.delay)
+
+
+TASKS = Task("recall"), Task("branching")
 
 
 @dataclass(frozen=True)
@@ -48,7 +82,7 @@ class Outcome:
     """What a model expected of the decisive step of held-out scenes, and what came.
 
     Attributes:
-        task: Name of the task.
+        task: The task.
         model: Name of the model.
         log_density: Of what came, nats, of each scene (S,): the filter's estimate.
         drawn: Forecasts of the displacement, (draws, S, 2), in body lengths.
@@ -56,7 +90,7 @@ class Outcome:
         side: b, -1 or +1, (S,).
     """
 
-    task: str
+    task: Task
     model: str
     log_density: Floats
     drawn: Floats
@@ -78,17 +112,18 @@ class Outcome:
         return float((np.sign(self.drawn[..., 0]) == self.side).mean())
 
 
-def options(model: str, unit: float, updates: int = UPDATES) -> FitConfig:
+def options(task: Task, model: str, unit: float, updates: int = UPDATES) -> FitConfig:
     """Small sizes, and the same training for all three; a window is a whole scene.
 
     Args:
+        task: The task.
         model: Name of the model.
         unit: The scenes' root mean square displacement, in body lengths (`Scale.unit`).
         updates: Of the fit.
     """
     net, policy = StackConfig(hidden=64, layers=1), StackConfig(hidden=64, layers=2)
     memory_size, latent_size = SIZES[model]
-    history, frames = 2, tasks.decisive_frame() + 2 + tasks.REST
+    history, frames = 2, task.jump + 2 + tasks.REST
     return FitConfig(
         family=model,
         model=StateSpaceConfig(
@@ -106,20 +141,19 @@ def options(model: str, unit: float, updates: int = UPDATES) -> FitConfig:
     )  # fmt: skip
 
 
-def fitted(task: str, model: str, runs: Path, updates: int = UPDATES) -> Run:
+def fitted(task: Task, model: str, runs: Path, updates: int = UPDATES) -> Run:
     """The run of a task and model, fitted if it is not there."""
-    path = runs / f"{task}_{model}"
+    path = runs / f"{task.name}_{model}"
     if (path / "summary.json").is_file():
         return Run.load(path)
-    extra = {"delay": DELAYS} if task == "recall" else {}
-    scenes = SCENES[task](FITTED, seed=0, **extra)
-    config = options(model, Scale.of(scenes).unit, updates)
+    scenes = task.fitted()
+    config = options(task, model, Scale.of(scenes).unit, updates)
     return fit(scenes, config, out=path, overwrite=True, progress=False)
 
 
-def outcome(run: Run, task: str, draws: int = 100) -> Outcome:
+def outcome(run: Run, task: Task, draws: int = 100) -> Outcome:
     """Ask a run what it expects of the decisive step of scenes that no fit has seen."""
-    scenes, jump = SCENES[task](HELDOUT, seed=1), tasks.decisive_frame()
+    scenes, jump = task.heldout(), task.jump
     tree = predict(
         run, scenes, mode="forecast", context=jump + 1, horizon=1, draws=draws, progress=False
     )
@@ -127,18 +161,18 @@ def outcome(run: Run, task: str, draws: int = 100) -> Outcome:
     position = scenes["position"].values[:, :, 0]
     return Outcome(
         task=task, model=run.card.model,
-        log_density=decisive_log_density(run, scenes),
+        log_density=decisive_log_density(run, scenes, jump),
         drawn=drawn - position[:, jump],
         came=position[:, jump + 1] - position[:, jump],
         side=np.where(scenes["label"].values == tasks.SIDES[1], 1.0, -1.0),
     )  # fmt: skip
 
 
-def decisive_log_density(run: Run, scenes: xr.Dataset, draws: int = 64) -> Floats:
-    """Log density of each scene's decisive displacement given all before it, (S,) nats."""
+def decisive_log_density(run: Run, scenes: xr.Dataset, jump: int, draws: int = 64) -> Floats:
+    """Log density of each scene's displacement at frame ``jump`` given all before, (S,) nats."""
     history, scale = run.card.config["history"], run.card.scale
     windows = Windows(scenes, frames=history + 1, context=history, scale=scale, complete=True)
-    which = (windows.index[:, 1] == tasks.decisive_frame() - history + 1).nonzero()[:, 0]
+    which = (windows.index[:, 1] == jump - history + 1).nonzero()[:, 0]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         steps = window_steps(run.guide, windows, which, draws)
@@ -149,7 +183,7 @@ def decisive_log_density(run: Run, scenes: xr.Dataset, draws: int = 64) -> Float
 def table(outcomes: Sequence[Outcome]) -> str:
     """The figures as a table in Markdown."""
     rows = [
-        f"| {o.task} | `{o.model}` | {o.log_density.mean():.2f} | {o.exact('side'):.2f} "
+        f"| {o.task.name} | `{o.model}` | {o.log_density.mean():.2f} | {o.exact('side'):.2f} "
         f"| {o.exact('branches'):.2f} | {o.exact('gaussian'):.2f} | {o.near_a_branch:.1%} "
         f"| {o.right_side:.1%} |"
         for o in outcomes
@@ -166,11 +200,11 @@ def figure(outcomes: Sequence[Outcome]) -> Figure:
     placed = {(o.task, o.model): o for o in outcomes}
     with styled():
         drawing = Figure(figsize=(WIDTH, 4.0), layout="constrained")
-        axes = drawing.subplots(len(SCENES), len(SIZES), sharex=True, sharey=True)
-        for row, task in zip(axes, SCENES, strict=True):
+        axes = drawing.subplots(len(TASKS), len(SIZES), sharex=True, sharey=True)
+        for row, task in zip(axes, TASKS, strict=True):
             for axis, model in zip(row, SIZES, strict=True):
                 _panel(axis, placed[task, model])
-            row[0].set_ylabel(f"{task}\nshare of forecasts")
+            row[0].set_ylabel(f"{task.name}\nshare of forecasts")
         for axis, model in zip(axes[0], SIZES, strict=True):
             axis.set_title(model)
         axes[-1, 1].set_xlabel("jump along x (body lengths)")
@@ -209,11 +243,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=UPDATES, help="of each fit")
     given = parser.parse_args()
     outcomes = []
-    for task in SCENES:
+    for task in TASKS:
         for model in SIZES:
             run = fitted(task, model, given.runs, given.updates)
             outcomes.append(outcome(run, task))
-            print(f"{task}, {model}: {run.summary['train_seconds']:.0f} s", flush=True)
+            print(f"{task.name}, {model}: {run.summary['train_seconds']:.0f} s", flush=True)
     print(table(outcomes))
     given.out.write_bytes(png(figure(outcomes), dpi=200))
     print(f"wrote {given.out}")

@@ -175,13 +175,13 @@ def test_the_step_that_is_scored_is_the_decisive_one(tmp_path):
     """Of a model without latents its density is known at once: no draws, no windows."""
     scenes, t = recall(9, seed=9), decisive_frame()
     scale = Scale.of(scenes)
-    config = memory_tasks.options("deterministic", scale.unit).model
+    config = memory_tasks.options(memory_tasks.Task("recall"), "deterministic", scale.unit).model
     torch.manual_seed(0)
     model = StateSpaceModel(config, scale=scale, bodies=1)
     run = type("Run", (), {})()
     run.guide, run.model = StateSpaceGuide(model), model
     run.card = type("Card", (), {"scale": scale, "config": {"history": config.history}})()
-    found = memory_tasks.decisive_log_density(run, scenes, draws=2)
+    found = memory_tasks.decisive_log_density(run, scenes, t, draws=2)
     with torch.no_grad():
         evidence, memory = model.follow(whole(scenes, scale))
         pi = model.policy(evidence.context, memory)
@@ -193,11 +193,15 @@ def test_the_step_that_is_scored_is_the_decisive_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """What a model expects of the decisive step, after half the updates of the page's figure."""
+    """What a model expects of the decisive step: smaller tasks than those of the page's figure."""
     runs = tmp_path_factory.mktemp("memory_tasks")
-    return lambda task, model: memory_tasks.outcome(
-        memory_tasks.fitted(task, model, runs, updates=memory_tasks.UPDATES // 2), task, draws=25
-    )
+
+    def ask(name, model):
+        task = memory_tasks.Task(name, delay=10 if name == "recall" else 2)
+        run = memory_tasks.fitted(task, model, runs, updates=memory_tasks.UPDATES // 2)
+        return memory_tasks.outcome(run, task, draws=25)
+
+    return ask
 
 
 def above(outcome, knows):

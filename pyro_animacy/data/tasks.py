@@ -62,16 +62,16 @@ def recall(trajectories: int, seed: int, delay: int | Sequence[int] = DELAY) -> 
     Raises:
         ConfigError: If a count is too small or the seed negative.
     """
-    delays = [delay] if isinstance(delay, int) else list(delay)
-    return _scene("recall", trajectories, seed, delays, cued=True)
+    return _scene("recall", trajectories, seed, delay, cued=True)
 
 
-def branching(trajectories: int, seed: int) -> xr.Dataset:
+def branching(trajectories: int, seed: int, delay: int | Sequence[int] = DELAY) -> xr.Dataset:
     """Scenes in which nothing foretells the side of the jump.
 
     Args:
         trajectories: Number of scenes; each is a recording of its own.
         seed: Of sides and noise.
+        delay: Frames of rest, as in `recall`.
 
     Returns:
         The Dataset, as that of `recall`, with rest in place of the cue.
@@ -79,7 +79,7 @@ def branching(trajectories: int, seed: int) -> xr.Dataset:
     Raises:
         ConfigError: If the count is too small or the seed negative.
     """
-    return _scene("branching", trajectories, seed, [DELAY], cued=False)
+    return _scene("branching", trajectories, seed, delay, cued=False)
 
 
 def decisive_frame(delay: int = DELAY) -> int:
@@ -134,8 +134,9 @@ def _normal(
 
 
 def _scene(
-    name: str, trajectories: int, seed: int, delays: Sequence[int], *, cued: bool
+    name: str, trajectories: int, seed: int, delay: int | Sequence[int], *, cued: bool
 ) -> xr.Dataset:
+    delays = [delay] if isinstance(delay, int) else list(delay)
     least = min(delays, default=0)
     require(
         f"{name}: ",
@@ -145,8 +146,8 @@ def _scene(
         ("delay", least >= 1, "at least 1"),
     )
     rng = np.random.default_rng(seed)
-    side, delay = rng.choice(list(SIDES), trajectories), rng.choice(delays, trajectories)
-    jump, scene = delay + decisive_frame(0), np.arange(trajectories)
+    side, rest = rng.choice(list(SIDES), trajectories), rng.choice(delays, trajectories)
+    jump, scene = rest + decisive_frame(0), np.arange(trajectories)
     mean = np.zeros((trajectories, jump.max() + 1 + REST, 2))
     if cued:
         mean[:, 0, 0], mean[:, 1, 0] = side * LENGTH, -side * LENGTH
