@@ -36,6 +36,7 @@ from pyro_animacy.data.episodes import file_format, save_episodes
 from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
 from pyro_animacy.data.soccer import simulate_soccer
+from pyro_animacy.data.windows import begun
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, named
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.config import parse_config
@@ -257,6 +258,8 @@ def _sample(chosen: Namespace) -> None:
     some = {} if chosen.draws is None else {"draws": chosen.draws}
     draw = predict_episodes if run.data == "episodes" else predict
     recordings = asked_for(run, chosen).recordings
+    if run.data == "scenes":
+        recordings = begun(recordings, chosen.context or run.card.config["history"])
     draws = draw(
         run.on(recordings), recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,

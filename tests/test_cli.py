@@ -115,6 +115,22 @@ def test_criticise(run, tmp_path, capsys):
     assert out.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_a_run_whose_held_out_part_begins_in_a_gap(tmp_path, capsys):
+    """The last fifth, from frame 320, where one body is not seen until frame 346."""
+    seen = table(chase(frames=400))
+    seen.loc[(seen["id"] == "prey") & seen["frame"].between(310, 345), ["x", "y"]] = np.nan
+    seen.to_csv(tmp_path / "gap.csv", index=False)
+    run = str(tmp_path / "run")
+    words = [*FIT, "--fps", "10", "--split_gaps", "false", "--train.steps", "2", "--out", run]
+    assert main(["fit", str(tmp_path / "gap.csv"), *words]) == 0
+    for mode in (["generate"], ["reconstruct"], ["forecast", "--context", "7"]):
+        draws = str(tmp_path / f"{mode[0]}.nc")
+        assert main(["sample", run, "--mode", *mode, "--draws", "2", "--out", draws]) == 0
+        assert "'time': 54" in capsys.readouterr().out
+    report = ["--draws", "4", "--sections", "", "--out", str(tmp_path / "report.html")]
+    assert main(["criticise", run, *report]) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

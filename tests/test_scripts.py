@@ -59,11 +59,19 @@ def test_forecasts_are_drawn(tmp_path, run):
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73), (0, 0, 0)} <= colours
 
 
-def test_axes_of_forecasts_say_units_as_the_report_does(tmp_path, monkeypatch):
-    table(chase()).to_csv(tmp_path / "chase.csv", index=False)
-    data = {"source": str(tmp_path / "chase.csv"), "fps": 10}
-    fit(read_trajectories(**data), debug(), out=tmp_path / "run", data=data, progress=False)
-    monkeypatch.setattr(sys, "argv", ["posterior_predictive.py", "run", "--draws", "2"])
+@pytest.fixture(scope="module")
+def chase_run(tmp_path_factory):
+    """A run on a short chase of two bodies."""
+    folder = tmp_path_factory.mktemp("chase")
+    table(chase()).to_csv(folder / "chase.csv", index=False)
+    data = {"source": str(folder / "chase.csv"), "fps": 10}
+    return fit(read_trajectories(**data), debug(), out=folder / "run", data=data, progress=False)
+
+
+def test_axes_of_forecasts_say_units_as_the_report_does(tmp_path, monkeypatch, chase_run):
+    monkeypatch.setattr(
+        sys, "argv", ["posterior_predictive.py", str(chase_run.path), "--draws", "2"]
+    )
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(SCRIPTS / "posterior_predictive.py"), run_name="__main__")
     assert pyplot.gca().get_xlabel() == "x (data units)"
@@ -80,11 +88,11 @@ def test_forecasts_are_of_each_moment_once(tmp_path):
     assert [line.count("'trajectory': 2,") for line in said.splitlines()[:3]] == [1, 1, 1]
 
 
-def test_a_statistic_of_ones_own_is_compared_and_reported(tmp_path, run):
+def test_a_statistic_of_ones_own_is_compared_and_reported(tmp_path, chase_run):
     out = tmp_path / "report.html"
-    said = program("criticise.py", run.path, "--out", out, "--draws", 3, folder=tmp_path)
+    said = program("criticise.py", chase_run.path, "--out", out, "--draws", 3, folder=tmp_path)
     rows = [line for line in said.splitlines() if line.startswith("distance from the centroid")]
-    assert [row.split()[4] for row in rows] == ["home_1", "away_3", "ball"]
+    assert [row.split()[4] for row in rows] == ["hunter", "prey"]
     assert "Distance from the centroid" in out.read_text(encoding="utf-8")
 
 

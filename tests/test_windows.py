@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_animacy import DataError, Scale, Windows, make_trajectories
-from pyro_animacy.data.windows import consecutive, dequantised, whole
+from pyro_animacy.data.windows import begun, consecutive, dequantised, whole
 
 
 def ragged(seed=0, gaps=False):
@@ -58,6 +58,21 @@ def test_windows_by_brute_force(frames, context, complete, gaps):
         np.testing.assert_array_equal(batch.observed[: len(piece), b].numpy(), seen)
         np.testing.assert_allclose(raw[seen], piece[seen], rtol=1e-5)
         assert not batch.observed[len(piece) :, b].any()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 9])
+def test_trajectories_begin_where_all_is_seen(frames):
+    dataset = ragged(gaps=True)
+    dataset["position"][0, :2, 0] = np.nan  # the next gap is in frame 5
+    found = begun(dataset, frames)
+    x, seen = dataset["position"].values, np.isfinite(dataset["position"].values).all((2, 3))
+    for i, name in enumerate(dataset["trajectory"].values):
+        good = (s for s in range(12) if s + frames <= 12 and seen[i, s : s + frames].all())
+        s = next(good, 0)
+        one, length = found.sel(trajectory=name), int(dataset["length"][i])
+        assert (int(one["start"]), int(one["length"])) == (s, length - s)
+        np.testing.assert_array_equal(one["position"].values[: length - s], x[i, s:length])
+    assert begun(ragged(), frames).identical(ragged())
 
 
 def test_scale_is_measured():

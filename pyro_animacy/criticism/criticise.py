@@ -19,7 +19,7 @@ from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
-from pyro_animacy.data.windows import consecutive, evenly
+from pyro_animacy.data.windows import begun, consecutive, evenly
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError, command_line
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.predict import predict
@@ -142,7 +142,7 @@ def criticise(
         raise ConfigError(
             f"section {unknown[0]!r} does not exist; choose from {', '.join(SECTIONS)}"
         )
-    dataset = suited(run.card, dataset)
+    dataset = begun(suited(run.card, dataset), run.card.config["history"])
     observed = windows(dataset, run, frames=frames, most=most)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
     metrics = run.metrics()  # damaged ones fail now, not after minutes
@@ -192,12 +192,14 @@ def windows(
 ) -> xr.Dataset:
     """Cut trajectories into consecutive windows of ``frames``, at most ``most`` of them.
 
-    They are named `name@frame`, by the frame of the recording that each begins with.
+    The first begins where all that the model looks back on is observed. They are named
+    `name@frame`, by the frame of the recording that each begins with.
 
     Raises:
         ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
+    dataset = begun(dataset, run.card.config["history"])
     return _cut(dataset, *_places(dataset, run, frames=frames, most=most))
 
 

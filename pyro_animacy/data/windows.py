@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_animacy.data import stored
+from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Floats, Integers, Stored, blocks, positions
 from pyro_animacy.errors import DataError
 
@@ -119,6 +120,22 @@ def longest_seen(dataset: xr.Dataset) -> int:
     complete, _ = stored.observed(positions(dataset))
     _, begin, end = stored.runs(complete)
     return int((end - begin).max(initial=0))
+
+
+def begun(dataset: xr.Dataset, frames: int) -> xr.Dataset:
+    """Trajectories from the first frames in a row, so many, in which all bodies are observed.
+
+    One that is not split at its gaps may begin in one, where no model can go on from. A trajectory
+    that has no such frames stays as it is.
+    """
+    complete, _ = stored.observed(positions(dataset))
+    row, first, end = stored.runs(complete)
+    enough = end - first >= frames
+    begin = np.zeros(len(complete), int)
+    begin[row[enough][::-1]] = first[enough][::-1]  # of several the first
+    if not begin.any():
+        return dataset
+    return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())
 
 
 class Batch(NamedTuple):
