@@ -140,13 +140,19 @@ class Stack(nn.Module):
             for i, o in zip(sizes, widths, strict=True):
                 self.layers.append(ExpertLinear(config.experts, i, o))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
-        if x.dim() <= 2:
-            return self._flat(x)
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map x (..., inputs) to (..., outputs); or x and c (..., size), which follow each other.
+
+        c may have fewer leading axes than x, such as no draws.
+        """
+        shape = x.shape[:-1]
+        if c is not None and 1 < c.dim() < x.dim() and not (self.gate or self.repeat):
+            return self._shared(x, c).view(*shape, -1)
+        if c is not None:
+            x = torch.cat([x, c.expand(*shape, -1)], -1)
         # once for all layers, whose outputs are then no views
-        out = self._flat(x.flatten(0, -2))
-        return out.view(*x.shape[:-1], out.shape[-1])
+        out = self._flat(x.flatten(0, -2) if x.dim() > 2 else x)
+        return out.view(*shape, out.shape[-1])
 
     def _flat(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -156,6 +162,14 @@ class Stack(nn.Module):
             return self._run(x, lambda layer, h: layer.blended(h, gate))
         every = self._run(x.unsqueeze(-2), lambda layer, h: layer(h))
         return (gate.unsqueeze(-2) @ every).squeeze(-2)
+
+    def _shared(self, x: Tensor, c: Tensor) -> Tensor:
+        """Of many x for each c: the first layer is W x + (V c + b), the latter computed once."""
+        first: Any = self.layers[0]
+        W, V = first.weight.split([x.shape[-1], c.shape[-1]], -1)
+        known = F.linear(c.flatten(0, -2), V, first.bias)
+        h = F.linear(x.flatten(0, -2), W).view(-1, *known.shape) + known
+        return self._run(h, lambda f, h: h if f is first else _affine(f, h.flatten(0, -2)))
 
     def _run(self, x: Tensor, apply: Callable[[Any, Tensor], Tensor]) -> Tensor:
         activation = ACTIVATIONS[self.config.activation]
@@ -273,9 +287,12 @@ class ResidualNormal(nn.Module):
         self.network = network
         self.learn_scale = learn_scale
 
-    def forward(self, prior: Independent, x: Tensor, seen: Tensor | None = None) -> Independent:
-        """Return q (..., size). Where ``seen`` (...) is false, q is the prior; None is nowhere."""
-        out = self.network(x)
+    def forward(self, prior: Independent, *x: Tensor, seen: Tensor | None = None) -> Independent:
+        """Return q (..., size), given what the network takes.
+
+        Where ``seen`` (...) is false, q is the prior; None is nowhere.
+        """
+        out = self.network(*x)
         if seen is not None:
             out = out * seen.unsqueeze(-1)
         mu_p, sigma_p = prior.base_dist.loc, prior.base_dist.scale
@@ -336,8 +353,7 @@ class PolicyNormal(nn.Module):
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
         """Return pi(. | context, latent): batch shape (...), event shape (action_size,)."""
-        c = context.expand(*latent.shape[:-1], -1)
-        out = self.network(torch.cat([latent, c], -1))
+        out = self.network(latent, context)
         if self.scale is not None:
             return normal(out + self.affine(context), self.scale)
         mean, raw, rest = out.split(self.sizes, -1)

@@ -1,25 +1,28 @@
 """Networks on a set of bodies: one network for every body, and the others as its context.
 
     m_ij  = phi(A x_i + B x_j + C (p_j - p_i)),       x_i with the type e_i       what j is to i
-    out_i = g(u_i, x_i, mean_{j != i} m_ij)                             the same g for every body
+    c_i   = (x_i, mean_{j != i} m_ij)                                             what i may know
+    out_i = g(u_i, c_i)                                         the same g for every body
 
-    x_1 ---+-------> g ----> out_1    x_i  token: position and last displacements; and the type
-           |  m_12 --^                u_i  what a network has besides: the latent, the next move
-           |  m_21 --v                p_i  position, in units of the bodies' separation
-    x_2 ---+-------> g ----> out_2
+    x_1 ---+---> c_1 --> g --> out_1    x_i  token: position and last displacements; and the type
+           | m_12 ^      ^ u_1          u_i  what a network has besides: the latent, the next move
+           | m_21 v      v u_2          p_i  position, in units of the bodies' separation
+    x_2 ---+---> c_2 --> g --> out_2
 
 Bodies of one type are exchangeable: to reorder them reorders the outputs. No parameter depends on
 the number of bodies N, so one model serves any number. The cost is O(N^2) additions: messages have
 one hidden layer, whose affine part needs no pairs, and whose next layer is the first of g, because
-a mean and a linear map commute. Messages are of the past alone, the same for every draw of u.
+a mean and a linear map commute. Messages are of the past alone: they are computed once a step, for
+all networks and every draw of u.
 
 Battaglia et al., Interaction Networks for Learning about Objects, Relations and Physics, NeurIPS
 2016 (messages of pairs); Zaheer et al., Deep Sets, NeurIPS 2017 (pooling that ignores order).
 
-`SetMean`, `SetResidual` and `SetPolicy` stand where `ControlVAE` has a `Stack` on flat vectors. In
-them each body has a latent of its own, and z_t is these, body after body. What others have done
-enters, not what they do at the same step: given the past, bodies choose and move independently, so
-that the density of a step, its posterior and its bounds are those of each body.
+`SetContext` is the context c_t of a `ControlVAE` on a set, and `EachBody` and `SetPolicy` stand
+where it has networks on flat vectors. In them each body has a latent of its own, and z_t is these,
+body after body. What others have done enters, not what they do at the same step: given the past,
+bodies choose and move independently, so that the density of a step, its posterior and its bounds
+are those of each body.
 """
 
 import math
@@ -77,14 +80,14 @@ def body_stem(name: str) -> str:
 
 @dataclass(frozen=True)
 class SetLayout:
-    """Where the bodies are in the flat vectors of `ControlVAE`, and what of them a network sees.
+    """Which bodies there are, and how they are seen.
 
     Args:
         types: Type of each body, as of `body_types`.
         axes: Numbers in a position.
         history: Frames in the context: s_t and the ``history - 1`` displacements before it.
-        nearness: What turns positions in units of their extent into units of the bodies'
-            separation: extent / separation.
+        extent: Of the positions.
+        separation: Of the bodies.
         known_types: Number of types that the networks know, where the bodies at hand are not of
             all of them; null for those at hand.
     """
@@ -92,7 +95,8 @@ class SetLayout:
     types: tuple[int, ...]
     axes: int = 2
     history: int = 1
-    nearness: float = 1.0
+    extent: float = 1.0
+    separation: float = 1.0
     known_types: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,7 +111,8 @@ class SetLayout:
             ("types", self.types and min(self.types) >= 0, "one number from 0 for each body"),
             ("axes", self.axes >= 1, "at least 1"),
             ("history", self.history >= 1, "at least 1"),
-            ("nearness", 0 < self.nearness < math.inf, "positive and finite"),
+            ("extent", 0 < self.extent < math.inf, "positive and finite"),
+            ("separation", 0 < self.separation < math.inf, "positive and finite"),
             (
                 "known_types",
                 not self.types or max(self.types) < self.kinds,
@@ -130,86 +135,72 @@ class SetLayout:
         """F, numbers in a token: position and last displacements of one body."""
         return self.axes * self.history
 
-    @property
-    def context_size(self) -> int:
-        """C, numbers in the flat context: positions, their differences by pair, displacements."""
-        N = self.bodies
-        return self.axes * (N + N * (N - 1) // 2 + (self.history - 1) * N)
+    def tokens(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
+        """Return x (..., N, F), positions in units of the extent.
 
-    def split(self, flat: Tensor) -> Tensor:
-        """(..., N * size), body after body, to (..., N, size)."""
-        return flat.unflatten(-1, (self.bodies, -1))
-
-    def tokens(self, context: Tensor) -> Tensor:
-        """What the context (..., C) holds of each body: (..., N, F), newest displacement first.
-
-        The differences between bodies are left out; messages form them again.
+        Args:
+            state: s_t (..., N * axes).
+            actions: The ``history - 1`` displacements before it, newest first, each likewise.
         """
-        if context.shape[-1] != self.context_size:
-            raise ConfigError(
-                f"a context of {context.shape[-1]} numbers; it must be {self.context_size}, for "
-                f"{self.bodies} bodies, {self.axes} axes and a history of {self.history}"
-            )
-        D = self.bodies * self.axes
-        moves = context[..., self.context_size - (self.history - 1) * D :].split(D, -1)
-        parts = [context[..., :D], *moves[: self.history - 1]]
-        return torch.cat([self.split(part) for part in parts], -1)
+        parts = [state / self.extent, *actions]
+        return torch.cat([part.unflatten(-1, (self.bodies, self.axes)) for part in parts], -1)
 
 
-class SetNetwork(nn.Module):
-    """out_i = g(u_i, x_i, mean_{j != i} m_ij), the equations at the top of this file.
+class SetContext(nn.Module):
+    """c_i = (x_i, e_i, mean_{j != i} m_ij), what every network knows of body i and those around it.
 
     Args:
-        layout: Types of the bodies; its number of bodies enters no parameter.
-        outputs: Size O of the output of each body.
-        config: Sizes of g, a `Stack`; messages have its activation and ``hidden`` units.
-        besides: Size of u_i, which g repeats to every layer if so configured.
+        layout: The bodies; their number enters no parameter.
+        messages: M, numbers in a message.
+        activation: phi.
+
+    Attributes:
+        size: C, numbers in the context of one body.
+    """
+
+    def __init__(self, layout: SetLayout, messages: int, activation: str) -> None:
+        super().__init__()
+        self.layout = layout
+        self.messages = SetMessages(layout, messages, activation)
+        self.size = layout.token_size + layout.kinds + messages
+
+    def forward(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
+        """Return c (..., N * C), body after body, of what `SetLayout.tokens` takes."""
+        x = self.layout.tokens(state, actions)
+        x = torch.cat([x, self.messages.kind.to(x).expand(*x.shape[:-1], -1)], -1)
+        return torch.cat([x, self.messages(x)], -1).flatten(-2)
+
+
+class SetMessages(nn.Module):
+    """mean_{j != i} m_ij, the first of the equations at the top of this file.
+
+    Args:
+        layout: The bodies.
+        size: M, numbers in a message.
+        activation: phi.
     """
 
     kind: Tensor
 
-    def __init__(
-        self, layout: SetLayout, outputs: int, config: StackConfig, *, besides: int = 0
-    ) -> None:
+    def __init__(self, layout: SetLayout, size: int, activation: str) -> None:
         super().__init__()
-        self.axes, self.nearness = layout.axes, layout.nearness
+        self.axes, self.nearness = layout.axes, layout.extent / layout.separation
         kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
         self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
-        size, M = layout.token_size + layout.kinds, config.hidden
-        self.activation = ACTIVATIONS[config.activation]
-        self.mine = nn.Linear(size, M)
-        self.theirs = nn.Linear(size, M, bias=False)
-        self.between = nn.Linear(layout.axes, M, bias=False)
-        self.network = Stack(besides + size + M, outputs, config, repeat=besides or None)
+        self.activation = ACTIVATIONS[activation]
+        self.mine = nn.Linear(layout.token_size + layout.kinds, size)
+        self.theirs = nn.Linear(layout.token_size + layout.kinds, size, bias=False)
+        self.between = nn.Linear(layout.axes, size, bias=False)
 
-    def forward(self, tokens: Tensor, besides: Tensor | None = None) -> Tensor:
-        """Map tokens (..., N, F) to (..., N, O).
-
-        Args:
-            tokens: x, the first ``axes`` numbers of each a position.
-            besides: u (..., N, besides). It may have more leading axes than the tokens, such as
-                draws.
-        """
-        x = torch.cat([tokens, self.kind.expand(*tokens.shape[:-1], -1)], -1)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens with their types (..., N, F + types) to (..., N, M), 0 for a lone body."""
         scenes = max(1, AT_ONCE // (len(self.kind) ** 2 * self.theirs.out_features))
         if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
-            heard = self._heard(x)
-        else:
-            parts = map(self._heard, x.flatten(0, -3).split(scenes))
-            heard = torch.cat([*parts]).view(*x.shape[:-1], -1)
-        u = x[..., :0] if besides is None else besides
-        return self._outputs(*_alike(u, torch.cat([x, heard], -1)))
-
-    def _outputs(self, u: Tensor, known: Tensor) -> Tensor:
-        """G, of some draws or scenes at a time where there is no gradient."""
-        if torch.is_grad_enabled():
-            return self.network(torch.cat([u, known], -1))
-        some = max(1, AT_ONCE // known[0].numel())
-        parts = zip(u.split(some), known.split(some), strict=True)
-        return torch.cat([self.network(torch.cat(part, -1)) for part in parts])
+            return self._heard(x)
+        parts = map(self._heard, x.flatten(0, -3).split(scenes))
+        return torch.cat([*parts]).view(*x.shape[:-1], -1)
 
     def _heard(self, x: Tensor) -> Tensor:
-        """Mean message of the others (..., N, M), 0 where there are none."""
         N, near = x.shape[-2], self.between(x[..., : self.axes] * self.nearness)
         receiver, sender = self.mine(x) - near, self.theirs(x) + near
         m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
@@ -218,52 +209,47 @@ class SetNetwork(nn.Module):
         return torch.einsum("...ij,...ijm->...im", weight, m)
 
 
-class SetMean(nn.Module):
-    """mu_p(c_t): the mean of each body's latent, from its token and the others'.
+class EachBody(nn.Module):
+    """out_i = g(u_i, c_i), the same g for every body, from flat vectors to flat vectors.
+
+    A flat vector has its numbers body after body, (..., N * size).
 
     Args:
-        layout: The bodies in the context.
-        latent_size: Z, numbers in the latent of one body.
-        config: Sizes.
-    """
-
-    def __init__(self, layout: SetLayout, latent_size: int, config: StackConfig) -> None:
-        super().__init__()
-        self.layout = layout
-        self.network = SetNetwork(layout, latent_size, config)
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Map c_t (..., C) to (..., N * Z), body after body."""
-        return self.network(self.layout.tokens(context)).flatten(-2)
-
-
-class SetResidual(nn.Module):
-    """mu_q(c_t, s~_{t+1} - s_t), and with ``learn_scale`` log(sigma_q / sigma_p) after it.
-
-    A body's residual sees its own displacement only: the others' say nothing of its latent.
-
-    Args:
-        layout: The bodies in the context.
-        latent_size: Z, numbers in the latent of one body.
-        config: Sizes.
-        learn_scale: Give the log ratio of the scales too.
+        inputs: Sizes of one body's input: of c, or of two parts, such as z and c.
+        outputs: Sizes of one body's parts of the output.
+        config: Sizes of g, a `Stack`.
+        repeat: Size of what g repeats to every layer if so configured, as of `Stack`.
     """
 
     def __init__(
-        self, layout: SetLayout, latent_size: int, config: StackConfig, *, learn_scale: bool
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        config: StackConfig,
+        repeat: int | None = None,
     ) -> None:
         super().__init__()
-        self.layout = layout
-        self.parts = 2 if learn_scale else 1
-        self.network = SetNetwork(layout, self.parts * latent_size, config, besides=layout.axes)
+        self.inputs, self.outputs = inputs, [*outputs]
+        self.network = Stack(sum(inputs), sum(outputs), config, repeat=repeat)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x = (c_t, displacement) (..., C + D) to (..., N * Z), or (..., 2 * N * Z)."""
-        context, move = x.split(
-            [self.layout.context_size, self.layout.bodies * self.layout.axes], -1
-        )
-        out = self.network(self.layout.tokens(context), self.layout.split(move))
-        return torch.cat([part.flatten(-2) for part in out.chunk(self.parts, -1)], -1)
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Map flat parts of the input to the flat parts of the output, one after the other.
+
+        The last may have fewer leading axes than the first, such as no draws.
+        """
+        sizes = zip(parts, self.inputs, strict=True)
+        each = [part.unflatten(-1, (-1, size)) for part, size in sizes]
+        out = self._outputs(*each).split(self.outputs, -1)
+        return torch.cat([part.flatten(-2) for part in out], -1)
+
+    def _outputs(self, x: Tensor, *c: Tensor) -> Tensor:
+        """Of some draws or scenes at a time where there is no gradient."""
+        if torch.is_grad_enabled():
+            return self.network(x, *c)
+        some = max(1, AT_ONCE // (x[0, ..., 0].numel() * self.network.config.hidden))
+        parts = x.split(some)
+        known = [part.split(some) if part.dim() == x.dim() else [part] * len(parts) for part in c]
+        return torch.cat([self.network(*part) for part in zip(parts, *known, strict=True)])
 
 
 class SetPolicy(nn.Module):
@@ -275,7 +261,8 @@ class SetPolicy(nn.Module):
     velocity, plus the network; mu_i and sigma_i depend on z through the body's own z_i.
 
     Args:
-        layout: The bodies in the context.
+        layout: The bodies.
+        context_size: C, numbers in the context of one body, its token first.
         latent_size: Z, numbers in the latent of one body.
         config: Sizes of the network.
         scale: A fixed standard deviation, or None to learn it.
@@ -288,6 +275,7 @@ class SetPolicy(nn.Module):
     def __init__(
         self,
         layout: SetLayout,
+        context_size: int,
         latent_size: int,
         config: StackConfig,
         *,
@@ -298,9 +286,9 @@ class SetPolicy(nn.Module):
         super().__init__()
         self.layout, self.scale, self.floor = layout, scale, floor
         self.register_buffer("types", torch.tensor(layout.types), persistent=False)
-        self.sizes = [layout.axes, layout.axes, int(resting)]
-        outputs = layout.axes if scale is not None else sum(self.sizes)
-        self.network = SetNetwork(layout, outputs, config, besides=latent_size)
+        sizes = [layout.axes, layout.axes, int(resting)] if scale is None else [layout.axes]
+        self.sizes = [layout.bodies * size for size in sizes]
+        self.network = EachBody([latent_size, context_size], sizes, config, repeat=latent_size)
         inertia = torch.zeros(layout.token_size, layout.axes)
         if layout.history > 1:  # a_t = a_{t-1}, the newest displacement in the token
             inertia[layout.axes : 2 * layout.axes] = torch.eye(layout.axes)
@@ -310,22 +298,17 @@ class SetPolicy(nn.Module):
             self.rest = Rest(self.types, layout.kinds, layout.axes, floor)
 
     def forward(self, context: Tensor, latent: Tensor) -> Policy:
-        """Return pi(. | c, z), event shape (N * axes,), for c (..., C) and z (..., N * Z)."""
-        x = self.layout.tokens(context)
+        """Return pi(. | c, z), event shape (N * axes,), for c (..., N * C) and z (..., N * Z)."""
+        layout = self.layout
+        x = context.unflatten(-1, (layout.bodies, -1))[..., : layout.token_size]
         affine = torch.einsum("...nf,nfa->...na", x, self.weight[self.types])
-        affine = affine + self.bias[self.types]
-        out = self.network(x, self.layout.split(latent))
+        affine = (affine + self.bias[self.types]).flatten(-2)
+        mean, *more = self.network(latent, context).split(self.sizes, -1)
         if self.scale is not None:
-            return normal((out + affine).flatten(-2), self.scale)
-        mean, raw, rest = out.split(self.sizes, -1)
-        mean, scale = (mean + affine).flatten(-2), (positive(raw) + self.floor).flatten(-2)
+            return normal(mean + affine, self.scale)
+        raw, rest = more
+        mean, scale = mean + affine, positive(raw) + self.floor
         if not rest.shape[-1]:
             return normal(mean, scale)
-        last = x[..., self.layout.axes : 2 * self.layout.axes]  # the newest displacement
-        return self.rest(mean, scale, rest.flatten(-2), last.flatten(-2))
-
-
-def _alike(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Each as often as the other asks by its leading axes, and not copied for it."""
-    shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])
-    return first.expand(*shape, -1), second.expand(*shape, -1)
+        last = x[..., layout.axes : 2 * layout.axes]  # the newest displacement
+        return self.rest(mean, scale, rest, last.flatten(-2))

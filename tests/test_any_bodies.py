@@ -66,11 +66,11 @@ def test_to_reorder_bodies_of_a_type_reorders_everything(order):
 def test_the_layout_is_of_the_scale_and_the_types():
     """The scale's extent is 5 and its separation 3; types may be known that are not at hand."""
     model, _ = model_of([0, 1])
-    assert model.layout.nearness == pytest.approx(5 / 3)
-    assert model.layout.kinds == 2
+    layout = model.set_context.layout
+    assert (layout.extent, layout.separation, layout.kinds) == (5, 3, 2)
     scale = scale_of(2)
     wider = ControlVAE(model.config, scale=scale, bodies=2, types=[0, 1], known_types=4)
-    assert wider.layout.kinds == 4
+    assert wider.set_context.layout.kinds == 4
     assert wider.step.policy.weight.shape[0] == 4
 
 
@@ -139,7 +139,7 @@ def test_a_run_serves_other_numbers_of_bodies(pack):
     assert run.on(scene(["wolf_5", "wolf_6", "sheep_9"])) is run
     assert run.on(scene(["0", "1", "2"])) is run  # nothing is known of these but their number
     swapped = run.on(scene(["sheep_9", "wolf_5", "wolf_6"]))
-    assert swapped.model.layout.types == (0, 1, 1)
+    assert swapped.model.set_context.layout.types == (0, 1, 1)
 
 
 def test_a_lone_body_far_away_changes_what_the_others_do_only_by_its_messages(pack):
@@ -193,7 +193,7 @@ def test_more_than_three_bodies_are_a_set_where_nothing_else_is_asked(tmp_path):
     for bodies, structure in ((1, "joint"), (3, "joint"), (4, "set"), (23, "set")):
         assert open_.structured(bodies).structure == structure
         model = ControlVAE(open_, scale=scale_of(bodies), bodies=bodies)
-        assert (model.layout is not None) is (structure == "set")
+        assert (model.set_context is not None) is (structure == "set")
         for chosen in ("joint", "set"):
             config = dataclasses.replace(open_, structure=chosen)
             assert config.structured(bodies) is config
@@ -203,7 +203,7 @@ def test_more_than_three_bodies_are_a_set_where_nothing_else_is_asked(tmp_path):
     again = Run.load(run.path)
     assert again.config.model.structure is None  # as it was asked
     assert again.card.config["structure"] == "set"  # as it is, of other bodies too
-    assert again.on(scene(["wolf_5", "sheep_9"])).model.layout.types == (1, 0)
+    assert again.on(scene(["wolf_5", "sheep_9"])).model.set_context.layout.types == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,23 @@ def test_stack(layers, blend, experts, repeat_input, layer_norm):
         torch.testing.assert_close(stack(x)[index], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("config", [
+    StackConfig(6, 2), StackConfig(6, 0), StackConfig(6, 3, layer_norm=True),
+    StackConfig(6, 2, repeat_input=True), StackConfig(6, 2, experts=3),
+])  # fmt: skip
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4)])
+def test_what_draws_share_is_as_if_repeated(shape, config):
+    """The same values and gradients, also to what is shared."""
+    torch.manual_seed(0)
+    stack = Stack(5, 4, config, repeat=2).double()
+    x, c = torch.randn(7, *shape, 2).double(), torch.randn(*shape, 3).double()
+    inputs = [x.requires_grad_(), c.requires_grad_(), *stack.parameters()]
+    one, other = stack(x, c), stack(torch.cat([x, c.expand(7, *shape, 3)], -1))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    found = [torch.autograd.grad(out.square().sum(), inputs) for out in (one, other)]
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
+
+
 def test_scored_first_in_inference_mode_it_is_trained_after():
     """A scale that is given is one tensor for all who ask, whatever mode the first was in."""
     torch.manual_seed(0)

@@ -7,21 +7,14 @@ import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch.nn import functional as F  # noqa: N812
-from variants import EXPERTS, NET, build, recording, scale_of
+from variants import EXPERTS, NET, build, config, recording, scale_of
 
 from pyro_animacy import ConfigError, ScaledELBO
 from pyro_animacy.criticism.importance import psis
 from pyro_animacy.infer.steps import draw_steps, log_mean_exp
-from pyro_animacy.models.control_vae import Step
-from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
-from pyro_animacy.sets import (
-    SetLayout,
-    SetMean,
-    SetNetwork,
-    SetPolicy,
-    SetResidual,
-    body_types,
-)
+from pyro_animacy.models.control_vae import ControlVAE, ControlVAEGuide
+from pyro_animacy.nets import PolicyNormal, Stack, StackConfig
+from pyro_animacy.sets import EachBody, SetContext, SetLayout, SetPolicy, body_types
 
 TYPES = (0, 1, 0, 2, 1, 0)
 Z = 3
@@ -37,39 +30,36 @@ def noise(*shape, seed=0):
 
 def layout_of(types, history=3, **changes):
     scale = scale_of(len(types))
-    nearness = scale.extent / scale.separation
-    return SetLayout(tuple(types), history=history, nearness=nearness, **changes)
+    lengths = {"extent": scale.extent, "separation": scale.separation}
+    return SetLayout(tuple(types), history=history, **lengths, **changes)
 
 
-def network(types, own=0, config=NET, outputs=4, **changes):
-    torch.manual_seed(3)
-    return SetNetwork(layout_of(types, **changes), outputs, config, besides=own).double()
-
-
-def context_of(state, actions):
-    """ControlVAE's context of states (..., N, 2) and displacements (k-1, ..., N, 2)."""
-    model, _ = build("small", state.shape[-2], history=len(actions) + 1)
-    return model.context(state.flatten(-2), list(actions.flatten(-2)))
-
-
-def trio(types, config=NET, learn_scale=True, scale=None):
-    """The three networks of ControlVAE on a set."""
+def networks_of(types, config=NET, scale=None):
+    """What ControlVAE has on a set: the context, mu_p, mu_q with its scale, and the policy."""
     torch.manual_seed(4)
     layout = layout_of(types)
+    context = SetContext(layout, config.hidden, config.activation).double()
+    C = context.size
     return (
-        SetMean(layout, Z, config).double(),
-        SetResidual(layout, Z, config, learn_scale=learn_scale).double(),
-        SetPolicy(layout, Z, config, scale=scale, floor=0.01).double(),
+        context,
+        EachBody([C], [Z], config).double(),
+        EachBody([C, 2], [Z, Z], config).double(),
+        SetPolicy(layout, C, Z, config, scale=scale, floor=0.01).double(),
     )
+
+
+def context_of(context, state, actions):
+    """c (..., N * C) of states (..., N, 2) and displacements (k-1, ..., N, 2)."""
+    return context(state.flatten(-2), list(actions.flatten(-2)))
 
 
 def answers(networks, state, actions, move, latent):
     """All that the three networks give: a list of (..., N, size)."""
-    mean, residual, policy = networks
+    context, mean, residual, policy = networks
     N = state.shape[-2]
-    c = context_of(state, actions)
+    c = context_of(context, state, actions)
     pi = policy(c, latent.flatten(-2)).base_dist
-    out = residual(torch.cat([c, move.flatten(-2)], -1)).chunk(residual.parts, -1)
+    out = residual(c, move.flatten(-2)).chunk(2, -1)
     return [x.unflatten(-1, (N, -1)) for x in (mean(c), *out, pi.loc, pi.scale.expand_as(pi.loc))]
 
 
@@ -97,60 +87,62 @@ def test_body_types():
 
 
 @pytest.mark.parametrize("changes", [
-    {"types": ()}, {"types": (0, -1)}, {"axes": 0}, {"history": 0}, {"nearness": 0.0},
-    {"known_types": 1},
+    {"types": ()}, {"types": (0, -1)}, {"axes": 0}, {"history": 0}, {"extent": 0.0},
+    {"separation": float("inf")}, {"known_types": 1},
 ])  # fmt: skip
 def test_layout_is_checked(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         replace(SetLayout((0, 1)), **changes)
 
 
-@pytest.mark.parametrize("history", [1, 2, 4])
-@pytest.mark.parametrize("N", [1, 2, 5])
-def test_tokens_are_of_the_context(N, history):
-    """A token is the position over the extent and the displacements, newest first."""
-    state, actions = noise(7, N, 2), noise(history - 1, 7, N, 2, seed=1)
-    layout = layout_of(range(N), history)
-    c = context_of(state, actions)
-    assert c.shape[-1] == layout.context_size
-    unit = torch.tensor(1 / scale_of(N).extent).double()  # ControlVAE's view is made in float32
-    expected = torch.cat([state * unit, *actions], -1)
-    close(layout.tokens(c), expected)
-    with pytest.raises(ConfigError, match="context of"):
-        layout.tokens(c[..., 1:])
-
-
-@pytest.mark.parametrize("config", [NET, EXPERTS, StackConfig(hidden=5, activation="silu")])
-@pytest.mark.parametrize("own", [0, 3])
+@pytest.mark.parametrize("activation", ["elu", "silu"])
+@pytest.mark.parametrize("history", [1, 3])
 @pytest.mark.parametrize("types", [(0,), (0, 0), TYPES])
-def test_network_is_the_equation(types, own, config):
+def test_context_is_the_equation(types, history, activation):
     """Body by body, message by message, with p_j - p_i spelt out."""
-    N = len(types)
-    net = network(types, own, config)
-    x, u = noise(6, N, 6), noise(6, N, own, seed=1) if own else None
-    phi = {"elu": F.elu, "silu": F.silu}[config.activation]
+    N, M = len(types), 7
+    torch.manual_seed(3)
+    context = SetContext(layout_of(types, history), M, activation).double()
+    state, actions = noise(6, N, 2), noise(history - 1, 6, N, 2, seed=1)
+    c = context_of(context, state, actions)
+    assert c.shape == (6, N * context.size)
+    c = c.unflatten(-1, (N, -1))
+    phi = {"elu": F.elu, "silu": F.silu}[activation]
+    scale, net = scale_of(N), context.messages
 
     def y(b, i):
         e = torch.eye(max(types) + 1).double()[types[i]]
-        return torch.cat([x[b, i], e])
+        return torch.cat([state[b, i] / scale.extent, *actions[:, b, i], e])
 
-    out = net(x, u)
     for b, i in itertools.product(range(6), range(N)):
         others = [j for j in range(N) if j != i]
-        heard = torch.zeros(config.hidden, dtype=torch.float64)
+        heard = torch.zeros(M, dtype=torch.float64)
         for j in others:
-            apart = (x[b, j, :2] - x[b, i, :2]) * (5.0 / 3.0)
+            apart = (state[b, j] - state[b, i]) / scale.separation
             A, B, C = net.mine.weight, net.theirs.weight, net.between.weight
             first = A @ y(b, i) + net.mine.bias + B @ y(b, j) + C @ apart
             heard = heard + phi(first) / len(others)
-        besides = [u[b, i]] if own else []
-        close(out[b, i], net.network(torch.cat([*besides, y(b, i), heard])))
+        close(c[b, i], torch.cat([y(b, i), heard]))
+
+
+@pytest.mark.parametrize("config", [NET, EXPERTS, StackConfig(hidden=5, activation="silu")])
+@pytest.mark.parametrize("inputs", [[4], [3, 4]])
+def test_each_body_has_the_same_network(inputs, config):
+    N, outputs = 3, [2, 1]
+    torch.manual_seed(3)
+    net = EachBody(inputs, outputs, config).double()
+    parts = [noise(6, N, size, seed=i) for i, size in enumerate(inputs)]
+    out = net(*(part.flatten(-2) for part in parts))
+    halves = [part.unflatten(-1, (N, -1)) for part in out.split([N * size for size in outputs], -1)]
+    for b, i in itertools.product(range(6), range(N)):
+        alone = net.network(torch.cat([part[b, i] for part in parts]))
+        close(torch.cat([half[b, i] for half in halves]), alone)
 
 
 @pytest.mark.parametrize("config", [NET, EXPERTS])
 def test_equivariant_within_a_type(config):
     """To reorder bodies of a type reorders every answer; to swap types does not."""
-    networks, data = trio(TYPES, config), scene(6)
+    networks, data = networks_of(TYPES, config), scene(6)
     before = answers(networks, *data)
     within = [[2, 1, 0, 3, 4, 5], [5, 4, 0, 3, 1, 2]]
     for order in within:
@@ -165,7 +157,7 @@ def test_equivariant_within_a_type(config):
 
 
 def test_parameters_do_not_depend_on_the_number():
-    one, many = trio((0, 1, 2)), trio(TYPES)
+    one, many = networks_of((0, 1, 2)), networks_of(TYPES)
     for a, b in zip(one, many, strict=True):
         sizes = {name: value.shape for name, value in b.state_dict().items()}
         assert {name: value.shape for name, value in a.state_dict().items()} == sizes
@@ -174,7 +166,7 @@ def test_parameters_do_not_depend_on_the_number():
 
 def test_what_each_body_sees():
     """Every body sees all that was, and of the step itself its own latent or its own move alone."""
-    networks, (state, actions, move, latent) = trio(TYPES), scene(6, B=1)
+    networks, (state, actions, move, latent) = networks_of(TYPES), scene(6, B=1)
     every = answers(networks, state, actions, move, latent)
 
     def sees(which, variable):
@@ -198,16 +190,19 @@ def test_what_each_body_sees():
         assert torch.equal(sees(which, "latent"), own if which in (loc, scale) else nothing)
 
 
-def merged(stack, own, size):
+def merged(stack, before, after=0, size=6):
     """A plain Stack equal to the set's g where nobody else is and there is one type.
 
-    Input (u, x, e = 1, message = 0): the type's column joins the bias, the message's are dropped.
+    Input (before, x, e = 1, message = 0, after): the type's column joins the bias, the message's
+    are dropped.
     """
-    plain = Stack(own + size, stack.layers[-1].out_features, stack.config).double()
+    first = stack.layers[0].weight
+    of_type, last = before + size, first.shape[1] - after
+    kept = [*range(of_type), *range(last, last + after)]
+    plain = Stack(len(kept), stack.layers[-1].out_features, stack.config).double()
     state = stack.state_dict()
-    first = state["layers.0.weight"]
-    state["layers.0.bias"] = state["layers.0.bias"] + first[:, own + size]
-    state["layers.0.weight"] = first[:, : own + size]
+    state["layers.0.bias"] = state["layers.0.bias"] + first[:, of_type]
+    state["layers.0.weight"] = first[:, kept]
     plain.load_state_dict(state)
     return plain
 
@@ -215,22 +210,21 @@ def merged(stack, own, size):
 @pytest.mark.parametrize("scale", [None, 0.05])
 def test_one_body_is_the_plain_networks(scale):
     """With one body the set networks are `Stack` and `PolicyNormal`."""
-    mean, residual, policy = trio((0,), scale=scale)
+    context, mean, residual, policy = networks_of((0,), scale=scale)
     state, actions, move, latent = (x.flatten(-2) for x in scene(1))
-    c = torch.cat([state / 5.0, *actions], -1)
-    close(mean(c), merged(mean.network.network, 0, 6)(c))
-    x, reordered = torch.cat([c, move], -1), torch.cat([move, c], -1)
-    close(residual(x), merged(residual.network.network, 2, 6)(reordered))
+    c, known = torch.cat([state / 5.0, *actions], -1), context(state, list(actions))
+    close(mean(known), merged(mean.network, 0)(c))
+    close(residual(known, move), merged(residual.network, 0, 2)(torch.cat([c, move], -1)))
     plain = PolicyNormal(
         6, Z, 2, NET, scale=scale, floor=0.01, mean_init=policy.weight[0].detach().T
     ).double()
-    plain.network = merged(policy.network.network, Z, 6)
-    close(policy(c, latent).log_prob(move), plain(c, latent).log_prob(move))
+    plain.network = merged(policy.network.network, Z)
+    close(policy(known, latent).log_prob(move), plain(c, latent).log_prob(move))
 
 
 def test_policy_starts_at_constant_velocity():
-    networks, (state, actions, move, latent) = trio(TYPES), scene(6)
-    policy = networks[2]
+    networks, (state, actions, move, latent) = networks_of(TYPES), scene(6)
+    policy = networks[-1]
     for parameter in policy.network.parameters():
         parameter.data.zero_()
     *_, loc, scale = answers(networks, state, actions, move, latent)
@@ -245,9 +239,9 @@ def test_policy_starts_at_constant_velocity():
 
 
 def test_latents_may_have_more_draws_than_contexts():
-    policy = trio(TYPES)[2]
+    context, *_, policy = networks_of(TYPES)
     state, actions, _, _ = scene(6)
-    c, z = context_of(state, actions), noise(4, 5, 6 * Z, seed=8)
+    c, z = context_of(context, state, actions), noise(4, 5, 6 * Z, seed=8)
     out, one = policy(c, z).base_dist, policy(c.expand(4, 5, -1), z).base_dist
     assert policy(c, z).batch_shape == (4, 5)
     close(out.loc, one.loc)
@@ -256,13 +250,12 @@ def test_latents_may_have_more_draws_than_contexts():
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_in_control_vae(learned):
-    """In place of its networks they give Pyro's own ELBO, the same for bodies in another order."""
-    types, order = (0, 1, 0), [2, 1, 0]
-    posterior = "learned" if learned else "prior"
-    model, guide = build("small", 3, history=3, latent_size=3 * Z, posterior_scale=posterior)
-    mean, residual, policy = trio(types, learn_scale=learned)
-    model.step = Step(FixedScaleNormal(mean, 0.3), policy)
-    guide.residual = ResidualNormal(residual, learn_scale=learned)
+    """They give Pyro's own ELBO, and the same posteriors for bodies in another order."""
+    order, posterior = [2, 1, 0], "learned" if learned else "prior"
+    options = config("set", history=3, latent_size=Z, posterior_scale=posterior)
+    torch.manual_seed(0)
+    model = ControlVAE(options, scale=scale_of(3), bodies=3, types=(0, 1, 0)).double()
+    guide = ControlVAEGuide(model).double()
     batch = recording(3 + 4, 5, 3)
     torch.manual_seed(3)
     ours = ScaledELBO()(model, guide)(batch)
@@ -281,25 +274,32 @@ def test_in_control_vae(learned):
 
 
 @pytest.mark.parametrize("scenes", [1, 3, 1000])
-def test_many_draws_are_taken_some_scenes_at_a_time(scenes, monkeypatch):
+def test_many_scenes_and_draws_are_taken_some_at_a_time(scenes, monkeypatch):
     """Without a gradient they take the memory of so many, and are the same."""
-    net, made, given = network(TYPES, own=2), [], []
-    tokens, u = noise(4, 5, len(TYPES), 6), noise(7, 4, 5, len(TYPES), 2, seed=1)
-    expected = net(tokens, u).detach()
-    activation, pairs = net.activation, len(TYPES) ** 2 * NET.hidden
+    (context, *_, policy), made, given = networks_of(TYPES), [], []
+    state, actions = noise(4, 5, 6, 2), noise(2, 4, 5, 6, 2, seed=1)
+    z = noise(7, 4, 5, 6 * Z, seed=2)
+    c = context_of(context, state, actions)
+    expected = policy(c, z).base_dist
+    phi, pairs = context.messages.activation, len(TYPES) ** 2 * NET.hidden
 
     def noted(x):
         made.append(x.numel() // pairs)
-        return activation(x)
+        return phi(x)
 
-    net.activation = noted
-    net.network.register_forward_pre_hook(lambda _, x: given.append(len(x[0])))
+    context.messages.activation = noted
+    policy.network.network.register_forward_pre_hook(lambda _, x: given.append(len(x[0])))
     monkeypatch.setattr("pyro_animacy.sets.AT_ONCE", scenes * pairs)
     with torch.no_grad():
-        close(net(tokens, u), expected)
+        close(context_of(context, state, actions), c.detach())
+        found = policy(c, z).base_dist
+        one = policy(c.expand(7, -1, -1, -1), z).base_dist
+    for name in ("loc", "scale"):
+        close(getattr(found, name), getattr(expected, name).detach())
+        close(getattr(one, name), getattr(expected, name).detach())
     assert max(made) == min(scenes, 20)
-    assert sum(made) == 20  # of the past alone: as many for any number of draws
-    assert sum(given) == 7
+    assert sum(made) == 20
+    assert sum(given) == 14
     assert max(given) == {1: 1, 3: 1, 1000: 7}[scenes]
 
 

@@ -63,10 +63,10 @@ from pyro_animacy.keypoints import KeypointDecoder, KeypointEncoder
 from pyro_animacy.models import family
 from pyro_animacy.nets import Stack
 from pyro_animacy.progress import tqdm
-from pyro_animacy.sets import SetNetwork
+from pyro_animacy.sets import SetMessages
 
 LOG_EVERY = 10  # updates
-FEEDFORWARD = (Stack, SetNetwork, ImageEncoder, ImageDecoder)
+FEEDFORWARD = (Stack, SetMessages, ImageEncoder, ImageDecoder)
 # Those of keypoints are places, which eight bits are too few for.
 NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRU)
 

@@ -378,7 +378,7 @@ class AgentControlVAEGuide(MessengerGuide):
         """Return N(mu_p + mu_q(s_t, s~_{t+1} - s_t), sigma_q^2 I)."""
         model: AgentControlVAE = self.model  # type: ignore[assignment]
         x = torch.cat([model.view(evidence.context), evidence.shown / model.spread], -1)
-        return self.residual(prior, x, evidence.mask)
+        return self.residual(prior, x, seen=evidence.mask)
 
 
 def acted(sight: Sight) -> Sight:

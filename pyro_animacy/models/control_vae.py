@@ -36,7 +36,7 @@ from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, discou
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import Policy
-from pyro_animacy.sets import SetLayout, SetMean, SetPolicy, SetResidual
+from pyro_animacy.sets import EachBody, SetContext, SetLayout, SetPolicy
 
 MOST_JOINT = 3  # bodies that one network takes together, where the options do not say
 
@@ -145,18 +145,21 @@ class ControlVAE(SceneModel):
         self.recurrence = nn.GRU(self.context_size, H) if H else None
         Z, D, C = config.latent_size, self.state_size, self.context_size + H
         fixed, floor = config.policy_scale, self.least_scale
-        self.layout: SetLayout | None = None
+        self.set_context: SetContext | None = None
         mean: nn.Module
         policy: nn.Module
         if config.structure == "set":
-            self.latent_size, self.parts = bodies * Z, bodies
-            self.layout = layout = SetLayout(
+            layout = SetLayout(
                 tuple(range(bodies) if types is None else types), axes, config.history,
-                nearness=scale.extent / scale.separation, known_types=known_types,
+                scale.extent, scale.separation, known_types,
             )  # fmt: skip
-            mean = SetMean(layout, Z, config.prior)
+            net = config.prior
+            self.set_context = SetContext(layout, net.hidden, net.activation)
+            C = self.set_context.size
+            self.latent_size, self.context_size, self.parts = bodies * Z, bodies * C, bodies
+            mean = EachBody([C], [Z], net)
             policy = SetPolicy(
-                layout, Z, config.policy, scale=fixed, floor=floor, resting=config.rests
+                layout, C, Z, config.policy, scale=fixed, floor=floor, resting=config.rests
             )
         else:
             mean = Stack(C, Z, config.prior)
@@ -165,6 +168,12 @@ class ControlVAE(SceneModel):
                 resting=bodies if config.rests else 0,
             )  # fmt: skip
         self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy, self.parts)
+
+    def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
+        """c_t (..., C), as of `SceneModel`, or what each body of a set knows, body after body."""
+        if self.set_context is None:
+            return super().context(state, actions)
+        return self.set_context(state, actions)
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
@@ -223,16 +232,16 @@ class ControlVAEGuide(MessengerGuide):
         super().__init__(model)
         config = model.config
         Z, learned = config.latent_size, config.posterior_scale == "learned"
+        outputs = [Z, Z] if learned else [Z]
         inputs = model.context_size + config.memory_size + model.state_size
-        network: nn.Module = Stack(inputs, 2 * Z if learned else Z, config.posterior)
-        if model.layout is not None:
-            network = SetResidual(model.layout, Z, config.posterior, learn_scale=learned)
+        network: nn.Module = Stack(inputs, sum(outputs), config.posterior)
+        if (of_set := model.set_context) is not None:
+            network = EachBody([of_set.size, of_set.layout.axes], outputs, config.posterior)
         self.residual = ResidualNormal(network, learn_scale=learned)
 
     def posterior(self, prior: Independent, evidence: Evidence) -> Independent:
         """Return N(mu_p + mu_q(c_t, s~_{t+1} - s_t), sigma_q^2 I)."""
-        x = torch.cat([evidence.context, evidence.shown], -1)
-        return self.residual(prior, x, evidence.mask)
+        return self.residual(prior, evidence.context, evidence.shown, seen=evidence.mask)
 
 
 def _beside(context: Tensor, hidden: Tensor) -> Tensor:

@@ -255,7 +255,7 @@ class DynamicsGuide(MessengerGuide):
         belief, shown, _, _ = evidence
         x = torch.cat([belief, shown.expand(*belief.shape[:-1], -1)], -1)
         if self.classes is None:
-            return self.residual(prior, x, evidence.mask)
+            return self.residual(prior, x, seen=evidence.mask)
         shift = self.residual(x).unflatten(-1, (-1, self.classes))
         unmoved = prior.base_dist.logits
         moved = categorical(unmoved + shift, self.unimix).base_dist.logits
