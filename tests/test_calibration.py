@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import recordings
+from helpers import debug, recordings
+from scipy.special import ndtr
 from scipy.stats import kstest, norm
 
 from pyro_animacy import ConfigError, DataError, RunError, Scale, make_trajectories
@@ -33,7 +34,9 @@ from pyro_animacy.criticism.forecasts import (
     frames_left,
     rivals,
 )
+from pyro_animacy.criticism.together import finding, together
 from pyro_animacy.criticism.wording import number
+from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import scoring_windows
 
@@ -401,6 +404,7 @@ def right(seed=16, windows=60):
     return xr.Dataset(
         {
             "pit": (("model", "step", "body", "space"), g.random((3, 1000, 2, 2))),
+            "pit_drawn": (("step", "body", "space"), g.random((1000, 2, 2))),
             "coverage": (
                 ("model", "level", "horizon", "body"),
                 np.broadcast_to(np.array([0.5, 0.8, 0.95])[:, None, None], (3, 3, 10, 2)).copy(),
@@ -413,13 +417,16 @@ def right(seed=16, windows=60):
             "space": ["x", "y"], "independent": ("body", [300, 300]),
             "group": ("trajectory", np.arange(windows) % 20),
         },
-        attrs={"units": "m", "draws": 100, "policy_scale": "fixed", "roll_out": "teacher_forced"},
+        attrs={
+            "units": "m", "draws": 100, "policy_scale": "fixed", "roll_out": "teacher_forced",
+            "parts": 1,
+        },
     )  # fmt: skip
 
 
 def test_a_model_that_is_right_is_said_to_be():
     grades = [f.grade for f in section(right()).findings]
-    assert grades == ["right"] * 4  # one a score, both baselines in it
+    assert grades == ["right"] * 5  # one a score, both baselines in it
 
 
 @pytest.mark.parametrize(
@@ -464,6 +471,75 @@ def test_findings_name_what_is_wrong():
     assert "overconfident" in text
     assert "AR(5) is better between 0.2 and 0.6 s ahead" in text
     assert list(said.values()).count("wrong") == 2
+
+
+def normal_scores(correlation, steps=20_000, seed=3):
+    """Shares below of two bodies on two axes, whose normal scores have this correlation."""
+    mean, covariance = np.zeros(2), [[1, correlation], [correlation, 1]]
+    return ndtr(rng(seed).multivariate_normal(mean, covariance, (steps, 2))).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "drawn", "independent", "grade", "said"),
+    [
+        (0.4, 0.4, 10_000, "right", "as much as the model says"),
+        (0.42, 0.0, 10_000, "wrong", "together more than the model says"),
+        (0.0, -0.42, 10_000, "wrong", "together less than the model says"),
+        (0.2, 0.0, 10_000, "near", "past leaves open is correlated by +0.20, in steps drawn"),
+        (0.42, 0.0, 20, "near", "may be chance"),
+    ],
+)
+def test_bodies_that_move_together(recorded, drawn, independent, grade, said):
+    """Of the correlation that a Gaussian copula has; all its other shares are uniform."""
+    of = right().isel(step=np.zeros(20_000, int)).copy(deep=True)
+    of = of.assign_coords(independent=("body", [independent] * 2))
+    of["pit"].loc[{"model": "model"}] = normal_scores(recorded)
+    of["pit_drawn"][:] = normal_scores(drawn, seed=4)
+    (pair,) = together(of)
+    assert pair.bodies == ("cat", "mouse")
+    assert (pair.recorded, pair.drawn) == pytest.approx((recorded, drawn), abs=0.015)
+    assert pair.error == pytest.approx((2 * independent) ** -0.5)
+    for parts, mend in ((1, "--model.latent_size"), (2, "--model.structure joint")):
+        (found,) = (
+            f
+            for f in section(of.assign_attrs(parts=parts)).findings
+            if "Within a step" in f.sentence
+        )
+        assert found.grade == grade
+        assert said in found.sentence
+        assert bool(found.attempt) == (grade != "right" and "chance" not in said)
+        assert mend in found.attempt or not found.attempt
+
+
+def test_the_pair_that_differs_most_and_a_body_alone():
+    """Each body with itself, in three: the pair whose steps go together leads; NaN is left out."""
+    of = right().isel(body=[0, 1, 0]).assign_coords(body=["a", "b", "c"]).copy(deep=True)
+    u = normal_scores(0.6, steps=1000)
+    of["pit"].loc[{"model": "model", "body": "a"}] = u[:, 0]
+    of["pit"].loc[{"model": "model", "body": "c"}] = u[:, 1]
+    of["pit"].loc[{"model": "model", "body": "b", "step": slice(0, 900)}] = np.nan
+    assert together(of)[0].bodies == ("a", "c")
+    assert len(together(of)) == 3
+    assert "the pair that differs most" in finding(together(of), False).sentence
+    assert finding(together(of.isel(body=[0])), True) is None
+    of["pit"][:] = np.nan
+    assert finding(together(of), True).grade == "undefined"
+
+
+@pytest.mark.parametrize("structure", ["joint", "set"])
+def test_steps_drawn_from_the_model_are_calibrated(tiny_run, tiny_data, tmp_path, structure):
+    """And bodies of a set are independent in them."""
+    run = tiny_run
+    if structure == "set":
+        config = debug({"structure": "set"}, steps=20)
+        run = fit(tiny_data, config, out=tmp_path / "run", progress=False)
+    found = calibrate(run, tiny_data, draws=200, most=4, progress=False)
+    assert found["pit_drawn"].dims == ("step", "body", "space")
+    for share in found["pit_drawn"].values.reshape(-1, 4).T:
+        assert kstest(share, "uniform").pvalue > 0.001
+    (pair,) = together(found)
+    if structure == "set":
+        assert abs(pair.drawn) < 4 * len(found["step"]) ** -0.5
 
 
 @pytest.mark.parametrize(

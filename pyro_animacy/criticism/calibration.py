@@ -45,6 +45,7 @@ from pyro_animacy.criticism.forecasts import (
     rivals,
 )
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, picture
+from pyro_animacy.criticism.together import finding, together
 from pyro_animacy.criticism.wording import number, percent, seconds
 from pyro_animacy.data.windows import Scale, Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError, how_many
@@ -60,6 +61,7 @@ from pyro_animacy.resting import components
 
 SECONDS = 4.0  # forecast by default; see `frames_ahead`
 STEPS = 4_000  # looked at one step ahead, at most
+DRAWN = "drawn"  # from the model itself
 AT_ONCE = 65_536  # steps x draws run at once
 FEWEST = round(2 / (1 - LEVELS[-1])) - 1  # draws, with the ends of the widest interval among them
 
@@ -93,7 +95,8 @@ def calibrate(
 
     Returns:
         With a dim ``model`` (``model`` and the baselines) and ``horizon`` in seconds:
-        ``pit`` (model, step, body, space); ``coverage`` (model, level, horizon, body);
+        ``pit`` (model, step, body, space), and ``pit_drawn`` (step, body, space) of a step drawn
+        from the model in place of the recorded one; ``coverage`` (model, level, horizon, body);
         ``crps`` (model, trajectory, horizon, body), mean over the axes, and ``energy_score``
         (model, trajectory, horizon), both in data units. The coordinate ``independent`` (body)
         says how many of the steps are nearly independent; windows of another ``group``
@@ -113,7 +116,7 @@ def calibrate(
     if horizon is None:
         left = max(1, frames_left(dataset, context))
         [horizon] = frames_ahead([SECONDS], run.card.fps, left) or [left]
-    steps, independent = one_step(run, dataset, draws, seed, progress)
+    steps, drawn, independent = one_step(run, dataset, draws, seed, progress)
     forecasts = forecast_all(
         run, dataset, context=context, horizon=horizon, draws=draws, most=most, seed=seed,
         progress=progress,
@@ -134,6 +137,7 @@ def calibrate(
     return xr.Dataset(
         {
             "pit": (("model", "step", "body", "space"), np.stack(list(steps.values()))),
+            "pit_drawn": (("step", "body", "space"), drawn),
             "coverage": (("model", "level", "horizon", "body"), np.stack(found["coverage"])),
             "crps": (("model", "trajectory", "horizon", "body"), np.stack(found["crps"])),
             "energy_score": (("model", "trajectory", "horizon"), np.stack(found["energy_score"])),
@@ -146,6 +150,7 @@ def calibrate(
         attrs={
             "units": data_units(dataset), "draws": draws, "roll_out": run.card.config["roll_out"],
             "policy_scale": "learned" if run.card.config["policy_scale"] is None else "fixed",
+            "parts": run.model.parts,
         },
     )  # fmt: skip
 
@@ -185,17 +190,18 @@ def _untied(
 
 def one_step(
     run: Run, dataset: xr.Dataset, draws: int, seed: int, progress: bool
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """PIT of the model and its baselines on the same steps, each (step, body, space).
 
-    Also how many of the steps are nearly independent, for each body: one a second of motion, each
-    motion counted once however many trajectories show it, as scenes that share bodies do.
+    Also that of a step drawn from the model, of all bodies together; and how many of the steps are
+    nearly independent, for each body: one a second of motion, each motion counted once however many
+    trajectories show it, as scenes that share bodies do.
     """
     scale, history = run.card.scale, run.card.config["history"]
     windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
     which = torch.from_numpy(evenly(len(windows), STEPS))
     baselines = rivals(run)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines, DRAWN)}
     with torch.random.fork_rng(), tqdm(
         total=len(which), desc="one step", unit="step", disable=not progress, delay=1
     ) as bar:  # fmt: skip
@@ -210,7 +216,8 @@ def one_step(
                 torch.cat(parts)[:, 0]
                 for parts in ([n.loc for n in normals], [n.scale for n in normals], shares)
             )
-            policies = {MODEL: (loc, spread, a, share)}
+            one = steps.policy.sample()[0, 0]
+            policies = {MODEL: (loc, spread, a, share), DRAWN: (loc, spread, one, share)}
             for name, baseline in baselines.items():
                 policy, a = baseline.last_step(windows.batch(part))
                 policies[name] = policy.mean[None], policy.stddev[None], a, torch.ones(())
@@ -219,7 +226,7 @@ def one_step(
     shape = (-1, len(run.card.bodies), len(run.card.axes))
     values = {name: np.concatenate(parts).reshape(shape) for name, parts in found.items()}
     seconds = _motions(dataset, windows) / run.card.fps
-    return values, np.clip(seconds.round().astype(int), 1, len(which))
+    return values, values.pop(DRAWN), np.clip(seconds.round().astype(int), 1, len(which))
 
 
 def _motions(dataset: xr.Dataset, windows: Windows) -> np.ndarray:
@@ -245,6 +252,7 @@ def section(calibration: xr.Dataset) -> Section:
          "both baselines."),
     )  # fmt: skip
     ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
+    of_pairs = finding(together(calibration), calibration.attrs["parts"] > 1)
     beside = [_beside(*pair, units) for pair in scores(calibration)]
     grades = [_worst(ahead), covered.grade, _worst(beside)]
     return Section(
@@ -257,7 +265,7 @@ def section(calibration: xr.Dataset) -> Section:
             f"{seconds(last)}, {draws} forecasts of each window are compared with where the bodies "
             "went, beside those of two simple models from the same frames."
         ),
-        findings=[*ahead, covered, *beside],
+        findings=[*ahead, *([of_pairs] if of_pairs else []), covered, *beside],
         panels=[
             Panel(picture(plot(calibration), caption), caption, grade)
             for (plot, caption), grade in zip(captions, grades, strict=True)
@@ -268,7 +276,9 @@ def section(calibration: xr.Dataset) -> Section:
             "the forecast and the share that it promised. Gaps and differences in coverage up to "
             f"{RIGHT:g} are right, up to {NEAR:g} near: one step ahead that is a normal spread "
             "wrong by a quarter, or by a half. One whose curve stays in the grey band may be "
-            "chance, and is not called wrong. CRPS "
+            "chance, and is not called wrong. Bodies move together within a step where the shares "
+            "of their forecasts below the recorded step, as normal scores, are correlated; beside "
+            "that stands the correlation in steps drawn from the model. CRPS "
             "(continuous ranked probability score) is the mean over bodies and axes of the "
             "distance of the forecast from the recording, less half that of two forecasts from "
             "each other; the energy score is the same of all bodies at once (Gneiting & Raftery "

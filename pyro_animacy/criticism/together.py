@@ -1,0 +1,125 @@
+"""Do bodies move together within a step, beyond what their past says, and does the model know?
+
+    u_ti = F(a_ti | c_t)                          the share of the forecast of one coordinate below
+    r_ij = mean over axes of corr_t { Phi^{-1}(u_ti), Phi^{-1}(u_tj) }             what was recorded
+
+where forecasts are calibrated, the numbers Phi^{-1}(u_ti) are standard normal, and two bodies' are
+independent if the past explains all that links them. The same of steps drawn from the model is
+r'_ij. In a model whose bodies choose and move independently it is 0; in one with a latent of the
+whole scene it is what the latent makes of it. What neither past nor model explains is r_ij - r'_ij:
+touch, a push, a camera that shakes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+from scipy.special import ndtri
+
+from pyro_animacy.criticism.forecasts import MODEL
+from pyro_animacy.criticism.section import Finding
+from pyro_animacy.data.windows import body_pairs
+
+RIGHT, NEAR = 0.1, 0.3  # differences of correlations; that of 0.3 is 0.05 nats an axis and step
+EDGE = 1e-6  # shares are kept so far from 0 and 1
+
+
+class Together(NamedTuple):
+    """Two bodies, and how their steps go together.
+
+    Attributes:
+        bodies: Their names.
+        recorded: r_ij.
+        drawn: r'_ij, of steps drawn from the model.
+        error: The standard error of a correlation of 0 in so many independent steps, and axes.
+    """
+
+    bodies: tuple[str, str]
+    recorded: float
+    drawn: float
+    error: float
+
+
+def together(calibration: xr.Dataset) -> list[Together]:
+    """Every pair of bodies; those that differ most from the model first.
+
+    Args:
+        calibration: Of `calibrate`: ``pit`` of what was recorded, ``pit_drawn`` of the model.
+    """
+    recorded, drawn = (
+        of.transpose("step", "body", "space").values
+        for of in (calibration["pit"].sel(model=MODEL), calibration["pit_drawn"])
+    )
+    names, steps = [*map(str, calibration["body"].values)], calibration["independent"].values
+    found = []
+    for i, j in body_pairs(len(names)):
+        r, made = (correlation(of[:, i], of[:, j]) for of in (recorded, drawn))
+        trials = min(steps[i], steps[j]) * calibration.sizes["space"]
+        found.append(Together((names[i], names[j]), r, made, 1 / math.sqrt(trials)))
+    return sorted(found, key=lambda pair: -np.nan_to_num(abs(pair.recorded - pair.drawn), nan=-1))
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """The correlation r of two bodies.
+
+    Args:
+        one: u (step, axis), shares in (0, 1) of the forecast below; NaN where not observed.
+        other: Likewise, of the same steps.
+
+    Returns:
+        Mean over axes of the correlation of their normal scores; NaN of less than three steps.
+    """
+    both = np.isfinite(one).all(1) & np.isfinite(other).all(1)
+    if both.sum() < 3:
+        return math.nan
+    axes = (ndtri(u[both].clip(EDGE, 1 - EDGE)).T for u in (one, other))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(*axes, strict=True)]))
+
+
+def finding(pairs: list[Together], independent_bodies: bool) -> Finding | None:
+    """What the pair that differs most says; None of a single body.
+
+    Args:
+        pairs: Of `together`.
+        independent_bodies: Whether the model's bodies choose independently, as in a set.
+    """
+    if not pairs:
+        return None
+    pair = pairs[0]
+    first, second = pair.bodies
+    off = abs(pair.recorded - pair.drawn)
+    if math.isnan(off):
+        return Finding("undefined", "Whether bodies move together within a step is not known.")
+    figures = f"correlated by {_figure(pair.recorded)}, in steps drawn from the model by "
+    figures += _figure(pair.drawn) + ("" if len(pairs) == 1 else ", the pair that differs most")
+    good = f"a difference of {RIGHT:g} or less is good"
+    if off <= RIGHT:
+        return Finding(
+            "right",
+            "Within a step bodies move together as much as the model says (what the past of "
+            f"{first} and {second} leaves open is {figures}; {good}).",
+        )
+    how = "more" if abs(pair.recorded) > abs(pair.drawn) else "less"
+    said = (
+        f"Within a step {first} and {second} move together {how} than the model says (what their "
+        f"past leaves open is {figures}; {good})"
+    )
+    # the largest of so many, each the difference of two that are chance
+    limit = float(-ndtri(0.025 / len(pairs))) * math.sqrt(2) * pair.error
+    if off <= limit:
+        return Finding("near", f"{said}, which may be chance.")
+    mend = (
+        "A latent of the whole scene (--model.structure joint): bodies of a set choose "
+        "independently within a step."
+        if independent_bodies
+        else "A larger latent (--model.latent_size) or more training (--train.steps)."
+    )
+    return Finding("near" if off <= NEAR else "wrong", f"{said}.", mend)
+
+
+def _figure(correlation: float) -> str:
+    return f"{correlation:+.2f}".replace("-", "−")
