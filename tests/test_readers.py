@@ -777,6 +777,17 @@ def test_names_with_units_words_and_signs(names, second, write):
     np.testing.assert_array_equal(ds["position"][0, :, 0], values)
 
 
+@pytest.mark.parametrize("name", ["fish_id", "FlyID", "Track ID", "mouse", "player_no"])
+def test_names_of_the_column_of_bodies(name, write):
+    values = walk(20, 2)
+    rows = [
+        f"{t},{b},{x},{y}" for t in range(20) for b, (x, y) in zip("ab", values[t], strict=True)
+    ]
+    ds = read_trajectories(write("\n".join([f"frame,{name},x,y", *rows])), fps=10)
+    assert list(ds["body"].values) == ["a", "b"]
+    np.testing.assert_array_equal(ds["position"][0], values)
+
+
 @pytest.mark.parametrize(
     ("names", "bodies"),
     [
