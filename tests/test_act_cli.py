@@ -399,7 +399,6 @@ def long_run(tmp_path_factory):
         (signal.SIGTERM, 143, 1),  # in the seed episodes, or in the first updates
         (signal.SIGINT, 130, 4),
         (signal.SIGKILL, -9, 2),
-        (signal.SIGKILL, -9, 4),
         (signal.SIGKILL, -9, 6),
     ],
 )
