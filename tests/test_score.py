@@ -118,6 +118,16 @@ def test_the_score_is_of_one_step_whatever_the_training_objective():
         torch.testing.assert_close(first, second)
 
 
+@pytest.mark.parametrize(("steps", "known"), [(0, False), (1, False), (4, False), (5, True)])
+def test_of_a_handful_of_steps_no_error_is_known(steps, known):
+    """Which a verdict would be given on: the mean is, and nothing says whether it is chance."""
+    dataset = make_trajectories(np.arange(18.0).reshape(1, 9, 1, 2), fps=1, resolution=0)
+    index = np.array([(0, t) for t in range(steps)], dtype=int).reshape(-1, 2)
+    mean, error = mean_and_error(np.arange(steps, dtype=float), dataset, index)
+    assert math.isnan(mean) == (steps == 0)
+    assert math.isnan(error) == (not known)
+
+
 def test_standard_error_counts_groups_not_steps():
     """Values that repeat within a recording carry one observation each."""
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ from pyro_animacy.progress import tqdm
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
 GROUPS = 20  # of steps, at least, where there are as many
+FEWEST = 5  # groups whose spread says how far off their mean may be
 CHUNK = 65_536  # windows that the baselines score together
 MOST_STEPS = 50_000  # scored; of more, this many are taken evenly spaced
 
@@ -189,13 +190,13 @@ def mean_and_error(
         index: (step, 2) trajectory and frame of each.
 
     Returns:
-        Mean and standard error; NaN where there are no steps, or only one group of them.
+        Mean and standard error; NaN where there are no steps, or too few groups of them.
     """
     if not len(values):
         return math.nan, math.nan
     mean, group = float(values.mean()), independent_groups(dataset, index)
     G = int(group.max()) + 1
-    if G < 2:
+    if G < FEWEST:  # two standard errors of less would be no 95 % interval by far
         return mean, math.nan
     totals = np.bincount(group, weights=values - mean)
     return mean, float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))
