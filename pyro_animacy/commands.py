@@ -258,8 +258,16 @@ def _sample(chosen: Namespace) -> None:
     some = {} if chosen.draws is None else {"draws": chosen.draws}
     draw = predict_episodes if run.data == "episodes" else predict
     recordings = asked_for(run, chosen).recordings
-    if run.data == "scenes":
-        recordings = begun(recordings, chosen.context or run.card.config["history"])
+    if run.data == "scenes":  # from where the model has what it looks back on
+        history, whole = run.card.config["history"], recordings
+        recordings = begun(whole, history, after=max(0, (chosen.context or 0) - history))
+        if recordings is not whole:
+            later = int((recordings["start"].values != whole["start"].values).sum())
+            print(
+                f"note: {how_many(later, 'trajectory')} of {len(whole['trajectory'])} drawn from a "
+                "later frame on, where all bodies are observed",
+                file=sys.stderr,
+            )
     draws = draw(
         run.on(recordings), recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,

@@ -140,16 +140,17 @@ class Stack(nn.Module):
             for i, o in zip(sizes, widths, strict=True):
                 self.layers.append(ExpertLinear(config.experts, i, o))
 
-    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
-        """Map x (..., inputs) to (..., outputs); or x and c (..., size), which follow each other.
+    def forward(self, x: Tensor, also: Tensor | None = None) -> Tensor:
+        """Map x (..., inputs) to (..., outputs); or x and, after it, what else is of the input.
 
-        c may have fewer leading axes than x, such as no draws.
+        That may have fewer leading axes than x, such as no draws.
         """
         shape = x.shape[:-1]
-        if c is not None and 1 < c.dim() < x.dim() and not (self.gate or self.repeat):
-            return self._shared(x, c).view(*shape, -1)
-        if c is not None:
-            x = torch.cat([x, c.expand(*shape, -1)], -1)
+        if also is not None:
+            each, plain = also.shape[:-1], not (self.gate or self.repeat)
+            if plain and 0 < len(each) < len(shape) and shape[-len(each) :] == each:
+                return self._shared(x, also).view(*shape, -1)
+            x = torch.cat([x, also.expand(*shape, -1)], -1)
         # once for all layers, whose outputs are then no views
         out = self._flat(x.flatten(0, -2) if x.dim() > 2 else x)
         return out.view(*shape, out.shape[-1])

@@ -242,14 +242,19 @@ class EachBody(nn.Module):
         out = self._outputs(*each).split(self.outputs, -1)
         return torch.cat([part.flatten(-2) for part in out], -1)
 
-    def _outputs(self, x: Tensor, *c: Tensor) -> Tensor:
+    def _outputs(self, x: Tensor, *also: Tensor) -> Tensor:
         """Of some draws or scenes at a time where there is no gradient."""
-        if torch.is_grad_enabled():
-            return self.network(x, *c)
-        some = max(1, AT_ONCE // (x[0, ..., 0].numel() * self.network.config.hidden))
-        parts = x.split(some)
-        known = [part.split(some) if part.dim() == x.dim() else [part] * len(parts) for part in c]
-        return torch.cat([self.network(*part) for part in zip(parts, *known, strict=True)])
+        rows = x.shape[1:-1].numel() * self.network.config.hidden
+        some = max(1, AT_ONCE // max(1, rows))
+        if torch.is_grad_enabled() or len(x) <= some:
+            return self.network(x, *also)
+        parts = [x.split(some)]
+        for part in also:
+            if part.dim() == x.dim():
+                parts.append(part.expand(len(x), *part.shape[1:]).split(some))
+            else:
+                parts.append((part,) * len(parts[0]))
+        return torch.cat([self.network(*part) for part in zip(*parts, strict=True)])
 
 
 class SetPolicy(nn.Module):

@@ -143,7 +143,7 @@ def options(task: Task, model: str, unit: float, updates: int = UPDATES) -> FitC
 
 def fitted(task: Task, model: str, runs: Path, updates: int = UPDATES) -> Run:
     """The run of a task and model, fitted if it is not there."""
-    path = runs / f"{task.name}_{model}"
+    path = runs / f"{task.name}_{task.delay}_{model}"
     if (path / "summary.json").is_file():
         return Run.load(path)
     scenes = task.fitted()

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pyro_animacy.criticism.calibration import (
     coverage,
     crps,
     energy_score,
+    one_step,
     pit,
     section,
 )
@@ -34,11 +36,12 @@ from pyro_animacy.criticism.forecasts import (
     frames_left,
     rivals,
 )
-from pyro_animacy.criticism.together import finding, together
+from pyro_animacy.criticism.together import correlation, finding, together
 from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.fit import fit
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.score import scoring_windows
+from pyro_animacy.nets import normal
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +407,7 @@ def right(seed=16, windows=60):
     return xr.Dataset(
         {
             "pit": (("model", "step", "body", "space"), g.random((3, 1000, 2, 2))),
-            "pit_drawn": (("step", "body", "space"), g.random((1000, 2, 2))),
+            "pit_drawn": (("draw", "step", "body", "space"), g.random((8, 1000, 2, 2))),
             "coverage": (
                 ("model", "level", "horizon", "body"),
                 np.broadcast_to(np.array([0.5, 0.8, 0.95])[:, None, None], (3, 3, 10, 2)).copy(),
@@ -419,7 +422,7 @@ def right(seed=16, windows=60):
         },
         attrs={
             "units": "m", "draws": 100, "policy_scale": "fixed", "roll_out": "teacher_forced",
-            "parts": 1,
+            "parts": 1, "latent_size": 4,
         },
     )  # fmt: skip
 
@@ -483,10 +486,17 @@ def normal_scores(correlation, steps=20_000, seed=3):
     ("recorded", "drawn", "independent", "grade", "said"),
     [
         (0.4, 0.4, 10_000, "right", "as much as the model says"),
-        (0.42, 0.0, 10_000, "wrong", "together more than the model says"),
-        (0.0, -0.42, 10_000, "wrong", "together less than the model says"),
-        (0.2, 0.0, 10_000, "near", "past leaves open is correlated by +0.20, in steps drawn"),
-        (0.42, 0.0, 20, "near", "may be chance"),
+        (0.42, 0.0, 10_000, "wrong", "otherwise than the model says"),
+        (
+            -0.42,
+            0.42,
+            10_000,
+            "wrong",
+            "correlated by −0.42, in steps drawn from the model by +0.42",
+        ),
+        (0.2, 0.0, 10_000, "near", "leaves open is correlated by +0.20"),
+        (0.2, 0.0, 20, "right", "may be chance"),
+        (0.42, 0.0, 8, "near", "may be chance"),
     ],
 )
 def test_bodies_that_move_together(recorded, drawn, independent, grade, said):
@@ -498,48 +508,84 @@ def test_bodies_that_move_together(recorded, drawn, independent, grade, said):
     (pair,) = together(of)
     assert pair.bodies == ("cat", "mouse")
     assert (pair.recorded, pair.drawn) == pytest.approx((recorded, drawn), abs=0.015)
-    assert pair.error == pytest.approx((2 * independent) ** -0.5)
-    for parts, mend in ((1, "--model.latent_size"), (2, "--model.structure joint")):
-        (found,) = (
-            f
-            for f in section(of.assign_attrs(parts=parts)).findings
-            if "Within a step" in f.sentence
-        )
+    assert pair.error == pytest.approx((2 * independent) ** -0.5, rel=0.1)
+    for attrs, mend in (
+        ({"parts": 1}, "--model.latent_size"), ({"parts": 2}, "--model.structure joint"),
+        ({"parts": 1, "latent_size": 0}, "--model control_vae"),
+    ):  # fmt: skip
+        findings = section(of.assign_attrs(attrs)).findings
+        (found,) = (f for f in findings if "Within a step" in f.sentence)
         assert found.grade == grade
         assert said in found.sentence
         assert bool(found.attempt) == (grade != "right" and "chance" not in said)
         assert mend in found.attempt or not found.attempt
 
 
-def test_the_pair_that_differs_most_and_a_body_alone():
-    """Each body with itself, in three: the pair whose steps go together leads; NaN is left out."""
-    of = right().isel(body=[0, 1, 0]).assign_coords(body=["a", "b", "c"]).copy(deep=True)
-    u = normal_scores(0.6, steps=1000)
-    of["pit"].loc[{"model": "model", "body": "a"}] = u[:, 0]
-    of["pit"].loc[{"model": "model", "body": "c"}] = u[:, 1]
-    of["pit"].loc[{"model": "model", "body": "b", "step": slice(0, 900)}] = np.nan
-    assert together(of)[0].bodies == ("a", "c")
-    assert len(together(of)) == 3
-    assert "the pair that differs most" in finding(together(of), False).sentence
-    assert finding(together(of.isel(body=[0])), True) is None
+def several(bodies, independent, steps=2000):
+    """Bodies that are as the model says, each of so many independent steps; as of `calibrate`."""
+    g, names = rng(5), [f"b{i}" for i in range(bodies)]
+    shape = (steps, bodies, 2)
+    return xr.Dataset(
+        {
+            "pit": (("model", "step", "body", "space"), g.random((1, *shape))),
+            "pit_drawn": (("draw", "step", "body", "space"), g.random((8, *shape))),
+        },
+        coords={"model": ["model"], "body": names, "independent": ("body", independent)},
+    )
+
+
+def test_the_pair_that_is_beyond_chance_leads():
+    """Not the one that differs most, of whose steps few are independent, as a ball seen briefly."""
+    of = several(3, [1000, 1000, 12])
+    covariance = [[1, 0.35, 0.45], [0.35, 1, 0], [0.45, 0, 1]]
+    scores = rng(6).multivariate_normal(np.zeros(3), covariance, (2000, 2))
+    of["pit"][0] = ndtr(scores).swapaxes(1, 2)
+    pairs = together(of)
+    assert [pair.bodies for pair in pairs[:2]] == [("b0", "b1"), ("b0", "b2")]
+    assert pairs[0].off < pairs[1].off
+    assert finding(pairs, "mend").attempt == "mend"
+
+
+def test_many_bodies_that_are_right_are_not_called_wrong():
+    """The largest of 253 correlations is large by chance; the model's own is told from nothing."""
+    of = several(23, [60] * 23, steps=240)
+    pairs = together(of)
+    assert len(pairs) == 253
+    assert max(abs(pair.drawn) for pair in pairs) < 5 * (8 * 240 * 2) ** -0.5
+    assert finding(pairs, "mend").grade == "right"
+    assert "the pair that differs most" in finding(pairs, "mend").sentence
+    assert finding(together(of.isel(body=[0])), "mend") is None
     of["pit"][:] = np.nan
-    assert finding(together(of), True).grade == "undefined"
+    assert finding(together(of), "mend").grade == "undefined"
 
 
 @pytest.mark.parametrize("structure", ["joint", "set"])
 def test_steps_drawn_from_the_model_are_calibrated(tiny_run, tiny_data, tmp_path, structure):
-    """And bodies of a set are independent in them."""
+    """And of a set independent of each other."""
     run = tiny_run
     if structure == "set":
-        config = debug({"structure": "set"}, steps=20)
-        run = fit(tiny_data, config, out=tmp_path / "run", progress=False)
+        of_set = debug({"structure": "set"}, steps=20)
+        run = fit(tiny_data, of_set, out=tmp_path / "run", progress=False)
     found = calibrate(run, tiny_data, draws=200, most=4, progress=False)
-    assert found["pit_drawn"].dims == ("step", "body", "space")
-    for share in found["pit_drawn"].values.reshape(-1, 4).T:
+    assert found["pit_drawn"].dims == ("draw", "step", "body", "space")
+    for share in np.moveaxis(found["pit_drawn"].values, 1, -1).reshape(8, 4, -1)[0]:
         assert kstest(share, "uniform").pvalue > 0.001
     (pair,) = together(found)
     if structure == "set":
-        assert abs(pair.drawn) < 4 * len(found["step"]) ** -0.5
+        assert abs(pair.drawn) < 4 * found["pit_drawn"][..., 0, 0].size ** -0.5
+
+
+def test_draws_may_be_in_an_order(tiny_run, tiny_data, monkeypatch):
+    """As those of a particle filter are: a step is drawn from any, of all bodies at once."""
+
+    def ordered(guide, windows, which, draws, *_, **__):
+        loc = torch.linspace(-3, 3, draws)[:, None, None, None].expand(draws, 1, len(which), 4)
+        yield which, SimpleNamespace(policy=normal(loc, 0.1), shown=torch.zeros(1, len(which), 4))
+
+    monkeypatch.setattr("pyro_animacy.criticism.calibration.window_steps", ordered)
+    _, drawn, _ = one_step(tiny_run, tiny_data, 100, 0, progress=False)
+    assert kstest(drawn[..., 0, 0].ravel(), "uniform").pvalue > 0.001
+    assert correlation(drawn[0, :, 0], drawn[0, :, 1]) > 0.9  # what one z moves, it moves together
 
 
 @pytest.mark.parametrize(

@@ -786,6 +786,10 @@ def test_names_of_the_column_of_bodies(name, write):
     ds = read_trajectories(write("\n".join([f"frame,{name},x,y", *rows])), fps=10)
     assert list(ds["body"].values) == ["a", "b"]
     np.testing.assert_array_equal(ds["position"][0], values)
+    # the parts of one animal, whose number is no body
+    rows = [f"{row},1" for row in rows]
+    ds = read_trajectories(write("\n".join(["frame,name,x,y,mouse", *rows])), fps=10)
+    assert list(ds["body"].values) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -313,9 +313,9 @@ def test_a_step_is_a_product_over_bodies(name):
     found = []
     for one in (batch, moved):
         torch.manual_seed(0)
-        found.append(draw_steps(guide, one, 20_000).log_weight)
+        found.append(draw_steps(guide, one, 40_000).log_weight)
     before, after = found
-    assert before.shape == (20_000, 1, 4, 3)
+    assert before.shape == (40_000, 1, 4, 3)
     assert torch.equal(before[..., 1:], after[..., 1:])
     assert (before[..., 0] != after[..., 0]).all()
     # by weights of all bodies together, which need the more draws

@@ -75,6 +75,15 @@ def test_trajectories_begin_where_all_is_seen(frames):
     assert begun(ragged(), frames).identical(ragged())
 
 
+def test_what_is_given_besides_may_have_gaps():
+    """The last two of six given frames are seen, though not the fourth: nothing is cut."""
+    dataset = ragged()
+    dataset["position"][0, 3, 0] = np.nan
+    assert begun(dataset, 2, after=4).identical(dataset)
+    dataset["position"][0, 4, 0] = np.nan  # nor the fifth: one frame later they are
+    assert begun(dataset, 2, after=4)["start"].values.tolist() == [1, 0, 0]
+
+
 def test_scale_is_measured():
     dataset = ragged()
     scale = Scale.of(dataset)

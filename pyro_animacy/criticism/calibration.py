@@ -56,12 +56,13 @@ from pyro_animacy.infer.score import (
     scoring_windows,
 )
 from pyro_animacy.infer.steps import window_steps
+from pyro_animacy.models.control_vae import MOST_JOINT
 from pyro_animacy.progress import tqdm
 from pyro_animacy.resting import components
 
 SECONDS = 4.0  # forecast by default; see `frames_ahead`
 STEPS = 4_000  # looked at one step ahead, at most
-DRAWN = "drawn"  # from the model itself
+DRAWN = 8  # steps drawn from the model in place of each recorded one
 AT_ONCE = 65_536  # steps x draws run at once
 FEWEST = round(2 / (1 - LEVELS[-1])) - 1  # draws, with the ends of the widest interval among them
 
@@ -95,9 +96,9 @@ def calibrate(
 
     Returns:
         With a dim ``model`` (``model`` and the baselines) and ``horizon`` in seconds:
-        ``pit`` (model, step, body, space), and ``pit_drawn`` (step, body, space) of a step drawn
-        from the model in place of the recorded one; ``coverage`` (model, level, horizon, body);
-        ``crps`` (model, trajectory, horizon, body), mean over the axes, and ``energy_score``
+        ``pit`` (model, step, body, space), and ``pit_drawn`` (draw, step, body, space) of steps
+        drawn from the model in place of the recorded one; ``coverage`` (model, level, horizon,
+        body); ``crps`` (model, trajectory, horizon, body), mean over the axes, and ``energy_score``
         (model, trajectory, horizon), both in data units. The coordinate ``independent`` (body)
         says how many of the steps are nearly independent; windows of another ``group``
         (trajectory) are.
@@ -137,7 +138,7 @@ def calibrate(
     return xr.Dataset(
         {
             "pit": (("model", "step", "body", "space"), np.stack(list(steps.values()))),
-            "pit_drawn": (("step", "body", "space"), drawn),
+            "pit_drawn": (("draw", "step", "body", "space"), drawn),
             "coverage": (("model", "level", "horizon", "body"), np.stack(found["coverage"])),
             "crps": (("model", "trajectory", "horizon", "body"), np.stack(found["crps"])),
             "energy_score": (("model", "trajectory", "horizon"), np.stack(found["energy_score"])),
@@ -150,7 +151,7 @@ def calibrate(
         attrs={
             "units": data_units(dataset), "draws": draws, "roll_out": run.card.config["roll_out"],
             "policy_scale": "learned" if run.card.config["policy_scale"] is None else "fixed",
-            "parts": run.model.parts,
+            "parts": run.model.parts, "latent_size": run.model.latent_size,
         },
     )  # fmt: skip
 
@@ -193,15 +194,16 @@ def one_step(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """PIT of the model and its baselines on the same steps, each (step, body, space).
 
-    Also that of a step drawn from the model, of all bodies together; and how many of the steps are
-    nearly independent, for each body: one a second of motion, each motion counted once however many
-    trajectories show it, as scenes that share bodies do.
+    Also that of steps drawn from the model, of all bodies together, (draw, step, body, space); and
+    how many of the steps are nearly independent, for each body: one a second of motion, each motion
+    counted once however many trajectories show it, as scenes that share bodies do.
     """
     scale, history = run.card.scale, run.card.config["history"]
     windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
     which = torch.from_numpy(evenly(len(windows), STEPS))
     baselines = rivals(run)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines, DRAWN)}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
+    drawn: list[np.ndarray] = []
     with torch.random.fork_rng(), tqdm(
         total=len(which), desc="one step", unit="step", disable=not progress, delay=1
     ) as bar:  # fmt: skip
@@ -216,8 +218,11 @@ def one_step(
                 torch.cat(parts)[:, 0]
                 for parts in ([n.loc for n in normals], [n.scale for n in normals], shares)
             )
-            one = steps.policy.sample()[0, 0]
-            policies = {MODEL: (loc, spread, a, share), DRAWN: (loc, spread, one, share)}
+            policies = {MODEL: (loc, spread, a, share)}
+            made, each = steps.policy.sample()[:, 0], torch.arange(len(part))
+            for _ in range(DRAWN):  # any of the draws: those of a filter are in an order
+                one = made[torch.randint(len(made), (len(part),)), each]
+                drawn.append(pit(*(x.cpu().double().numpy() for x in (loc, spread, one, share))))
             for name, baseline in baselines.items():
                 policy, a = baseline.last_step(windows.batch(part))
                 policies[name] = policy.mean[None], policy.stddev[None], a, torch.ones(())
@@ -226,7 +231,8 @@ def one_step(
     shape = (-1, len(run.card.bodies), len(run.card.axes))
     values = {name: np.concatenate(parts).reshape(shape) for name, parts in found.items()}
     seconds = _motions(dataset, windows) / run.card.fps
-    return values, values.pop(DRAWN), np.clip(seconds.round().astype(int), 1, len(which))
+    of_draws = [np.concatenate(drawn[i::DRAWN]).reshape(shape) for i in range(DRAWN)]
+    return values, np.stack(of_draws), np.clip(seconds.round().astype(int), 1, len(which))
 
 
 def _motions(dataset: xr.Dataset, windows: Windows) -> np.ndarray:
@@ -252,7 +258,7 @@ def section(calibration: xr.Dataset) -> Section:
          "both baselines."),
     )  # fmt: skip
     ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
-    of_pairs = finding(together(calibration), calibration.attrs["parts"] > 1)
+    of_pairs = finding(together(calibration), _linked(calibration))
     beside = [_beside(*pair, units) for pair in scores(calibration)]
     grades = [_worst(ahead), covered.grade, _worst(beside)]
     return Section(
@@ -341,6 +347,16 @@ def _wider(calibration: xr.Dataset) -> str:
     if calibration.attrs["policy_scale"] == "learned":
         return "A larger policy network (--model.policy.hidden)."
     return "A policy scale that is learned (--model.likelihood policy --model.policy_scale null)."
+
+
+def _linked(calibration: xr.Dataset) -> str:
+    """What may let a model know that bodies move together within a step, by what it is."""
+    if calibration.attrs["parts"] > 1:  # a set, whose bodies choose independently
+        few = calibration.sizes["body"] <= MOST_JOINT
+        return "A latent of the whole scene (--model.structure joint)." if few else ""
+    if not calibration.attrs["latent_size"]:
+        return "A model with a latent of the whole scene (--model control_vae)."
+    return "A larger latent (--model.latent_size) or more training (--train.steps)."
 
 
 def _coverage_finding(calibration: xr.Dataset) -> Finding:

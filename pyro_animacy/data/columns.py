@@ -28,9 +28,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("body", "bodyid", "id"),
         *_numbered("track", "player", "object", "agent", "individual", "animal", "pedestrian"),
         *_numbered("ped", "person", "vehicle", "target", "particle", "entity", "body", "shape"),
+        *("name", "displayname", "who"),
         *_numbered("fish", "fly", "mouse", "rat", "ant", "bee", "termite", "bird", "bat", "dog"),
         *_numbered("sheep", "cow", "worm", "larva", "cell", "robot", "car", "cyclist"),
-        *("name", "displayname", "who"),
     ),
     "frame": (
         *_numbered("frame"),

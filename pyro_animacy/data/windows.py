@@ -122,17 +122,18 @@ def longest_seen(dataset: xr.Dataset) -> int:
     return int((end - begin).max(initial=0))
 
 
-def begun(dataset: xr.Dataset, frames: int) -> xr.Dataset:
-    """Trajectories from the first frames in a row, so many, in which all bodies are observed.
+def begun(dataset: xr.Dataset, frames: int, after: int = 0) -> xr.Dataset:
+    """Trajectories that a model can go on from: all bodies are observed in ``frames`` in a row.
 
-    One that is not split at its gaps may begin in one, where no model can go on from. A trajectory
-    that has no such frames stays as it is.
+    One that is not split at its gaps may begin in one. It is cut where the first such frames are,
+    or ``after`` frames before them; a trajectory that has none stays as it is.
     """
     complete, _ = stored.observed(positions(dataset))
     row, first, end = stored.runs(complete)
+    first = np.maximum(first, after)
     enough = end - first >= frames
     begin = np.zeros(len(complete), int)
-    begin[row[enough][::-1]] = first[enough][::-1]  # of several the first
+    begin[row[enough][::-1]] = first[enough][::-1] - after  # of several the first
     if not begin.any():
         return dataset
     return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())

@@ -279,7 +279,8 @@ def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
     if not usable.any():
         raise DataError(
             f"no trajectory has its frames {context - history + 1} to {context} observed in full; "
-            "give longer recordings or a smaller --context"
+            "begin them where all bodies are observed (pyro_animacy.data.windows.begun), or give "
+            "other recordings" + (" or a smaller --context" if context > history else "")
         )
     return np.flatnonzero(usable)
 

@@ -66,9 +66,9 @@ from pyro_animacy.progress import tqdm
 from pyro_animacy.sets import SetMessages
 
 LOG_EVERY = 10  # updates
-FEEDFORWARD = (Stack, SetMessages, ImageEncoder, ImageDecoder)
-# Those of keypoints are places, which eight bits are too few for.
-NETWORKS = (*FEEDFORWARD, KeypointEncoder, KeypointDecoder, nn.GRU)
+FEEDFORWARD = (Stack, ImageEncoder, ImageDecoder)
+# Those of keypoints and messages are of places, which eight bits are too few for.
+NETWORKS = (*FEEDFORWARD, SetMessages, KeypointEncoder, KeypointDecoder, nn.GRU)
 
 
 class Trainer:

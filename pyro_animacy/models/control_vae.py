@@ -233,10 +233,12 @@ class ControlVAEGuide(MessengerGuide):
         config = model.config
         Z, learned = config.latent_size, config.posterior_scale == "learned"
         outputs = [Z, Z] if learned else [Z]
-        inputs = model.context_size + config.memory_size + model.state_size
-        network: nn.Module = Stack(inputs, sum(outputs), config.posterior)
+        network: nn.Module
         if (of_set := model.set_context) is not None:
             network = EachBody([of_set.size, of_set.layout.axes], outputs, config.posterior)
+        else:
+            inputs = model.context_size + config.memory_size + model.state_size
+            network = Stack(inputs, sum(outputs), config.posterior)
         self.residual = ResidualNormal(network, learn_scale=learned)
 
     def posterior(self, prior: Independent, evidence: Evidence) -> Independent:
