@@ -219,9 +219,9 @@ def one_step(
                 for parts in ([n.loc for n in normals], [n.scale for n in normals], shares)
             )
             policies = {MODEL: (loc, spread, a, share)}
-            made, each = steps.policy.sample()[:, 0], torch.arange(len(part))
+            made, each = steps.policy.sample()[:, 0], torch.arange(len(a))
             for _ in range(DRAWN):  # any of the draws: those of a filter are in an order
-                one = made[torch.randint(len(made), (len(part),)), each]
+                one = made[torch.randint(len(made), (len(a),)), each]
                 drawn.append(pit(*(x.cpu().double().numpy() for x in (loc, spread, one, share))))
             for name, baseline in baselines.items():
                 policy, a = baseline.last_step(windows.batch(part))
