@@ -121,7 +121,10 @@ def _run(arguments: list[str]) -> int:
     if chosen.command in ("fit", "act"):
         resumed = chosen[chosen.command].resume
         if resumed and len(arguments) > (2 if "=" in arguments[1] else 3):
-            raise ConfigError("--resume takes data, options and folder from the run; give it alone")
+            raise ConfigError(
+                "--resume takes data, options and folder from the run; give it alone (to train for "
+                "longer than the run was to, fit anew, into another --out)"
+            )
     if chosen.command == "act" and act_preset(chosen.act.preset, chosen.act.agent) != defaults.act:
         raise ConfigError(
             "a config file cannot name the preset or the agent; give --preset or --agent as an "

@@ -46,7 +46,7 @@ from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import PRESETS
 from pyro_animacy.infer.recordings import read_data
-from pyro_animacy.infer.run import Run, check_kind
+from pyro_animacy.infer.run import SUMMARY, Run, check_kind
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
@@ -231,6 +231,8 @@ def _fit(chosen: Namespace) -> None:
         settings = read_settings(stopped)
         model = settings.get("family", "control_vae")
         data = data_of_run(stopped, settings, "go on in Python: resume(RUN, recordings)")
+        if (stopped / SUMMARY).is_file():
+            print(f"note: {stopped} had ended already; its figures are", file=sys.stderr)
         run = resume(stopped, read_data(model, data))
     else:
         if not chosen.recordings:

@@ -202,7 +202,7 @@ def figure(outcomes: list[Outcome]) -> Figure:
                 _points(axis, o.subtlety, getattr(o, measure))
                 axis.set_ylabel(label)
         for axis in rows[-1]:
-            axis.set(xlabel="requested subtlety (degrees)", xticks=(0, 30, 60, 90, 120))
+            axis.set(xlabel="requested subtlety (°)", xticks=(0, 30, 60, 90, 120))
         for axis in rows[0, :2]:
             axis.legend(fontsize=7, loc="best")
     return drawing

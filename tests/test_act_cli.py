@@ -306,7 +306,7 @@ def test_out_that_exists(copied, tmp_path, refused):
         (["CarRacing-v3", "--out", "o"], "CarRacing-v3 is observed in pictures only"),
         (["Chase-v0", "--out", "a_file/o"], "a_file/o: cannot be made"),
         (["--resume", "nowhere"], "nowhere/config.yaml: no such file"),
-        (["--resume", "nowhere", "--episodes", "9"], "--resume takes .*; give it alone"),
+        (["--resume", "nowhere", "--episodes", "9"], "--resume takes .*; give it alone .*anew"),
         (["Chase-v0", "--resume", "nowhere"], "--resume takes .*; give it alone"),
     ],
 )

@@ -312,7 +312,7 @@ def test_the_draws_of_each_body_of_a_set_are_chosen_by_its_own_weights():
     card = dataclasses.replace(linear.run.card, config=config)
     torch.manual_seed(0)
     run = Run(None, *build(card), card, {"train": {"importance_samples": 64}}, {})
-    for parameter in run.guide.residual.network.network.network.layers[-1].parameters():
+    for parameter in run.guide.residual.network.network.layers[-1].parameters():
         parameter.data *= 0.3  # not so far from the posterior that its draws do not reach it
     tree = draw(run, data, mode="reconstruct", draws=4000)
     found = tree["posterior"]["latent"].values[0].reshape(4000, 2, 3, 2, 3)

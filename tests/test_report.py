@@ -740,8 +740,8 @@ PLAYERS = [f"{team}_{i}" for team in ("home", "away") for i in range(11)]
         ([*PLAYERS[:2], "ball"], ["home_0", "home_1", "ball"], [0, 1, 2]),
         # too many to tell apart: by type, in the order of the types' names
         ([*PLAYERS, "ball"], ["home (11)", "away (11)", "ball"], [2] * 11 + [0] * 11 + [1]),
-        (PLAYERS[:9], PLAYERS[:7], [0, 1, 2, 3, 4, 5, 6, 0, 1]),
-        ([*"abcdefghi"], [*"abcdefg"], [0, 1, 2, 3, 4, 5, 6, 0, 1]),
+        (PLAYERS[:10], PLAYERS[:8], [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]),
+        ([*"abcdefghij"], [*"abcdefgh"], [0, 1, 2, 3, 4, 5, 6, 0, 1, 2]),
     ],
 )
 def test_bodies_in_the_legend(bodies, said, looks):
@@ -751,7 +751,9 @@ def test_bodies_in_the_legend(bodies, said, looks):
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == said
     more = legend.get_title().get_text()
-    assert more == ("and 2 more" if len(bodies) == 9 else "")
+    assert more == ("and 2 more" if len(bodies) == 10 else "")
+    if len(said) == len(bodies) or len(bodies) == 10:  # one by one, told apart by the marker
+        assert len({*style.body_looks(bodies)}) == len(bodies)
 
 
 def test_differences_counts_and_units_as_said():

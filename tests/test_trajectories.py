@@ -333,6 +333,13 @@ def test_single_precision_still_shows_its_decimals():
     assert decimal_grid(position) == 0.01
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_smooth_walk_has_the_resolution_of_its_grid(seed):
+    """A fish alone at 25 Hz: some 40 units a step, so that 2 % of its steps are any one of them."""
+    steps = np.random.default_rng(seed).normal(0, 40, (1, 1500, 1, 2)).round()
+    assert estimate_resolution(steps.cumsum(1) * 0.01) == pytest.approx(0.01)
+
+
 def test_a_coincidence_of_long_steps_is_no_resolution():
     position = np.round(walk(1, 200, 1) * 1e3, 1)
     position[0, 50:56] = position[0, 49] + 5000.0 * np.arange(1, 7)[:, None, None]

@@ -213,6 +213,13 @@ def common_heldout(runs: Sequence[Run], recordings: Sequence[xr.Dataset]) -> xr.
         x, y = (part["position"].to_numpy() for part in (mine, theirs))
         if not np.array_equal(x, y, equal_nan=True):
             raise ConfigError(elsewhere)
+        finest, other_finest = (float(part["resolution"].min()) for part in (mine, theirs))
+        if not np.isclose(finest, other_finest, rtol=0.01):
+            raise ConfigError(
+                f"{runs[0].path} and {run.path} take other resolutions for the recordings' "
+                f"({finest:g} and {other_finest:g}), so that their densities are of different "
+                "data; fit again with the same --resolution"
+            )
         common = mine
     return common
 

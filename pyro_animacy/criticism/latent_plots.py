@@ -22,7 +22,7 @@ from pyro_animacy.criticism.style import (
     styled,
 )
 from pyro_animacy.criticism.traversal import REACH, Traversal, traversal_gif
-from pyro_animacy.criticism.verdicts import COLLAPSED
+from pyro_animacy.criticism.verdicts import COLLAPSED, score_grade
 from pyro_animacy.criticism.wording import counted, nats, number, percent, seconds, signed, tick
 
 LITTLE = 0.1  # nats per step under which a latent does little
@@ -154,7 +154,7 @@ def section(
         "divergence of its posterior from its prior, in nats), and if another value of it would "
         "have moved the bodies otherwise. One hopes for active dimensions, for a rate that tells "
         "steps apart, and for paths that fan out.",
-        findings=[_carried(use, rate, attempt), *findings],
+        findings=[_carried(use, rate, attempt, score_grade(summary)[0] == "near"), *findings],
         panels=panels,
         note="Active: the posterior mean varies over steps by more than 0.01 prior variances "
         "around the prior's (Burda, Grosse & Salakhutdinov 2016). Posterior collapse: under "
@@ -187,16 +187,29 @@ def _unused(finding: Finding) -> Finding:
     )
 
 
-def _carried(use: xr.Dataset, rate: float, attempt: str) -> Finding:
-    """How many dimensions are active, and what they carry."""
+def _carried(use: xr.Dataset, rate: float, attempt: str, level: bool) -> Finding:
+    """How many dimensions are active, and what they carry.
+
+    Args:
+        use: from `latent_use`.
+        rate: nats per step.
+        attempt: what to try where that is nothing.
+        level: whether the model's score is level with that of the best baseline.
+    """
     kl, Z = use["kl"].mean(("trajectory", "time")).to_numpy(), use.sizes["latent_dim"]
+    if rate < COLLAPSED and level:
+        return Finding(
+            "near",
+            f"The latent carries {number(rate)} nats per step, under {COLLAPSED}: what a linear "
+            "model of the last frames leaves open, as well as this one, may be nothing but chance; "
+            "if it is not, the posterior has collapsed.",
+        )
     if rate < COLLAPSED:
         return Finding(
             "wrong",
             f"Posterior collapse: the latent carries {number(rate)} nats per step, under "
             f"{COLLAPSED}, so the model knows of one way only to go on from a situation.",
-            f"{attempt}, or a smaller policy (--model.policy.hidden), which cannot do without the "
-            "latent.",
+            f"{attempt}.",
         )
     if use["activity"].isnull().all():
         return Finding(

@@ -23,6 +23,7 @@ from pyro_animacy.sets import body_stem, body_types
 
 BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NAMED = 8  # bodies in a legend, at most
 RECORDED, GENERATED, QUIET = "#000000", "#0072B2", "#6b6b6b"
 WIDTH = 4.5  # inches
 STYLE = {
@@ -60,8 +61,8 @@ def body_looks(bodies: Sequence[str]) -> list[tuple[str, str]]:
     Args:
         bodies: Their names, from which the types are (`pyro_animacy.sets.body_types`).
     """
-    of = body_types(bodies) if _by_type(bodies) else range(len(bodies))
-    return [(BODY_COLOURS[i % len(BODY_COLOURS)], BODY_MARKERS[i % len(BODY_MARKERS)]) for i in of]
+    of, n = body_types(bodies) if _by_type(bodies) else range(len(bodies)), len(BODY_COLOURS)
+    return [(BODY_COLOURS[i % n], BODY_MARKERS[(i + i // n) % n]) for i in of]
 
 
 def _by_type(bodies: Sequence[str]) -> bool:
@@ -119,7 +120,7 @@ def frame_panel(axis: Axes, low: np.ndarray, high: np.ndarray) -> float:
 
 def body_legend(figure: Figure, bodies: Sequence[str]) -> None:
     """The bodies under the figure; with many, their types, or the first few and how many more."""
-    shown = bodies if _by_type(bodies) else bodies[: len(BODY_COLOURS)]
+    shown = bodies if _by_type(bodies) else bodies[:NAMED]
     more, alike = len(bodies) - len(shown), dict[tuple[str, str], list[str]]()
     for look, body in zip(body_looks(bodies), shown, strict=False):
         alike.setdefault(look, []).append(body)

@@ -16,6 +16,7 @@ SHARE, COUNT = 0.02, 20  # a step is common if this share of those counted, and 
 SAME = 1e-3  # steps that differ by less than this share are one velocity with rounded decimals
 REST = 0.01  # share of steps that are exactly zero from which on a body is taken to rest
 BELOW = 0.25  # where more than this share of the steps are smaller, a common step is a coincidence
+PEAK = 3  # and where it is not so many times as frequent as the steps below it are, one by one
 BLOCK = 2**17  # coordinates whose steps are taken at once, so that these stay in cache
 HEAD = 1000  # values that are tried on a decimal grid before all are
 SAMPLE = 2**18  # coordinates looked at of all trajectories together, which is cheap;
@@ -30,9 +31,10 @@ def estimate_resolution(
     Steps are |x_{t+1} - x_t| of every coordinate, rounded to the decimal grid of the values. A
     step is counted unless it is zero or repeats the one before it: a run of constant velocity, as
     linear interpolation between annotations makes it, says nothing about the grid. It is common if
-    at least 2 % of the recording's counted steps, and at least 20 of them, are equal to it, and at
-    most a quarter are smaller (among a few long steps some are equal by chance). The rule, in this
-    order:
+    at least 2 % of the recording's counted steps, and at least 20 of them, are equal to it; at most
+    a quarter are smaller (among a few long steps some are equal by chance); and it is three times
+    as frequent as those below it on the decimal grid are in the mean (a body that moves by some 40
+    units of the grid has 2 % of its steps at about every one of them). The rule, in this order:
 
     1. the smallest common step of the recording (a mouse moves by whole pixels, so a drawing
        scaled from pixels shows a smallest step much larger than its decimals);
@@ -153,7 +155,8 @@ def _smallest_common(
     first, count = first[count >= COUNT], count[count >= COUNT]
     owner = np.searchsorted(begin + number, first, side="right")
     total, below = number[owner], first - begin[owner]
-    common = ((count >= SHARE * total) & (below <= BELOW * total)).nonzero()[0][::-1]
+    peak = count * (step[first] - 1) >= PEAK * below  # of so many smaller whole steps
+    common = ((count >= SHARE * total) & (below <= BELOW * total) & peak).nonzero()[0][::-1]
     smallest[owner[common]] = step[first[common]]  # the last write, the smallest step, stays
     return smallest
 

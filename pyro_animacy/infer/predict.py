@@ -276,6 +276,11 @@ def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
     """
     given = dataset["position"].to_numpy()[:, context - history : context]
     usable = np.isfinite(given).all((1, 2, 3)) & (given.shape[1] == history)
+    if (longest := int(dataset["length"].max())) < context:
+        raise DataError(
+            f"the longest trajectory has {how_many(longest, 'frame')}, and {context} are to be "
+            "given: take a smaller --context, or longer recordings"
+        )
     if not usable.any():
         raise DataError(
             f"no trajectory has its frames {context - history + 1} to {context} observed in full; "
