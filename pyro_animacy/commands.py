@@ -231,9 +231,10 @@ def _fit(chosen: Namespace) -> None:
         settings = read_settings(stopped)
         model = settings.get("family", "control_vae")
         data = data_of_run(stopped, settings, "go on in Python: resume(RUN, recordings)")
-        if (stopped / SUMMARY).is_file():
-            print(f"note: {stopped} had ended already; its figures are", file=sys.stderr)
+        ended = (stopped / SUMMARY).is_file()
         run = resume(stopped, read_data(model, data))
+        if ended:
+            print(f"note: {stopped} had ended already; these are its figures", file=sys.stderr)
     else:
         if not chosen.recordings:
             raise ConfigError("no recordings given; try: pyro-animacy fit DATA --out RUN")

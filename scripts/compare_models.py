@@ -223,9 +223,9 @@ Sets as they were, where a body saw what the others chose at the same step, on t
 for all, so that 4 were worse: metrica 18.58, all 23 bodies 142.7. Then bodies chose independently,
 each with weights of its own, and prior, policy and guide each had messages of their own: -7.56;
 18.78; -13.51 with 4, and all 23 bodies 148.9 (149.6 with latents of 8), where the ELBO gave 134.6.
-Now they share one context: -7.54; 19.00; -13.50, and all 23 bodies 149.3 (150.4 with latents of 8; of
-another start -7.56; 19.01; -13.52; 149.6 and 150.4). Messages twice as wide gave 150.1 there, and
-nothing in metrica's validation score.
+Now they share one context: -7.54; 19.00; -13.50, and all 23 bodies 149.3 (150.4 with latents of 8;
+from other initial parameters -7.56; 19.01; -13.52; 149.6 and 150.4). Messages twice as wide gave
+150.1 there, and nothing in metrica's validation score.
 
 Tried for control_vae with the ELBO and not taken (termites; metrica; moving shapes): heavier tails,
 Student's t of four degrees of freedom in place of the Gaussian, -7.64; 16.98; -13.71. A KL weight

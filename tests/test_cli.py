@@ -156,6 +156,7 @@ def test_fit_says_what_it_read(csv, tmp_path, capsys):
         assert main(["fit", str(csv), *words]) == 0
         said = capsys.readouterr().err
         assert "read 1 trajectory of 1 recording: 2 bodies (hunter, prey)" in said
+        assert "data units/s, resolution 0.001 data units\n" in said
         speeds.append(float(re.search(r"moving body (\S+) data units/s", said)[1]))
     assert speeds[0] == pytest.approx(10 * speeds[1], rel=0.02)
 

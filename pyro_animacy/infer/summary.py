@@ -97,6 +97,9 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
 def describe_text(dataset: xr.Dataset) -> str:
     """What was read, in one line: a wrong rate or wrong units show in the speed.
 
+    The resolution is there since densities mean nothing below it: one that is taken to be coarser
+    than it is (`--resolution`) costs score.
+
     Of large recordings the speed is that of the first eight million coordinates, and so is what is
     said of bodies that never move, which a model of motion learns nothing from.
     """
@@ -114,9 +117,16 @@ def describe_text(dataset: xr.Dataset) -> str:
         f"{how_many(told['recordings'], 'recording')}: "
         f"{how_many(len(told['bodies']), 'body')} ({bodies}), "
         f"{told['frames'] / told['fps']:,.0f} s at {told['fps']:g} Hz; median speed of a moving "
-        f"body {median} {units}/s"
+        f"body {median} {units}/s, {_resolution(dataset, units)}"
         + (f"; never moves: {', '.join(still)} (leave out by --bodies)" if still else "")
     )
+
+
+def _resolution(dataset: xr.Dataset, units: str) -> str:
+    least, most = (float(of) for of in (dataset["resolution"].min(), dataset["resolution"].max()))
+    if not most:
+        return "no known resolution"
+    return f"resolution {least:.3g}{'' if least == most else f' to {most:.3g}'} {units}"
 
 
 def _updates(run: Run) -> str:
