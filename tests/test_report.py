@@ -411,7 +411,7 @@ def test_what_to_try_next():
     assert "--model.likelihood policy" in attempts(seed)
     assert "overfitting" not in attempts(seed, metrics=falling)  # of a score it was not trained on
     assert "bodies drift apart" in attempts(scale=3.0)
-    assert "until it beats the baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
+    assert "until it beats the best baseline" in attempts({**SUMMARY, "heldout_nats_per_step": 0.0})
 
 
 @pytest.mark.parametrize(("model", "said"), [

@@ -5,7 +5,8 @@ distributions, modules and autograd do work that is the same at every update. So
 the program runs while its operations and those of its gradient are recorded (`make_fx`), and later
 updates run the record. Nothing is defined twice: the record is made of the program, for each shape
 of batch. Random numbers are drawn by the same operations in the same order, so that the loss is
-that of the program to the bit; its gradient to rounding, since the record is then shortened by
+that of the program to the bit (but where large products are taken by oneDNN, `infer/onednn.py`: to
+rounding); its gradient to rounding, since the record is then shortened by
 
     t(W), and W in bfloat16, at every step  ->  once
     sum_t A_t^T B_t, a weight's gradient    ->  [A_1; ...; A_T]^T [B_1; ...; B_T], one product
@@ -36,6 +37,7 @@ from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.native import call_natively
+from pyro_animacy.infer.onednn import multiply_by_onednn, worth_asking
 
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
@@ -115,6 +117,9 @@ class Gradient:
         results: Any = _output(record.graph).args[0]
         gradients = results[-len(self.parameters) :]
         _products_of_sums(record.graph, [g for g in gradients if g is not None])
+        record.graph.eliminate_dead_code()
+        if worth_asking():
+            multiply_by_onednn(record.graph)
         record.graph.eliminate_dead_code()
         call_natively(record.graph)
         record.recompile()
