@@ -405,6 +405,10 @@ def test_what_to_try_next():
         assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
+    found = [Finding("wrong", "The guide is bad.", "Train longer, or a larger posterior network.")]
+    for log, given in ((rising, True), (falling, False)):  # by heart already
+        tried = in_short([], SUMMARY, log, sections=[Section("guide", "Guide", "", found)]).attempt
+        assert any(sentence.startswith("Train longer") for sentence in tried) == given
     seed = {**SUMMARY, "model": {"history": 1, "likelihood": "squared_error"}}
     assert "--model.history 2" in attempts(seed, scale=2.0)
     assert "--model.history 2" not in attempts(seed)

@@ -20,6 +20,9 @@ from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models.scene import REST_NEEDS, allows_rest
 
+SMALLER = "More data or a smaller model"
+LARGER = ("A larger ", "Train longer")  # how advice begins that is contrary to it
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -47,8 +50,13 @@ class Figures:
 
 
 def attempts(figures: Figures) -> list[str]:
-    """What to try next: what the rules say, then the findings; a last resort where none does."""
+    """What to try next: what the rules say, then the findings; a last resort where none does.
+
+    A model that has learned its recordings by heart is not to be larger, or trained for longer.
+    """
     said = [sentence for rule in RULES if (sentence := rule(figures))] + list(figures.found)
+    if any(sentence.startswith(SMALLER) for sentence in said):
+        said = [sentence for sentence in said if not sentence.startswith(LARGER)]
     return said or [next(sentence for rule in LAST if (sentence := rule(figures)))]
 
 
@@ -135,7 +143,7 @@ def _length(figures: Figures) -> str:
     if len(scores) < 5 or scores[best] - scores[-1] <= 0.1 * span:
         return ""
     return (
-        f"More data or a smaller model: the validation score was best at step "
+        f"{SMALLER}: the validation score was best at step "
         f"{int(steps[best]):,} and fell after it (overfitting)."
     )
 
