@@ -10,7 +10,7 @@ from typing import Any
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_animacy import command_acting
+from pyro_animacy import command_acting, command_simulate
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import (
     DATA_HELP,
@@ -31,14 +31,9 @@ from pyro_animacy.criticism.criticise_episodes import criticise_episodes
 from pyro_animacy.criticism.future import compare_future, expanding
 from pyro_animacy.criticism.ranking import ranking_text, save_ranking
 from pyro_animacy.criticism.verdicts import doubt
-from pyro_animacy.data.carracing import simulate_carracing
-from pyro_animacy.data.episodes import file_format, save_episodes
-from pyro_animacy.data.netcdf import save_netcdf
 from pyro_animacy.data.readers import read_trajectories
-from pyro_animacy.data.soccer import simulate_soccer
 from pyro_animacy.data.windows import begun
-from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, named
-from pyro_animacy.infer.checkpoint import write_atomically
+from pyro_animacy.errors import ConfigError, DataError, RunError, how_many
 from pyro_animacy.infer.config import parse_config
 from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.fit import fit, resume
@@ -195,36 +190,6 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
     return parser
 
 
-def _simulate_parser(_: Defaults) -> ArgumentParser:
-    parser = ArgumentParser(
-        exit_on_error=False,
-        description=(
-            "Make recordings with a simulator, as netCDF. "
-            "Example: pyro-animacy simulate soccer --trajectories 200 --out soccer.nc"
-        ),
-    )
-    parser.add_argument(
-        "simulator", type=str,
-        help="soccer: two scripted players and a ball; carracing: images of a scripted driver",
-    )  # fmt: skip
-    parser.add_argument("--trajectories", type=int, default=100, help="number of games, episodes")
-    parser.add_argument("--frames", type=int, default=200, help="frames of each")
-    parser.add_argument(
-        "--fps",
-        type=float | None,
-        default=None,
-        help="frames per second; null for 20 of soccer, 25 of carracing",
-    )
-    parser.add_argument(
-        "--size", type=str | None, default=None,
-        help="of carracing, height x width of its images; null for 64x64",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the whole set")
-    parser.add_argument("--out", type=str, required=True, help="netCDF file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    return parser
-
-
 def _fit(chosen: Namespace) -> None:
     if chosen.resume is not None:
         stopped = Path(chosen.resume)
@@ -261,16 +226,8 @@ def _sample(chosen: Namespace) -> None:
     some = {} if chosen.draws is None else {"draws": chosen.draws}
     draw = predict_episodes if run.data == "episodes" else predict
     recordings = asked_for(run, chosen).recordings
-    if run.data == "scenes":  # from where the model has what it looks back on
-        history, whole = run.card.config["history"], recordings
-        recordings = begun(whole, history, after=max(0, (chosen.context or 0) - history))
-        if recordings is not whole:
-            later = int((recordings["start"].values != whole["start"].values).sum())
-            print(
-                f"note: {how_many(later, 'trajectory')} of {len(whole['trajectory'])} drawn from a "
-                "later frame on, where all bodies are observed",
-                file=sys.stderr,
-            )
+    if run.data == "scenes":
+        recordings = _begun(run, recordings, chosen.context)
     draws = draw(
         run.on(recordings), recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,
@@ -278,6 +235,20 @@ def _sample(chosen: Namespace) -> None:
     save_draws(draws, chosen.out)
     groups = ", ".join(f"{name} {dict(group.sizes)}" for name, group in draws.children.items())
     print(f"wrote {chosen.out}: {groups}")
+
+
+def _begun(run: Run, recordings: xr.Dataset, context: int | None) -> xr.Dataset:
+    """Trajectories from where the model has what it looks back on; says which were cut."""
+    history = run.card.config["history"]
+    found = begun(recordings, history, after=max(0, (context or 0) - history))
+    if found is not recordings:
+        later = int((found["start"].values != recordings["start"].values).sum())
+        print(
+            f"note: {how_many(later, 'trajectory')} of {len(found['trajectory'])} drawn from a "
+            "later frame on, where all bodies are observed",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _criticise(chosen: Namespace) -> None:
@@ -394,44 +365,6 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
     return recordings, recordings
 
 
-def _simulate(chosen: Namespace) -> None:
-    simulate = named(f"simulator {chosen.simulator!r}", chosen.simulator, SIMULATORS)
-    refuse_existing(chosen.out, chosen.overwrite)
-    print(f"wrote {chosen.out}: {simulate(chosen)}")
-
-
-def _simulate_soccer(chosen: Namespace) -> str:
-    if chosen.size is not None:
-        raise ConfigError("--size is of images; soccer records positions, leave it out")
-    if Path(chosen.out).suffix not in ("", ".nc"):
-        raise ConfigError(f"--out {chosen.out}: games are netCDF; end its name in .nc")
-    fps = 20.0 if chosen.fps is None else chosen.fps
-    games = simulate_soccer(chosen.trajectories, chosen.frames, fps=fps, seed=chosen.seed)
-    write_atomically(Path(chosen.out), lambda to: save_netcdf(games, to))
-    return f"{how_many(chosen.trajectories, 'game')} of {how_many(chosen.frames, 'frame')}"
-
-
-def _simulate_carracing(chosen: Namespace) -> str:
-    size, form = _size(chosen.size or "64x64"), file_format(chosen.out)
-    fps = 25.0 if chosen.fps is None else chosen.fps
-    episodes = simulate_carracing(chosen.trajectories, chosen.frames, size, chosen.seed, fps=fps)
-    write_atomically(Path(chosen.out), lambda to: save_episodes(episodes, to, form))
-    frames = int(episodes["length"].sum())
-    made = f"{how_many(chosen.trajectories, 'episode')}, {how_many(frames, 'frame')}"
-    return f"{made} of {size[0]} x {size[1]} pixels"
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Height and width in ``64x64``."""
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise ConfigError(f"--size is {text}; it must be height x width in pixels, such as 60x80")
-    return int(height), int(width)
-
-
-SIMULATORS = {"soccer": _simulate_soccer, "carracing": _simulate_carracing}
-
-
 COMMANDS = {
     "fit": Command(
         "(DATA ... --out RUN | --resume RUN)",
@@ -452,8 +385,6 @@ COMMANDS = {
         "RUN ... [--recordings DATA ...] [--out FOLDER]",
         "rank fitted models on held-out recordings", _compare_parser, _compare,
     ),
-    "simulate": Command(
-        "SIMULATOR --out FILE", "make recordings with a simulator", _simulate_parser, _simulate
-    ),
+    **command_simulate.COMMANDS,
     **command_acting.COMMANDS,
 }  # fmt: skip
