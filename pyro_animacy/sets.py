@@ -158,16 +158,20 @@ class SetContext(nn.Module):
         size: C, numbers in the context of one body.
     """
 
+    kind: Tensor
+
     def __init__(self, layout: SetLayout, messages: int, activation: str) -> None:
         super().__init__()
         self.layout = layout
+        kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
+        self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
         self.messages = SetMessages(layout, messages, activation)
         self.size = layout.token_size + layout.kinds + messages
 
     def forward(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
         """Return c (..., N * C), body after body, of what `SetLayout.tokens` takes."""
         x = self.layout.tokens(state, actions)
-        x = torch.cat([x, self.messages.kind.to(x).expand(*x.shape[:-1], -1)], -1)
+        x = torch.cat([x, self.kind.to(x).expand(*x.shape[:-1], -1)], -1)
         return torch.cat([x, self.messages(x)], -1).flatten(-2)
 
 
@@ -180,13 +184,9 @@ class SetMessages(nn.Module):
         activation: phi.
     """
 
-    kind: Tensor
-
     def __init__(self, layout: SetLayout, size: int, activation: str) -> None:
         super().__init__()
         self.axes, self.nearness = layout.axes, layout.extent / layout.separation
-        kind = F.one_hot(torch.tensor(layout.types), layout.kinds).float()
-        self.register_buffer("kind", kind, persistent=False)  # the scene's, not the network's
         self.activation = ACTIVATIONS[activation]
         self.mine = nn.Linear(layout.token_size + layout.kinds, size)
         self.theirs = nn.Linear(layout.token_size + layout.kinds, size, bias=False)
@@ -194,7 +194,7 @@ class SetMessages(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens with their types (..., N, F + types) to (..., N, M), 0 for a lone body."""
-        scenes = max(1, AT_ONCE // (len(self.kind) ** 2 * self.theirs.out_features))
+        scenes = max(1, AT_ONCE // (x.shape[-2] ** 2 * self.theirs.out_features))
         if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
             return self._heard(x)
         parts = map(self._heard, x.flatten(0, -3).split(scenes))

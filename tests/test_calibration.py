@@ -15,19 +15,16 @@ from scipy.stats import kstest, norm
 
 from pyro_animacy import ConfigError, DataError, RunError, Scale, make_trajectories
 from pyro_animacy.criticism.calibration import (
-    _between,
-    _coverage_finding,
     _motions,
-    _paired,
     calibrate,
     coverage,
     crps,
     energy_score,
     one_step,
     pit,
-    section,
 )
 from pyro_animacy.criticism.calibration_plots import SHOWN
+from pyro_animacy.criticism.calibration_section import _between, _coverage_finding, _paired, section
 from pyro_animacy.criticism.forecast_scores import uniformity
 from pyro_animacy.criticism.forecasts import (
     displacement_errors,

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_animacy.criticism import animacy_plots, calibration, importance_plots, latent_plots
+from pyro_animacy.criticism import (
+    animacy_plots,
+    calibration_section,
+    importance_plots,
+    latent_plots,
+)
 from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.report import with_named_bodies, write_report
@@ -58,8 +64,8 @@ def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
 
 
 def _calibration(run: Run, dataset: xr.Dataset, seed: int) -> Section:
-    found = calibration.calibrate(run, dataset, seed=seed, progress=False)
-    return calibration.section(with_named_bodies(found))
+    found = calibrate(run, dataset, seed=seed, progress=False)
+    return calibration_section.section(with_named_bodies(found))
 
 
 def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
@@ -143,7 +149,7 @@ def criticise(
             f"section {unknown[0]!r} does not exist; choose from {', '.join(SECTIONS)}"
         )
     dataset = begun(suited(run.card, dataset), run.card.config["history"])
-    observed = windows(dataset, run, frames=frames, most=most)
+    observed = _cut(dataset, *_places(dataset, run, frames=frames, most=most))
     source = Path(str(dataset.attrs.get("source") or "recording")).name
     metrics = run.metrics()  # damaged ones fail now, not after minutes
     stopped = _stopped(run)

@@ -136,7 +136,12 @@ def _asked(
     mode: str, draws: int, context: int | None, horizon: int | None, seed: int, history: int,
     dataset: xr.Dataset,
 ) -> tuple[int, int]:  # fmt: skip
-    """Frames that are given and frames to draw; ConfigError for an option that cannot be used."""
+    """Frames that are given and frames to draw.
+
+    Raises:
+        ConfigError: For an option that cannot be used.
+        DataError: If no trajectory is as long as what is to be given.
+    """
     longest = int(dataset["length"].max())
     context = history if context is None else context
     if mode not in ("reconstruct", "forecast", "generate"):
@@ -161,6 +166,11 @@ def _asked(
         raise ConfigError(
             f"nothing to draw: the longest trajectory has {longest} frames and {context} are "
             "context; give a smaller --context or a --horizon"
+        )
+    if longest < context:
+        raise DataError(
+            f"the longest trajectory has {how_many(longest, 'frame')}, and {context} are to be "
+            "given: take a smaller --context, or longer recordings"
         )
     return context, horizon
 
@@ -276,11 +286,6 @@ def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
     """
     given = dataset["position"].to_numpy()[:, context - history : context]
     usable = np.isfinite(given).all((1, 2, 3)) & (given.shape[1] == history)
-    if (longest := int(dataset["length"].max())) < context:
-        raise DataError(
-            f"the longest trajectory has {how_many(longest, 'frame')}, and {context} are to be "
-            "given: take a smaller --context, or longer recordings"
-        )
     if not usable.any():
         raise DataError(
             f"no trajectory has its frames {context - history + 1} to {context} observed in full; "

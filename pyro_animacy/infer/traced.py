@@ -117,7 +117,6 @@ class Gradient:
         results: Any = _output(record.graph).args[0]
         gradients = results[-len(self.parameters) :]
         _products_of_sums(record.graph, [g for g in gradients if g is not None])
-        record.graph.eliminate_dead_code()
         if worth_asking():
             multiply_by_onednn(record.graph)
         record.graph.eliminate_dead_code()
