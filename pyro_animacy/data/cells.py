@@ -14,7 +14,7 @@ from pyro_animacy.data.tables import Table
 from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError, how_many
 
-BLOCK = 2**15  # rows put in their cells at once, so that what is computed of them stays in cache
+BLOCK = 2**17  # rows put in their cells at once: in less, threads wait more than they work
 SPARSE = 200  # cells of the dense array for each row beyond which something must be wrong
 
 
