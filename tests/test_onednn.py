@@ -13,7 +13,7 @@ from pyro_animacy.nets import StackConfig
 if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     pytest.skip("torch was built without oneDNN", allow_module_level=True)
 
-LINEAR = torch.ops.mkldnn._linear_pointwise.default
+LINEAR = torch.ops.mkldnn._linear_pointwise
 
 
 def products(function, *given):
@@ -21,7 +21,11 @@ def products(function, *given):
     record = make_fx(function)(*given)
     onednn.multiply_by_onednn(record.graph)
     record.recompile()
-    return record, sum(node.target is LINEAR for node in record.graph.nodes)
+    return record, count(record.graph)
+
+
+def count(graph, operations=(LINEAR.default, LINEAR.binary)):
+    return sum(node.target in operations for node in graph.nodes)
 
 
 def normal(*shape, dtype=torch.float32):
@@ -44,8 +48,8 @@ def layer(x, W, b, g):
 def test_a_layer_and_its_gradients(rows, width, dtype, found):
     given = [normal(*size, dtype=dtype) for size in ((rows, width), (width,) * 2, (width,))]
     given.append(normal(rows, width, dtype=dtype).flip(0))
-    record, count = products(layer, *given)
-    assert count == found
+    record, asked = products(layer, *given)
+    assert asked == found
     for ours, expected in zip(record(*given), layer(*given), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
@@ -53,17 +57,20 @@ def test_a_layer_and_its_gradients(rows, width, dtype, found):
 def test_a_slice_of_a_matrix_is_left():
     """Of it oneDNN has no fast product."""
     x, W = normal(512, 96), normal(128, 128)
-    record, count = products(lambda x, W: x.mm(W[:, :96].t()), x, W)
-    assert count == 0
+    record, asked = products(lambda x, W: x.mm(W[:, :96].t()), x, W)
+    assert asked == 0
     assert torch.equal(record(x, W), x.mm(W[:, :96].t()))
 
 
-def test_a_bias_that_is_no_row_is_left():
-    x, W, b = normal(256, 128), normal(128, 128), normal(256, 128)
-    assert products(torch.addmm, b, x, W)[1] == 0
-    record, count = products(torch.addmm, b[0], x, W)  # W as it stands, not transposed
-    assert count == 1
-    torch.testing.assert_close(record(b[0], x, W), torch.addmm(b[0], x, W), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    ("of", "found"), [(lambda b: b, 1), (lambda b: b[0], 1), (lambda b: b[:1], 0)]
+)
+def test_what_is_added(of, found):
+    """A sum so far, or a bias; what would be repeated otherwise is left."""
+    x, W, b = normal(256, 128), normal(128, 128), of(normal(256, 128))
+    record, asked = products(torch.addmm, b, x, W)  # W as it stands, not transposed
+    assert asked == found
+    torch.testing.assert_close(record(b, x, W), torch.addmm(b, x, W), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["small", "closed_loop", "set", "rssm"])
@@ -75,11 +82,13 @@ def test_a_training_step_is_the_same(name, monkeypatch):
     batch = Batch(*(x.float() if x.is_floating_point() else x for x in recording(8, 12)))
     found, asked = [], []
     monkeypatch.setattr(onednn, "LEAST", 1)
+    monkeypatch.setattr(traced, "SMALL", 0)  # so that gradients are added up where they stand
     rewrite = onednn.multiply_by_onednn
 
     def noted(graph):
         rewrite(graph)
-        asked.append(sum(node.target is LINEAR for node in graph.nodes))
+        asked.append(count(graph))
+        assert (name in ("closed_loop", "rssm")) == bool(count(graph, [LINEAR.binary]))
 
     monkeypatch.setattr(traced, "multiply_by_onednn", noted)
     for worth in (False, True):

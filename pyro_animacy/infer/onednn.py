@@ -38,21 +38,24 @@ def worth_asking() -> bool:
 
 
 def multiply_by_onednn(graph: Graph) -> None:
-    """Replace large products in float32 on the CPU, ``mm(a, b)`` and ``addmm(bias, a, b)``."""
+    """Replace large products in float32 on the CPU.
+
+    These are ``mm(a, b)``, ``addmm(bias, a, b)`` and what is added to a sum, ``addmm_(sum, a, b)``.
+    """
     for node in list(graph.nodes):
         if node.op != "call_function" or node.kwargs or "val" not in node.meta:
             continue
         if node.target is aten.mm.default:
-            bias, (a, b) = None, node.args
-        elif node.target is aten.addmm.default:
-            bias, a, b = node.args
+            added, (a, b) = None, node.args
+        elif node.target in (aten.addmm.default, aten.addmm_.default):
+            added, a, b = node.args
         else:
             continue
-        if _worth(node.meta["val"], a.meta.get("val"), b.meta.get("val"), bias):
-            _replace(graph, node, a, b, bias)
+        if _worth(node.meta["val"], *(x and x.meta.get("val") for x in (a, b, added))):
+            _replace(graph, node, a, b, added)
 
 
-def _worth(out: Tensor, a: Tensor | None, b: Tensor | None, bias: Any) -> bool:
+def _worth(out: Tensor, a: Tensor | None, b: Tensor | None, added: Tensor | None) -> bool:
     """Whether it is large and plain, and its factors lie in memory as oneDNN takes them.
 
     Of a factor that is a slice of a matrix it has no fast product.
@@ -61,18 +64,20 @@ def _worth(out: Tensor, a: Tensor | None, b: Tensor | None, bias: Any) -> bool:
         return False
     plain = out.dtype == torch.float32 and out.device.type == "cpu"
     dense = all(x.is_contiguous() or x.t().is_contiguous() for x in (a, b))
-    one = bias is None or bias.meta["val"].shape == out.shape[1:]
-    return plain and dense and one and out.numel() * a.shape[1] >= LEAST
+    fits = added is None or added.shape in (out.shape, out.shape[1:])
+    return plain and dense and fits and out.numel() * a.shape[1] >= LEAST
 
 
-def _replace(graph: Graph, node: Node, a: Any, b: Any, bias: Any) -> None:
-    """``linear(a, b^T, bias)``, with b^T as it was before it was transposed."""
+def _replace(graph: Graph, node: Node, a: Any, b: Any, added: Any) -> None:
+    """``linear(a, b^T)`` + ``added``, with b^T as it was before it was transposed."""
+    linear = torch.ops.mkldnn._linear_pointwise
     with graph.inserting_before(node):
         of_t = b.op == "call_function" and b.target is aten.t.default
         weight = b.args[0] if of_t else graph.call_function(aten.t.default, (b,))
-        new = graph.call_function(
-            torch.ops.mkldnn._linear_pointwise.default, (a, weight, bias, "none", [], "")
-        )
+        if added is None or added.meta["val"].ndim == 1:  # a bias
+            new = graph.call_function(linear.default, (a, weight, added, "none", [], ""))
+        else:
+            new = graph.call_function(linear.binary, (a, added, weight, None, "add"))
     new.meta = node.meta
     node.replace_all_uses_with(new)
     graph.erase_node(node)

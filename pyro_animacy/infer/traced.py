@@ -33,6 +33,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
 from torch.nn import Module
 
 from pyro_animacy.infer.elbo import ScaledELBO
@@ -312,7 +313,9 @@ def _products_of_sums(graph: Graph, totals: list[Node]) -> None:
     joined: dict[tuple[Any, ...], Node] = {}
 
     def call(operation: Any, *arguments: Any) -> Node:
-        return graph.call_function(operation, arguments)
+        node = graph.call_function(operation, arguments)
+        node.meta["val"] = operation(*map_arg(arguments, lambda given: given.meta["val"]))
+        return node
 
     def join(*parts: Any) -> Node:
         if parts not in joined:
