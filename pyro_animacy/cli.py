@@ -3,6 +3,7 @@
 import argparse
 import gc
 import json
+import os
 import re
 import signal
 import sys
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     0: done. 2: something given cannot be used, said in one line on stderr. 130, 143: stopped by
-    SIGINT or SIGTERM, everything saved.
+    SIGINT or SIGTERM, everything saved. 141: nobody reads what is printed.
     """
     if _first.command_line:
         gc.freeze()  # at the end to go through all that was loaded would take a second
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, _terminated)
             if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `_first` left it
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read it has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes it again
+        return 141
     except Interrupted as stop:
         print(f"pyro-animacy: {stop}", file=sys.stderr)
         return 128 + stop.signal

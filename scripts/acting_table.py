@@ -83,7 +83,6 @@ def trials() -> Iterator[Trial]:
 
 # What is taken from PlaNet, or added: the other parts stay.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "deterministic": {"model": {"latent_size": 0}},
     "stochastic": {"model": {"memory_size": 0}},
     "random shooting": {"planner": {"method": "random_shooting"}},
     "random collection": {"collect": "random"},
@@ -141,12 +140,12 @@ def work(trial: Trial, runs: Path) -> None:
     (path / "done").write_text("")
 
 
-def played(trial: Trial, agent_of: Any) -> list[float]:
+def played(trial: Trial, agent_of: Any, alone: bool = False) -> list[float]:
     """Returns of the last evaluation."""
     with no_validation():
         episodes = evaluation(
             lambda: make_env(trial.task.environment, trial.config), agent_of, EPISODES,
-            seed=SEED, fps=1.0,
+            seed=SEED, fps=1.0, alone=alone,
         )  # fmt: skip
     return returned(episodes).tolist()
 
@@ -160,7 +159,7 @@ def references(task: Task, runs: Path) -> dict[str, list[float]]:
         controls = Controls.of(make_env(task.environment, first.config))
         found = {
             "random": played(first, lambda _: AtRandom(controls)),
-            "true simulator": played(first, lambda envs: Simulated(envs, task.simulated)),
+            "true simulator": played(first, lambda env: Simulated(env, task.simulated), alone=True),
         }
         file.write_text(json.dumps(found))
     return json.loads(file.read_text())

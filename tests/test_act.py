@@ -545,6 +545,42 @@ def test_what_a_world_must_not_do(monkeypatch, fault, says):
     assert play([env], AtRandom(Controls.of(env)), [8])[0].sizes["time"] == FRAMES
 
 
+def test_a_world_that_is_not_as_it_says(monkeypatch):
+    step = Point.step
+    monkeypatch.setattr(Point, "step", lambda *given: (np.zeros(3, "f4"), *step(*given)[1:]))
+    with pytest.raises(
+        RunError, match=r"step 0 has the shape \(3,\), and its .* \(2,\); they must"
+    ):
+        play([make("Point-v0")], AtRandom(Controls(1, False)), [0])
+
+
+def test_no_world_is_searched_after_its_end(monkeypatch):
+    """Episodes of several lengths; a world that is acted in once more is an error, also a copy."""
+    step, after = Point.step, []
+
+    def strict(world, action):
+        if world.t >= world.end:
+            after.append(world.t)
+        return step(world, action)
+
+    monkeypatch.setattr(Point, "step", strict)
+    small = PlannerConfig(horizon=3, iterations=2, candidates=6, elites=2)
+    played = evaluation(
+        lambda: make("Short-v0"), lambda env: Simulated(env, small), 4, seed=0, fps=1, alone=True
+    )
+    assert len({one.sizes["time"] for one in played}) > 1
+    assert not after
+
+
+def test_a_world_that_fails_in_a_search(monkeypatch):
+    env = make("Point-v0")
+    env.reset(seed=7)
+    monkeypatch.setitem(Point.faults, (7, 1), wheel)
+    says = r"^Point-v0: the environment raised ValueError in a copy, .* searches \(the wheel"
+    with pytest.raises(RunError, match=says):
+        TrueSimulator(env).imagine(TrueSimulator(env).belief(), torch.zeros(2, 1, 1, 1))
+
+
 def test_a_world_that_fails(runs, tmp_path, monkeypatch):
     """In the last episode: all before it is kept, and a mended world goes on."""
     path = tmp_path / "run"
@@ -990,7 +1026,7 @@ def test_search_in_the_simulator_is_a_loop_of_plans():
     config = PlannerConfig(horizon=4, iterations=6, candidates=40, elites=8, warm_start=True)
     env, seed = make("Point-v0"), 11
     torch.manual_seed(0)
-    (episode,) = play([env], Simulated([env], config), [seed])
+    (episode,) = play([env], Simulated(env, config), [seed])
     other = make("Point-v0")
     seen, start = other.reset(seed=seed)[0], torch.zeros(4, 1, 1)
     simulator, total = TrueSimulator(other), 0.0
@@ -1086,3 +1122,6 @@ def test_the_presets_are_checked():
     blind = dataclasses.replace(act_preset("debug").model, latent_size=0)
     with pytest.raises(ConfigError, match=r"latent_size is 0, .* would be blind"):
         dataclasses.replace(act_preset("debug"), model=blind)
+    short = dataclasses.replace(act_preset("debug").train, window=1)
+    with pytest.raises(ConfigError, match=r"window is 1, .* nothing to dream from"):
+        options("dreamer", train=short)

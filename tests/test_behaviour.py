@@ -366,6 +366,18 @@ def test_the_score_function_gradient_of_a_squashed_gaussian():
         torch.testing.assert_close(ours, -other, rtol=1e-6, atol=1e-8)
 
 
+def test_the_score_of_saturated_actions_is_zero_in_the_mean():
+    """E grad log pi(a) = 0, also where a in float32 rounds to 1, as of a third of these."""
+    n, (actor, _) = 200_000, (squashed(0.4, 5.0).float(), None)
+    start = Memory(torch.ones(n, 1), torch.zeros(n, 0))
+    dreamt = seeded(lambda: dream(Still(), actor, start, 1))
+    assert (dreamt.action.abs() > 1 - 1e-6).float().mean() > 0.05
+    bias = actor.network.layers[0].bias  # of the mean and of the scale before softplus
+    (score,) = torch.autograd.grad(dreamt.log_prob.mean(), bias)
+    # standard errors 1 / (5 sqrt n) and at most sqrt(2) / (5 sqrt n)
+    assert score.abs().max() < 5 * math.sqrt(2 / n) / 5
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("eta", [0.0, 0.2])
 def test_the_actors_loss_is_its_sum(rho, eta):

@@ -38,6 +38,11 @@ def run(tmp_path_factory):
     return fit(read_trajectories(**data), preset("debug"), out=out, data=data, progress=False)
 
 
+def test_all_trials_of_agents_have_options_that_can_be_used():
+    trials = list(runpy.run_path(str(SCRIPTS / "acting_table.py"))["trials"]())
+    assert len({each.folder for each in trials}) == len(trials) > 20
+
+
 def test_svi_lowers_the_loss(tmp_path):
     def loss(steps):
         line = program("train_svi.py", "--steps", steps, folder=tmp_path).splitlines()[-1]

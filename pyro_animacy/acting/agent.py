@@ -31,7 +31,7 @@ LONGEST = 100_000  # steps of an episode: one without an end would go on for eve
 
 
 class WorldError(RunError):
-    """An environment raised, gave a reward or an observation that is not finite, or has no end."""
+    """An environment raised, gave what is not finite or of another shape, or has no end."""
 
 
 class Controls(NamedTuple):
@@ -246,7 +246,7 @@ def play(
     Args:
         envs: The environments.
         agent: `Agent`, `AtRandom` or alike: ``begin(E)``, then called with observations (E, ...).
-        seeds: Of the episodes, one an environment.
+        seeds: Of the environments, one each; what the agent draws is of torch's generator.
         explore: Whether it is to explore.
         fps: Frames per second, for the episodes.
         each_step: Called after every step; may raise to stop.
@@ -256,7 +256,7 @@ def play(
 
     Raises:
         WorldError: If an environment raises, gives a reward or an observation that is not finite,
-            or an episode has no end.
+            an observation that is not of its space's shape, or an episode has no end.
         RunError: If the agent's action is not a number.
     """
     controls = Controls.of(envs[0])
@@ -324,6 +324,12 @@ class _Log:
 
     def _checked(self, observation: Any) -> Any:
         array = np.asarray(observation)
+        if array.shape != self.env.observation_space.shape:
+            raise WorldError(
+                f"{env_name(self.env)}: the observation of {self.where} has the shape "
+                f"{array.shape}, and its observation_space {self.env.observation_space.shape}; "
+                "they must agree"
+            )
         if array.dtype != np.uint8:
             array = array.astype(np.float32)
             if not np.isfinite(array).all():

@@ -49,8 +49,6 @@ from pyro_animacy.models.program import Memory
 from pyro_animacy.models.world_model import WorldModel
 from pyro_animacy.nets import Stack, StackConfig
 
-INSIDE = 1 - 1e-6  # a squashed action that rounds to 1 has no density
-
 
 @dataclass(frozen=True)
 class BehaviourConfig:
@@ -214,9 +212,16 @@ def dream(model: WorldModel, actor: Any, start: Memory, horizon: int) -> Dream:
 
 
 def _log_prob(pi: Any, action: Tensor) -> Tensor:
-    """Log pi(a) of the action as a constant."""
-    a = action.detach()
-    return pi.log_prob(a if isinstance(pi, OneHot) else a.clamp(-INSIDE, INSIDE))
+    """Log pi(a) of the action as a constant.
+
+    Of a squashed one by what was drawn before tanh, which an action that rounds to 1 does not tell.
+    """
+    squashed = getattr(pi, "base_dist", None)
+    if not isinstance(squashed, TransformedDistribution):
+        return pi.log_prob(action.detach())
+    (squash,) = squashed.transforms
+    x = squash.inv(action).detach()
+    return (squashed.base_dist.log_prob(x) - squash.log_abs_det_jacobian(x, action)).sum(-1)
 
 
 def _entropy(pi: Any, action: Tensor) -> Tensor:

@@ -131,6 +131,11 @@ class ActConfig:
                 "model.latent_size is 0, and without a latent nothing that is observed reaches the "
                 "model: the agent would be blind; it must be at least 1"
             )
+        elif self.dreams and o.window < 2:
+            raise ConfigError(
+                "train.window is 1, and the last frame of an episode is nothing to dream from: "
+                "give 2 or more, such as --train.window 16"
+            )
         elif self.reference is not None:
             raise ConfigError(
                 f"reference is of control_vae; {self.agent} follows none: leave it out"

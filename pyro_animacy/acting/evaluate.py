@@ -6,7 +6,6 @@
 search in the environment itself. All act in the same episodes: the same seeds, each its own copy.
 """
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,30 +32,26 @@ SIMULATED = PlannerConfig(horizon=12, iterations=5, candidates=200, elites=20, w
 
 
 class Simulated:
-    """Cross-entropy search in the true simulator, in each of several environments.
+    """Cross-entropy search in the true simulator.
 
     Args:
-        envs: The environments that are acted in.
+        env: The environment that is acted in, one by itself.
         config: Options of the search.
     """
 
-    def __init__(self, envs: Sequence[gymnasium.Env], config: PlannerConfig = SIMULATED) -> None:
-        self.simulators = [TrueSimulator(env) for env in envs]
-        self.controls, self.config = Controls.of(envs[0]), config
+    def __init__(self, env: gymnasium.Env, config: PlannerConfig = SIMULATED) -> None:
+        self.simulator, self.controls, self.config = TrueSimulator(env), Controls.of(env), config
 
     def begin(self, environments: int) -> None:
-        """Forget the last plans."""
-        zeros = torch.zeros(self.config.horizon, 1, self.controls.size)
-        self.starts = [zeros for _ in range(environments)]
+        """Forget the last plan."""
+        self.start = torch.zeros(self.config.horizon, environments, self.controls.size)
 
     def __call__(self, observation: Tensor, *, explore: bool = False) -> Tensor:
-        """Search from each world's present state on; what is observed is not needed."""
-        actions = []
-        for i, simulator in enumerate(self.simulators):
-            found = plan(simulator, simulator.belief(), identity, self.starts[i], self.config)
-            self.starts[i] = found.moved_on()
-            actions.append(found.controls[0])
-        return torch.cat(actions)
+        """Search from the world's present state on; what is observed is not needed."""
+        belief = self.simulator.belief()
+        found = plan(self.simulator, belief, identity, self.start, self.config)
+        self.start = found.moved_on()
+        return found.controls[0]
 
 
 class Evaluation(NamedTuple):
@@ -174,13 +169,20 @@ def evaluate(
             _check_simulated(probe)
             actors["true simulator"] = Simulated
     for name, of in actors.items():
+        alone = of is Simulated
         with (
             no_validation(),
-            tqdm(total=limit, desc=name, unit="step", disable=not progress, delay=2) as bar,
+            tqdm(
+                total=limit and limit * (episodes if alone else 1),
+                desc=name,
+                unit="step",
+                disable=not progress,
+                delay=2,
+            ) as bar,
         ):
             played = evaluation(
                 lambda: make_env(environment, config), of, episodes, seed=seed, fps=fps,
-                each_step=bar.update,
+                each_step=bar.update, alone=alone,
             )  # fmt: skip
         returns[name] = returned(played)
         if isinstance(agent, Tracker):

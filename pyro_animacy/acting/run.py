@@ -81,32 +81,38 @@ def check_env(env: gymnasium.Env, sight: Sight) -> None:
 
 def evaluation(
     make_env: Callable[[], gymnasium.Env],
-    agent_of: Callable[[list[gymnasium.Env]], Any],
+    agent_of: Callable[[gymnasium.Env], Any],
     episodes: int,
     *,
     seed: int,
     fps: float,
     each_step: Callable[[], object] | None = None,
+    alone: bool = False,
 ) -> list[xr.Dataset]:
-    """Episodes without exploration, side by side.
+    """Episodes without exploration.
 
     Args:
         make_env: Makes an environment.
-        agent_of: Gives what acts in these environments.
+        agent_of: Gives what acts in environments like this one.
         episodes: How many.
         seed: It and the number of an episode decide how that begins.
         fps: Frames per second.
         each_step: Called after every step; may raise to stop.
+        alone: One after the other, as a search in the world itself has to be; by default side by
+            side, so that networks run in one batch.
     """
     seeds = [stream(seed, i, 2) % 2**31 for i in range(episodes)]
-    envs = [make_env() for _ in seeds]
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(stream(seed, 0, 3))
-            return play(envs, agent_of(envs), seeds, fps=fps, each_step=each_step)
-    finally:
-        for env in envs:
-            env.close()
+    played = []
+    with torch.random.fork_rng():
+        torch.manual_seed(stream(seed, 0, 3))
+        for some in [[s] for s in seeds] if alone else [seeds]:
+            envs = [make_env() for _ in some]
+            try:
+                played += play(envs, agent_of(envs[0]), some, fps=fps, each_step=each_step)
+            finally:
+                for env in envs:
+                    env.close()
+    return played
 
 
 def longest(env: gymnasium.Env) -> int | None:

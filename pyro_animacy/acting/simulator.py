@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_animacy.acting.agent import WorldError, env_name
 from pyro_animacy.acting.environments import chase, gymnasium
-from pyro_animacy.acting.environments.make import ActionRepeat
+from pyro_animacy.acting.environments.make import ActionRepeat, raised
 from pyro_animacy.errors import ConfigError
 
 # What copies of a world share: what does not change, and what pictures are drawn with.
@@ -39,6 +40,7 @@ class TrueSimulator:
 
     Raises:
         ConfigError: If actions are not continuous, or a copy of the world does not hold its state.
+        WorldError: By `imagine`, if a copy of the world raises.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -118,7 +120,11 @@ def _replayed(env: gymnasium.Env, actions: np.ndarray) -> np.ndarray:
     """Rewards (H,) of actions (H, A) in a world that may be used up; 0 after its end."""
     rewards = np.zeros(len(actions))
     for t, action in enumerate(actions):
-        _, rewards[t], terminated, truncated, _ = env.step(action)
+        try:
+            _, rewards[t], terminated, truncated, _ = env.step(action)
+        except Exception as error:
+            where = "in a copy, in which the true simulator searches"
+            raise WorldError(raised(env_name(env), where, error)) from error
         if terminated or truncated:
             break
     return rewards
