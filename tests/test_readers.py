@@ -2,6 +2,7 @@
 
 import gc
 import gzip
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -657,6 +658,30 @@ def test_a_pause_that_frame_numbers_run_on_through(order, clock):
     assert int(ds["start"][1]) > 50
 
 
+@pytest.mark.parametrize("every", range(1, 6))
+def test_no_step_goes_across_a_pause_of_unknown_length(tmp_path, every):
+    """However many frames there are before it: a clock that begins again, Metrica's periods."""
+    for first in range(10 * every, 11 * every):
+        frame = np.arange(first + 60 * every)
+        late = frame >= first
+        x, period = 0.2 + 0.5 * late + frame * 1e-4, 1 + late
+        clock = pd.DataFrame({"frame": frame, "time": (frame - late * first) / 25, "x": x, "y": x})
+        file = tmp_path / "game_Home_Team.csv"
+        cells = [
+            f"{p},{n},{n / 25:.2f},{a:.5f},{a:.5f}"
+            for p, n, a in zip(period, frame, x, strict=True)
+        ]
+        file.write_text("\n".join([",,,Home,", ",,,1,", "Period,Frame,Time [s],Player1,", *cells]))
+        for source in (clock, file):
+            ds = read_trajectories(source, downsample=every)
+            assert ds.sizes["trajectory"] == 2
+            assert int(ds["length"].sum()) in range(
+                len(frame) // every - 1, len(frame) // every + 2
+            )
+            steps = ds["position"].diff("time").isel(space=0).values
+            assert np.nanmax(steps) < 1e-4 * 105 * every * 1.1
+
+
 @pytest.mark.parametrize(
     "time", [lambda n: (n / 30).round(2), lambda n: n // 25, lambda n: n / 25 + 0.015 * (n % 3)],
     ids=["rounded", "whole_seconds", "jitter"],
@@ -1193,6 +1218,22 @@ def test_kloppy_frames_are_placed_by_their_id():
     expected = every["position"].values.copy()
     expected[0, [20, 21, 301]] = np.nan
     np.testing.assert_array_equal(gaps["position"], expected)
+
+
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_halves_of_epts(tmp_path, every):
+    """Players are elsewhere when the second half begins; in an excerpt they just go on."""
+    lines = real("metrica", "tracking.txt").read_text().splitlines()[:1200]
+    turned = [
+        head + ":" + re.sub(r"-?\d\.\d+", lambda x: f"{1 - float(x[0]):.5f}", rest)
+        for head, _, rest in (line.partition(":") for line in lines[1000:])
+    ]
+    (tmp_path / "metadata.xml").write_text(real("metrica", "metadata.xml").read_text())
+    for second, pause in ((lines[1000:], 0), (turned, 1)):
+        (tmp_path / "tracking.txt").write_text("\n".join(lines[:1000] + second))
+        ds = read_trajectories(tmp_path, bodies="home_1,away_3", downsample=every)
+        assert ds.sizes["trajectory"] == 1 + pause
+        assert ds["position"].diff("time").max() < every  # 25 m a second, and more
 
 
 def test_epts_line_up_that_changes(write):

@@ -305,7 +305,7 @@ def _frames(
     return np.append(0, np.rint(frames).cumsum()).astype(np.int64), rate, clock
 
 
-def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
+def from_kloppy(dataset: Any, fps: float | None, pause: int = 1) -> xr.Dataset:
     """A kloppy TrackingDataset: players named by team and order of shirts, as in EPTS files.
 
     Frames are placed by their `frame_id`, so that a dataset loaded with a `sample_rate` has a
@@ -314,6 +314,7 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
     Args:
         dataset: the TrackingDataset; normalised coordinates become metres.
         fps: must agree with its own, if given.
+        pause: how many frames without a body are put between periods.
 
     Returns:
         Trajectories in the schema.
@@ -329,7 +330,7 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
         bodies += [f"{side}_{n}" for n in range(1, len(own) + 1)]
         players += own
     place = {player: i for i, player in enumerate(players)}
-    index, stride = _kloppy_frames(frames)
+    index, stride = _kloppy_frames(frames, pause)
     position = np.full((max(index, default=-1) + 1, len(players) + 1, 2), np.nan)
     for i, frame in zip(index, frames, strict=True):
         row = position[i]
@@ -352,11 +353,11 @@ def from_kloppy(dataset: Any, fps: float | None) -> xr.Dataset:
     )
 
 
-def _kloppy_frames(frames: Any) -> tuple[list[int], int]:
+def _kloppy_frames(frames: Any, pause: int) -> tuple[list[int], int]:
     """Where on the frame axis each frame is, and the commonest step of `frame_id`.
 
     Some providers count on from one period to the next, others begin again; here a period begins
-    two frames after the last one's end, so that no run of frames goes across.
+    a ``pause`` after the last one's end, so that no run of frames goes across.
     """
     periods: dict[Any, list[int]] = {}
     for frame in frames:
@@ -372,7 +373,7 @@ def _kloppy_frames(frames: Any) -> tuple[list[int], int]:
     offset, begin = {}, 0
     for period, ids in periods.items():
         offset[period] = begin
-        begin += (max(ids) - min(ids)) // stride + 2
+        begin += (max(ids) - min(ids)) // stride + 1 + pause
     index = []
     for frame in frames:
         period = frame.period and frame.period.id

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.bodies import body_groups, select_bodies
+from pyro_animacy.data.bodies import body_groups
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
 from pyro_animacy.data.schema import make_trajectories
@@ -17,16 +17,20 @@ from pyro_animacy.errors import DataError
 SOME = 97  # one row in so many is looked at before all are
 
 
-def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dataset:
+def table_dataset(
+    table: Table, bodies: str | None, fps: float | None, pause: int = 1
+) -> xr.Dataset:
     """Make the Dataset of a table.
 
     Only the bodies asked for are made dense: `each` of a pedestrian file with hundreds of ids
-    over an hour never becomes an array of all ids over all frames.
+    over an hour never becomes an array of all ids over all frames. Of a table with an id, `each`
+    is done here; any other choice is left to `select_bodies`.
 
     Args:
         table: the rows.
-        bodies: which bodies make up a scene, see `select_bodies`; all by default.
+        bodies: which bodies are going to make up a scene; all by default.
         fps: frames per second, if the table does not know it.
+        pause: how many frames a pause is long of which only the end is known.
 
     Returns:
         Trajectories in the schema. Frames that have no row are NaN.
@@ -43,10 +47,10 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
         table = _keep_bodies(table, sorted({i for group in groups for i in group}))
     elif bodies is None:
         _same_bodies(table)
-    frames = frame_axis(table)
+    frames = frame_axis(table, pause)
     table, frames = _drop_short(table, frames)
     whole = each and table.body is not None
-    ds = make_trajectories(
+    return make_trajectories(
         scatter(table, frames),
         fps=agreed_fps(fps, table.fps, table.where)
         if table.fps
@@ -62,7 +66,6 @@ def table_dataset(table: Table, bodies: str | None, fps: float | None) -> xr.Dat
         animate=table.animate,
         source=table.where,
     )
-    return ds if bodies is None or whole else select_bodies(ds, bodies)
 
 
 def _starts(table: Table, frames: Frames) -> Codes:

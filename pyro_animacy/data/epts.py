@@ -12,6 +12,7 @@ import pandas as pd
 from pyro_animacy.data.columns import Columns
 from pyro_animacy.data.tables import Table, make_table
 from pyro_animacy.data.text import UNREADABLE
+from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
 
 
@@ -24,18 +25,21 @@ class Metadata:
     # from each first frame on, the columns of a line: "frame", "home_1_x", ...; line-ups change
     formats: list[tuple[int, list[str]]]
     separators: set[str]
+    halves: list[int]  # the first frame of each but the first
 
 
-def read_epts(path: Path) -> Table:
+def read_epts(path: Path, pause: int = 1) -> Table:
     """Read a `tracking.txt` with the `metadata.xml` beside it.
 
     Players are named `home_1`, `home_2`, ..., `away_1`, ...: numbered within their team in the
     order of their shirts, among those the file has channels for. Coordinates 0..1 become metres
     by the size of the pitch; (0, 0) stays the top left corner. The resolution is the last
-    decimal of the file along the longer side.
+    decimal of the file along the longer side. Frames may be numbered on from one half to the next;
+    where players are elsewhere then, no run of frames goes across.
 
     Args:
         path: the tracking file.
+        pause: how many frames without a body are put between halves.
 
     Returns:
         A wide table of all players and `ball`.
@@ -60,12 +64,34 @@ def read_epts(path: Path) -> Table:
     decimals = max(len(cell.partition(".")[2]) for cell in lines[table.row[0] - 1].split(","))
     return replace(
         table,
+        frame=_with_pauses(table, metadata.halves, pause),
         pairs=[(x * width, y * height) for x, y in table.pairs],
         fps=metadata.fps,
         units="m",
         animate=[body != "ball" for body in bodies],
         resolution=max(width, height) * 10.0**-decimals,
     )
+
+
+def _with_pauses(table: Table, halves: list[int], pause: int) -> Codes | None:
+    """The frame numbers, a ``pause`` further on from each half on, unless players just go on.
+
+    They do in an excerpt, whose metadata name halves all the same. Else some player is further off
+    than any goes from one frame to the next elsewhere.
+    """
+    number = table.frame
+    assert number is not None
+    players = [pair for b, pair in zip(table.bodies, table.pairs, strict=True) if b != "ball"]
+    moved = np.zeros(len(number))
+    for x, y in players:
+        moved[1:] = np.fmax(moved[1:], np.hypot(np.diff(x), np.diff(y)))
+    first = [int(row) for half in halves for row in np.flatnonzero(number == half) if row]
+    usual = np.delete(moved, first).max(initial=0)
+    added = np.zeros_like(number)
+    for row in first:
+        if moved[row] > usual:
+            added[row:] += pause
+    return number + added
 
 
 def _metadata_of(path: Path) -> Path:
@@ -132,11 +158,17 @@ def read_metadata(path: Path, wanted_by: str) -> Metadata:
         separators = {e.get("separator", ",") for e in root.iter() if e.get("separator")}
     except (OSError, ElementTree.ParseError, ValueError, KeyError) as error:
         raise DataError(f"{path.name} beside {wanted_by}: cannot be used: {error}") from None
+    named = {
+        (e.findtext("Name") or "").strip(): (e.findtext("Value") or "").strip()
+        for e in root.iter("ProviderParameter")
+    }
+    starts = [value for name, value in named.items() if name.endswith("half_start")]
+    halves = sorted(int(value) for value in starts if value.isdecimal())[1:]
     if not formats or any(names[0] != "frame" for _, names in formats):
         raise DataError(f"{path.name} beside {wanted_by}: no line format that begins with a frame")
     if any(len(separator) > 1 for separator in separators):
         raise DataError(f"{path.name} beside {wanted_by}: separators longer than one character")
-    return Metadata(fps, size, sorted(formats), separators)
+    return Metadata(fps, size, sorted(formats), separators, halves)
 
 
 def _text(root: ElementTree.Element, path: str) -> str:

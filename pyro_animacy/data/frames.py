@@ -31,7 +31,7 @@ class Frames:
         return index if self.stride == 1 else index // self.stride
 
 
-def frame_axis(table: Table) -> Frames:
+def frame_axis(table: Table, pause: int = 1) -> Frames:
     """Find each row's frame, counted from its trajectory's first.
 
     Frame numbers may go in steps (the ETH recordings count by 6 or 10): the commonest positive
@@ -40,6 +40,7 @@ def frame_axis(table: Table) -> Frames:
 
     Args:
         table: the rows.
+        pause: how many frames a pause is long of which only the end is known.
 
     Returns:
         The frames; those without a row are counted too.
@@ -60,7 +61,7 @@ def frame_axis(table: Table) -> Frames:
                 f"{table.where}: row {table.row[i]}: frame {table.frame[i]} lies between others; "
                 f"frames go in steps of {stride}. Remove such rows, or try --bodies each"
             )
-    number, fps = _clocked(table, stride)
+    number, fps = _clocked(table, stride, pause)
     end = extreme(np.maximum, number, owner, owners)
     return Frames(number, begin, stride, (end - begin) // stride + 1, fps)
 
@@ -95,7 +96,7 @@ def _stride(table: Table) -> int:
     return int(value[count.argmax()])
 
 
-def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
+def _clocked(table: Table, stride: int, pause: int) -> tuple[Codes, float | None]:
     """The frame numbers, with what was lost in pauses added, and frames per second.
 
     A counter may run on while nothing is recorded, between halves of a match, say; a clock does
@@ -116,12 +117,14 @@ def _clocked(table: Table, stride: int) -> tuple[Codes, float | None]:
         return table.frame, rate
     fps = float(frames[near].sum() / passed[near].sum())
     lost = np.rint(passed * fps - frames)
-    pause = (lost > 1) | (passed < 0)
-    if not 0 < pause.mean() <= RARE:
+    again = passed < 0  # the clock begins again
+    paused = (lost > 1) | again
+    if not 0 < paused.mean() <= RARE:
         return table.frame, rate
     added = np.zeros(len(frame), np.int64)
     # no longer than all that was recorded: the array has a place for each
-    added[at[pause] + 1] = np.clip(lost[pause], 1, len(frame)).astype(np.int64)
+    lost = np.where(again, pause, np.clip(lost, 1, len(frame)))
+    added[at[paused] + 1] = lost[paused].astype(np.int64)
     added = added.cumsum()
     first = first_of_runs(owner)
     number = table.frame.copy()

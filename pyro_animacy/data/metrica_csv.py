@@ -51,16 +51,17 @@ def other_team(path: Path) -> Path | None:
     return other if is_team(other) else None
 
 
-def read_teams(path: Path) -> Table:
+def read_teams(path: Path, pause: int = 1) -> Table:
     """Read a team's file, and that of the other team where there is one beside it.
 
     Players are named by their team and shirt, `home_11`. Coordinates 0..1 become metres of a pitch
     of 105 x 68; (0, 0) stays the top left corner. No run of frames goes from one period to the
-    next, which is numbered one frame further on. The resolution is the last decimal of the file
+    next, which is numbered a ``pause`` further on. The resolution is the last decimal of the file
     along the longer side.
 
     Args:
         path: the file, such as `Sample_Game_1_RawTrackingData_Home_Team.csv`.
+        pause: how many frames without a body are put between periods.
 
     Returns:
         A wide table of all players and `ball`.
@@ -68,9 +69,9 @@ def read_teams(path: Path) -> Table:
     Raises:
         DataError: where a file has another layout, or a cell is no number.
     """
-    table, other = _read_team(path), other_team(path)
+    table, other = _read_team(path, pause), other_team(path)
     if other is not None:
-        table = _beside(table, _read_team(other))
+        table = _beside(table, _read_team(other, pause))
     order = sorted(range(len(table.bodies)), key=lambda i: team_order(table.bodies[i]))
     bodies = [table.bodies[i] for i in order]
     return replace(
@@ -81,8 +82,8 @@ def read_teams(path: Path) -> Table:
     )
 
 
-def _read_team(path: Path) -> Table:
-    """One team's file and the ball."""
+def _read_team(path: Path, pause: int) -> Table:
+    """One team's file and the ball, with a pause of so many frames between periods."""
     where = path.name
     rows = [[cell.strip() for cell in line.split(",")] for line in first_lines(path)[1]]
     if len(rows) <= NAMES or [name.lower() for name in rows[2][:2]] != ["period", "frame"]:
@@ -114,7 +115,7 @@ def _read_team(path: Path) -> Table:
     if not (frames >= 1 and seconds > 0):
         raise DataError(f"{where}: frames and times do not go on from row to row; sort the rows")
     period = frame["period"].iloc[np.asarray(table.row) - NAMES - 1]
-    number = table.frame + int(frames) * whole_numbers(period, where, table.row)
+    number = table.frame + int(frames) * pause * whole_numbers(period, where, table.row)
     if len(np.unique(number)) < len(number):
         raise DataError(f"{where}: a frame is there twice in its period; keep one row of each")
     decimals = max(len(cell.partition(".")[2]) for row in rows[NAMES:] for cell in row[3:])

@@ -48,6 +48,11 @@ class _Options:
     minimum_frames: int
     split_gaps: bool
 
+    @property
+    def pause(self) -> int:
+        """Frames between periods where nothing says how many: one of those that are kept is."""
+        return max(1, int(self.downsample))
+
 
 def read_trajectories(
     source: Any,
@@ -261,13 +266,14 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
                 f"{table.where}: the label of trajectory {table.unlabelled!r} changes or is missing"
                 " in some rows; --labels needs one label for each trajectory"
             )
-        ds, own = table_dataset(table, options.bodies, options.fps), options.bodies is None
+        ds, own = table_dataset(table, options.bodies, options.fps, options.pause), True
+        alone = table.body is not None and (options.bodies or "").strip() == "each"
         del table  # its rows would otherwise stay in memory beside the array
     else:
-        ds, own = _dataset(item, options), False  # it may be the user's array
-        if options.bodies is not None:
-            ds = select_bodies(ds, options.bodies)
+        ds, own, alone = _dataset(item, options), False, False  # it may be the user's array
     cut = every_nth(ds, options.downsample)
+    if options.bodies is not None and not alone:  # now that there are fewer frames: there are many
+        cut, own = select_bodies(cut, options.bodies), False
     if options.split_gaps:
         cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
     return cut, cut is ds and options.bodies is None
@@ -284,9 +290,9 @@ def _table(item: Any, options: _Options) -> tables.Table | None:
         return tables.read_parquet(item, options.columns)
     if kind == "table":
         if is_team(item):
-            return read_teams(item)
+            return read_teams(item, options.pause)
         if item.suffix == ".txt" and re.match(rb"\d+:", _head(item)):
-            return read_epts(item)
+            return read_epts(item, options.pause)
         return read_text_table(item, options.columns)
     return None
 
@@ -317,7 +323,7 @@ def _dataset(item: Any, options: _Options) -> xr.Dataset:
     if isinstance(item, np.ndarray):
         return arrays.from_array(item, fps=fps)
     if hasattr(item, "records") and hasattr(item, "metadata"):
-        return arrays.from_kloppy(item, fps)
+        return arrays.from_kloppy(item, fps, options.pause)
     raise DataError(
         f"{type(item).__name__}: expected a path, DataFrame, xarray Dataset, numpy array or "
         "kloppy TrackingDataset"
