@@ -47,6 +47,7 @@ from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
 from pyro_animacy.models.scene import REST_NEEDS
 
+MANY_STEPS = 20_000  # to score them takes minutes
 SCENE_DEFAULTS = {
     "draws": "100",
     "sections": ",".join(SECTIONS),
@@ -155,6 +156,10 @@ def _score_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument(
         "--surrogates", type=int, default=32,
         help="pasts of the others that the interaction averages over; fewer inflate it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", type=int | None, default=None,
+        help="score at most so many steps, evenly spaced; default: all",
     )  # fmt: skip
     return parser
 
@@ -297,9 +302,15 @@ def _score(chosen: Namespace) -> None:
     check_kind(run.card, "scenes", run.path)
     recordings, new = asked_for(run, chosen)
     ours = run.on(recordings)
+    if chosen.steps is None and (steps := int(recordings["length"].sum())) > MANY_STEPS:
+        print(
+            f"up to {steps:,} steps are scored; --steps {MANY_STEPS} takes so many, evenly spaced",
+            file=sys.stderr,
+        )
     scores = score_animacy(
-        ours, recordings, draws=chosen.draws, surrogates=chosen.surrogates, seed=chosen.seed
-    )
+        ours, recordings, draws=chosen.draws, surrogates=chosen.surrogates, steps=chosen.steps,
+        seed=chosen.seed,
+    )  # fmt: skip
     steps, told = save_scores(scores, chosen.out), run.summary
     print(scores_text(scores))
     if not told and ours is run:  # the baselines are of its own bodies

@@ -386,6 +386,13 @@ def test_some_steps_are_scored_against_the_inert_body_of_the_whole_trajectory():
     assert not (np.abs(some["evidence"] - whole["evidence"]) > 4.5 * error + 1e-4).any()
     with pytest.raises(DataError, match="no step that was to be scored"):
         score_animacy(run, data, draws=30, only=np.zeros_like(only), progress=False)
+    few = score_animacy(run, data, draws=30, only=only, steps=3, progress=False)
+    chosen = few["interaction"].notnull().any("body")
+    assert np.argwhere(chosen.values).tolist() == [[1, 10], [1, 12], [1, 14]]
+    for name in few:
+        assert (few[name].notnull() == (few[name].notnull() & chosen)).all()
+    with pytest.raises(ConfigError, match="steps is 0"):
+        score_animacy(run, data, steps=0)
 
 
 # Files.

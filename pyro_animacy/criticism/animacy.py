@@ -35,7 +35,7 @@ from torch import Tensor
 from pyro_animacy.criticism.importance import FEWEST, psis
 from pyro_animacy.data.schema import agents
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
-from pyro_animacy.data.windows import Batch, Windows, dequantised
+from pyro_animacy.data.windows import Batch, Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import DEQUANTISE_HELDOUT
@@ -44,8 +44,10 @@ from pyro_animacy.models.inertial import inertial_surprise
 from pyro_animacy.progress import tqdm
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 DIMS = ("trajectory", "time", "body")
-AT_ONCE = 16_384  # draws x steps in the networks at once
+AT_ONCE = 16_384  # draws x steps in the networks at once, of up to so many bodies;
+FEW_BODIES = 3  # of more, each of which is scored by itself, that many times fewer
 REMEMBERED = 16  # frames before its history that a model with a memory is shown of each past
 PARTICLES = 32  # of a filter, at least: a density given few of them is too low
 MEASURES = {
@@ -66,6 +68,7 @@ def score_animacy(
     draws: int = 128,
     surrogates: int = 32,
     only: npt.NDArray[np.bool_] | None = None,
+    steps: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -83,6 +86,7 @@ def score_animacy(
             recordings or, where there are few, from other times of the same one.
         only: Which steps to score, (trajectory, time), where all would take long; an inert body is
             fitted to the whole trajectory even so.
+        steps: At most so many of these, evenly spaced; all by default.
         seed: Seeds all draws.
         progress: Show a progress bar.
 
@@ -97,7 +101,11 @@ def score_animacy(
     """
     if draws < FEWEST:
         raise ConfigError(f"draws is {draws}; k-hat and its standard error need at least {FEWEST}")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps is {steps}; it must be at least 1")
     data, linked = _prepared(run, dataset), {}
+    if steps is not None:
+        only = _evenly_spaced(run, data, only, steps)
     if data.sizes["body"] > 1:
         linked["interaction"] = interaction(
             run, dataset, draws=draws, surrogates=surrogates, only=only, seed=seed,
@@ -188,31 +196,53 @@ def _each_step(
     or (step, body); the result has them at (trajectory, time) or (trajectory, time, body), NaN
     where there is no step.
     """
-    model = run.model
-    past = model.config.history + model.remembers * min(REMEMBERED, model.memory_steps - 1)
-    windows = Windows(dataset, frames=past + 1, context=past, scale=run.card.scale)
-    row, start = windows.index.numpy().T
+    windows, row, last = _windows(run, dataset)
     others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
     shape = tuple(dataset.sizes[d] for d in DIMS)
     found: dict[str, Floats] = {}
     scored = torch.arange(len(windows))
     if only is not None:
-        scored = scored[torch.from_numpy(only[row, start + past - 1])]
+        scored = scored[torch.from_numpy(only[row, last])]
     if not len(scored):
         raise DataError("no step that was to be scored was observed with its past")
-    chunks = scored.split(max(1, AT_ONCE // draws))
-    desc = "interaction" if surrogates else "evidence"
-    with torch.random.fork_rng():
+    bodies = dataset.sizes["body"]
+    desc = "evidence" if bodies == 1 else "evidence, 2 of 2"
+    with torch.random.fork_rng(), tqdm(
+        total=len(scored), desc="interaction, 1 of 2" if surrogates else desc, unit="step",
+        disable=not progress, delay=1,
+    ) as bar:  # fmt: skip
         torch.manual_seed(seed)
-        for which in tqdm(chunks, desc=desc, disable=not progress, delay=1):
+        for which in scored.split(max(1, AT_ONCE // (draws * max(1, bodies // FEW_BODIES)))):
             at = which.numpy()  # NumPy takes a tensor of one number for a number
             pasts = [windows.batch(torch.from_numpy(o)) for o in others[:, at]]
             for name, values in measure(windows.batch(which), pasts).items():
                 whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
-                whole[row[at], start[at] + past - 1] = values
+                whole[row[at], last[at]] = values
+            bar.update(len(which))
     coords = dataset["position"].isel(space=0, drop=True).coords
     named = {name: (DIMS[: values.ndim], values) for name, values in found.items()}
     return xr.Dataset(named, coords=coords, attrs=dataset.attrs)
+
+
+def _windows(run: Run, dataset: xr.Dataset) -> tuple[Windows, Integers, Integers]:
+    """Every step with its past; and of each, its trajectory and the frame it is taken from."""
+    model = run.model
+    past = model.config.history + model.remembers * min(REMEMBERED, model.memory_steps - 1)
+    windows = Windows(dataset, frames=past + 1, context=past, scale=run.card.scale)
+    row, start = windows.index.numpy().T
+    return windows, row, start + past - 1
+
+
+def _evenly_spaced(
+    run: Run, dataset: xr.Dataset, only: npt.NDArray[np.bool_] | None, steps: int
+) -> npt.NDArray[np.bool_]:
+    """So many of the steps that can be scored, of ``only`` some, (trajectory, time)."""
+    _, row, last = _windows(run, dataset)
+    places = np.stack([row, last]) if only is None else np.stack([row, last])[:, only[row, last]]
+    some = np.zeros((dataset.sizes["trajectory"], dataset.sizes["time"]), bool)
+    if places.size:
+        some[tuple(places[:, evenly(places.shape[1], steps)])] = True
+    return some
 
 
 class _Drawn(NamedTuple):

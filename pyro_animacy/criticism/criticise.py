@@ -15,7 +15,7 @@ from pyro_animacy.criticism import (
     importance_plots,
     latent_plots,
 )
-from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.animacy import FEW_BODIES, score_animacy
 from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
@@ -37,7 +37,6 @@ SECONDS = 8.0  # of each window compared
 STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
 SLOWER = 4  # a model with a memory is run on from past frames at every step: so many times fewer
-FEW_BODIES = 3  # of more, each of which is scored by itself, that many times fewer
 
 
 def _told(run: Run) -> dict[str, Any]:
