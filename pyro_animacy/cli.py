@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mend = "change its permissions" if isinstance(error, PermissionError) else "give another"
         return _refused(f"{error.filename}: cannot be used ({error.strerror}); {mend}")
     except MemoryError:
-        return _refused("out of memory; use fewer draws or less data")
+        return _refused(
+            "out of memory; give fewer bodies, a larger --downsample, shorter recordings, or fewer "
+            "draws"
+        )
     except KeyboardInterrupt as stop:
         print(f"pyro-animacy: stopped{_how_to_go_on(arguments)}", file=sys.stderr)
         return 143 if stop.args else 130

@@ -7,7 +7,7 @@ import tqdm as library
 
 
 def tqdm(*arguments: Any, disable: bool = False, **options: Any) -> Any:
-    """A bar that is shown in a terminal or a notebook alone.
+    """A bar that is shown in a terminal or a notebook alone; one within another goes at its end.
 
     Args:
         *arguments: Of `tqdm.tqdm`.
@@ -16,4 +16,4 @@ def tqdm(*arguments: Any, disable: bool = False, **options: Any) -> Any:
     """
     seen = sys.stderr.isatty() or "ipykernel" in sys.modules
     bar: Any = library.tqdm
-    return bar(*arguments, disable=disable or not seen, **options)
+    return bar(*arguments, disable=disable or not seen, **{"leave": None, **options})

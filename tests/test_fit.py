@@ -803,6 +803,13 @@ def test_what_was_read_agrees_in_number():
     assert two.startswith("read 2 trajectories of 2 recordings: 2 bodies (0, 1), 6 s at 10 Hz")
 
 
+def test_seconds_that_trajectories_share_are_counted_once():
+    """As scenes of one match do; of three trajectories of one recording and one of another."""
+    x = np.random.default_rng(0).normal(size=(4, 30, 1, 2)).cumsum(1)
+    ds = make_trajectories(x, fps=10, recording=["a", "a", "a", "b"], start=[0, 10, 50, 0])
+    assert "1 body (0), 10 s (12 s over all trajectories) at 10 Hz" in describe_text(ds)
+
+
 def test_a_fit_that_stopped_early_says_so(tiny_run):
     """Fewer updates than were asked for look like a mistake."""
     assert "; 40 updates in " in summary_text(tiny_run)

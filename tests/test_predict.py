@@ -12,6 +12,7 @@ import xarray as xr
 from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
+from pyro_animacy import memory
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.windows import Scale, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
@@ -509,7 +510,7 @@ def test_no_trajectory_has_the_context(tiny_run):
 def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
     """Refused with the size, and before anything of that size is asked for."""
     data = recordings(frames=12)
-    monkeypatch.setattr(predict_module, "_free_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * 2**30)
 
     empty = np.empty
 
@@ -520,7 +521,9 @@ def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
     monkeypatch.setattr(np, "empty", asked)
     monkeypatch.setattr(xr.Dataset, "pad", lambda *_, **__: asked(10**9))
     options = {"draws": 1, **options}
-    with pytest.raises(ConfigError, match=r"take ([\d.]+) GiB, and 3\.0 GiB are free") as refused:
+    with pytest.raises(
+        ConfigError, match=r"take ([\d.]+) GiB, more than half of the 3\.0 GiB"
+    ) as refused:
         draw(tiny_run, data, **options)
     size = float(str(refused.value).split(" take ")[1].split()[0])
     assert size == pytest.approx(gib, rel=0.01)
@@ -538,7 +541,7 @@ def test_draws_that_are_no_numbers_are_an_error(tiny_run, mode):
 
 
 def test_free_memory_is_measured():
-    free = predict_module._free_memory()
+    free = memory.free_memory()
     with open("/proc/meminfo") as file:
         total = float(file.readline().split()[1]) * 1024
     assert 0 < free < total

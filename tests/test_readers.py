@@ -14,6 +14,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyro_animacy import memory
 from pyro_animacy.command_data import files_named
 from pyro_animacy.data import values
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
@@ -230,8 +231,27 @@ def test_parts_of_a_crowd_share_no_moment(scenes):
 
 def test_a_crowd_that_is_never_complete_is_told_of_each(write):
     rows = [f"{10 * i + t} {i} {t} {i}" for i in range(30) for t in range(8)]
-    with pytest.raises(DataError, match=r"all bodies are observed .*--bodies each"):
+    with pytest.raises(DataError, match=r"all bodies are observed .*--bodies each[^;]*$"):
         read_trajectories(write("\n".join(rows), "crowd.txt"), fps=2.5)
+
+
+def test_who_is_seen_together_is_told_where_there_are_substitutes():
+    """Two of five take turns; without them the others are together all the time."""
+    x = walk(1, 40, 5)
+    x[0, 30:, 1], x[0, :32, 4] = np.nan, np.nan
+    ds = make_trajectories(x, fps=10, body=[*"vwxyz"])
+    says = "; 3 bodies are seen together in 40 frames: --bodies 'v,x,y'"
+    with pytest.raises(DataError, match=says):
+        read_trajectories(ds)
+    assert read_trajectories(ds, bodies="v,x,y").sizes["time"] == 40
+
+
+def test_scenes_that_do_not_fit_in_memory(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1e6)
+    ds = make_trajectories(walk(1, 400, 20), fps=10, body=[f"a_{i}" for i in range(20)])
+    with pytest.raises(DataError, match=r"1,140 scenes of 400 frames take .* more than half"):
+        read_trajectories(ds, bodies="a x a x a")
+    assert read_trajectories(ds, bodies="a_1,a_2").sizes["body"] == 2
 
 
 @pytest.mark.parametrize(
@@ -1305,6 +1325,7 @@ def test_metrica_files_of_two_teams(match, tmp_path):
     bodies = ["home_11", "home_1", "home_12", "away_25", "away_15", "ball"]
     for source in (teams, teams[0], teams[1], tmp_path):
         ds = read_trajectories(source, split_gaps=False)
+        assert list(ds["trajectory"].values) == ["Sample_Game_1"]
         assert (ds.attrs["fps"], ds.attrs["units"], ds.sizes["trajectory"]) == (25, "m", 1)
         in_order = ["home_1", "home_11", "home_12", "away_15", "away_25", "ball"]
         assert list(ds["body"].values) == in_order

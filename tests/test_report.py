@@ -611,7 +611,8 @@ def test_criticise_reports_every_section(tiny_run, tiny_data, tmp_path, capfd, m
         assert title in page.words
     assert "Not known Nothing can be said of this here" not in page.words
     bars = [line for line in capfd.readouterr().err.split("\r") if "|" in line]
-    assert {bar.split(":")[0].strip() for bar in bars} == {"criticise"}  # one bar, and no other
+    ends = [bar.split(":")[0].strip() for bar in bars if "7/7" in bar]
+    assert set(ends) == {"criticise"}  # those of its parts come and go
 
 
 def test_a_report_says_of_a_run_that_was_stopped_how_it_goes_on(tiny_run, tiny_data, tmp_path):
@@ -662,7 +663,7 @@ def test_what_cannot_be_measured_says_why(tiny_run, tiny_data, tmp_path, monkeyp
 
 def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run):
     data = recordings(frames=200, seed=4)  # two and a half windows
-    report = criticism._animacy(tiny_run, data, 0)
+    report = criticism._animacy(tiny_run, data, 0, False)
     table = by_body(score_animacy(tiny_run, data, progress=False))
     said = [[wording.with_error(row[n], row[f"{n}_error"])
              for n in ("evidence", "interaction", "choice", "surprise")]
@@ -674,7 +675,7 @@ def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run
 @pytest.mark.parametrize("ahead", [-1.0, 1.0])
 def test_findings_on_bodies_are_not_known_of_a_model_that_a_baseline_beats(tiny_run, ahead):
     run = dataclasses.replace(tiny_run, summary={**SUMMARY, "heldout_nats_per_step": 2.5 + ahead})
-    evidence, interaction, reliable = criticism._animacy(run, recordings(frames=60), 0).findings
+    evidence, interaction, reliable = criticism._animacy(run, recordings(frames=60), 0, False).findings
     known = [f.grade != "undefined" for f in (evidence, interaction)]
     assert known == [ahead > 0] * 2
     for finding in (evidence, interaction):
@@ -689,7 +690,7 @@ def test_of_long_recordings_a_report_scores_some_steps_of_whole_trajectories(tin
     monkeypatch.setattr(
         criticism, "score_animacy", lambda *a, **o: found.append(score_animacy(*a, **o)) or found[0]
     )
-    criticism._animacy(tiny_run, data, 0)
+    criticism._animacy(tiny_run, data, 0, False)
     frames = np.flatnonzero(found[0]["evidence"].notnull().all("body").to_numpy()[0])
     history = tiny_run.card.config["history"]
     assert frames.tolist() == [*range(history - 1 or 1, 80), *range(320, 399)]

@@ -34,6 +34,7 @@ from pyro_animacy.infer.summary import summarise
 from pyro_animacy.progress import tqdm
 
 SECONDS = 8.0  # of each window compared
+PARTS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]"  # of different lengths
 STEPS = 2000  # all scored for animacy; where there are more, those of
 SCORED = 20  # windows
 SLOWER = 4  # a model with a memory is run on from past frames at every step: so many times fewer
@@ -58,21 +59,21 @@ def _stopped(run: Run) -> dict[str, Any]:
     }
 
 
-def _guide(run: Run, dataset: xr.Dataset, seed: int) -> Section:
-    return importance_plots.section(guide_quality(run, dataset, seed=seed, progress=False))
+def _guide(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
+    return importance_plots.section(guide_quality(run, dataset, seed=seed, progress=progress))
 
 
-def _calibration(run: Run, dataset: xr.Dataset, seed: int) -> Section:
-    found = calibrate(run, dataset, seed=seed, progress=False)
+def _calibration(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
+    found = calibrate(run, dataset, seed=seed, progress=progress)
     return calibration_section.section(with_named_bodies(found))
 
 
-def _latent(run: Run, dataset: xr.Dataset, seed: int) -> Section:
-    use = latent_use(run, dataset, seed=seed, progress=False)
+def _latent(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
+    use = latent_use(run, dataset, seed=seed, progress=progress)
     return latent_plots.section(use, traversals(run, dataset, use), _told(run))
 
 
-def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
+def _animacy(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
     """Trajectories are whole, as of `score`, since an inert body is fitted to each."""
     fewer = _times_fewer(run)
     rows, begin, end = _places(dataset, run, most=max(1, SCORED // fewer))
@@ -83,7 +84,7 @@ def _animacy(run: Run, dataset: xr.Dataset, seed: int) -> Section:
         only = np.zeros((len(kept), dataset.sizes["time"]), bool)
         for row, first, last in zip(rows, begin, end, strict=True):
             only[row, first:last] = True
-    scores = score_animacy(run, dataset, only=only, seed=seed, progress=False)
+    scores = score_animacy(run, dataset, only=only, seed=seed, progress=progress)
     shown = zip(observed["trajectory"].to_numpy(), rows, begin, end, strict=True)
     courses = {name: scores.isel(trajectory=i, time=slice(b, e)) for name, i, b, e in shown}
     return animacy_plots.section(scores, observed, courses, doubt(run.summary))
@@ -95,7 +96,7 @@ def _times_fewer(run: Run) -> int:
     return slower * max(1, len(run.card.bodies) // FEW_BODIES)
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int], Section]]] = {
+SECTIONS: dict[str, tuple[str, Callable[[Run, xr.Dataset, int, bool], Section]]] = {
     "guide": ("Is the guide good?", _guide),
     "calibration": ("Is the model calibrated?", _calibration),
     "latent": ("Does the latent variable do work?", _latent),
@@ -153,18 +154,18 @@ def criticise(
     metrics = run.metrics()  # damaged ones fail now, not after minutes
     stopped = _stopped(run)
     parts, start = 3 + len(sections), "criticise: score"
-    with tqdm(total=parts, desc=start, unit="part", disable=not progress) as bar:
+    with tqdm(total=parts, desc=start, disable=not progress, bar_format=PARTS) as bar:
         if new or not run.summary:  # of these recordings, as the sections are
-            run = replace(run, summary=summarise(run, dataset, progress=False))
+            run = replace(run, summary=summarise(run, dataset, progress=progress))
         bar.update()
         bar.set_description("criticise: motion")
-        made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=False)
-        followed = predict(run, observed, mode="reconstruct", draws=2, seed=seed, progress=False)
+        made = predict(run, observed, mode="generate", draws=draws, seed=seed, progress=progress)
+        followed = predict(run, observed, mode="reconstruct", draws=2, seed=seed, progress=progress)
         bar.update()
         found = []
         for name in sections:
             bar.set_description(f"criticise: {name}")
-            found.append(_section(name, run, dataset, seed))
+            found.append(_section(name, run, dataset, seed, progress))
             bar.update()
         bar.set_description("criticise: page")
         page = write_report(
@@ -176,17 +177,17 @@ def criticise(
             metrics=metrics,
             reconstructed=followed,
             sections=found,
-            progress=False,
+            progress=progress,
         )
         bar.update()
     return page
 
 
-def _section(name: str, run: Run, dataset: xr.Dataset, seed: int) -> Section:
+def _section(name: str, run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
     """What an instrument says, or that it can say nothing of these recordings, and why."""
     title, measure = SECTIONS[name]
     try:
-        return measure(run, dataset, seed)
+        return measure(run, dataset, seed, progress)
     except AnimacyError as error:
         why = f"Nothing can be said of this here: {str(error).rstrip('.')}."
         return Section(name, title, "", [Finding("undefined", why)])

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.schema import last_observed, like, pieces, shortened
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, how_many
+from pyro_animacy.memory import too_large
 
 
 def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
@@ -61,8 +62,19 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     members = np.array(combined, np.int64)
     tags = ["+".join(names[b] for b in row) for row in members]
     count, frames = ds.sizes["trajectory"], ds.sizes["time"]
-    picked = ds["position"].values[:, :, members]  # (trajectory, time, combination, group, space)
-    position = picked.transpose(0, 2, 1, 3, 4).reshape(-1, frames, len(tokens), 2)
+    if too := too_large(16 * count * frames * members.size):
+        raise DataError(
+            f"{where}: --bodies {bodies!r}: {how_many(len(members), 'scene')} of "
+            f"{how_many(frames, 'frame')} take {too}; name fewer bodies (home_1,home_2,ball), or "
+            "give a larger --downsample"
+        )
+    values, position = (
+        ds["position"].values,
+        np.empty((count, len(members), frames, len(tokens), 2)),
+    )
+    for j, chosen in enumerate(members):
+        position[:, j] = values[:, :, chosen]
+    position = position.reshape(-1, frames, len(tokens), 2)
     rows = np.repeat(np.arange(count), len(members))
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:

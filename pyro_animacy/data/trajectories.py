@@ -19,7 +19,7 @@ from pyro_animacy.data.schema import (
     shortened,
 )
 from pyro_animacy.data.stored import observed, positions, runs
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, how_many
 
 FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
 
@@ -50,9 +50,26 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2, *, copy: bool = True)
         raise DataError(
             f"{ds.attrs.get('source') or 'trajectories'}: no run of {max(minimum_frames, 2)} frames"
             f" in which all bodies are observed (the longest has {longest}); choose other "
-            "--bodies, or --bodies each for one-body trajectories"
+            f"--bodies, or --bodies each for one-body trajectories{_seen_together(ds)}"
         )
     return pieces(ds, rows[keep], begin[keep], end[keep])
+
+
+def _seen_together(ds: xr.Dataset) -> str:
+    """Which bodies are seen together in how many frames, of a recording with substitutes, say.
+
+    Of the bodies in the order of how often they are seen, so many first ones that bodies times
+    frames in which all of them are seen is largest.
+    """
+    seen = ~np.isnan(positions(ds)).any(-1)  # (trajectory, time, body)
+    order = np.argsort(-seen.sum((0, 1)), kind="stable")
+    together = np.logical_and.accumulate(seen[:, :, order], axis=2).sum((0, 1))
+    kept = 1 + int((together * np.arange(1, len(order) + 1)).argmax())
+    frames, names = int(together[kept - 1]), ds["body"].values.astype(str)
+    if kept < 2 or not frames:
+        return ""
+    best = ",".join(names[np.sort(order[:kept])])
+    return f"; {kept} bodies are seen together in {how_many(frames, 'frame')}: --bodies {best!r}"
 
 
 def downsample(ds: xr.Dataset, every: int) -> xr.Dataset:

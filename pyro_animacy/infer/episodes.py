@@ -95,7 +95,7 @@ class EpisodeSource:
             f"frames at {self.card.fps:g} Hz"
         )
 
-    def begin(self, path: Path) -> None:
+    def begin(self, path: Path, progress: bool) -> None:
         """Nothing: no baseline is fitted to episodes."""
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _within(data: dict[str, Any], folder: Path) -> bool:
 
 def _finish(trainer: Trainer) -> Run:
     if trainer.processes.first:
-        trainer.source.begin(trainer.path)
+        trainer.source.begin(trainer.path, trainer.progress)
     trainer.train()
     if trainer.processes.first:
         run = Run.load(trainer.path)

@@ -92,11 +92,14 @@ def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
     return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True)
 
 
-def fit_baselines(train: xr.Dataset, scale: Scale, history: int) -> dict[str, LinearAutoregression]:
+def fit_baselines(
+    train: xr.Dataset, scale: Scale, history: int, *, progress: bool = False
+) -> dict[str, LinearAutoregression]:
     """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised."""
     windows = scoring_windows(dequantised(train, DEQUANTISE_TRAIN), scale, history)
     baselines = {"constant_velocity": LinearAutoregression.constant_velocity(windows)}
-    for order in BASELINE_ORDERS:
+    orders = tqdm(BASELINE_ORDERS, desc="baselines", unit="model", disable=not progress, delay=1)
+    for order in orders:
         baselines[f"ar{order}"] = LinearAutoregression.fit(order, windows)
     return baselines
 

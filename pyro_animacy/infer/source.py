@@ -67,7 +67,7 @@ class Source(Protocol):
     def describe(self) -> str:
         """What was read, in one line."""
 
-    def begin(self, path: Path) -> None:
+    def begin(self, path: Path, progress: bool) -> None:
         """Write to the run's folder what it is compared with, so that it can be at any time."""
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
@@ -163,10 +163,11 @@ class SceneSource:
         """What was read, in one line: a wrong rate or wrong units show in the speed."""
         return describe_text(self.dataset)
 
-    def begin(self, path: Path) -> None:
+    def begin(self, path: Path, progress: bool) -> None:
         """Fit the baselines to the recordings that the model may learn from."""
         if not (path / checkpoint.BASELINES).is_file():  # as where a fit goes on
-            baselines = fit_baselines(self.train_part, self.card.scale, self.card.config["history"])
+            part, card = self.train_part, self.card
+            baselines = fit_baselines(part, card.scale, card.config["history"], progress=progress)
             checkpoint.save_baselines(path / checkpoint.BASELINES, baselines)
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:

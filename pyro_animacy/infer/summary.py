@@ -112,14 +112,28 @@ def describe_text(dataset: xr.Dataset) -> str:
     median = f"{np.median(moving):.3g}" if len(moving) else "0"
     units = "data units" if told["units"] == "unknown" else told["units"]
     bodies = ", ".join(told["bodies"][:4]) + (", ..." if len(told["bodies"]) > 4 else "")
+    seconds, once = (frames / told["fps"] for frames in (told["frames"], _frames_once(dataset)))
+    of = f"{once:,.0f} s" + (f" ({seconds:,.0f} s over all trajectories)" if once < seconds else "")
     return (
         f"read {how_many(told['trajectories'], 'trajectory')} of "
         f"{how_many(told['recordings'], 'recording')}: "
         f"{how_many(len(told['bodies']), 'body')} ({bodies}), "
-        f"{told['frames'] / told['fps']:,.0f} s at {told['fps']:g} Hz; median speed of a moving "
+        f"{of} at {told['fps']:g} Hz; median speed of a moving "
         f"body {median} {units}/s, {_resolution(dataset, units)}"
         + (f"; never moves: {', '.join(still)} (leave out by --bodies)" if still else "")
     )
+
+
+def _frames_once(dataset: xr.Dataset) -> int:
+    """Frames in any of the trajectories, those that several share counted once."""
+    _, recording = np.unique(dataset["recording"].to_numpy(), return_inverse=True)
+    start, length = dataset["start"].to_numpy(), dataset["length"].to_numpy()
+    apart = int((start + length).max(initial=0)) + 1
+    begin = start + recording * apart
+    order = np.argsort(begin, kind="stable")
+    begin, end = begin[order], (begin + length)[order]
+    before = np.maximum.accumulate(np.append(0, end))[:-1]  # how far those before it go
+    return int(np.maximum(end - np.maximum(begin, before), 0).sum())
 
 
 def _resolution(dataset: xr.Dataset, units: str) -> str:
