@@ -675,7 +675,8 @@ def test_evidence_of_a_report_is_that_of_whole_trajectories_as_of_score(tiny_run
 @pytest.mark.parametrize("ahead", [-1.0, 1.0])
 def test_findings_on_bodies_are_not_known_of_a_model_that_a_baseline_beats(tiny_run, ahead):
     run = dataclasses.replace(tiny_run, summary={**SUMMARY, "heldout_nats_per_step": 2.5 + ahead})
-    evidence, interaction, reliable = criticism._animacy(run, recordings(frames=60), 0, False).findings
+    section = criticism._animacy(run, recordings(frames=60), 0, False)
+    evidence, interaction, reliable = section.findings
     known = [f.grade != "undefined" for f in (evidence, interaction)]
     assert known == [ahead > 0] * 2
     for finding in (evidence, interaction):
