@@ -68,13 +68,10 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
             f"{how_many(frames, 'frame')} take {too}; name fewer bodies (home_1,home_2,ball), or "
             "give a larger --downsample"
         )
-    values, position = (
-        ds["position"].values,
-        np.empty((count, len(members), frames, len(tokens), 2)),
-    )
+    values = ds["position"].values
+    position = np.empty((count * len(members), frames, len(tokens), 2))
     for j, chosen in enumerate(members):
-        position[:, j] = values[:, :, chosen]
-    position = position.reshape(-1, frames, len(tokens), 2)
+        position[j :: len(members)] = values[:, :, chosen]
     rows = np.repeat(np.arange(count), len(members))
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:

@@ -61,7 +61,7 @@ def _seen_together(ds: xr.Dataset) -> str:
     Of the bodies in the order of how often they are seen, so many first ones that bodies times
     frames in which all of them are seen is largest.
     """
-    seen = ~np.isnan(positions(ds)).any(-1)  # (trajectory, time, body)
+    seen = np.isfinite(ds["position"].values).all(-1)  # (trajectory, time, body)
     order = np.argsort(-seen.sum((0, 1)), kind="stable")
     together = np.logical_and.accumulate(seen[:, :, order], axis=2).sum((0, 1))
     kept = 1 + int((together * np.arange(1, len(order) + 1)).argmax())
