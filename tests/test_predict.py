@@ -12,7 +12,6 @@ import xarray as xr
 from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
-from pyro_animacy import memory
 from pyro_animacy.data.schema import make_trajectories
 from pyro_animacy.data.windows import Scale, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
@@ -510,7 +509,7 @@ def test_no_trajectory_has_the_context(tiny_run):
 def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
     """Refused with the size, and before anything of that size is asked for."""
     data = recordings(frames=12)
-    monkeypatch.setattr(memory, "free_memory", lambda: 3 * 2**30)
+    monkeypatch.setattr(predict_module, "_free_memory", lambda: 3 * 2**30)
 
     empty = np.empty
 
@@ -541,7 +540,7 @@ def test_draws_that_are_no_numbers_are_an_error(tiny_run, mode):
 
 
 def test_free_memory_is_measured():
-    free = memory.free_memory()
+    free = predict_module._free_memory()
     with open("/proc/meminfo") as file:
         total = float(file.readline().split()[1]) * 1024
     assert 0 < free < total

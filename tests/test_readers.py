@@ -14,12 +14,13 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyro_animacy import memory
 from pyro_animacy.command_data import files_named
-from pyro_animacy.data import values
+from pyro_animacy.data import bodies, values
 from pyro_animacy.data.readers import metrica_sample, read_trajectories
 from pyro_animacy.data.schema import check_trajectories, make_trajectories
+from pyro_animacy.data.stored import Stored
 from pyro_animacy.data.trajectories import split
+from pyro_animacy.data.windows import dequantised
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -246,12 +247,26 @@ def test_who_is_seen_together_is_told_where_there_are_substitutes():
     assert read_trajectories(ds, bodies="v,x,y").sizes["time"] == 40
 
 
-def test_scenes_that_do_not_fit_in_memory(monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda: 1e6)
-    ds = make_trajectories(walk(1, 400, 20), fps=10, body=[f"a_{i}" for i in range(20)])
-    with pytest.raises(DataError, match=r"1,140 scenes of 400 frames take .* more than half"):
-        read_trajectories(ds, bodies="a x a x a")
-    assert read_trajectories(ds, bodies="a_1,a_2").sizes["body"] == 2
+@pytest.mark.parametrize("every", [1, 2])
+def test_scenes_of_one_recording_share_its_frames(monkeypatch, every):
+    """Of a match they would not fit in memory otherwise; all else is as if each had its own."""
+    x = walk(2, 60, 9)
+    x[0, 20:24, 1], x[1, 40:, 3] = np.nan, np.nan
+    sources = [
+        make_trajectories(x[[i], :, : 9 - i], fps=10, source=f"s{i}",
+                          body=[*(f"a_{j}" for j in range(4)), *(f"b_{j}" for j in range(5 - i))])
+        for i in range(2)
+    ]  # fmt: skip
+    found = []
+    for held in (2**28, 0):
+        monkeypatch.setattr(bodies, "HELD", held)
+        ds = read_trajectories(sources, bodies="a x b x a", downsample=every)
+        parts = [ds, *split(ds, 0.3), dequantised(ds, 1), ds.isel(body=[2, 0]), ds.isel(time=[3])]
+        assert all(isinstance(part["position"].data, Stored) for part in parts[:5]) == (held == 0)
+        found.append(parts)
+    for own, shared in zip(*found, strict=True):
+        position = own["position"].dims, shared["position"].values
+        xr.testing.assert_identical(own, shared.assign(position=position))
 
 
 @pytest.mark.parametrize(

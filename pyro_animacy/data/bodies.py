@@ -3,13 +3,14 @@
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.schema import last_observed, like, pieces, shortened
-from pyro_animacy.errors import ConfigError, DataError, how_many
-from pyro_animacy.memory import too_large
+from pyro_animacy.data.stored import HELD, Floats, Stored, positions
+from pyro_animacy.errors import ConfigError, DataError
 
 
 def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
@@ -62,17 +63,15 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     members = np.array(combined, np.int64)
     tags = ["+".join(names[b] for b in row) for row in members]
     count, frames = ds.sizes["trajectory"], ds.sizes["time"]
-    if too := too_large(16 * count * frames * members.size):
-        raise DataError(
-            f"{where}: --bodies {bodies!r}: {how_many(len(members), 'scene')} of "
-            f"{how_many(frames, 'frame')} take {too}; name fewer bodies (home_1,home_2,ball), or "
-            "give a larger --downsample"
-        )
-    values = ds["position"].values
-    position = np.empty((count * len(members), frames, len(tokens), 2))
-    for j, chosen in enumerate(members):
-        position[j :: len(members)] = values[:, :, chosen]
-    rows = np.repeat(np.arange(count), len(members))
+    values, rows = positions(ds), np.repeat(np.arange(count), len(members))
+    position: Floats | Stored
+    if isinstance(values, Stored) or 16 * frames * members.size * count <= HELD:
+        position = np.empty((len(rows), frames, len(tokens), 2))
+        for j, chosen in enumerate(members):
+            position[j :: len(members)] = np.asarray(values[:, :, chosen])
+    else:  # they share their frames
+        position = Stored.of(values).pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
+        position = replace(position, body=np.tile(members, (count, 1)))
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:
         kinds = [{bool(k) for k in ds["animate"].values[group]} for group in groups]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-HELD = 2**28  # bytes of a file from which on its positions stay in it
+HELD = 2**28  # bytes from which on positions stay where they are: in a file, or in other scenes
 BLOCK = 2**18  # coordinates that are looked at together, with what is computed of them in cache
 WIDE = 1024  # coordinates that are compared at once
 ROWS = 128  # stretches that are read before pages are let go: each maps up to 2 MB
@@ -58,7 +58,8 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         first: (trajectory,) the first of its frames.
         length: (trajectory,) how many are its own.
         time: Size of the dimension of that name.
-        body: Which bodies of the array; all by default.
+        body: Which bodies of the array, (bodies,), or of each trajectory (trajectory, bodies); all
+            by default.
         noise: To be added.
     """
 
@@ -81,7 +82,7 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
     @property
     def shape(self) -> tuple[int, ...]:
         """(trajectory, time, body, 2)."""
-        bodies = self.frames.shape[1] if self.body is None else len(self.body)
+        bodies = self.frames.shape[1] if self.body is None else self.body.shape[-1]
         return len(self.first), self.time, bodies, 2
 
     def __len__(self) -> int:
@@ -111,7 +112,8 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         if self.body is None:
             x = self.frames.take(frame, axis=0, mode="clip")  # none is; it is the fastest
         else:
-            x = self.frames[frame[..., None], self.body]
+            body = self.body if self.body.ndim == 1 else self.body[rows][..., None, :, :]
+            x = self.frames[frame[..., None], body]
         if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
             mapped.madvise(mmap.MADV_DONTNEED)
         x = x.astype(np.float64, copy=False)
@@ -131,6 +133,7 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
             length=np.minimum(end, self.length[rows]) - begin,
             time=int((end - begin).max(initial=0)),
             noise=noise and Noise(noise.seed, noise.width[rows], noise.place[rows] + begin * each),
+            body=self.body[rows] if self.body is not None and self.body.ndim == 2 else self.body,
         )
 
     def __getitem__(self, key: Any) -> Any:
@@ -149,7 +152,7 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         if not np.array_equal(every[body], every):
             if self.noise:  # its places are those of all bodies
                 return np.asarray(of)[:, :, body]
-            of = replace(of, body=(every if self.body is None else self.body)[body])
+            of = replace(of, body=(every if of.body is None else of.body)[..., body])
         return of if space == slice(None) else np.asarray(of)[..., space]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray:
@@ -169,6 +172,21 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
     def transpose(self, *axes: Any) -> npt.NDArray:
         """Load all, its axes in another order."""
         return np.asarray(self).transpose(*axes)
+
+
+def joined(parts: list[Stored]) -> Stored:
+    """Positions one after another, as `trajectories.join`; their frames become one array."""
+    columns, time = max(p.frames.shape[1] for p in parts), max(p.time for p in parts)
+    frames = np.full((sum(len(p.frames) for p in parts), columns, 2), np.nan)
+    first, body, begin = [], [], 0
+    for p in parts:
+        frames[begin : begin + len(p.frames), : p.frames.shape[1]] = p.frames
+        first.append(p.first + begin)
+        body.append(np.broadcast_to(np.arange(p.shape[2]) if p.body is None else p.body,
+                                    (len(p), p.shape[2])))  # fmt: skip
+        begin += len(p.frames)
+    length = np.concatenate([p.length for p in parts])
+    return Stored(frames, np.concatenate(first), length, time, np.concatenate(body))
 
 
 def _loaded(given: Any) -> Any:

@@ -18,7 +18,7 @@ from pyro_animacy.data.schema import (
     pieces,
     shortened,
 )
-from pyro_animacy.data.stored import observed, positions, runs
+from pyro_animacy.data.stored import Floats, Stored, joined, mapping, observed, positions, runs
 from pyro_animacy.errors import ConfigError, DataError, how_many
 
 FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
@@ -220,14 +220,17 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
     if len(parts) == 1:
         return first.assign_attrs(source=source or first.attrs["source"])
     aligned = [p.sel(body=bodies) for p in parts]
-    frames = max(p.sizes["time"] for p in aligned)
-    position = np.full(
-        (sum(p.sizes["trajectory"] for p in aligned), frames, len(bodies), 2), np.nan
-    )
-    row = 0
-    for part in aligned:
-        position[row : row + part.sizes["trajectory"], : part.sizes["time"]] = part["position"]
-        row += part.sizes["trajectory"]
+    values = [positions(p) for p in aligned]
+    stored = [x for x in values if isinstance(x, Stored) and mapping(x.frames) is None]
+    position: Floats | Stored
+    if len(stored) == len(values):
+        position = joined(stored)
+    else:
+        frames, row = max(x.shape[1] for x in values), 0
+        position = np.full((sum(map(len, values)), frames, len(bodies), 2), np.nan)
+        for x in values:
+            position[row : row + len(x), : x.shape[1]] = x
+            row += len(x)
     out = assemble(
         position,
         fps=first.attrs["fps"],

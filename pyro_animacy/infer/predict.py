@@ -3,6 +3,7 @@
 Each runs the model's own step program; the draws are a batch axis, so that all are drawn at once.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -17,7 +18,6 @@ from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.infer.traced import no_validation
-from pyro_animacy.memory import too_large
 from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Memory
 from pyro_animacy.progress import tqdm
@@ -25,6 +25,7 @@ from pyro_animacy.resting import Policy, free
 
 Mode = Literal["reconstruct", "forecast", "generate"]
 LAYERS_HELD = 6  # layers of activations alive at a time, measured generously
+MEMORY_SHARE = 0.5  # of the memory that is free, the most that draws may take
 CHUNK = 131_072  # trajectories x frames x draws run at once
 
 
@@ -306,12 +307,24 @@ def _first_frames(dataset: xr.Dataset, frames: int) -> xr.Dataset:
 
 def check_memory(size: int, draws: int, trajectories: int, frames: int) -> None:
     """Raise ConfigError if arrays of ``size`` bytes would not fit."""
-    if too := too_large(size):
+    free = _free_memory()
+    if size > MEMORY_SHARE * free:
         raise ConfigError(
             f"{how_many(draws, 'draw')} of {how_many(trajectories, 'trajectory')} of "
-            f"{how_many(frames, 'frame')} take {too}; ask for fewer --draws, a shorter --horizon, "
-            "or fewer bodies or recordings"
+            f"{how_many(frames, 'frame')} take {size / 2**30:.1f} GiB, more than half of the "
+            f"{free / 2**30:.1f} GiB that are free; ask for fewer --draws, a shorter --horizon, or "
+            "fewer bodies or recordings"
         )
+
+
+def _free_memory() -> float:
+    """Bytes of memory that can be had without swapping."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return float(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: what is free for sure is not told, so take a half
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
 
 def _chunks(draws: int, several: int, progress: bool) -> Iterator[slice]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.infer.steps import Steps, draw_steps, log_mean_exp, window_steps
-from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.models.linear_gaussian import LinearAutoregression, Moments
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.progress import tqdm
 
@@ -97,11 +97,10 @@ def fit_baselines(
 ) -> dict[str, LinearAutoregression]:
     """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised."""
     windows = scoring_windows(dequantised(train, DEQUANTISE_TRAIN), scale, history)
-    baselines = {"constant_velocity": LinearAutoregression.constant_velocity(windows)}
-    orders = tqdm(BASELINE_ORDERS, desc="baselines", unit="model", disable=not progress, delay=1)
-    for order in orders:
-        baselines[f"ar{order}"] = LinearAutoregression.fit(order, windows)
-    return baselines
+    moments = Moments.of(max(BASELINE_ORDERS), windows, disable=not progress)
+    return {"constant_velocity": LinearAutoregression.constant_velocity(moments)} | {
+        f"ar{order}": LinearAutoregression.fit(order, moments) for order in BASELINE_ORDERS
+    }
 
 
 def score(

@@ -8,6 +8,7 @@ Constant velocity is the special case k = 1, b = 0, A_1 = I.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -15,8 +16,41 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Windows, evenly
+from pyro_animacy.progress import tqdm
 
 MOST_WINDOWS = 2**20  # used in a fit
+
+
+class Moments(NamedTuple):
+    """Sums over windows, with X = (1, a_{t-1}, ..., a_{t-k}); a lower order's are its corners.
+
+    Attributes:
+        X_X: X^T X, (1 + k D, 1 + k D).
+        X_a: X^T a_t, (1 + k D, D).
+        a_a: a_t^T a_t, (D, D).
+        number: Of the windows.
+    """
+
+    X_X: Tensor
+    X_a: Tensor
+    a_a: Tensor
+    number: int
+
+    @classmethod
+    def of(cls, order: int, windows: Windows, chunk: int = 65_536, **bar: Any) -> "Moments":
+        """Those of windows of one step whose context is ``order + 1`` frames or more.
+
+        They are accumulated over chunks, in float64, so that memory does not grow with the data. If
+        there are more than 2^20 windows, that many are taken, evenly spaced.
+        """
+        chosen = torch.from_numpy(evenly(len(windows), MOST_WINDOWS))
+        both: Any = 0
+        for which in tqdm(chosen.split(chunk), desc="baselines", unit="part", delay=1, **bar):
+            X, a = _design(windows.batch(which), order)
+            all_of_it = torch.cat([X, a], 1)
+            both = both + all_of_it.T @ all_of_it
+        size = X.shape[1]
+        return cls(both[:size, :size], both[:size, size:], both[size:, size:], len(chosen))
 
 
 class LinearAutoregression(nn.Module):
@@ -37,36 +71,23 @@ class LinearAutoregression(nn.Module):
         self.history = 1 + (len(coefficients) - 1) // len(covariance)
 
     @classmethod
-    def fit(cls, order: int, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
-        """Fit AR(``order``) to windows of one step whose context is ``order + 1`` frames or more.
-
-        Sums are accumulated over chunks, in float64, so that memory does not grow with the data. If
-        there are more than 2^20 windows, that many are taken, evenly spaced.
-        """
-        D = windows.coordinates
-        size = 1 + order * D
-        gram, cross = torch.zeros(size, size).double(), torch.zeros(size, D).double()
-        total, count = torch.zeros(D, D).double(), 0
-        for which in _chosen(windows).split(chunk):
-            X, a = _design(windows.batch(which), order)
-            gram, cross, total = gram + X.T @ X, cross + X.T @ a, total + a.T @ a
-            count += len(X)
+    def fit(cls, order: int, moments: Moments) -> "LinearAutoregression":
+        """Fit AR(``order``), of windows of that order or more."""
+        X_X, X_a, a_a, N = moments
+        size = 1 + order * len(a_a)
+        X_X, X_a = X_X[:size, :size], X_a[:size]
         # A body that never moves makes the Gram matrix singular: the least-norm solution is used.
-        coefficients = torch.linalg.lstsq(gram, cross, driver="gelsd").solution
-        covariance = (total - coefficients.T @ cross) / count
-        return cls(coefficients, _positive(covariance))
+        coefficients = torch.linalg.lstsq(X_X, X_a, driver="gelsd").solution
+        return cls(coefficients, _positive((a_a - coefficients.T @ X_a) / N))
 
     @classmethod
-    def constant_velocity(cls, windows: Windows, chunk: int = 65_536) -> "LinearAutoregression":
-        """Fit Sigma of a_t ~ N(a_{t-1}, Sigma), to as many windows as `fit`."""
-        D = windows.coordinates
+    def constant_velocity(cls, moments: Moments) -> "LinearAutoregression":
+        """Fit Sigma of a_t ~ N(a_{t-1}, Sigma)."""
+        X_X, X_a, a_a, N = moments
+        D = len(a_a)
         coefficients = torch.cat([torch.zeros(1, D), torch.eye(D)]).double()
-        total, count = torch.zeros(D, D).double(), 0
-        for which in _chosen(windows).split(chunk):
-            X, a = _design(windows.batch(which), 1)
-            e = a - X @ coefficients
-            total, count = total + e.T @ e, count + len(e)
-        return cls(coefficients, _positive(total / count))
+        before, across = X_X[1 : 1 + D, 1 : 1 + D], X_a[1 : 1 + D]
+        return cls(coefficients, _positive((a_a - across - across.T + before) / N))
 
     def forward(self, batch: Batch) -> Tensor:
         """Declare the last step of each window (frames, B, D); returns log p(a_t | past), (B,)."""
@@ -104,11 +125,6 @@ class LinearAutoregression(nn.Module):
             past = torch.cat([a, past], -1)[..., : len(A)]  # newest first, k of them
             rolled[:, t] = s
         return rolled
-
-
-def _chosen(windows: Windows) -> Tensor:
-    """Numbers of the windows to fit to."""
-    return torch.from_numpy(evenly(len(windows), MOST_WINDOWS))
 
 
 def _design(batch: Batch, order: int) -> tuple[Tensor, Tensor]:
