@@ -13,6 +13,7 @@ from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
 from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.stored import Stored
 from pyro_animacy.data.windows import Scale, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
 from pyro_animacy.infer.checkpoint import ModelCard
@@ -526,6 +527,15 @@ def test_draws_that_do_not_fit_in_memory(tiny_run, monkeypatch, options, gib):
         draw(tiny_run, data, **options)
     size = float(str(refused.value).split(" take ")[1].split()[0])
     assert size == pytest.approx(gib, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_draws_of_what_lies_in_a_file_or_in_other_scenes(tiny_run, mode):
+    data = ragged()
+    stored = data.assign(position=data["position"].copy(data=Stored.of(data["position"].values)))
+    one, other = (draw(tiny_run, of, mode=mode, draws=3) for of in (data, stored))
+    for group in one.groups:
+        xr.testing.assert_equal(one[group].to_dataset(), other[group].to_dataset())
 
 
 @pytest.mark.parametrize("mode", MODES)

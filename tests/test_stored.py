@@ -59,6 +59,21 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS, ids=str)
+def test_each_trajectory_may_have_bodies_of_its_own(key):
+    """As scenes of one match do: others of the same array, also some twice."""
+    x = walks().astype(float)
+    body = np.random.default_rng(3).integers(x.shape[2], size=(len(x), 4))
+    own = np.take_along_axis(x, body[:, None, :, None], 2)
+    shared = replace(Stored.of(x), body=body)
+    assert shared.shape == own.shape
+    same(shared[key], own[key])
+    rows, begin = np.array([[3, 0], [1, 1]]), np.array([[2, 5], [0, 30]])
+    read = shared.read(rows, begin, 8)
+    assert read.shape == (2, 8, 2, 4, 2)
+    same(read[1, :, 1], own[1, 30:38])
+
+
+@pytest.mark.parametrize("key", KEYS, ids=str)
 def test_indexed_as_an_array(key, tmp_path):
     x = walks()
     whole = Stored.of(in_file(x, tmp_path))

@@ -86,7 +86,8 @@ def score_animacy(
             recordings or, where there are few, from other times of the same one.
         only: Which steps to score, (trajectory, time), where all would take long; an inert body is
             fitted to the whole trajectory even so.
-        steps: At most so many of these, evenly spaced; all by default.
+        steps: At most so many of these, evenly spaced; all by default. Inert bodies are then
+            fitted to the trajectories that these are of.
         seed: Seeds all draws.
         progress: Show a progress bar.
 
@@ -116,7 +117,8 @@ def score_animacy(
         run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
         draws=draws, only=only, seed=seed, progress=progress,
     )  # fmt: skip
-    result["surprise"] = inertial_surprise(data, run.card.scale)
+    inert = data if steps is None or only is None else data.isel(trajectory=only.any(1))
+    result["surprise"] = inertial_surprise(inert, run.card.scale).reindex_like(result["evidence"])
     if only is not None:
         result["surprise"] = result["surprise"].where(xr.DataArray(only, dims=DIMS[:2]))
     result["evidence"] -= run.card.scale.log_jacobian(data.sizes["space"])

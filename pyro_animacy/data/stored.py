@@ -169,6 +169,10 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         """Compute with what is loaded."""
         return function(*_loaded(inputs), **_loaded(options))
 
+    def astype(self, dtype: Any, **options: Any) -> npt.NDArray:
+        """Load all, as another type."""
+        return np.asarray(self).astype(dtype, **options)
+
     def transpose(self, *axes: Any) -> npt.NDArray:
         """Load all, its axes in another order."""
         return np.asarray(self).transpose(*axes)
