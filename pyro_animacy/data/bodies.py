@@ -65,13 +65,16 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     count, frames = ds.sizes["trajectory"], ds.sizes["time"]
     values, rows = positions(ds), np.repeat(np.arange(count), len(members))
     position: Floats | Stored
-    if isinstance(values, Stored) or 16 * frames * members.size * count <= HELD:
+    if not isinstance(values, Stored) and 16 * frames * members.size * count <= HELD:
         position = np.empty((len(rows), frames, len(tokens), 2))
         for j, chosen in enumerate(members):
-            position[j :: len(members)] = np.asarray(values[:, :, chosen])
+            position[j :: len(members)] = values[:, :, chosen]
     else:  # they share their frames
-        position = Stored.of(values).pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
-        position = replace(position, body=np.tile(members, (count, 1)))
+        all_of_it = values if isinstance(values, Stored) else Stored.of(values)
+        own = np.arange(len(names)) if all_of_it.body is None else all_of_it.body
+        own = np.broadcast_to(own, (count, len(names)))[:, members].reshape(-1, len(tokens))
+        position = all_of_it.pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
+        position = replace(position, body=own)
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:
         kinds = [{bool(k) for k in ds["animate"].values[group]} for group in groups]
