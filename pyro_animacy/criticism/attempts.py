@@ -208,8 +208,8 @@ def _nothing(_: Figures) -> str:
     return "Longer roll-outs and other recordings: nothing in these figures asks for a change."
 
 
-# Each reads some figures of a run, and has a sentence or "".
-RULES = (_stopped, _headings, _noise, _drift, _rest, _length, _collapse, _score, _draws)
+# Each reads some figures of a run, and has a sentence or "": what is not trained out comes first.
+RULES = (_stopped, _length, _score, _headings, _noise, _drift, _rest, _collapse, _draws)
 LAST = (_one_at_a_time, _observed, _nothing)
 
 
