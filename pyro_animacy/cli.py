@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `_first` left it
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where it was closed
+            sys.stdout.flush()
         return code
     except BrokenPipeError:  # who read it has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes it again

@@ -265,11 +265,13 @@ def test_the_past_of_the_others_comes_from_elsewhere(recordings):
     data = walks(size=8, recording=[str(i % recordings) for i in range(8)])
     run = affine_run()
     windows = animacy.Windows(data, frames=3, context=2, scale=run.card.scale)
-    chosen = animacy._elsewhere(data, windows, 20, np.random.default_rng(0))
-    assert chosen.shape == (20, len(windows))
-    assert (chosen != np.arange(len(windows))).all()
     row = windows.index[:, 0].numpy() % recordings
-    assert ((row[chosen] == row) == (recordings < 5)).all()
+    for scored in (np.arange(len(windows)), np.arange(2, len(windows), 3)):
+        chosen = animacy._elsewhere(data, windows, scored, 20, np.random.default_rng(0)).numpy()
+        assert chosen.shape == (20, len(scored))
+        assert (chosen != scored).all()
+        assert ((row[chosen] == row[scored]) == (recordings < 5)).all()
+        assert len(np.unique(chosen)) > len(windows) / 3
 
 
 def test_a_lone_step_has_no_interaction():
@@ -389,8 +391,8 @@ def test_some_steps_are_scored_against_the_inert_body_of_the_whole_trajectory():
     few = score_animacy(run, data, draws=30, only=only, steps=3, progress=False)
     chosen = few["interaction"].notnull().any("body")
     assert np.argwhere(chosen.values).tolist() == [[1, 10], [1, 12], [1, 14]]
-    for name in few:
-        assert (few[name].notnull() == (few[name].notnull() & chosen)).all()
+    for name in ("surprise", "evidence", "interaction", "control_information"):
+        assert (few[name].notnull() == chosen).all(), name
     with pytest.raises(ConfigError, match="steps is 0"):
         score_animacy(run, data, steps=0)
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -470,6 +471,17 @@ AS_MODULE = "sys.argv[0] = '-m'; sys.orig_argv.append('pyro_animacy'); import py
 def sigint_is_caught(pid):
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1]
     return int(caught, 16) >> (signal.SIGINT - 1) & 1
+
+
+@pytest.mark.parametrize(("end", "code"), [("| true; exit ${PIPESTATUS[0]}", 141), (">&-", 0)])
+def test_nobody_reads_what_is_printed(end, code):
+    """As where `head` has seen enough, or a program is started without a stdout."""
+    program = "from pyro_animacy import cli; cli._run = lambda _: print('read') or 0"
+    words = [sys.executable, "-c", f"{program}; raise SystemExit(cli.main(['fit']))"]
+    line = f"{shlex.join(words)} {end}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's signals, of Linux")

@@ -199,7 +199,6 @@ def _each_step(
     where there is no step.
     """
     windows, row, last = _windows(run, dataset)
-    others = _elsewhere(dataset, windows, surrogates, np.random.default_rng(seed))
     shape = tuple(dataset.sizes[d] for d in DIMS)
     found: dict[str, Floats] = {}
     scored = torch.arange(len(windows))
@@ -207,6 +206,8 @@ def _each_step(
         scored = scored[torch.from_numpy(only[row, last])]
     if not len(scored):
         raise DataError("no step that was to be scored was observed with its past")
+    generator = np.random.default_rng(seed)
+    others = _elsewhere(dataset, windows, scored.numpy(), surrogates, generator)
     bodies = dataset.sizes["body"]
     desc = "evidence" if bodies == 1 else "evidence, 2 of 2"
     with torch.random.fork_rng(), tqdm(
@@ -214,14 +215,15 @@ def _each_step(
         disable=not progress, delay=1,
     ) as bar:  # fmt: skip
         torch.manual_seed(seed)
-        for which in scored.split(max(1, AT_ONCE // (draws * max(1, bodies // FEW_BODIES)))):
+        few = max(1, AT_ONCE // (draws * max(1, bodies // FEW_BODIES)))
+        for which, pasts_of in zip(scored.split(few), others.split(few, 1), strict=True):
             at = which.numpy()  # NumPy takes a tensor of one number for a number
-            pasts = [windows.batch(torch.from_numpy(o)) for o in others[:, at]]
+            pasts = [windows.batch(o) for o in pasts_of]
             for name, values in measure(windows.batch(which), pasts).items():
                 whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
                 whole[row[at], last[at]] = values
             bar.update(len(which))
-    coords = dataset["position"].isel(space=0, drop=True).coords
+    coords = {n: c for n, c in dataset["position"].coords.items() if "space" not in c.dims}
     named = {name: (DIMS[: values.ndim], values) for name, values in found.items()}
     return xr.Dataset(named, coords=coords, attrs=dataset.attrs)
 
@@ -361,9 +363,13 @@ def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floa
 
 
 def _elsewhere(
-    dataset: xr.Dataset, windows: Windows, count: int, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
-    """For each window, ``count`` others, (count, window): of other recordings, or other times.
+    dataset: xr.Dataset,
+    windows: Windows,
+    scored: Integers,
+    count: int,
+    generator: np.random.Generator,
+) -> Tensor:
+    """For windows ``scored``, ``count`` others, (count, scored): of other recordings, or times.
 
     Where there are few recordings, from the same one: other dishes and courts lie elsewhere. Never
     the window itself, unless there is no other.
@@ -371,14 +377,14 @@ def _elsewhere(
     row = windows.index[:, 0].numpy()
     names, recording = np.unique(dataset["recording"].to_numpy()[row], return_inverse=True)
     few = len(names) < FEW_RECORDINGS
-    chosen = np.empty((count, len(windows)), np.int64)
+    chosen = np.empty((count, len(scored)), np.int64)
     for number in range(len(names)):
-        own = np.flatnonzero(recording == number)
-        shape = count, len(own)
+        own, mine = np.flatnonzero(recording == number), recording[scored] == number
+        shape = count, int(mine.sum())
         if few and len(own) > 1:  # so many windows on, never once round
-            ahead = generator.integers(1, len(own), shape)
-            chosen[:, own] = own[(np.arange(len(own)) + ahead) % len(own)]
+            place = np.searchsorted(own, scored[mine])
+            chosen[:, mine] = own[(place + generator.integers(1, len(own), shape)) % len(own)]
         else:
             pool = np.flatnonzero(recording != number) if len(names) > 1 else own
-            chosen[:, own] = generator.choice(pool, shape)
-    return chosen
+            chosen[:, mine] = generator.choice(pool, shape)
+    return torch.from_numpy(chosen)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_animacy.data.schema import last_observed, like, pieces, shortened
-from pyro_animacy.data.stored import HELD, Floats, Stored, positions
+from pyro_animacy.data.stored import HELD, Floats, Stored, positions, sharing
 from pyro_animacy.errors import ConfigError, DataError
 
 
@@ -70,11 +70,11 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
         for j, chosen in enumerate(members):
             position[j :: len(members)] = values[:, :, chosen]
     else:  # they share their frames
-        all_of_it = values if isinstance(values, Stored) else Stored.of(values)
-        own = np.arange(len(names)) if all_of_it.body is None else all_of_it.body
+        of = sharing(values)
+        own = np.arange(len(names)) if of.body is None else of.body
         own = np.broadcast_to(own, (count, len(names)))[:, members].reshape(-1, len(tokens))
-        position = all_of_it.pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
-        position = replace(position, body=own)
+        shared = of.pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
+        position = replace(shared, body=own)
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:
         kinds = [{bool(k) for k in ds["animate"].values[group]} for group in groups]

@@ -76,22 +76,30 @@ def read_epts(path: Path, pause: int = 1) -> Table:
 def _with_pauses(table: Table, halves: list[int], pause: int) -> Codes | None:
     """The frame numbers, a ``pause`` further on from each half on, unless players just go on.
 
-    They do in an excerpt, whose metadata name halves all the same. Else some player is further off
-    than any goes from one frame to the next elsewhere.
+    They do in an excerpt, whose metadata name halves all the same. Else, as they change ends, the
+    middle one of them is further off than it ever goes from one frame to the next.
     """
-    number = table.frame
-    assert number is not None
+    assert table.frame is not None
+    if not halves:
+        return table.frame
+    order = np.argsort(table.frame, kind="stable")
+    number, added = table.frame[order], np.zeros_like(table.frame)
+    gone = np.diff(number)
+    if not len(gone := gone[gone > 0]):
+        return table.frame
+    stride = int(np.median(gone))
     players = [pair for b, pair in zip(table.bodies, table.pairs, strict=True) if b != "ball"]
-    moved = np.zeros(len(number))
-    for x, y in players:
-        moved[1:] = np.fmax(moved[1:], np.hypot(np.diff(x), np.diff(y)))
-    first = [int(row) for half in halves for row in np.flatnonzero(number == half) if row]
-    usual = np.delete(moved, first).max(initial=0)
-    added = np.zeros_like(number)
-    for row in first:
-        if moved[row] > usual:
-            added[row:] += pause
-    return number + added
+    moved = np.array([np.hypot(np.diff(x[order]), np.diff(y[order])) for x, y in players])
+    seen = np.isfinite(moved).any(0)
+    middle = np.zeros(len(number) - 1)
+    middle[seen] = np.nanmedian(moved[:, seen], axis=0)
+    first = [int(np.searchsorted(number, half)) - 1 for half in halves]
+    first = [step for step in first if 0 <= step < len(middle)]
+    usual = np.delete(middle, first)[np.delete(np.diff(number) == stride, first)].max(initial=0)
+    for step in first:
+        if middle[step] > usual:
+            added[table.frame >= number[step + 1]] += stride * pause
+    return table.frame + added
 
 
 def _metadata_of(path: Path) -> Path:

@@ -76,10 +76,6 @@ def read_teams(path: Path, pause: int = 1) -> Table:
     bodies = [table.bodies[i] for i in order]
     return replace(
         table,
-        trajectories=[
-            re.sub(r"_RawTrackingData|_(home|away)_team", "", name, flags=re.IGNORECASE)
-            for name in table.trajectories
-        ],
         bodies=bodies,
         pairs=[table.pairs[i] for i in order],
         animate=[body != "ball" for body in bodies],

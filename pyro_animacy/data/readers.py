@@ -21,11 +21,12 @@ from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
 from pyro_animacy.data.schema import check_trajectories, shortened
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
-from pyro_animacy.data.trajectories import join, split_at_gaps
+from pyro_animacy.data.trajectories import join, seen_together, split_at_gaps
 from pyro_animacy.errors import ConfigError, DataError
 
 __all__ = ["metrica_sample", "read_trajectories"]
 
+LONGEST_PAUSE = 10_000  # frames; a pause has a place in the array
 TEXT = (".csv", ".txt", ".tsv", ".dat")
 KINDS = {
     **dict.fromkeys(TEXT, "table"),
@@ -51,7 +52,7 @@ class _Options:
     @property
     def pause(self) -> int:
         """Frames between periods where nothing says how many: one of those that are kept is."""
-        return max(1, int(self.downsample))
+        return max(1, int(min(self.downsample, LONGEST_PAUSE)))
 
 
 def read_trajectories(
@@ -275,7 +276,12 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
     if options.bodies is not None and not alone:  # now that there are fewer frames: there are many
         cut, own = select_bodies(cut, options.bodies), False
     if options.split_gaps:
-        cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
+        try:
+            cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
+        except DataError as error:
+            mend = "; or a smaller --downsample" if options.downsample > 1 else ""
+            grouped = re.search(r"\sx\s", options.bodies or "")
+            raise DataError(f"{error}{mend}{'' if grouped else seen_together(cut)}") from None
     return cut, cut is ds and options.bodies is None
 
 

@@ -113,7 +113,8 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
             x = self.frames.take(frame, axis=0, mode="clip")  # none is; it is the fastest
         else:
             body = self.body if self.body.ndim == 1 else self.body[rows][..., None, :, :]
-            x = self.frames[frame[..., None], body]
+            place = frame[..., None] * self.frames.shape[1] + body
+            x = self.frames.reshape(-1, 2).take(place, axis=0, mode="clip")
         if mapped is not None and hasattr(mapped, "madvise"):  # not on Windows
             mapped.madvise(mmap.MADV_DONTNEED)
         x = x.astype(np.float64, copy=False)
@@ -173,9 +174,20 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         """Load all, as another type."""
         return np.asarray(self).astype(dtype, **options)
 
+    def ravel(self, *order: Any) -> npt.NDArray:
+        """Load all, in one row."""
+        return np.asarray(self).ravel(*order)
+
     def transpose(self, *axes: Any) -> npt.NDArray:
         """Load all, its axes in another order."""
         return np.asarray(self).transpose(*axes)
+
+
+def sharing(values: Floats | Stored) -> Stored:
+    """Positions as `Stored` without noise, whose places are those of the bodies that it was of."""
+    if isinstance(values, Stored) and values.noise is None:
+        return values
+    return Stored.of(np.asarray(values))
 
 
 def joined(parts: list[Stored]) -> Stored:

@@ -18,7 +18,16 @@ from pyro_animacy.data.schema import (
     pieces,
     shortened,
 )
-from pyro_animacy.data.stored import Floats, Stored, joined, mapping, observed, positions, runs
+from pyro_animacy.data.stored import (
+    Floats,
+    Stored,
+    joined,
+    mapping,
+    observed,
+    positions,
+    runs,
+    sharing,
+)
 from pyro_animacy.errors import ConfigError, DataError, how_many
 
 FEW_RECORDINGS = 5  # with fewer, a part of each is held out, not some of them
@@ -50,12 +59,12 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2, *, copy: bool = True)
         raise DataError(
             f"{ds.attrs.get('source') or 'trajectories'}: no run of {max(minimum_frames, 2)} frames"
             f" in which all bodies are observed (the longest has {longest}); choose other "
-            f"--bodies, or --bodies each for one-body trajectories{_seen_together(ds)}"
+            "--bodies, or --bodies each for one-body trajectories"
         )
     return pieces(ds, rows[keep], begin[keep], end[keep])
 
 
-def _seen_together(ds: xr.Dataset) -> str:
+def seen_together(ds: xr.Dataset) -> str:
     """Which bodies are seen together in how many frames, of a recording with substitutes, say.
 
     Of the bodies in the order of how often they are seen, so many first ones that bodies times
@@ -66,7 +75,8 @@ def _seen_together(ds: xr.Dataset) -> str:
     together = np.logical_and.accumulate(seen[:, :, order], axis=2).sum((0, 1))
     kept = 1 + int((together * np.arange(1, len(order) + 1)).argmax())
     frames, names = int(together[kept - 1]), ds["body"].values.astype(str)
-    if kept < 2 or not frames:
+    plain = not any("," in name or " x " in name for name in names)
+    if not 2 <= kept < len(names) or frames < 2 or not plain:
         return ""
     best = ",".join(names[np.sort(order[:kept])])
     return f"; {kept} bodies are seen together in {how_many(frames, 'frame')}: --bodies {best!r}"
@@ -221,10 +231,9 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
         return first.assign_attrs(source=source or first.attrs["source"])
     aligned = [p.sel(body=bodies) for p in parts]
     values = [positions(p) for p in aligned]
-    stored = [x for x in values if isinstance(x, Stored) and mapping(x.frames) is None]
     position: Floats | Stored
-    if len(stored) == len(values):
-        position = joined(stored)
+    if any(isinstance(x, Stored) and mapping(x.frames) is None for x in values):
+        position = joined([sharing(x) for x in values])
     else:
         frames, row = max(x.shape[1] for x in values), 0
         position = np.full((sum(map(len, values)), frames, len(bodies), 2), np.nan)

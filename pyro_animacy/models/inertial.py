@@ -143,7 +143,9 @@ def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
     floor = np.maximum(resolution / math.sqrt(12), 1e-4 * scale.unit)
     surprise = np.full(x.shape[:3], np.nan)
     surprise[:, 1:-1] = -inertial_log_density(x, fit_inertia(x, floor))
-    return dataset["position"].isel(space=0, drop=True).copy(data=surprise)
+    position = dataset["position"]
+    coords = {name: c for name, c in position.coords.items() if "space" not in c.dims}
+    return xr.DataArray(surprise, coords, ("trajectory", "time", "body"))
 
 
 class _Expected(NamedTuple):
