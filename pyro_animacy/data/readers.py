@@ -272,16 +272,19 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
         del table  # its rows would otherwise stay in memory beside the array
     else:
         ds, own, alone = _dataset(item, options), False, False  # it may be the user's array
+    chosen = None if alone else options.bodies
+    many = chosen is not None and bool(re.search(r"^\s*each\s*$|\sx\s", chosen))  # scenes of each
+    if chosen is not None and not many:
+        ds, own = select_bodies(ds, chosen), False
     cut = every_nth(ds, options.downsample)
-    if options.bodies is not None and not alone:  # now that there are fewer frames: there are many
-        cut, own = select_bodies(cut, options.bodies), False
+    if chosen is not None and many:  # now that there are fewer frames
+        cut, own = select_bodies(cut, chosen), False
     if options.split_gaps:
         try:
             cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
         except DataError as error:
             mend = "; or a smaller --downsample" if options.downsample > 1 else ""
-            grouped = re.search(r"\sx\s", options.bodies or "")
-            raise DataError(f"{error}{mend}{'' if grouped else seen_together(cut)}") from None
+            raise DataError(f"{error}{mend}{'' if many else seen_together(cut)}") from None
     return cut, cut is ds and options.bodies is None
 
 

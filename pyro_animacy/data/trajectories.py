@@ -114,10 +114,11 @@ def downsample(ds: xr.Dataset, every: int) -> xr.Dataset:
             f"{ds.attrs.get('source') or 'trajectories'}: --downsample {every} leaves no "
             f"trajectory with 2 frames (the longest has {length.max()}); use a smaller one"
         )
-    values = ds["position"].values
+    values = positions(ds)
     position = np.full((len(rows), kept[rows].max(), *values.shape[2:]), np.nan)
     for out, i in zip(position, rows, strict=True):
-        out[: kept[i]] = values[i, first[i] : length[i] : every]
+        own = np.asarray(values[i : i + 1])[0]  # of recordings in a file one after another is read
+        out[: kept[i]] = own[first[i] : length[i] : every]
     ds = ds.assign_attrs(fps=float(ds.attrs["fps"]) / every)
     new = like(ds, rows, position, ds["trajectory"].values[rows])
     return new.assign_coords(
