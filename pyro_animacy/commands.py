@@ -302,9 +302,9 @@ def _score(chosen: Namespace) -> None:
     check_kind(run.card, "scenes", run.path)
     recordings, new = asked_for(run, chosen)
     ours = run.on(recordings)
-    if chosen.steps is None and (steps := int(recordings["length"].sum())) > MANY_STEPS:
+    if chosen.steps is None and (frames := int(recordings["length"].sum())) > MANY_STEPS:
         print(
-            f"up to {steps:,} steps are scored; --steps {MANY_STEPS} takes so many, evenly spaced",
+            f"up to {frames:,} steps are scored; --steps {MANY_STEPS} takes so many, evenly spaced",
             file=sys.stderr,
         )
     scores = score_animacy(

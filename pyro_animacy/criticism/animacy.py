@@ -105,8 +105,10 @@ def score_animacy(
     if steps is not None and steps < 1:
         raise ConfigError(f"steps is {steps}; it must be at least 1")
     data, linked = _prepared(run, dataset), {}
+    inert = data
     if steps is not None:
         only = _evenly_spaced(run, data, only, steps)
+        inert = data.isel(trajectory=only.any(1))
     if data.sizes["body"] > 1:
         linked["interaction"] = interaction(
             run, dataset, draws=draws, surrogates=surrogates, only=only, seed=seed,
@@ -117,7 +119,6 @@ def score_animacy(
         run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
         draws=draws, only=only, seed=seed, progress=progress,
     )  # fmt: skip
-    inert = data if steps is None or only is None else data.isel(trajectory=only.any(1))
     result["surprise"] = inertial_surprise(inert, run.card.scale).reindex_like(result["evidence"])
     if only is not None:
         result["surprise"] = result["surprise"].where(xr.DataArray(only, dims=DIMS[:2]))
@@ -223,7 +224,7 @@ def _each_step(
                 whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
                 whole[row[at], last[at]] = values
             bar.update(len(which))
-    coords = {n: c for n, c in dataset["position"].coords.items() if "space" not in c.dims}
+    coords = dataset.drop_dims("space").coords
     named = {name: (DIMS[: values.ndim], values) for name, values in found.items()}
     return xr.Dataset(named, coords=coords, attrs=dataset.attrs)
 
@@ -242,10 +243,10 @@ def _evenly_spaced(
 ) -> npt.NDArray[np.bool_]:
     """So many of the steps that can be scored, of ``only`` some, (trajectory, time)."""
     _, row, last = _windows(run, dataset)
-    places = np.stack([row, last]) if only is None else np.stack([row, last])[:, only[row, last]]
+    at = np.arange(len(row)) if only is None else np.flatnonzero(only[row, last])
+    at = at[evenly(len(at), steps)]
     some = np.zeros((dataset.sizes["trajectory"], dataset.sizes["time"]), bool)
-    if places.size:
-        some[tuple(places[:, evenly(places.shape[1], steps)])] = True
+    some[row[at], last[at]] = True
     return some
 
 

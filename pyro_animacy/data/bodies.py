@@ -12,6 +12,18 @@ from pyro_animacy.data.schema import last_observed, like, pieces, shortened
 from pyro_animacy.data.stored import HELD, Floats, Stored, positions, sharing
 from pyro_animacy.errors import ConfigError, DataError
 
+GROUPS = r"\s+x\s+"  # between the groups of a choice of bodies
+
+
+def is_each(bodies: str | None) -> bool:
+    """Whether every body is to be a scene of its own."""
+    return bodies is not None and bodies.strip() == "each"
+
+
+def is_many(bodies: str | None) -> bool:
+    """Whether a choice makes several scenes of one recording."""
+    return is_each(bodies) or bool(re.search(GROUPS, bodies or ""))
+
 
 def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
     """Choose the bodies that make up a scene.
@@ -41,7 +53,7 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
         ConfigError: for a body named twice.
     """
     names = [str(b) for b in ds["body"].values]
-    if bodies.strip() == "each":
+    if is_each(bodies):
         return _each_body(ds, names)
     where = str(ds.attrs.get("source") or "trajectories")
     tokens, groups = body_groups(bodies, names, where)
@@ -71,10 +83,8 @@ def select_bodies(ds: xr.Dataset, bodies: str) -> xr.Dataset:
             position[j :: len(members)] = values[:, :, chosen]
     else:  # they share their frames
         of = sharing(values)
-        own = np.arange(len(names)) if of.body is None else of.body
-        own = np.broadcast_to(own, (count, len(names)))[:, members].reshape(-1, len(tokens))
         shared = of.pieces(rows, np.zeros_like(rows), np.full_like(rows, frames))
-        position = replace(shared, body=own)
+        position = replace(shared, body=of.bodies[:, members].reshape(-1, len(tokens)))
     out = like(ds, rows, position, _member_names(ds, tags), body=tokens)
     if "animate" in ds.coords:
         kinds = [{bool(k) for k in ds["animate"].values[group]} for group in groups]
@@ -99,7 +109,7 @@ def body_groups(bodies: str, names: Sequence[str], where: str) -> tuple[list[str
         DataError: for a token without a body.
         ConfigError: for a body given twice.
     """
-    parts = re.split(r"\s+x\s+", bodies.strip())
+    parts = re.split(GROUPS, bodies.strip())
     grouped = len(parts) > 1
     tokens = [t.strip() for t in (parts if grouped else bodies.split(","))]
     called = [

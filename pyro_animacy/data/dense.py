@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.bodies import body_groups
+from pyro_animacy.data.bodies import body_groups, is_each
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
 from pyro_animacy.data.schema import make_trajectories
@@ -39,7 +39,7 @@ def table_dataset(
         DataError: where rows contradict one another or `fps`, or bodies differ between
             trajectories.
     """
-    each = bodies is not None and bodies.strip() == "each"
+    each = is_each(bodies)
     if each and table.body is not None:
         table = _body_by_body(table)
     elif bodies is not None and not each:

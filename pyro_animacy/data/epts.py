@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_animacy.data.columns import Columns
+from pyro_animacy.data.frames import frame_stride
 from pyro_animacy.data.tables import Table, make_table
 from pyro_animacy.data.text import UNREADABLE
 from pyro_animacy.data.values import Codes
@@ -80,15 +81,11 @@ def _with_pauses(table: Table, halves: list[int], pause: int) -> Codes | None:
     middle one of them is further off than it ever goes from one frame to the next.
     """
     assert table.frame is not None
-    if not halves:
-        return table.frame
-    order = np.argsort(table.frame, kind="stable")
-    number, added = table.frame[order], np.zeros_like(table.frame)
-    gone = np.diff(number)
-    if not len(gone := gone[gone > 0]):
-        return table.frame
-    stride = int(np.median(gone))
     players = [pair for b, pair in zip(table.bodies, table.pairs, strict=True) if b != "ball"]
+    if not (halves and players):
+        return table.frame
+    order, stride = np.argsort(table.frame, kind="stable"), frame_stride(table)
+    number, added = table.frame[order], np.zeros_like(table.frame)
     moved = np.array([np.hypot(np.diff(x[order]), np.diff(y[order])) for x, y in players])
     seen = np.isfinite(moved).any(0)
     middle = np.zeros(len(number) - 1)
@@ -166,11 +163,11 @@ def read_metadata(path: Path, wanted_by: str) -> Metadata:
         separators = {e.get("separator", ",") for e in root.iter() if e.get("separator")}
     except (OSError, ElementTree.ParseError, ValueError, KeyError) as error:
         raise DataError(f"{path.name} beside {wanted_by}: cannot be used: {error}") from None
-    named = {
-        (e.findtext("Name") or "").strip(): (e.findtext("Value") or "").strip()
+    starts = [
+        (e.findtext("Value") or "").strip()
         for e in root.iter("ProviderParameter")
-    }
-    starts = [value for name, value in named.items() if name.endswith("half_start")]
+        if (e.findtext("Name") or "").strip().endswith("half_start")
+    ]
     halves = sorted(int(value) for value in starts if value.isdecimal())[1:]
     if not formats or any(names[0] != "frame" for _, names in formats):
         raise DataError(f"{path.name} beside {wanted_by}: no line format that begins with a frame")

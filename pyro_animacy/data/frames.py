@@ -51,7 +51,7 @@ def frame_axis(table: Table, pause: int = 1) -> Frames:
     owner, owners = table.trajectory, len(table.trajectories)
     if table.frame is None:
         return _frames_from_time(table)
-    stride = _stride(table)
+    stride = frame_stride(table)
     begin = extreme(np.minimum, table.frame, owner, owners)
     if stride > 1:
         off = (table.frame - begin[owner]) % stride != 0
@@ -77,7 +77,7 @@ def extreme(function: np.ufunc, values: npt.NDArray, owner: Codes, owners: int) 
     return out
 
 
-def _stride(table: Table) -> int:
+def frame_stride(table: Table) -> int:
     """The commonest positive difference between successive frame numbers of a body."""
     assert table.frame is not None
     frame, key = table.frame[:LOOK], table.trajectory[:LOOK].astype(np.int64)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_animacy.data import arrays, tables
 from pyro_animacy.data.arrays import metrica_sample
-from pyro_animacy.data.bodies import select_bodies
+from pyro_animacy.data.bodies import is_each, is_many, select_bodies
 from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
@@ -260,7 +260,7 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
     Returns:
         Its trajectories, and whether they are all that was read, and so have been checked.
     """
-    table = _table(item, options)
+    table, chosen = _table(item, options), options.bodies
     if table is not None:
         if options.labels is not None and table.unlabelled is not None:
             raise DataError(
@@ -268,23 +268,23 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
                 " in some rows; --labels needs one label for each trajectory"
             )
         ds, own = table_dataset(table, options.bodies, options.fps, options.pause), True
-        alone = table.body is not None and (options.bodies or "").strip() == "each"
+        if table.body is not None and is_each(chosen):
+            chosen = None  # which is done
         del table  # its rows would otherwise stay in memory beside the array
     else:
-        ds, own, alone = _dataset(item, options), False, False  # it may be the user's array
-    chosen = None if alone else options.bodies
-    many = chosen is not None and bool(re.search(r"^\s*each\s*$|\sx\s", chosen))  # scenes of each
-    if chosen is not None and not many:
+        ds, own = _dataset(item, options), False  # it may be the user's array
+    if chosen is not None and not is_many(chosen):
         ds, own = select_bodies(ds, chosen), False
     cut = every_nth(ds, options.downsample)
-    if chosen is not None and many:  # now that there are fewer frames
+    if chosen is not None and is_many(chosen):  # now that there are fewer frames
         cut, own = select_bodies(cut, chosen), False
     if options.split_gaps:
         try:
             cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
         except DataError as error:
             mend = "; or a smaller --downsample" if options.downsample > 1 else ""
-            raise DataError(f"{error}{mend}{'' if many else seen_together(cut)}") from None
+            together = "" if is_many(options.bodies) else seen_together(cut)
+            raise DataError(f"{error}{mend}{together}") from None
     return cut, cut is ds and options.bodies is None
 
 

@@ -85,6 +85,14 @@ class Stored(np.lib.mixins.NDArrayOperatorsMixin):
         bodies = self.frames.shape[1] if self.body is None else self.body.shape[-1]
         return len(self.first), self.time, bodies, 2
 
+    @property
+    def bodies(self) -> Integers:
+        """Which bodies of the array each trajectory has, (trajectory, bodies)."""
+        count, _, bodies, _ = self.shape
+        return np.broadcast_to(
+            np.arange(bodies) if self.body is None else self.body, (count, bodies)
+        )
+
     def __len__(self) -> int:
         return len(self.first)
 
@@ -198,8 +206,7 @@ def joined(parts: list[Stored]) -> Stored:
     for p in parts:
         frames[begin : begin + len(p.frames), : p.frames.shape[1]] = p.frames
         first.append(p.first + begin)
-        body.append(np.broadcast_to(np.arange(p.shape[2]) if p.body is None else p.body,
-                                    (len(p), p.shape[2])))  # fmt: skip
+        body.append(p.bodies)
         begin += len(p.frames)
     length = np.concatenate([p.length for p in parts])
     return Stored(frames, np.concatenate(first), length, time, np.concatenate(body))

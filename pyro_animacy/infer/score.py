@@ -97,7 +97,7 @@ def fit_baselines(
 ) -> dict[str, LinearAutoregression]:
     """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised."""
     windows = scoring_windows(dequantised(train, DEQUANTISE_TRAIN), scale, history)
-    moments = Moments.of(max(BASELINE_ORDERS), windows, disable=not progress)
+    moments = Moments.of(max(BASELINE_ORDERS), windows, progress=progress)
     return {"constant_velocity": LinearAutoregression.constant_velocity(moments)} | {
         f"ar{order}": LinearAutoregression.fit(order, moments) for order in BASELINE_ORDERS
     }

@@ -143,9 +143,7 @@ def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
     floor = np.maximum(resolution / math.sqrt(12), 1e-4 * scale.unit)
     surprise = np.full(x.shape[:3], np.nan)
     surprise[:, 1:-1] = -inertial_log_density(x, fit_inertia(x, floor))
-    position = dataset["position"]
-    coords = {name: c for name, c in position.coords.items() if "space" not in c.dims}
-    return xr.DataArray(surprise, coords, ("trajectory", "time", "body"))
+    return xr.DataArray(surprise, dataset.drop_dims("space").coords, ("trajectory", "time", "body"))
 
 
 class _Expected(NamedTuple):

@@ -8,7 +8,7 @@ Constant velocity is the special case k = 1, b = 0, A_1 = I.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -37,15 +37,17 @@ class Moments(NamedTuple):
     number: int
 
     @classmethod
-    def of(cls, order: int, windows: Windows, chunk: int = 65_536, **bar: Any) -> "Moments":
+    def of(
+        cls, order: int, windows: Windows, chunk: int = 65_536, *, progress: bool = False
+    ) -> "Moments":
         """Those of windows of one step whose context is ``order + 1`` frames or more.
 
         They are accumulated over chunks, in float64, so that memory does not grow with the data. If
         there are more than 2^20 windows, that many are taken, evenly spaced.
         """
         chosen = torch.from_numpy(evenly(len(windows), MOST_WINDOWS))
-        both: Any = 0
-        for which in tqdm(chosen.split(chunk), desc="baselines", unit="part", delay=1, **bar):
+        parts, both = chosen.split(chunk), torch.zeros(())
+        for which in tqdm(parts, "baselines", unit="part", disable=not progress, delay=1):
             X, a = _design(windows.batch(which), order)
             all_of_it = torch.cat([X, a], 1)
             both = both + all_of_it.T @ all_of_it
