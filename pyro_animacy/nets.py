@@ -291,15 +291,16 @@ class ResidualNormal(nn.Module):
     def forward(self, prior: Independent, *x: Tensor, seen: Tensor | None = None) -> Independent:
         """Return q (..., size), given what the network takes.
 
-        Where ``seen`` (...) is false, q is the prior; None is nowhere.
+        Where ``seen`` (..., parts) is false, q is the prior in that part of z; None is nowhere.
         """
-        out = self.network(*x)
-        if seen is not None:
-            out = out * seen.unsqueeze(-1)
         mu_p, sigma_p = prior.base_dist.loc, prior.base_dist.scale
+        out = self.network(*x).chunk(1 + self.learn_scale, -1)
+        if seen is not None:
+            seen = seen.repeat_interleave(mu_p.shape[-1] // seen.shape[-1], -1)
+            out = tuple(part * seen for part in out)
         if not self.learn_scale:
-            return normal(mu_p + out, sigma_p)
-        mu_q, log_ratio = out.chunk(2, -1)
+            return normal(mu_p + out[0], sigma_p)
+        mu_q, log_ratio = out
         return normal(mu_p + mu_q, sigma_p * log_ratio.clamp(-7, 3).exp())
 
 

@@ -1,7 +1,7 @@
 """Networks on a set of bodies: one network for every body, and the others as its context.
 
     m_ij  = phi(A x_i + B x_j + C (p_j - p_i)),       x_i with the type e_i       what j is to i
-    c_i   = (x_i, mean_{j != i} m_ij)                                             what i may know
+    c_i   = (x_i, mean_{j != i} m_ij), of all j that are there                    what i may know
     out_i = g(u_i, c_i)                                         the same g for every body
 
     x_1 ---+---> c_1 --> g --> out_1    x_i  token: position and last displacements; and the type
@@ -168,11 +168,17 @@ class SetContext(nn.Module):
         self.messages = SetMessages(layout, messages, activation)
         self.size = layout.token_size + layout.kinds + messages
 
-    def forward(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
-        """Return c (..., N * C), body after body, of what `SetLayout.tokens` takes."""
+    def forward(
+        self, state: Tensor, actions: Sequence[Tensor], here: Tensor | None = None
+    ) -> Tensor:
+        """Return c (..., N * C), body after body, of what `SetLayout.tokens` takes.
+
+        Where ``here`` (..., N) is false a body is not there: nobody hears it, and what is given of
+        it means nothing. None is nowhere.
+        """
         x = self.layout.tokens(state, actions)
         x = torch.cat([x, self.kind.to(x).expand(*x.shape[:-1], -1)], -1)
-        return torch.cat([x, self.messages(x)], -1).flatten(-2)
+        return torch.cat([x, self.messages(x, here)], -1).flatten(-2)
 
 
 class SetMessages(nn.Module):
@@ -192,19 +198,26 @@ class SetMessages(nn.Module):
         self.theirs = nn.Linear(layout.token_size + layout.kinds, size, bias=False)
         self.between = nn.Linear(layout.axes, size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens with their types (..., N, F + types) to (..., N, M), 0 for a lone body."""
+    def forward(self, x: Tensor, here: Tensor | None = None) -> Tensor:
+        """Map tokens with their types (..., N, F + types) to (..., N, M), 0 for a lone body.
+
+        Only bodies that are ``here`` (..., N) are heard; all by default.
+        """
         scenes = max(1, AT_ONCE // (x.shape[-2] ** 2 * self.theirs.out_features))
         if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
-            return self._heard(x)
-        parts = map(self._heard, x.flatten(0, -3).split(scenes))
-        return torch.cat([*parts]).view(*x.shape[:-1], -1)
+            return self._heard(x, here)
+        given = [x.flatten(0, -3).split(scenes)]
+        if here is not None:
+            given.append(here.expand(x.shape[:-1]).flatten(0, -2).split(scenes))
+        return torch.cat([*map(self._heard, *given)]).view(*x.shape[:-1], -1)
 
-    def _heard(self, x: Tensor) -> Tensor:
+    def _heard(self, x: Tensor, here: Tensor | None = None) -> Tensor:
         N, near = x.shape[-2], self.between(x[..., : self.axes] * self.nearness)
         receiver, sender = self.mine(x) - near, self.theirs(x) + near
         m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=x.dtype, device=x.device)
+        if here is not None:
+            weight = weight * here.unsqueeze(-2)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("...ij,...ijm->...im", weight, m)
 

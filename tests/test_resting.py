@@ -256,7 +256,7 @@ def test_overshooting_scores_what_was_seen(name):
     guide(batch, overshooting=Overshooting(distance=3, observation=1.0))
     trace, _ = guide.get_traces()
     _, _, seen, _ = model.recorded(batch)
-    seen = (seen & model.complete(batch)[..., None]).numpy()
+    seen = (seen & model.complete(batch)).numpy()
     for d in (2, 3):
         site = trace.nodes[f"reconstruction_ahead_{d}"]
         fn, a = site["fn"], site["value"]

@@ -196,7 +196,7 @@ class Agent:
         device = self.model.spread.device
         if observation.dtype == torch.uint8:
             observation = quantised(observation, self.bits).movedim(-1, 1)
-        seen = torch.ones(len(observation), dtype=torch.bool, device=device)
+        seen = torch.ones(len(observation), 1, dtype=torch.bool, device=device)
         evidence = Evidence(self.action, observation.to(device), seen, complete=True)
         with self.guide:
             self.memory = self.model.dynamics("latent", self.memory, self.action, evidence)

@@ -133,7 +133,7 @@ class Tracker:
         target = self.following(observation).to(self.model.spread)
         s = observation.to(self.model.spread)
         p = self.model.prior(s)
-        seen = torch.ones(len(s), dtype=torch.bool, device=s.device)
+        seen = torch.ones(len(s), 1, dtype=torch.bool, device=s.device)
         q = self.guide.posterior(p, Evidence(s, target - s, seen, complete=True))
         z = q.sample() if explore else q.mean
         if explore or not self.led:

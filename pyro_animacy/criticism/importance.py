@@ -219,7 +219,7 @@ def simulated_probability(guide: MessengerGuide, batch: Batch) -> Tensor:
     prior = followed.prior
     z = prior.sample()
     a = model.policy(followed.evidence.context, followed.memory._replace(latent=z)).sample()
-    seen = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
+    seen = torch.ones(*a.shape[:-1], 1, dtype=torch.bool, device=a.device)
     return guide.posterior(prior, Evidence(followed.known, a, seen)).base_dist.cdf(z)
 
 

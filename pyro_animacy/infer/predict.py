@@ -96,7 +96,7 @@ def predict(
     origin = np.tile(scale.center, len(run.card.bodies))
     # Seven digits are enough unless the origin is far off, as in map coordinates.
     dtype = np.dtype(np.float32 if np.abs(origin).max() < 1e4 * scale.unit else np.float64)
-    usable = _usable(dataset, context, history)
+    usable = _usable(dataset, context, history, run.model.parts)
     trajectories, frames = len(usable), context + horizon
     reconstruct = mode == "reconstruct"
     sizes = {"latent": run.model.latent_size, "log_likelihood": 1} if reconstruct else {}
@@ -199,10 +199,11 @@ def _roll_on(run: Run, recording: Batch, draws: int, context: int, horizon: int)
         with run.guide:
             followed = run.model.follow(batch)[1]
         memory = Memory(*(part[-1] for part in followed))
-    x = batch.position[-history:]
+    x, here = batch.position[-history:], run.model.known(batch.observed[-history:])[0]
     newest_first = [*x.diff(dim=0).flip(0)]
-    states = (s for s, *_ in run.model.rolling(x[-1], newest_first, horizon, memory=memory))
-    return Drawn(_finite(run, torch.stack([*states])))
+    rolling = run.model.rolling(x[-1], newest_first, horizon, here=here, memory=memory)
+    states = _finite(run, torch.stack([s for s, *_ in rolling]))
+    return Drawn(states.masked_fill(~run.model.each(here, states.shape[-1]), torch.nan))
 
 
 def _finite(run: Run, states: torch.Tensor) -> torch.Tensor:
@@ -233,12 +234,14 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
     """
     model, batch = run.model, _repeated(recording, draws)
     s, target, seen, actions = model.recorded(batch)
-    known = model.complete(batch)[..., None]
+    known = model.complete(batch)
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
-            rolled = model.roll_out(s[0], [a[0] for a in actions], len(s), (target, seen))
+            rolled = model.roll_out(
+                s[0], [a[0] for a in actions], len(s), (target, seen), known[0]
+            )
         s, a, pi = rolled.stacked(s[0])
-        z, known = torch.stack(rolled.latent), torch.ones_like(known)
+        z, known = torch.stack(rolled.latent), known[:1].expand_as(known)
     else:
         if importance_samples > 1:
             pi, z = _chosen(run, recording, draws, importance_samples)
@@ -247,11 +250,13 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
                 evidence, memory = model.follow(batch)
             pi, z = model.policy(evidence.context, memory), memory.latent
         a = free(pi)()
-    states, seen = _finite(run, s + a), seen & known
+    states, seen = _finite(run, s + a), seen & model.each(known, seen.shape[-1])
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
     density = density - run.card.scale.log_jacobian(seen.sum(-1))
     density = density.masked_fill(~seen.any(-1), torch.nan)
-    states, z = (x.masked_fill(~known, torch.nan) for x in (states, z))
+    states, z = (
+        x.masked_fill(~model.each(known, x.shape[-1]), torch.nan) for x in (states, z)
+    )
     return Drawn(states, z, density[..., None])
 
 
@@ -278,14 +283,17 @@ def _chosen(run: Run, recording: Batch, draws: int, K: int) -> tuple[Policy, tor
     return pi, of_chosen(steps.latent)
 
 
-def _usable(dataset: xr.Dataset, context: int, history: int) -> np.ndarray:
+def _usable(dataset: xr.Dataset, context: int, history: int, parts: int) -> np.ndarray:
     """The trajectories whose context's last ``history`` frames were observed in full.
+
+    Those of one body of a set are enough.
 
     Raises:
         DataError: If there is none.
     """
     given = dataset["position"].to_numpy()[:, context - history : context]
-    usable = np.isfinite(given).all((1, 2, 3)) & (given.shape[1] == history)
+    known = np.isfinite(given).all((1, 3)).reshape(len(given), parts, -1).all(-1)
+    usable = known.any(-1) & (given.shape[1] == history)
     if not usable.any():
         raise DataError(
             f"no trajectory has its frames {context - history + 1} to {context} observed in full; "

@@ -95,7 +95,7 @@ def draw_steps(
     model: SceneModel = guide.model  # type: ignore[assignment]
     drawn = (_filtered if model.latent_remembered else _independent)(guide, batch, draws, proposal)
     evidence = model.evidence(batch)
-    seen = model.recorded(batch)[2] & evidence.seen[..., None]
+    seen = model.seen(batch)
     bodies = seen.shape[-1] // axes
     log_policy = log_prob_in_parts(observed(drawn.policy, seen), evidence.shown, bodies)
     return Steps(*drawn, log_policy=log_policy, shown=evidence.shown, seen=seen)
@@ -197,8 +197,8 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
     """A particle filter moved by the guide, resampled at every step; r is asked aside from it."""
     model: SceneModel = guide.model  # type: ignore[assignment]
     evidence = model.evidence(batch)
-    seen = model.recorded(batch)[2] & evidence.seen[..., None]
-    T, B = evidence.seen.shape
+    seen = model.seen(batch)
+    T, B, _ = seen.shape
     m, found = model.start((draws, B)), []
     for t in range(T):
         now = evidence.at(t)

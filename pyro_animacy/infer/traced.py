@@ -39,6 +39,7 @@ from torch.nn import Module
 from pyro_animacy.infer.elbo import ScaledELBO
 from pyro_animacy.infer.native import call_natively
 from pyro_animacy.infer.onednn import multiply_by_onednn, worth_asking
+from pyro_animacy.models.program import all_seen
 
 aten = torch.ops.aten
 SMALL = 2**14  # numbers in a part up to which parts are put together
@@ -51,7 +52,8 @@ class Gradient:
         elbo: The loss.
         model: The model.
         guide: Its guide.
-        traced: Record the operations at the first batch of each shape, and run the record.
+        traced: Record the operations at the first batch of each shape, and at the first of it that
+            was not observed in full, and run the record.
     """
 
     def __init__(self, elbo: ScaledELBO, model: Module, guide: Module, *, traced: bool) -> None:
@@ -68,11 +70,15 @@ class Gradient:
             loss.backward()
             return loss.detach()
         tensors = [x for x in batch if x is not None]
-        key = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in batch)
+        # where all was seen, nothing is masked
+        complete = all(bool(x.all()) for x in tensors if x.dtype == torch.bool)
+        shapes = tuple(None if x is None else (x.shape, x.dtype, x.device) for x in batch)
+        key = complete, shapes
         like = self.parameters[0]
         weights = [like.new_tensor(x) for x in (self.elbo.kl_weight, self.elbo.scale)]
         if key not in self.records:
-            found, terms_of = self._record(batch, weights, tensors)
+            with all_seen(complete):
+                found, terms_of = self._record(batch, weights, tensors)
             captured = (
                 _Captured(found, self.parameters, weights, tensors) if like.is_cuda else found
             )

@@ -257,7 +257,7 @@ class AgentControlVAE(nn.Module):
         """Every step from the recording; given that, they are independent."""
         state, action, target, seen = steps
         T, B = seen.shape
-        evidence = Evidence(state, target - state, seen, all_true(seen))
+        evidence = Evidence(state, target - state, seen[..., None], all_true(seen))
         with pyro.plate("time", T, dim=-2), pyro.plate("trajectory", B, dim=-1):
             z = pyro.sample("latent", self.prior(state), infer={"evidence": evidence})
             with poutine.mask(mask=seen):
@@ -331,7 +331,7 @@ class AgentControlVAE(nn.Module):
             evidence = None
             if recording is not None:
                 target, seen = (x[t] for x in recording)
-                evidence = Evidence(s, target - s, seen, complete)
+                evidence = Evidence(s, target - s, seen[..., None], complete)
             with poutine.scale(scale=gamma**t):
                 z = pyro.sample(f"latent_{t}", self.prior(s), infer={"evidence": evidence})
             pi = self.policy(s, z)

@@ -169,11 +169,13 @@ class ControlVAE(SceneModel):
             )  # fmt: skip
         self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy, self.parts)
 
-    def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
+    def context(
+        self, state: Tensor, actions: list[Tensor], here: Tensor | None = None
+    ) -> Tensor:
         """c_t (..., C), as of `SceneModel`, or what each body of a set knows, body after body."""
         if self.set_context is None:
             return super().context(state, actions)
-        return self.set_context(state, actions)
+        return self.set_context(state, actions, here)
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
@@ -192,7 +194,7 @@ class ControlVAE(SceneModel):
         A memory h_t does not change that, since it depends on the recorded states alone.
         """
         evidence = self.evidence(batch)
-        T, B = evidence.seen.shape
+        T, B, _ = evidence.seen.shape
         hidden = self._remembered(evidence.context, self.start((B,)).hidden)
         with (
             pyro.plate("latent_time", T, dim=-2),

@@ -4,6 +4,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ class Evidence(NamedTuple):
         context: What the prior was conditioned on, c_t (..., C).
         shown: What the recording shows of this step: in a scene the displacement s~_{t+1} - s_t
             (..., D), 0 where not observed.
-        seen: Whether it shows anything, (...).
+        seen: Whether it shows anything, of each part of the latent: (..., 1), or where every body
+            has a latent of its own (..., N).
         complete: Whether all is known to be seen, so that nothing need be masked.
     """
 
@@ -63,7 +65,7 @@ class Evidence(NamedTuple):
 
     @property
     def mask(self) -> Tensor | None:
-        """Whether the step shows anything, (...); None where all do."""
+        """Whether the step shows anything, (..., parts); None where all do."""
         return None if self.complete else self.seen
 
     def at(self, t: int) -> "Evidence":
@@ -121,12 +123,25 @@ class Overshooting:
         return (1.0 if self.weights is None else self.weights[d - 1]) / self.distance
 
 
+_ALL_SEEN = ContextVar("all_seen", default=False)
+
+
+@contextmanager
+def all_seen(known: bool) -> Iterator[None]:
+    """Within, a step that is traced is one of batches in which all was seen, if that is known."""
+    token = _ALL_SEEN.set(known)
+    try:
+        yield
+    finally:
+        _ALL_SEEN.reset(token)
+
+
 def all_true(mask: Tensor) -> bool:
     """Whether all are true.
 
-    False while a step is being traced, since the trace must hold for any mask.
+    While a step is being traced, no value of a tensor is known: see `all_seen`.
     """
-    return get_proxy_mode() is None and bool(mask.all())
+    return _ALL_SEEN.get() if get_proxy_mode() is not None else bool(mask.all())
 
 
 def every_trajectory(name: str, trajectories: int) -> IndepMessenger:

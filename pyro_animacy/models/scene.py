@@ -251,12 +251,14 @@ class SceneModel(nn.Module):
         time, trajectory = pyro.plate("time", T, dim=-2), every_trajectory("trajectory", B)
 
         if closed_loop:
+            here = self.complete(batch)[0]
+            seen = seen & self.each(here, self.state_size)
             with trajectory:
-                rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen))
+                rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen), here)
             state, action, pi = rolled.stacked(state[0])
         else:
             evidence, memory = self.follow(batch, gamma)
-            seen = seen & evidence.seen[..., None]
+            seen = self.seen(batch)
             if overshooting is not None:
                 self.overshoot(evidence, memory, seen, overshooting)
             pi = self.policy(evidence.context, memory)
@@ -289,7 +291,7 @@ class SceneModel(nn.Module):
             What each step showed, tensors of (T, B, ...), and m_t, likewise.
         """
         evidence = self.evidence(batch)
-        T, B = evidence.seen.shape
+        T, B, _ = evidence.seen.shape
         memory, followed = self.start((B,)), []
         with every_trajectory("latent_trajectory", B):
             for t in range(T):
@@ -305,6 +307,7 @@ class SceneModel(nn.Module):
         actions: list[Tensor],
         steps: int,
         recording: tuple[Tensor, Tensor] | None = None,
+        here: Tensor | None = None,
     ) -> RollOut:
         """Run the step program in closed loop: s_{t+1} = s_t + a_t, a_t ~ pi, z_t ~ p or a guide.
 
@@ -315,9 +318,11 @@ class SceneModel(nn.Module):
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             steps: Number of steps T.
             recording: s~_{1..T} and whether it was seen, each (T, ..., D), for a guide to look at.
+            here: Which bodies of a set are there, (..., N); all by default. The others are not
+                heard, and what is drawn of them means nothing.
         """
         found = RollOut([], [], [], [])
-        for step in self.rolling(state, actions, steps, recording):
+        for step in self.rolling(state, actions, steps, recording, here):
             for kept, one in zip(found, step, strict=True):
                 kept.append(one)
         return found
@@ -328,6 +333,7 @@ class SceneModel(nn.Module):
         actions: list[Tensor],
         steps: int,
         recording: tuple[Tensor, Tensor] | None = None,
+        here: Tensor | None = None,
         memory: Memory | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Policy, Tensor]]:
         """Run `roll_out` step by step, yielding s_{t+1}, a_t, its policy and z_t.
@@ -339,11 +345,12 @@ class SceneModel(nn.Module):
         gamma = 1.0 if recording is None else self.config.discount
         walled = recording is None and self.config.arena == "recorded"
         walls = self.walls(state) if walled else None
-        recorded = recording and (*recording, recording[1].any(-1))
+        recorded = recording and (*recording, self._some(recording[1]))
         complete = recording is not None and all_true(recording[1])
+        here = None if here is None or all_true(here) else here
         s, m = state, memory or self.start(state.shape[:-1])
         for t in range(steps):
-            c, evidence = self.context(s, actions), None
+            c, evidence = self.context(s, actions, here), None
             if recorded is not None:
                 target, seen, some = (x[t] for x in recorded)
                 shown = target - s
@@ -369,12 +376,15 @@ class SceneModel(nn.Module):
         high = self.high.where((state <= self.high) & walled, torch.inf)
         return low, high
 
-    def context(self, state: Tensor, actions: list[Tensor]) -> Tensor:
+    def context(
+        self, state: Tensor, actions: list[Tensor], here: Tensor | None = None
+    ) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
 
         Args:
             state: s_t (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
+            here: Which bodies of a set are there, (..., N); all by default.
         """
         return torch.cat([state @ self.view, *actions], -1)
 
@@ -400,21 +410,53 @@ class SceneModel(nn.Module):
         return x[k - 1 : -1], x[k:], observed[k:], [moves[i : i + T] for i in range(k - 2, -1, -1)]
 
     def complete(self, batch: Batch) -> Tensor:
-        """Whether the context c_t of each step was recorded in full, (T, B)."""
-        return batch.observed.all(-1)[:-1].unfold(0, self.config.history, 1).all(-1)
+        """Whether the context of each part of a step was recorded in full, (T, B, parts).
+
+        Of a model of the whole scene that is c_t; of a set, that of each body by itself.
+        """
+        return self.known(batch.observed[:-1])
+
+    def known(self, observed: Tensor) -> Tensor:
+        """Whether the context that ends with each frame but the first ones is complete.
+
+        Args:
+            observed: Whether each coordinate was observed, (frames, ..., D).
+
+        Returns:
+            (frames - history + 1, ..., parts).
+        """
+        observed = observed.unflatten(-1, (self.parts, -1)).all(-1)
+        return observed.unfold(0, self.config.history, 1).all(-1)
+
+    def seen(self, batch: Batch) -> Tensor:
+        """Whether each coordinate of s~_{t+1} was observed, after a complete context, (T, B, D)."""
+        following = batch.observed[self.config.history :]
+        return following & self.each(self.complete(batch), self.state_size)
 
     def evidence(self, batch: Batch) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
 
-        A step is seen where its context was recorded in full, and at least one coordinate of the
-        next state. A context that was not recorded in full is 0.
+        A step, or the part of it that is of one body of a set, is seen where its context was
+        recorded in full, and at least one coordinate of what follows. A context that was not
+        recorded in full is 0, and others do not hear of it.
         """
-        state, target, seen, actions = self.recorded(batch)
-        complete = self.complete(batch)[..., None]
-        seen = seen & complete
-        context = self.context(state, actions) * complete
-        some = seen.any(-1)
+        state, target, _, actions = self.recorded(batch)
+        known, seen = self.complete(batch), self.seen(batch)
+        if all_true(known):
+            context = self.context(state, actions)
+        else:
+            context = self.context(state, actions, known)
+            context = context * self.each(known, self.context_size)
+        some = self._some(seen)
         return Evidence(context, (target - state) * seen, some, all_true(some))
+
+    def each(self, of_parts: Tensor, size: int) -> Tensor:
+        """What is of each part of a step (..., parts), for each of ``size`` numbers (..., size)."""
+        return of_parts.repeat_interleave(size // self.parts, -1)
+
+    def _some(self, seen: Tensor) -> Tensor:
+        """Whether anything was seen (..., D), of each part (..., parts)."""
+        return seen.unflatten(-1, (self.parts, -1)).any(-1)
 
 
 def _view(bodies: int, axes: int, scale: Scale) -> Tensor:

@@ -261,7 +261,7 @@ class DynamicsGuide(MessengerGuide):
         moved = categorical(unmoved + shift, self.unimix).base_dist.logits
         # mixing in the uniform distribution once more would move a step that was not observed
         if (seen := evidence.mask) is not None:
-            moved = moved.where(seen[..., None, None], unmoved)
+            moved = moved.where(seen[..., None], unmoved)
         return categorical(moved)
 
     def _answered(self, steps: range) -> TorchDistributionMixin:
@@ -333,7 +333,7 @@ class StateSpaceModel(SceneModel):
         self, evidence: Evidence, memory: Memory, seen: Tensor, options: Overshooting
     ) -> None:
         """Declare what is expected of steps up to D ahead: latents, and displacements if asked."""
-        context, shown, some, _ = evidence
+        context, shown, some = evidence.context, evidence.shown, evidence.seen[..., 0]
         ahead = self.dynamics.overshoot(memory, context, some, options)
         for d, rolled in ahead:
             if not options.observation * options.weight(d):

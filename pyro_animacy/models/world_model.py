@@ -265,9 +265,8 @@ class WorldModel(nn.Module):
         """Declare z_t at every frame; returns m_t, tensors of (T, B, ...)."""
         T, B = batch.observed.shape
         memory, followed = self.start((B,)), []
-        evidence = Evidence(
-            batch.action, batch.observation, batch.observed, all_true(batch.observed)
-        )
+        seen = batch.observed[..., None]
+        evidence = Evidence(batch.action, batch.observation, seen, all_true(seen))
         with every_trajectory("latent_trajectory", B):
             for t in range(T):
                 now = evidence.at(t)
