@@ -24,8 +24,9 @@ DATA_OPTIONS = {
     "bodies": (
         str,
         "bodies of a scene: 'home_1,away_3,ball' (these), 'home x away x ball' (every triple of "
-        "one from each group, no body twice), 'ant x ant' (every pair of one group) or 'each' "
-        "(every body on its own); all by default",
+        "one from each group, no body twice), 'ant x ant' (every pair of one group), 'each' "
+        "(every body on its own) or 'present' (whoever is there: bodies come and go); all by "
+        "default",
     ),
     "labels": (str, "only trajectories with these labels: 'chase,follow'"),
     "fps": (float, "frames per second of the recording, where the file does not say"),
@@ -40,8 +41,8 @@ DATA_OPTIONS = {
     "resolution": (float, "smallest step the recording can show, in its units; else estimated"),
     "split_gaps": (
         bool,
-        "false keeps frames in which a body is missing, masked in the loss, instead of cutting "
-        "trajectories there",
+        "false keeps frames in which a body is missing, masked in the loss (of a set that body "
+        "alone), instead of cutting trajectories there",
     ),
 }
 SOME = 50  # episodes, that show what all of a run of `act` are like

@@ -245,7 +245,8 @@ def _sample(chosen: Namespace) -> None:
 def _begun(run: Run, recordings: xr.Dataset, context: int | None) -> xr.Dataset:
     """Trajectories from where the model has what it looks back on; says which were cut."""
     history = run.card.config["history"]
-    found = begun(recordings, history, after=max(0, (context or 0) - history))
+    after = max(0, (context or 0) - history)
+    found = begun(recordings, history, after=after, parts=run.card.parts)
     if found is not recordings:
         later = int((found["start"].values != recordings["start"].values).sum())
         print(

@@ -26,7 +26,6 @@ are those of each body.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,13 +33,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from pyro_animacy.data.bodies import body_stem
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 from pyro_animacy.resting import Policy, Rest
 
 AT_ONCE = 2**22  # without a gradient: numbers in messages, N^2 M a scene, or into g; 16 MB
-# a number at the end, after a letter: home_1, home 12, dog3
-_NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
 
 
 def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tuple[int, ...]:
@@ -71,11 +69,6 @@ def body_types(names: Sequence[str], known: Sequence[str] | None = None) -> tupl
             "it after the kind it is of, as home_3"
         )
     return tuple(kinds.index(stem) for stem in stems)
-
-
-def body_stem(name: str) -> str:
-    """The name of a body without the number after its letters: home of home_1."""
-    return _NUMBERED.sub("", str(name).strip())
 
 
 @dataclass(frozen=True)

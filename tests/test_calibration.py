@@ -577,7 +577,8 @@ def test_draws_may_be_in_an_order(tiny_run, tiny_data, monkeypatch):
 
     def ordered(guide, windows, which, draws, *_, **__):
         loc = torch.linspace(-3, 3, draws)[:, None, None, None].expand(draws, 1, len(which), 4)
-        yield which, SimpleNamespace(policy=normal(loc, 0.1), shown=torch.zeros(1, len(which), 4))
+        shown = torch.zeros(1, len(which), 4)
+        yield which, SimpleNamespace(policy=normal(loc, 0.1), shown=shown, seen=shown == 0)
 
     monkeypatch.setattr("pyro_animacy.criticism.calibration.window_steps", ordered)
     _, drawn, _ = one_step(tiny_run, tiny_data, 100, 0, progress=False)

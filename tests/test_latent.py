@@ -318,7 +318,7 @@ def test_what_cannot_be_traversed_is_said():
         traverse(run, start, past, 0, one, 0)
     with pytest.raises(DataError, match="past_actions has shape"):
         traverse(run, start, past[:0], 0, one, 3)
-    with pytest.raises(DataError, match="every value observed"):
+    with pytest.raises(DataError, match="must be observed"):
         traverse(run, start * np.nan, past, 0, one, 3)
     with pytest.raises(ConfigError, match="draws is 0"):
         latent_use(run, xr.Dataset(), draws=0)

@@ -41,7 +41,7 @@ def test_of_many_windows_some_are_taken_evenly(monkeypatch):
     dataset = walk()
     w, scale = windows(dataset)
     monkeypatch.setattr(linear_gaussian, "MOST_WINDOWS", 500)
-    model = LinearAutoregression.fit(2, Moments.of(2, w, chunk=100))
+    model = LinearAutoregression.fit(2, *Moments.of(2, w, chunk=100))
     X, Y = rows(dataset, scale, 2)
     some = np.linspace(0, len(X) - 1, 500).round().astype(int)
     B = np.linalg.lstsq(X[some], Y[some], rcond=None)[0]
@@ -52,7 +52,7 @@ def test_of_many_windows_some_are_taken_evenly(monkeypatch):
 def test_fit_is_least_squares(order):
     dataset = walk()
     w, scale = windows(dataset)
-    model = LinearAutoregression.fit(order, Moments.of(5, w, chunk=100))  # a lower one of them
+    model = LinearAutoregression.fit(order, *Moments.of(5, w, chunk=100))  # a lower one of them
     X, Y = rows(dataset, scale, order)
     coefficients = np.linalg.lstsq(X, Y, rcond=None)[0]
     residual = Y - X @ coefficients
@@ -70,7 +70,7 @@ def test_fit_is_least_squares(order):
 def test_constant_velocity_is_its_special_case():
     dataset = walk()
     w, scale = windows(dataset)
-    model = LinearAutoregression.constant_velocity(Moments.of(3, w, chunk=77))
+    model = LinearAutoregression.constant_velocity(*Moments.of(3, w, chunk=77))
     X, Y = rows(dataset, scale, 1)
     e = Y - X[:, 1:]
     np.testing.assert_allclose(model.covariance.numpy(), e.T @ e / len(e), atol=1e-5)
@@ -80,7 +80,7 @@ def test_constant_velocity_is_its_special_case():
 def test_recovers_what_made_the_data():
     A = np.array([[0.6, 0.2, 0, 0], [-0.2, 0.6, 0, 0], [0.3, 0, 0.4, 0], [0, 0.3, 0, 0.4]])
     w, _ = windows(walk(6000, 4, A=A))
-    model = LinearAutoregression.fit(1, Moments.of(1, w))
+    model = LinearAutoregression.fit(1, *Moments.of(1, w))
     deviation = np.array([1, 2, 0.5, 1])  # of the noise; no more than that of the regressors
     standard_error = deviation[:, None] / deviation / np.sqrt(4 * 6000)
     assert (np.abs(model.coefficients[1:].T.numpy() - A) < 5 * standard_error).all()
@@ -92,8 +92,8 @@ def test_a_body_at_rest_leaves_the_density_finite():
     still[:, :, 1] = 3.0
     w, _ = windows(dataset.assign(position=still))
     for model in (
-        LinearAutoregression.fit(5, Moments.of(5, w)),
-        LinearAutoregression.constant_velocity(Moments.of(1, w)),
+        LinearAutoregression.fit(5, *Moments.of(5, w)),
+        LinearAutoregression.constant_velocity(*Moments.of(1, w)),
     ):
         assert model(w.batch(torch.arange(50))).isfinite().all()
 
@@ -127,7 +127,7 @@ def test_roll_out_has_the_mean_and_covariance_of_the_closed_form():
 def test_roll_out_goes_on_from_the_last_k_displacements(monkeypatch):
     dataset = walk()
     w, scale = windows(dataset)
-    model = LinearAutoregression.fit(3, Moments.of(3, w))
+    model = LinearAutoregression.fit(3, *Moments.of(3, w))
     x = ((dataset["position"].to_numpy() - scale.center) / scale.unit).reshape(3, 400, 4)[:, :9]
     a = np.diff(x, axis=1)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
@@ -143,6 +143,6 @@ def test_roll_out_goes_on_from_the_last_k_displacements(monkeypatch):
 def test_last_step_is_the_density_that_forward_scores():
     w, _ = windows(walk())
     batch = w.batch(torch.arange(20))
-    model = LinearAutoregression.fit(2, Moments.of(2, w))
+    model = LinearAutoregression.fit(2, *Moments.of(2, w))
     policy, a = model.last_step(batch)
     assert torch.equal(policy.log_prob(a), model(batch))

@@ -233,7 +233,9 @@ def _windows(run: Run, dataset: xr.Dataset) -> tuple[Windows, Integers, Integers
     """Every step with its past; and of each, its trajectory and the frame it is taken from."""
     model = run.model
     past = model.config.history + model.remembers * min(REMEMBERED, model.memory_steps - 1)
-    windows = Windows(dataset, frames=past + 1, context=past, scale=run.card.scale)
+    windows = Windows(
+        dataset, frames=past + 1, context=past, scale=run.card.scale, parts=run.card.parts
+    )
     row, start = windows.index.numpy().T
     return windows, row, start + past - 1
 
@@ -293,9 +295,9 @@ def _of_agents(
     """Each body as an agent: its measures (B, bodies), and the scene's control information (B,)."""
     own = _draw(run, batch, draws)
     choice = _told_of_latent(own.log_ratio, own.log_policy)
-    parts = own.log_ratio.shape[-1]  # one, or each body by itself, and then these add up
-    of_parts = own.log_policy.reshape(*own.log_policy.shape[:-1], parts, -1).sum(-1)
-    control = _told_of_latent(own.log_ratio, of_parts).sum(-1)
+    count = own.log_ratio.shape[-1]  # one part, or each body by itself, and then these add up
+    of_parts = own.log_policy.reshape(*own.log_policy.shape[:-1], count, -1).sum(-1)
+    control = _told_of_latent(own.log_ratio, of_parts).sum(-1)  # nothing of who is not there
     shape = own.seen.shape
     log_p, error, k_hat = (np.full(shape, np.nan) for _ in range(3))
     for i in range(len(animate)):
@@ -313,7 +315,7 @@ def _of_agents(
         error[seen, i] = np.sqrt(((share * errors) ** 2).sum(0))
         k_hat[seen, i] = np.max([part.k_hat for part in parts], axis=0)
     return {
-        "control_information": np.where(own.seen.all(-1), control, np.nan),
+        "control_information": np.where(own.seen.all(-1) | (count > 1), control, np.nan),
         "choice": np.where(own.seen, choice, np.nan),
         "evidence": log_p, "evidence_standard_error": error, "k_hat": k_hat,
     }  # fmt: skip

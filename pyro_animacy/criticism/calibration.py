@@ -174,7 +174,8 @@ def one_step(
     counted once however many trajectories show it, as scenes that share bodies do.
     """
     scale, history = run.card.scale, run.card.config["history"]
-    windows = scoring_windows(dequantised(dataset, DEQUANTISE_HELDOUT), scale, history)
+    noisy = dequantised(dataset, DEQUANTISE_HELDOUT)
+    windows = scoring_windows(noisy, scale, history, run.card.parts)
     which = torch.from_numpy(evenly(len(windows), STEPS))
     baselines = rivals(run)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
@@ -187,7 +188,7 @@ def one_step(
             run.guide, windows, which, draws, "prior", chunk=AT_ONCE
         ):  # fmt: skip
             bar.update(len(part))
-            a = steps.shown[0]
+            a = steps.shown[0].where(steps.seen[0], torch.nan)
             shares, normals = zip(*components(steps.policy), strict=True)
             loc, spread, share = (
                 _numbers(torch.cat(parts)[:, 0])
@@ -197,9 +198,13 @@ def one_step(
             made = steps.policy.sample()[:, 0]
             any_of = torch.randint(len(made), (DRAWN, len(a)))  # those of a filter are in an order
             some = _numbers(made[any_of, torch.arange(len(a))])
+            unseen = ~steps.seen[0].cpu().numpy()
+            some[:, unseen] = np.nan
             drawn.append(np.stack([pit(loc, spread, one, share) for one in some]))
+            batch = windows.batch(part)
             for name, baseline in baselines.items():
-                policy, a = baseline.last_step(windows.batch(part))
+                policy, a = baseline.last_step(batch)
+                a = a.where(batch.observed[-1], torch.nan)
                 forecast = policy.mean[None], policy.stddev[None], a
                 found[name].append(pit(*map(_numbers, forecast)))
     shape = (-1, len(run.card.bodies), len(run.card.axes))

@@ -26,6 +26,7 @@ from pyro_animacy.data.trajectories import split_at_gaps
 from pyro_animacy.errors import ConfigError, how_many
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
+from pyro_animacy.models.linear_gaussian import EACH
 
 if TYPE_CHECKING:  # it takes long to load
     from arviz_stats.utils import ELPDData
@@ -34,8 +35,9 @@ SECONDS = (1.0, 2.0, 4.0)  # horizons of the forecast table; see `frames_ahead`
 BEST_OF = 20  # draws of which minADE and minFDE take the best
 AUTOREGRESSION = "autoregression"  # of leave-future-out, where its order may change
 TAKEN = {  # not for runs: the tables have these already
-    *("steps", "constant velocity", AUTOREGRESSION),
-    *(baseline_name(f"ar{k}") for k in BASELINE_ORDERS),
+    *("steps", AUTOREGRESSION),
+    *(baseline_name(f"constant_velocity{of}") for of in ("", EACH)),
+    *(baseline_name(f"ar{k}{of}") for k in BASELINE_ORDERS for of in ("", EACH)),
 }
 
 

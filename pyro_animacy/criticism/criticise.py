@@ -25,7 +25,7 @@ from pyro_animacy.criticism.traversal import traversals
 from pyro_animacy.criticism.verdicts import doubt
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import Integers
-from pyro_animacy.data.windows import begun, consecutive, evenly
+from pyro_animacy.data.windows import begun, consecutive, evenly, of_those_given
 from pyro_animacy.errors import AnimacyError, ConfigError, DataError, command_line
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.predict import predict
@@ -148,8 +148,10 @@ def criticise(
         raise ConfigError(
             f"section {unknown[0]!r} does not exist; choose from {', '.join(SECTIONS)}"
         )
-    dataset = begun(suited(run.card, dataset), run.card.config["history"])
+    history, bodies = run.card.config["history"], run.card.parts
+    dataset = begun(suited(run.card, dataset), history, parts=bodies)
     observed = _cut(dataset, *_places(dataset, run, frames=frames, most=most))
+    observed = of_those_given(observed, slice(history), bodies)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
     metrics = run.metrics()  # damaged ones fail now, not after minutes
     stopped = _stopped(run)
@@ -205,7 +207,7 @@ def windows(
         ConfigError: If ``frames`` is too small for the model, or ``most`` is not positive.
         DataError: If no trajectory is long enough for one step.
     """
-    dataset = begun(dataset, run.card.config["history"])
+    dataset = begun(dataset, run.card.config["history"], parts=run.card.parts)
     return _cut(dataset, *_places(dataset, run, frames=frames, most=most))
 
 

@@ -85,6 +85,7 @@ def elpd(
     """
     windows, which = _steps(run, dataset, context)
     found: list[Psis] = []
+    seen: list[np.ndarray] = []
     with torch.random.fork_rng(), tqdm(
         total=len(which), desc=f"elpd {run.path.name}", unit="step", disable=not progress, delay=1
     ) as bar:  # fmt: skip
@@ -94,8 +95,10 @@ def elpd(
         ):  # fmt: skip
             bar.update(len(part))
             found.append(psis_of_parts(steps.log_weight[:, -1].cpu().numpy()))
+            seen.append(steps.seen[-1].sum(-1).cpu().numpy())
     smoothed = Psis(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
-    return _by_unit(smoothed.log_mean, run, dataset, windows, which, smoothed, draws)
+    density = smoothed.log_mean - run.card.scale.log_jacobian(np.concatenate(seen))
+    return _by_unit(density, dataset, windows, which, smoothed, draws)
 
 
 def elpd_baselines(
@@ -116,11 +119,17 @@ def elpd_baselines(
         DataError: If the recordings do not suit the model or are too short.
     """
     windows, which = _steps(run, dataset, context)
-    found = {}
-    for name, baseline in rivals(run).items():
-        density = torch.cat([baseline(windows.batch(chunk)) for chunk in which.split(CHUNK)])
-        found[name] = _by_unit(density.numpy(), run, dataset, windows, which)
-    return found
+    baselines = rivals(run)
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in baselines}
+    for chunk in which.split(CHUNK):
+        batch = windows.batch(chunk)
+        jacobian = run.card.scale.log_jacobian(batch.observed[-1].sum(-1))
+        for name, baseline in baselines.items():
+            found[name].append(baseline(batch) - jacobian)
+    return {
+        name: _by_unit(torch.cat(densities).numpy(), dataset, windows, which)
+        for name, densities in found.items()
+    }
 
 
 def _steps(run: Run, dataset: xr.Dataset, context: int | None) -> tuple[Windows, torch.Tensor]:
@@ -129,21 +138,19 @@ def _steps(run: Run, dataset: xr.Dataset, context: int | None) -> tuple[Windows,
     context = context or run.card.config["history"]
     # The noise is drawn before the bodies are put in the run's order: each body has its own.
     noisy = suited(run.card, dequantised(dataset, DEQUANTISE_HELDOUT))
-    windows = scoring_windows(noisy, run.card.scale, context)
+    windows = scoring_windows(noisy, run.card.scale, context, run.card.parts)
     return windows, torch.from_numpy(evenly(len(windows), MOST_STEPS))
 
 
 def _by_unit(
     log_density: Floats,
-    run: Run,
     dataset: xr.Dataset,
     windows: Windows,
     which: torch.Tensor,
     smoothed: Psis | None = None,
     draws: int = 1,
 ) -> ELPDData:
-    """Sum log densities (step,) in model units over units, and turn them into data units."""
-    log_density = log_density - run.card.scale.log_jacobian(run.model.state_size)
+    """Sum log densities (step,) over units."""
     index = np.stack(windows.places(which), 1)
     member = independent_groups(dataset, index)
     steps = np.bincount(member)

@@ -10,14 +10,15 @@ from pyro_animacy.criticism.arrays import CHUNK, chunks
 from pyro_animacy.criticism.forecast_scores import matched
 from pyro_animacy.criticism.verdicts import finite_baselines
 from pyro_animacy.data.schema import pieces
-from pyro_animacy.data.windows import consecutive, evenly, whole
+from pyro_animacy.data.stored import observed, positions
+from pyro_animacy.data.windows import consecutive, evenly, of_those_given, whole
 from pyro_animacy.errors import DataError, require
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.infer.score import BASELINE_ORDERS, least_context
-from pyro_animacy.models.linear_gaussian import LinearAutoregression
+from pyro_animacy.infer.score import least_context
+from pyro_animacy.models.linear_gaussian import EACH, LinearAutoregression
 from pyro_animacy.progress import tqdm
 
 RECORDED, MODEL = "recorded", "model"  # names in the dict of forecasts, beside the baselines'
@@ -83,9 +84,10 @@ def forecast_all(
         ("draws", draws >= 1, "at least 1"),
         ("windows", most >= 1, "at least 1"),
     )
-    observed = _cut(dataset, context, horizon, most)
+    shown = _cut(dataset, context, horizon, most, run.card.parts)
+    shown = of_those_given(shown, slice(context), run.card.parts)
     tree = predict(
-        run, observed, mode="forecast", draws=draws, context=context, horizon=horizon, seed=seed,
+        run, shown, mode="forecast", draws=draws, context=context, horizon=horizon, seed=seed,
         progress=progress,
     )  # fmt: skip
     fps = float(dataset.attrs["fps"])
@@ -94,12 +96,12 @@ def forecast_all(
     model = tree["predictions"]["position"].isel(chain=0, time=future, drop=True)
     recorded = tree["observed_data"]["position"].isel(time=future)
     about = "recording", "start", "resolution"
-    of = {name: ("trajectory", observed[name].to_numpy()) for name in about}
-    last = observed["position"].isel(time=context - 1).to_numpy()
+    of = {name: ("trajectory", shown[name].to_numpy()) for name in about}
+    last = shown["position"].isel(time=context - 1).to_numpy()
     recorded = recorded.assign_coords(of)
     recorded = recorded.assign_coords(given=(("trajectory", "body", "space"), last))
     found = {RECORDED: recorded.transpose(*DIMS[2:]), MODEL: model.transpose("draw", *DIMS[2:])}
-    given = observed.isel(time=slice(context - needed, context))
+    given = shown.isel(time=slice(context - needed, context))
     for name, baseline in others.items():
         position = _roll_on(baseline, given, run, horizon, draws, model.dtype, seed, progress)
         found[name] = found[MODEL].copy(data=position)
@@ -116,10 +118,14 @@ def rivals(run: Run) -> dict[str, LinearAutoregression]:
         RunError: If the run has no baselines.
     """
     baselines = load_baselines(run.path / BASELINES)
-    orders = [name for k in reversed(BASELINE_ORDERS) if (name := f"ar{k}") in baselines]
     scores = finite_baselines(run.summary)
-    best = max(orders, key=lambda name: scores.get(name, -np.inf))
-    return {name: baselines[name] for name in ("constant_velocity", best)}
+    unscored = sorted(baselines, key=lambda name: (not name.endswith(EACH), name), reverse=True)
+
+    def best(autoregression: bool) -> str:
+        in_turn = (name for name in [*scores, *unscored] if name in baselines)
+        return next(name for name in in_turn if name.startswith("ar") == autoregression)
+
+    return {name: baselines[name] for name in (best(False), best(True))}
 
 
 def frames_given(runs: Sequence[Run], dataset: xr.Dataset) -> int:
@@ -154,16 +160,16 @@ def frames_left(dataset: xr.Dataset, context: int) -> int:
     return int(longest_first[np.searchsorted(shared, shared[-1] / 2)]) - context
 
 
-def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int) -> xr.Dataset:
-    """Consecutive windows whose context was observed in full.
+def _cut(dataset: xr.Dataset, context: int, horizon: int, most: int, parts: int) -> xr.Dataset:
+    """Consecutive windows whose context was observed in full, of one of several parts at least.
 
     Raises:
         DataError: If there is none.
     """
     frames, length = context + horizon, dataset["length"].to_numpy()
     rows, begin, end = consecutive(length, frames, least=context + 1)
-    seen = np.isfinite(dataset["position"].to_numpy()).all((-1, -2))
-    some = seen[rows[:, None], begin[:, None] + np.arange(context)].all(1)
+    seen, _ = observed(positions(dataset), parts)
+    some = seen[rows[:, None], begin[:, None] + np.arange(context)].all(1).any(-1)
     rows, begin, end = rows[some], begin[some], end[some]
     if not len(rows):
         raise DataError(
@@ -189,7 +195,8 @@ def _roll_on(
 ) -> np.ndarray:
     """Draws (draw, trajectory, time, body, space) in data units after the frames ``given``."""
     scale, shape = run.card.scale, given["position"].shape
-    x = whole(given, scale).position
+    x, seen = whole(given, scale)
+    absent = ~seen.all(0).numpy()  # (trajectory, D)
     moves = x.diff(dim=0).flip(0)[: baseline.history - 1]  # newest first
     position = np.empty((draws, shape[0], horizon, *shape[2:]), dtype)
     several = max(1, CHUNK // max(1, position[0].size))
@@ -200,7 +207,9 @@ def _roll_on(
         for first in range(0, draws, several):
             part = position[first : first + several]
             rolled = baseline.roll_out(x[-1], list(moves), horizon, len(part))
-            part[:] = rolled.transpose(1, 2).reshape(part.shape).numpy() * scale.unit + scale.center
+            rolled = rolled.transpose(1, 2)  # (draw, trajectory, time, D)
+            rolled.numpy()[:, absent[:, None].repeat(horizon, 1)] = np.nan
+            part[:] = rolled.reshape(part.shape).numpy() * scale.unit + scale.center
             bar.update(len(part))
     return position
 
@@ -249,8 +258,8 @@ def displacement_errors(
             e = np.where(seen, np.sqrt(((paths - y) ** 2).sum(-1)), 0.0)
             mean = e.cumsum(2) / np.maximum(so_far, 1)
         values = mean[0], e[0], mean[1:].min(0), e[1:].min(0)
-        for which, (value, observed) in enumerate(zip(values, (so_far > 0, seen) * 2, strict=True)):
-            total[which] += np.where(observed, value, 0).sum((0, 2))
-            count[which] += observed.sum((0, 2))
+        for which, (value, known) in enumerate(zip(values, (so_far > 0, seen) * 2, strict=True)):
+            total[which] += np.where(known, value, 0).sum((0, 2))
+            count[which] += known.sum((0, 2))
     errors = total / np.where(count > 0, count, np.nan)
     return dict(zip(names, errors, strict=True))

@@ -184,16 +184,19 @@ def vsbc(probability: ArrayLike) -> Vsbc:
     Stat. 40).
 
     Args:
-        probability: (N, Z) values of p, of N independent simulations.
+        probability: (N, Z) values of p, of N independent simulations; NaN where there was none.
     """
     p = np.asarray(probability, np.float64)
-    distance = np.array([scipy.stats.ks_2samp(x, 1 - x, method="asymp").statistic for x in p.T])
+    each = [x[~np.isnan(x)] for x in p.T]
+    distance = np.array([scipy.stats.ks_2samp(x, 1 - x, method="asymp").statistic for x in each])
+    count = np.array([*map(len, each)])
     # P(sup |W| > x) = 4 sum_n (-1)^n P(N(0, 1) > (2n + 1) x), by reflection.
     n = np.arange(50)
-    x = np.maximum(math.sqrt(len(p)) * distance, 0.1)[:, None]  # below, 1; the series ends too soon
+    x = np.maximum(np.sqrt(count) * distance, 0.1)[:, None]  # below, 1; the series ends too soon
     tails = scipy.stats.norm.sf((2 * n + 1) * x)
     asymmetry = np.clip(4 * ((-1.0) ** n * tails).sum(-1), 0, 1)
-    return Vsbc(p.mean(0) - 0.5, 12 * p.var(0), distance, asymmetry)
+    bias, spread = (np.array([f(x) for x in each]) for f in (np.mean, np.var))
+    return Vsbc(bias - 0.5, 12 * spread, distance, asymmetry)
 
 
 @torch.no_grad()
@@ -208,7 +211,7 @@ def simulated_probability(guide: MessengerGuide, batch: Batch) -> Tensor:
         batch: Windows of ``history + T`` frames.
 
     Returns:
-        p (T, B, Z).
+        p (T, B, Z); of a body of a set that is not there it means nothing.
 
     Raises:
         ConfigError: If the model has no Gaussian latent.
@@ -291,7 +294,7 @@ def guide_quality(
             f"no step of these recordings follows {history} frames observed in full, which the "
             "model needs; use recordings with fewer gaps"
         )
-    joined["kl"] = joined["kl"].mean(0)
+    joined["kl"] = np.nanmean(joined["kl"], axis=0)
     step, curve = ("trajectory", "time"), ("K", "trajectory", "time")
     dims = {"k_hat": step[:1], "ess": step[:1], "steps": step[:1], "kl": ("latent_dim",),
             "vsbc": ("sample", "latent_dim"), "iwae": curve, "iwae_error": curve}  # fmt: skip
@@ -334,11 +337,14 @@ def _measured(run: Run, batch: Batch, draws: int, sizes: list[int]) -> dict[str,
     joint = psis_of_parts(np.where(np.isnan(log_w).all(2), np.nan, np.nansum(log_w, 2)))
     iwae, error = iwae_curve(log_w, sizes)
     iwae, error = iwae.sum(-1), np.linalg.norm(error, axis=-1)
-    simulated = simulated_probability(run.guide, batch)[seen]
+    simulated = simulated_probability(run.guide, batch)
+    unseen = ~drawn.latent_seen()
+    vsbc, kl = (
+        x.masked_fill(unseen, torch.nan)[seen].double().cpu().numpy() for x in (simulated, drawn.kl)
+    )
     return {
         "k_hat_step": each.k_hat, "ess_step": each.ess, "elbo": log_w.mean(0).sum(-1),
         "log_density": each.log_mean, "log_density_error": each.standard_error,
         "k_hat": joint.k_hat, "ess": joint.ess, "steps": seen.sum(0).cpu().numpy(),
-        "iwae": iwae, "iwae_error": error, "kl": drawn.kl[seen].double().cpu().numpy(),
-        "vsbc": simulated.double().cpu().numpy(),
+        "iwae": iwae, "iwae_error": error, "kl": kl, "vsbc": vsbc,
     }  # fmt: skip

@@ -73,9 +73,9 @@ def plot_iwae(quality: xr.Dataset) -> Figure:
 def plot_vsbc(quality: xr.Dataset) -> Figure:
     """Histograms of p = Q(z <= z*) of `guide_quality`, for the latent dimensions of most KL."""
     order = np.argsort(-quality["kl"].to_numpy())[:PANELS]
-    N = quality.sizes["sample"]
+    simulated = [p[~np.isnan(p)] for p in quality["vsbc"].to_numpy().T]
+    N = len(simulated[order[0]])
     bins = int(np.clip(N // 25, 4, 20))
-    low, high = scipy.stats.binom.ppf((0.025, 0.975), N, 1 / bins)
     columns = min(3, len(order))
     rows = -(-len(order) // columns)
     with styled():
@@ -84,7 +84,8 @@ def plot_vsbc(quality: xr.Dataset) -> Figure:
         for axis in grid.flat[len(order) :]:
             axis.set_visible(False)
         for axis, j in zip(grid.flat, order, strict=False):
-            axis.hist(quality["vsbc"][:, j], np.linspace(0, 1, bins + 1), color=GENERATED)
+            axis.hist(simulated[j], np.linspace(0, 1, bins + 1), color=GENERATED)
+            low, high = scipy.stats.binom.ppf((0.025, 0.975), len(simulated[j]), 1 / bins)
             axis.axhspan(low, high, color=QUIET, alpha=0.45, lw=0)
             axis.set_title(f"z {j}: KL {quality['kl'][j]:.2g}", loc="left")
             axis.set_xticks((0, 0.5, 1), ("0", "½", "1"))

@@ -53,12 +53,17 @@ def activity(mean: Array) -> Array:
     the posterior is that prior; the mean of the residual r does not.
 
     Args:
-        mean: m (step, latent_dim), prior standard deviations.
+        mean: m (step, latent_dim), prior standard deviations; NaN where nothing was seen.
 
     Returns:
         (latent_dim,), prior variances; NaN for a single step.
     """
-    return mean.var(0) if len(mean) > 1 else np.full(mean.shape[1:], np.nan)
+    known = ~np.isnan(mean)
+    count = known.sum(0)
+    centred = mean - np.sum(mean, axis=0, where=known) / np.maximum(count, 1)
+    return np.where(
+        count > 1, np.sum(centred**2, axis=0, where=known) / np.maximum(count, 1), np.nan
+    )
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def latent_use(
     dataset = _at_most(suited(run.card, dataset), most)
     scale, history = run.card.scale, run.model.config.history
     noisy = dequantised(dataset, DEQUANTISE_HELDOUT)
-    windows = Windows(noisy, frames=history + 1, context=history, scale=scale)
+    windows = Windows(noisy, frames=history + 1, context=history, scale=scale, parts=run.card.parts)
     per_step = _per_step(run, windows, draws, seed, progress)
     trajectory, start = windows.index.numpy().T
 
@@ -203,17 +208,20 @@ def latent_use(
         out[trajectory, start + history - 1] = values
         return out
 
-    mean, spread, distortion = per_step
+    def of_seen(values: npt.NDArray) -> npt.NDArray[np.float32]:
+        return grid(np.where(seen, values, np.nan))  # of those bodies of a set that were there
+
+    mean, spread, distortion, seen = per_step
     where, each = ("trajectory", "time"), ("trajectory", "time", "latent_dim")
     surgery = elbo_surgery(mean, spread, seed=seed)
     step, rates, distortions = training_path(run)
     return xr.Dataset(
         {
-            "kl": (each, grid(kl_to_prior(mean, spread)), {"units": "nats"}),
-            "residual_mean": (each, grid(mean), {"units": "prior standard deviations"}),
-            "residual_scale": (each, grid(spread), {"units": "prior standard deviations"}),
+            "kl": (each, of_seen(kl_to_prior(mean, spread)), {"units": "nats"}),
+            "residual_mean": (each, of_seen(mean), {"units": "prior standard deviations"}),
+            "residual_scale": (each, of_seen(spread), {"units": "prior standard deviations"}),
             "distortion": (where, grid(distortion), {"units": "nats"}),
-            "activity": ("latent_dim", activity(mean)),
+            "activity": ("latent_dim", activity(np.where(seen, mean, np.nan))),
             "information": surgery.information, "marginal_kl": surgery.marginal_kl,
             "surgery_rate": surgery.rate, "surgery_error": surgery.standard_error,
             "surgery_steps": surgery.steps,
@@ -238,10 +246,11 @@ def _at_most(dataset: xr.Dataset, most: int) -> xr.Dataset:
     return dataset.isel(trajectory=evenly(dataset.sizes["trajectory"], several))
 
 
-def _per_step(
-    run: Run, windows: Windows, draws: int, seed: int, progress: bool
-) -> tuple[Array, Array, Array]:
-    """Residual mean and scale (step, Z), and distortion (step,) in data units."""
+def _per_step(run: Run, windows: Windows, draws: int, seed: int, progress: bool) -> list[Array]:
+    """Residual mean and scale (step, Z), distortion (step,) in data units, and what was seen.
+
+    The last, (step, Z), is whether the guide saw anything of what each dimension is of.
+    """
     which = torch.arange(len(windows))
     parts: list[tuple[torch.Tensor, ...]] = []
     with torch.random.fork_rng(), tqdm(
@@ -256,6 +265,5 @@ def _per_step(
             residual = (q.loc - p.loc) / p.scale, q.scale / p.scale
             # where each draw has a past of its own, that of one draw
             residual = tuple(x[0] if x.dim() == 4 else x for x in residual)
-            parts.append((*residual, distortion))
-    joined = [torch.cat(part, 1)[0].double().cpu().numpy() for part in zip(*parts, strict=True)]
-    return joined[0], joined[1], joined[2]
+            parts.append((*(x.double() for x in (*residual, distortion)), drawn.latent_seen()))
+    return [torch.cat(part, 1)[0].cpu().numpy() for part in zip(*parts, strict=True)]

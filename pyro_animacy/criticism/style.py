@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from pyro_animacy.criticism.wording import body_name
-from pyro_animacy.sets import body_stem, body_types
+from pyro_animacy.data.bodies import body_stem
+from pyro_animacy.sets import body_types
 
 BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 BODY_MARKERS = ("o", "s", "^", "D", "v", "P", "X")

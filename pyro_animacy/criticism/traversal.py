@@ -64,10 +64,12 @@ def traverse(
         ConfigError: if there is no such dimension, or no step.
         DataError: if the state or the actions are not of the model's shape, or not all observed.
     """
-    rolled, start = _hold(run, start_state, past_actions, dim, values, steps)
-    states = torch.stack([start, *rolled.state], 1).double().cpu().numpy()
+    rolled, start, here = _hold(run, start_state, past_actions, dim, values, steps)
+    states = torch.stack([start, *rolled.state], 1)
+    states = states.masked_fill(~run.model.each(here, states.shape[-1]), torch.nan)
+    position = states.double().cpu().numpy()
     shape = (len(values), steps + 1, *start_state.shape)
-    return states.reshape(shape) * run.card.scale.unit + np.asarray(run.card.scale.center)
+    return position.reshape(shape) * run.card.scale.unit + np.asarray(run.card.scale.center)
 
 
 def policy_spread(
@@ -92,16 +94,18 @@ def policy_spread(
         ConfigError: as `traverse`.
         DataError: as `traverse`.
     """
-    rolled, _ = _hold(run, start_state, past_actions, dim, values, 1)
+    rolled, _, here = _hold(run, start_state, past_actions, dim, values, 1)
     variance = rolled.policy[0].variance.double().cpu().numpy()
     of_body = variance.reshape(len(values), *start_state.shape).mean(-1)
+    there = run.model.each(here, of_body.shape[1]).cpu().numpy()
+    of_body[:, ~there] = np.nan
     return np.sqrt(of_body) * run.card.scale.unit
 
 
 def _hold(
     run: Run, start_state: Array, past_actions: Array, dim: int, values: Array, steps: int
-) -> tuple[RollOut, torch.Tensor]:
-    """The roll-out of `traverse` in model units, and its start (value, D)."""
+) -> tuple[RollOut, torch.Tensor, torch.Tensor]:
+    """The roll-out of `traverse` in model units, its start (value, D), and who is there."""
     check_kind(run.card, "scenes", run.path)
     needs_gaussian_latent(run.model)
     config, scale, size = run.model.config, run.card.scale, run.model.latent_size
@@ -113,14 +117,17 @@ def _hold(
     wanted = {"start_state": body_space, "past_actions": (config.history - 1, *body_space)}
     given = {"start_state": start_state, "past_actions": past_actions}
     for name, shape in wanted.items():
-        if given[name].shape != shape or not np.isfinite(given[name]).all():
-            raise DataError(
-                f"{name} has shape {given[name].shape}; expected {shape}, every value observed"
-            )
+        if given[name].shape != shape:
+            raise DataError(f"{name} has shape {given[name].shape}; expected {shape}")
+    seen = np.isfinite(np.stack([start_state, *past_actions])).all(0).reshape(run.card.parts, -1)
+    here = torch.from_numpy(seen.all(-1))
+    if not here.any():
+        raise DataError("start_state and past_actions must be observed, of one body of a set")
     parameter = next(run.model.parameters())
 
     def tensor(x: Array) -> torch.Tensor:
-        flat = torch.as_tensor(x.reshape(-1), dtype=parameter.dtype, device=parameter.device)
+        known = np.nan_to_num(x.reshape(-1))
+        flat = torch.as_tensor(known, dtype=parameter.dtype, device=parameter.device)
         return flat.expand(len(values), -1)
 
     start = tensor((start_state - np.asarray(scale.center)) / scale.unit)
@@ -128,7 +135,8 @@ def _hold(
     residual[:, dim] = torch.as_tensor(values).to(residual)
     with torch.no_grad(), HeldResidual(residual):
         actions = [tensor(a / scale.unit) for a in past_actions]
-        return run.model.roll_out(start, actions, steps), start
+        here = here.to(start.device).expand(len(values), -1)
+        return run.model.roll_out(start, actions, steps, here=here), start, here[0]
 
 
 @dataclass(frozen=True)
@@ -139,8 +147,9 @@ class Traversal:
         dim: the dimension, from 0.
         values: v (value,), prior standard deviations.
         past: what was recorded up to the state, (frame, body, space), data units.
-        paths: from `traverse`, (value, steps + 1, body, space), data units.
-        spread: from `policy_spread`, (value, body), data units.
+        paths: from `traverse`, (value, steps + 1, body, space), data units; NaN of a body of a set
+            that is not there, whose reach and length are 0.
+        spread: from `policy_spread`, (value, body), data units, likewise.
         bodies: their names.
         fps: frames per second.
         units: of position.
@@ -162,18 +171,18 @@ class Traversal:
     @property
     def reach(self) -> Array:
         """Distance (body,) between the ends of the paths of the least and of the greatest v."""
-        return np.linalg.norm(self.paths[-1, -1] - self.paths[0, -1], axis=-1)
+        return np.nan_to_num(np.linalg.norm(self.paths[-1, -1] - self.paths[0, -1], axis=-1))
 
     @property
     def length(self) -> Array:
         """Length (body,) of the path whose v is nearest 0."""
         path = self.paths[np.abs(self.values).argmin()]
-        return np.linalg.norm(np.diff(path, axis=0), axis=-1).sum(0)
+        return np.nan_to_num(np.linalg.norm(np.diff(path, axis=0), axis=-1).sum(0))
 
     @property
     def widening(self) -> Array:
         """Greatest over least standard deviation (body,) of the policy over the values."""
-        return self.spread.max(0) / self.spread.min(0)
+        return np.nan_to_num(self.spread.max(0) / self.spread.min(0), nan=1.0)
 
 
 def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3) -> list[Traversal]:
@@ -193,7 +202,9 @@ def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3)
         DataError: if the recordings do not suit the model or hold no step.
     """
     dataset, history = suited(run.card, dataset), run.model.config.history
-    windows = Windows(dataset, frames=history + 1, context=history, scale=run.card.scale)
+    windows = Windows(
+        dataset, frames=history + 1, context=history, scale=run.card.scale, parts=run.card.parts
+    )
     row, frame = windows.index.numpy().T
     frame = frame + history - 1
     steps = max(1, round(SECONDS * run.card.fps))
@@ -230,7 +241,8 @@ def traversal_gif(traversal: Traversal) -> bytes:
         the path, assuming it stays as at the first step and steps are independent.
     """
     past, paths, values = traversal.past, traversal.paths, traversal.values
-    order = np.sort(np.argsort(-traversal.reach, kind="stable")[:SHOWN])
+    there = np.flatnonzero(np.isfinite(traversal.paths[0, 0]).all(-1))
+    order = there[np.sort(np.argsort(-traversal.reach[there], kind="stable")[:SHOWN])]
     columns = min(3, len(order))
     noise = traversal.spread * math.sqrt(paths.shape[1] - 1)  # the steps' noise is independent
     rows = -(-len(order) // columns)

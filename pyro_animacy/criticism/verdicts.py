@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro_animacy.criticism.section import Grade
 from pyro_animacy.criticism.wording import nats, number, plus_minus
+from pyro_animacy.models.linear_gaussian import EACH
 
 COLLAPSED = 0.01  # nats per step of KL under which the latent variable carries nothing
 FOREIGN = 25.0  # nats per step and body below the best baseline: motion of quite another kind
@@ -15,10 +16,11 @@ MODEST = 1.0  # nats per step, two standard errors up to which no difference mea
 
 
 def baseline_name(key: str) -> str:
-    """`constant_velocity` -> constant velocity, `ar3` -> AR(3)."""
-    if key.startswith("ar") and key[2:].isdigit():
-        return f"AR({key[2:]})"
-    return key.replace("_", " ")
+    """`constant_velocity` -> constant velocity, `ar3_each` -> AR(3), each body by itself."""
+    kind = key.removesuffix(EACH)
+    order = kind.removeprefix("ar")
+    name = f"AR({order})" if order.isdigit() else kind.replace("_", " ")
+    return name if kind == key else f"{name}, each body by itself"
 
 
 def finite_baselines(summary: Mapping[str, Any]) -> dict[str, float]:

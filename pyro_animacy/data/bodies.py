@@ -13,6 +13,18 @@ from pyro_animacy.data.stored import HELD, Floats, Stored, positions, sharing
 from pyro_animacy.errors import ConfigError, DataError
 
 GROUPS = r"\s+x\s+"  # between the groups of a choice of bodies
+# a number at the end, after a letter: home_1, home 12, dog3
+_NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
+
+
+def body_stem(name: str) -> str:
+    """The name of a body without the number after its letters: home of home_1."""
+    return _NUMBERED.sub("", str(name).strip())
+
+
+def is_present(bodies: str | None) -> bool:
+    """Whether a scene is whoever is there, so that bodies come and go."""
+    return bodies is not None and bodies.strip() == "present"
 
 
 def is_each(bodies: str | None) -> bool:

@@ -1,12 +1,13 @@
 """From the rows of a table to a dense array: scenes, and the bodies in them."""
 
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.bodies import body_groups, is_each
+from pyro_animacy.data.bodies import body_groups, body_stem, is_each, is_present
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
 from pyro_animacy.data.schema import make_trajectories
@@ -24,11 +25,12 @@ def table_dataset(
 
     Only the bodies asked for are made dense: `each` of a pedestrian file with hundreds of ids
     over an hour never becomes an array of all ids over all frames. Of a table with an id, `each`
-    is done here; any other choice is left to `select_bodies`.
+    and `present` are done here; any other choice is left to `select_bodies`.
 
     Args:
         table: the rows.
-        bodies: which bodies are going to make up a scene; all by default.
+        bodies: which bodies are going to make up a scene; all by default. Of whoever is `present`
+            the bodies of the result are places, which those of the table take in turn.
         fps: frames per second, if the table does not know it.
         pause: how many frames a pause is long of which only the end is known.
 
@@ -39,16 +41,18 @@ def table_dataset(
         DataError: where rows contradict one another or `fps`, or bodies differ between
             trajectories.
     """
-    each = is_each(bodies)
+    each, present = is_each(bodies), is_present(bodies)
     if each and table.body is not None:
         table = _body_by_body(table)
-    elif bodies is not None and not each:
+    elif bodies is not None and not (each or present):
         _, groups = body_groups(bodies, table.bodies, table.where)
         table = _keep_bodies(table, sorted({i for group in groups for i in group}))
     elif bodies is None:
         _same_bodies(table)
     frames = frame_axis(table, pause)
     table, frames = _drop_short(table, frames)
+    if present and table.body is not None:
+        table = _by_place(table, frames, pause)
     whole = each and table.body is not None
     return make_trajectories(
         scatter(table, frames),
@@ -134,6 +138,39 @@ def _body_by_body(table: Table) -> Table:
         body=np.zeros_like(code),
         bodies=["body"],
         label=None if table.label is None else [table.label[s] for s in scene],
+    )
+
+
+def _by_place(table: Table, frames: Frames, pause: int) -> Table:
+    """The bodies of each trajectory in as few places as there are of their kind at a time.
+
+    A place is free for the next once it was empty for as many frames as a pause is long: then some
+    frame that is kept shows that it is another body. Bodies are of a kind where their names differ
+    by a number; those that are bare numbers are of one.
+    """
+    assert table.body is not None
+    pair = table.trajectory.astype(np.int64) * len(table.bodies) + table.body
+    kept, code = np.unique(pair, return_inverse=True)
+    at = frames.index(table.trajectory, slice(None))
+    first, last = (extreme(f, at, code, len(kept)) for f in (np.minimum, np.maximum))
+    scene, body = np.divmod(kept, len(table.bodies))
+    stems = [body_stem(name) for name in table.bodies]
+    kinds = ["body" if stem.isdigit() else stem for stem in stems]
+    ends: defaultdict[tuple[int, str], list[int]] = defaultdict(list)  # the last frame of each
+    place: list[tuple[str, int]] = [("", 0)] * len(kept)
+    for i in np.argsort(first, kind="stable").tolist():
+        kind = kinds[body[i]]
+        taken = ends[int(scene[i]), kind]
+        free = next((k for k, end in enumerate(taken) if end + pause < first[i]), len(taken))
+        taken[free : free + 1] = [int(last[i])]
+        place[i] = kind, free
+    names = sorted({*place})
+    number = {of: k for k, of in enumerate(names)}
+    return replace(
+        table,
+        body=np.array([number[of] for of in place])[code],
+        bodies=[f"{kind}_{k + 1}" for kind, k in names],
+        animate=None,
     )
 
 

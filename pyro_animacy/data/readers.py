@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_animacy.data import arrays, tables
 from pyro_animacy.data.arrays import metrica_sample
-from pyro_animacy.data.bodies import is_each, is_many, select_bodies
+from pyro_animacy.data.bodies import body_stem, is_each, is_many, is_present, select_bodies
 from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
@@ -79,9 +79,10 @@ def read_trajectories(
     Args:
         source: path, paths, folder or object; "metrica" for the bundled sample.
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
-            triple of one from each group, no body twice), "ant x ant" (every pair of one group) or
-            "each" (every body on its own, of the recording it comes from); a list of names is
-            these bodies; all by default.
+            triple of one from each group, no body twice), "ant x ant" (every pair of one group),
+            "each" (every body on its own, of the recording it comes from) or "present" (whoever is
+            there: bodies come and go, and of a table with ids the scene has places, body_1,
+            body_2, ..., which they take in turn); a list of names is these bodies; all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
@@ -92,7 +93,7 @@ def read_trajectories(
         resolution: smallest step the recording can show, in its units; estimated by default.
         minimum_frames: shorter runs of frames are dropped.
         split_gaps: make a trajectory of every run of frames in which all bodies of the scene are
-            observed. If False, frames that are not observed stay in as NaN.
+            observed. If False, or of "present" bodies, what is not observed stays in as NaN.
 
     Returns:
         The trajectories.
@@ -122,6 +123,8 @@ def read_trajectories(
     if len(parts) > 1:
         names = _distinct_names(items)
         parts = [_prefixed(part, name) for part, name in zip(parts, names, strict=True)]
+    if is_present(bodies):
+        parts = _of_the_same_places(parts)
     ds = join(parts, _source_name(source))
     if labels is not None:
         _all_labelled(parts)
@@ -133,6 +136,15 @@ def read_trajectories(
             resolution=("trajectory", np.full(ds.sizes["trajectory"], float(resolution)))
         )
     return ds if checked == [True] and labels is None else check_trajectories(ds)
+
+
+def _of_the_same_places(parts: list[xr.Dataset]) -> list[xr.Dataset]:
+    """Recordings with the places that any of them has, which nobody takes in the others."""
+    names = {str(name) for part in parts for name in part["body"].values}
+    places = sorted(names, key=lambda name: (body_stem(name), len(name), name))
+    if all(len(places) == part.sizes["body"] for part in parts):
+        return parts
+    return [part.drop_vars("animate", errors="ignore").reindex(body=places) for part in parts]
 
 
 def _no_file_twice(items: Iterable[Any]) -> None:
@@ -268,17 +280,19 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
                 " in some rows; --labels needs one label for each trajectory"
             )
         ds, own = table_dataset(table, options.bodies, options.fps, options.pause), True
-        if table.body is not None and is_each(chosen):
+        if table.body is not None and (is_each(chosen) or is_present(chosen)):
             chosen = None  # which is done
         del table  # its rows would otherwise stay in memory beside the array
     else:
         ds, own = _dataset(item, options), False  # it may be the user's array
+    if is_present(chosen):
+        chosen = None
     if chosen is not None and not is_many(chosen):
         ds, own = select_bodies(ds, chosen), False
     cut = every_nth(ds, options.downsample)
     if chosen is not None and is_many(chosen):  # now that there are fewer frames
         cut, own = select_bodies(cut, chosen), False
-    if options.split_gaps:
+    if options.split_gaps and not is_present(options.bodies):
         try:
             cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
         except DataError as error:

@@ -280,13 +280,20 @@ def _candidates(x: Floats) -> Floats:
     return np.concatenate([*(f.reshape(n, several, *x.shape[2:]) for f in found), x[:, end:]], 1)
 
 
-def observed(position: Floats | Stored) -> tuple[Bools, Bools]:
-    """Whether every and whether any coordinate of a frame is recorded, each (trajectory, time)."""
-    complete, some = (np.ones(position.shape[:2], bool) for _ in range(2))
+def observed(position: Floats | Stored, parts: int | None = None) -> tuple[Bools, Bools]:
+    """Whether every and whether any coordinate of a frame is recorded, each (trajectory, time).
+
+    Args:
+        position: (trajectory, time, body, 2).
+        parts: Say so of each of so many parts, of as many bodies: (trajectory, time, parts).
+    """
+    shape = position.shape[:2] if parts is None else (*position.shape[:2], parts)
+    complete, some = (np.ones(shape, bool) for _ in range(2))
     for rows, times, x in blocks(position):
         if (missing := np.isnan(x)).any():
-            complete[rows, times] = ~missing.any((2, 3))
-            some[rows, times] = ~missing.all((2, 3))
+            missing = missing.reshape(*x.shape[:2], *shape[2:], -1)
+            complete[rows, times] = ~missing.any(-1)
+            some[rows, times] = ~missing.all(-1)
     return complete, some
 
 

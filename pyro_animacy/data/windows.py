@@ -53,8 +53,12 @@ class Scale:
         return coordinates * math.log(self.unit)
 
     @classmethod
-    def of(cls, dataset: xr.Dataset) -> "Scale":
+    def of(cls, dataset: xr.Dataset, parts: int = 1) -> "Scale":
         """Measure the scale of the recordings in ``dataset``.
+
+        Args:
+            dataset: Recordings.
+            parts: `SceneModel.parts`; of several, one may be missing throughout.
 
         Raises:
             DataError: If nothing moves, or a body is never observed, or places are so far from
@@ -63,7 +67,7 @@ class Scale:
         position = positions(dataset)
         low, high = stored.extremes(position)
         unseen = np.isnan(low).any(-1).all(0)
-        if unseen.any():
+        if unseen.any() and parts == 1:
             raise DataError(
                 f"body {dataset['body'].to_numpy()[unseen][0]} is not observed in the part of the "
                 "recordings that is fitted; leave it out by --bodies, or give longer recordings"
@@ -115,28 +119,45 @@ def body_pairs(bodies: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(bodies) for j in range(i + 1, bodies)]
 
 
-def longest_seen(dataset: xr.Dataset) -> int:
-    """For how many frames in a row all bodies are observed, at most."""
-    complete, _ = stored.observed(positions(dataset))
-    _, begin, end = stored.runs(complete)
+def longest_seen(dataset: xr.Dataset, parts: int = 1) -> int:
+    """For how many frames in a row all bodies, or those of a part, are observed, at most."""
+    complete, _ = stored.observed(positions(dataset), parts)
+    _, begin, end = stored.runs(np.concatenate(np.moveaxis(complete, -1, 0)))
     return int((end - begin).max(initial=0))
 
 
-def begun(dataset: xr.Dataset, frames: int, after: int = 0) -> xr.Dataset:
+def begun(dataset: xr.Dataset, frames: int, after: int = 0, parts: int = 1) -> xr.Dataset:
     """Trajectories that a model can go on from: all bodies are observed in ``frames`` in a row.
 
-    One that is not split at its gaps may begin in one. It is cut where the first such frames are,
-    or ``after`` frames before them; a trajectory that has none stays as it is.
+    Of several ``parts`` that count by themselves, the bodies of one are enough. One that is not
+    split at its gaps may begin in one. It is cut where the first such frames are, or ``after``
+    frames before them; a trajectory that has none stays as it is.
     """
-    complete, _ = stored.observed(positions(dataset))
-    row, first, end = stored.runs(complete)
+    complete, _ = stored.observed(positions(dataset), parts)
+    count = len(complete)
+    row, first, end = stored.runs(np.concatenate(np.moveaxis(complete, -1, 0)))
     first = np.maximum(first, after)
     enough = end - first >= frames
-    begin = np.zeros(len(complete), int)
-    begin[row[enough][::-1]] = first[enough][::-1] - after  # of several the first
+    begin = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(begin, row[enough] % count, first[enough] - after)  # of several the first
+    begin[begin == np.iinfo(np.int64).max] = 0
     if not begin.any():
         return dataset
     return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())
+
+
+def of_those_given(dataset: xr.Dataset, given: slice, parts: int) -> xr.Dataset:
+    """Trajectories of those bodies that are observed in full in the frames ``given``.
+
+    Of several ``parts`` that count by themselves the others are left out, not observed; where there
+    is one, nothing is.
+    """
+    x = dataset["position"].to_numpy()
+    known = np.isfinite(x[:, given]).all((1, 3)).reshape(len(x), parts, -1).all(-1)
+    if parts == 1 or known.all():
+        return dataset
+    each = known.repeat(x.shape[2] // parts, 1)[:, None, :, None]
+    return dataset.assign(position=dataset["position"].copy(data=np.where(each, x, np.nan)))
 
 
 class Batch(NamedTuple):
@@ -162,6 +183,9 @@ class Windows:
     coordinate of the next frame is. A trajectory shorter than the window gives one window, padded
     with missing frames; one too short for a single step gives none.
 
+    Where a step falls in ``parts``, each of as many bodies, that of one part is enough: bodies may
+    come and go.
+
     Args:
         dataset: Recordings in the schema of `pyro_animacy.data.schema`.
         frames: Frames in a window: the context and the steps to predict.
@@ -169,7 +193,12 @@ class Windows:
         scale: The model's scale.
         symmetry: Draw each window under a random motion that leaves the law of motion as it is:
             ``reflect`` mirrors either axis about the centre, ``rotate`` turns by any angle as well.
-        complete: Keep only windows observed in full.
+        complete: Keep only windows observed in full; of several parts, what is not observed in full
+            is not shown.
+        parts: Into how many parts a step falls that count by themselves, `SceneModel.parts`.
+
+    Attributes:
+        partial: Whether windows may lack a part.
 
     Raises:
         DataError: If no trajectory is long enough for one step.
@@ -184,13 +213,14 @@ class Windows:
         scale: Scale,
         symmetry: Symmetry = "none",
         complete: bool = False,
+        parts: int = 1,
     ) -> None:
         x = positions(dataset)
         self.stored = x if isinstance(x, Stored) else Stored.of(x)
         self.bodies, self.axes = map(int, x.shape[2:])
         self.coordinates = self.bodies * self.axes
         self.frames, self.context, self.symmetry = frames, context, symmetry
-        self.complete, self.scale = complete, scale
+        self.complete, self.scale, self.parts, self.partial = complete, scale, parts, False
         self.resolution = (dataset["resolution"].to_numpy() / scale.unit).astype(np.float32)
         # Runs of windows that start one frame after another: their trajectories, how many windows
         # there are up to the last of each, and what of a window's number makes its first frame.
@@ -199,22 +229,27 @@ class Windows:
         self._end, self._shift = torch.from_numpy(last), end - last
         if not len(self):
             raise DataError(
-                f"no trajectory has {context + 1} frames observed in a row (all bodies are seen "
-                f"together for at most {longest_seen(dataset)}); use longer recordings, fewer "
-                "bodies (--bodies), where it was given a smaller --downsample, or a smaller "
-                "--model.history"
+                f"no trajectory has {context + 1} frames observed in a row ("
+                f"{'all bodies are seen together' if parts == 1 else 'a body is seen'} for at most "
+                f"{longest_seen(dataset, parts)}); use longer recordings, fewer bodies (--bodies), "
+                "where it was given a smaller --downsample, or a smaller --model.history"
             )
 
     def _valid(self, position: Floats | Stored, length: Integers) -> np.ndarray:
         """Where windows begin, (trajectory, time)."""
         complete, some = map(torch.from_numpy, stored.observed(position))
+        if self.parts > 1 and not complete.equal(some):
+            self.partial = True
+            complete, some = map(torch.from_numpy, stored.observed(position, self.parts))
         need = self.frames if self.complete else self.context
         if complete.shape[1] < need:
             return np.zeros((len(position), 0), bool)
         complete = complete.unfold(1, need, 1).all(-1)
+        if not self.complete:
+            complete = complete[:, :-1] & some[:, self.context :]
+        valid = complete.any(2) if self.partial else complete
         if self.complete:
-            return complete.numpy()
-        valid = complete[:, :-1] & some[:, self.context :]
+            return valid.numpy()
         last = torch.from_numpy(length - self.frames).clamp(min=0)
         valid &= torch.arange(valid.shape[1]) <= last[:, None]
         return valid.numpy()
@@ -252,7 +287,7 @@ class Windows:
         """
         if generator is not None:
             return Batch(*(part[0] for part in self.batches(which[None], [generator])))
-        return _seen(self.stretches(*self.places(which), self.frames))
+        return _seen(self._shown(self.stretches(*self.places(which), self.frames)))
 
     def batches(self, which: Tensor, generators: Sequence[torch.Generator]) -> Batch:
         """The batches of every row of ``which`` (K, B), each drawn by a generator of its own.
@@ -261,7 +296,7 @@ class Windows:
         mostly the calls, which are slow between steps that leave nothing of them in the cache.
         """
         trajectory, start = self.places(which)
-        x = self.stretches(trajectory, start, self.frames)
+        x = self._shown(self.stretches(trajectory, start, self.frames))
         rows = x.flatten(-2)  # torch is slow over short last axes
         # Sixteen random bits for the noise of each coordinate, the two mirrors, and the angle: as
         # many as float32 has below the resolution of a recording.
@@ -282,6 +317,13 @@ class Windows:
                 points = rows.numpy().view(np.complex64)  # torch's threads would round otherwise
                 points *= turn.numpy()
         return _seen(x)
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """What is shown of windows (..., frames, B, D), in place: parts in full, if so asked."""
+        if self.complete and self.partial:
+            each = x.unflatten(-1, (self.parts, -1))
+            each.masked_fill_(each.isnan().any(-1, keepdim=True).any(-4, keepdim=True), torch.nan)
+        return x
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Return ``size`` windows drawn at random, with replacement."""

@@ -21,7 +21,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,16 @@ class ModelCard:
     fps: float
     units: str
     format: int = FORMAT
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts that count by themselves a step falls: the bodies of a set."""
+        return parts_of(self.config, self.bodies)
+
+
+def parts_of(config: Mapping[str, Any], bodies: Sequence[str]) -> int:
+    """Into how many parts that count by themselves a step falls: the bodies of a set."""
+    return len(bodies) if config.get("structure") == "set" else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +213,9 @@ def load_baselines(path: Path) -> dict[str, LinearAutoregression]:
         RunError: If the file is missing, cut short or altered.
     """
     tensors, _ = _read(path)
-    names = sorted({key.split(".")[0] for key in tensors}, key=lambda n: (n.startswith("ar"), n))
+    names = sorted(
+        {key.split(".")[0] for key in tensors}, key=lambda n: ("each" in n, n.startswith("ar"), n)
+    )
     return {
         name: LinearAutoregression(tensors[f"{name}.coefficients"], tensors[f"{name}.covariance"])
         for name in names

@@ -237,9 +237,7 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
     known = model.complete(batch)
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
-            rolled = model.roll_out(
-                s[0], [a[0] for a in actions], len(s), (target, seen), known[0]
-            )
+            rolled = model.roll_out(s[0], [a[0] for a in actions], len(s), (target, seen), known[0])
         s, a, pi = rolled.stacked(s[0])
         z, known = torch.stack(rolled.latent), known[:1].expand_as(known)
     else:
@@ -254,9 +252,7 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
     density = density - run.card.scale.log_jacobian(seen.sum(-1))
     density = density.masked_fill(~seen.any(-1), torch.nan)
-    states, z = (
-        x.masked_fill(~model.each(known, x.shape[-1]), torch.nan) for x in (states, z)
-    )
+    states, z = (x.masked_fill(~model.each(known, x.shape[-1]), torch.nan) for x in (states, z))
     return Drawn(states, z, density[..., None])
 
 

@@ -12,7 +12,9 @@ data units.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,9 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
 from pyro_animacy.infer.steps import Steps, draw_steps, log_mean_exp, window_steps
-from pyro_animacy.models.linear_gaussian import LinearAutoregression, Moments
+from pyro_animacy.models.linear_gaussian import EACH, LinearAutoregression, Moments
 from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.progress import tqdm
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
@@ -86,21 +89,53 @@ def least_context(*history: int) -> int:
     return max(*history, max(BASELINE_ORDERS) + 1)
 
 
-def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int) -> Windows:
-    """Complete windows of one step whose context serves the model and every baseline alike."""
+def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int, parts: int = 1) -> Windows:
+    """Complete windows of one step whose context serves the model and every baseline alike.
+
+    Of ``parts`` that count by themselves, as the bodies of a set, those are shown that are complete
+    in a window.
+    """
     context = least_context(history)
-    return Windows(dataset, frames=context + 1, context=context, scale=scale, complete=True)
+    return Windows(
+        dataset, frames=context + 1, context=context, scale=scale, complete=True, parts=parts
+    )
 
 
 def fit_baselines(
-    train: xr.Dataset, scale: Scale, history: int, *, progress: bool = False
+    train: xr.Dataset,
+    scale: Scale,
+    history: int,
+    types: Sequence[int] = (),
+    *,
+    progress: bool = False,
 ) -> dict[str, LinearAutoregression]:
-    """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised."""
-    windows = scoring_windows(dequantised(train, DEQUANTISE_TRAIN), scale, history)
-    moments = Moments.of(max(BASELINE_ORDERS), windows, progress=progress)
-    return {"constant_velocity": LinearAutoregression.constant_velocity(moments)} | {
-        f"ar{order}": LinearAutoregression.fit(order, moments) for order in BASELINE_ORDERS
+    """Fit constant velocity and AR(1)..AR(5) to the training recordings, dequantised.
+
+    Args:
+        train: Recordings.
+        scale: The model's scale.
+        history: Frames in the model's context.
+        types: Of each body of a set, which is compared with baselines of every body by itself
+            too, one for all that are alike (``..._each``): those of the joint displacement learn
+            many bodies by heart. Where bodies are absent at times, these are all there are.
+        progress: Show a progress bar.
+    """
+    noisy = dequantised(train, DEQUANTISE_TRAIN)
+    windows = scoring_windows(noisy, scale, history, max(1, len(types)))
+    alike = [[i for i, of in enumerate(types) if of == kind] for kind in sorted({*types})]
+    joint = [] if windows.partial else [range(windows.bodies)]
+    moments = Moments.of(max(BASELINE_ORDERS), windows, joint, alike, progress=progress)
+    fits = {"constant_velocity": LinearAutoregression.constant_velocity} | {
+        f"ar{order}": partial(LinearAutoregression.fit, order) for order in BASELINE_ORDERS
     }
+    found = {name: fit(moments[0]) for name, fit in fits.items() if joint}
+    if types:
+        each = moments[len(joint) :]
+        found |= {
+            f"{name}{EACH}": LinearAutoregression.each([*map(fit, each)], types)
+            for name, fit in fits.items()
+        }
+    return found
 
 
 def score(
@@ -124,7 +159,9 @@ def score(
         draws: K of IWAE.
         progress: Show a progress bar.
     """
-    windows = scoring_windows(dequantised(heldout, DEQUANTISE_HELDOUT), scale, history)
+    model: SceneModel = guide.model  # type: ignore[assignment]
+    noisy = dequantised(heldout, DEQUANTISE_HELDOUT)
+    windows = scoring_windows(noisy, scale, history, model.parts)
     which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}
@@ -133,15 +170,16 @@ def score(
     ) as bar:  # fmt: skip
         torch.manual_seed(DEQUANTISE_HELDOUT)
         for part, steps in window_steps(guide, windows, which, draws):
-            found.append(torch.stack([x[-1] for x in bounds(steps)], 1).double().cpu())
+            jacobian = scale.log_jacobian(steps.seen[-1].sum(-1))
+            found.append(torch.stack([x[-1] - jacobian for x in bounds(steps)], 1).double().cpu())
             bar.update(len(part))
     for part in which.split(CHUNK):
         batch = windows.batch(part)
+        jacobian = scale.log_jacobian(batch.observed[-1].sum(-1))
         for name, baseline in baselines.items():
-            others[name].append(baseline(batch))
-    jacobian = scale.log_jacobian(windows.coordinates)
-    both = torch.cat(found) - jacobian
-    rivals = {name: torch.cat(parts) - jacobian for name, parts in others.items()}
+            others[name].append(baseline(batch) - jacobian)
+    both = torch.cat(found)
+    rivals = {name: torch.cat(densities) for name, densities in others.items()}
     best = max(rivals.values(), key=lambda values: values.mean())
     index = np.stack(windows.places(which), 1)
     model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)

@@ -3,9 +3,9 @@
 The training loop knows recordings only through a `Source`, one for each kind of data.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly, longest_seen
 from pyro_animacy.errors import DataError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.checkpoint import ModelCard
+from pyro_animacy.infer.checkpoint import ModelCard, parts_of
 from pyro_animacy.infer.config import BATCH, FitConfig, TrainConfig
 from pyro_animacy.infer.recordings import EPISODES, fingerprint
 from pyro_animacy.infer.run import Run, split_recordings
@@ -29,6 +29,7 @@ from pyro_animacy.infer.steps import window_steps
 from pyro_animacy.infer.summary import describe, describe_text, summarise
 from pyro_animacy.models.control_vae import MOST_JOINT, ControlVAEConfig
 from pyro_animacy.models.program import MessengerGuide
+from pyro_animacy.sets import body_types
 
 VALIDATION_STEPS, VALIDATION_DRAWS = 4096, 8
 LEAST_BATCH = 8
@@ -103,16 +104,16 @@ class SceneSource:
         except DataError as error:
             raise DataError(f"{error} (a fit needs about {needed} frames in a row){cut}") from None
         self.train_part, self.fit_part, self.validation_part, self.heldout_part = parts
-        scale = Scale.of(self.fit_part)
         model = config.model
         if config.remembers and model.memory_steps is None:
-            model = dataclasses.replace(model, memory_steps=options.window)
+            model = replace(model, memory_steps=options.window)
         bodies = tuple(str(b) for b in dataset["body"].to_numpy())
         if isinstance(model, ControlVAEConfig):
             model = model.structured(len(bodies))
+        scale = Scale.of(self.fit_part, parts_of(asdict(model), bodies))
         self.card = ModelCard(
             model=config.family,
-            config=dataclasses.asdict(model),
+            config=asdict(model),
             scale=scale,
             bodies=bodies,
             axes=tuple(str(a) for a in dataset["space"].to_numpy()),
@@ -121,16 +122,16 @@ class SceneSource:
         )
         self.windows = Windows(
             self.fit_part, frames=history + options.window, context=history, scale=scale,
-            symmetry=options.symmetry or "rotate",
+            symmetry=options.symmetry or "rotate", parts=self.card.parts,
         )  # fmt: skip
         self.batch_size = options.batch_size or _windows_of(model, len(bodies))
         each = self.batch_size * self.windows.frames * self.windows.coordinates
         self.ahead = max(1, AHEAD // each)
         check = dequantised(self.validation_part, 0)
         mend = f"give recordings of about {needed} frames in a row{cut}"
-        self.validation = _enough("validation", check, scale, history, mend)
+        self.validation = _enough("validation", check, self.card, mend)
         # Fail now, not after training.
-        _enough("held-out", self.heldout_part, scale, history, mend)
+        _enough("held-out", self.heldout_part, self.card, mend)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, int]]:
         """Batches of windows, dequantised and under the symmetry; their steps observed."""
@@ -145,8 +146,9 @@ class SceneSource:
         """The importance-weighted log density of the next displacement, data units."""
         which = torch.from_numpy(evenly(len(self.validation), VALIDATION_STEPS))
         steps = window_steps(guide, self.validation, which, VALIDATION_DRAWS)
-        found = torch.cat([bounds(of)[0][-1] for _, of in steps])
-        return found.double().mean().item() - self.card.scale.log_jacobian(self.windows.coordinates)
+        jacobian = self.card.scale.log_jacobian
+        found = [(bounds(of)[0] - jacobian(of.seen.sum(-1)))[-1] for _, of in steps]
+        return torch.cat(found).double().mean().item()
 
     def fingerprint(self) -> list[float]:
         """Windows, the scale they were measured to have, and what the parts are."""
@@ -166,8 +168,11 @@ class SceneSource:
     def begin(self, path: Path, progress: bool) -> None:
         """Fit the baselines to the recordings that the model may learn from."""
         if not (path / checkpoint.BASELINES).is_file():  # as where a fit goes on
-            part, card = self.train_part, self.card
-            baselines = fit_baselines(part, card.scale, card.config["history"], progress=progress)
+            card = self.card
+            types = body_types(card.bodies) if card.parts > 1 else ()
+            baselines = fit_baselines(
+                self.train_part, card.scale, card.config["history"], types, progress=progress
+            )
             checkpoint.save_baselines(path / checkpoint.BASELINES, baselines)
 
     def conclude(self, run: Run, progress: bool) -> dict[str, Any]:
@@ -209,15 +214,17 @@ def _if_cut(dataset: xr.Dataset) -> str:
     )
 
 
-def _enough(part: str, dataset: xr.Dataset, scale: Scale, history: int, mend: str) -> Windows:
+def _enough(part: str, dataset: xr.Dataset, card: ModelCard, mend: str) -> Windows:
     """The scoring windows of a part, or DataError naming the part that is too short."""
+    history = card.config["history"]
     try:
-        return scoring_windows(dataset, scale, history)
+        return scoring_windows(dataset, card.scale, history, card.parts)
     except DataError:
         least = least_context(history)
+        who = "all bodies are" if card.parts == 1 else "a body is"
         raise DataError(
-            f"the {part} part is too short to score: all bodies are observed for at most "
-            f"{longest_seen(dataset)} frames in a row, and a step to score takes {least + 1} (the "
-            f"model and the baselines look back {least}); {mend}; or, where it was given, a "
-            f"smaller --downsample, or a larger --train.{part.replace('-', '')}"
+            f"the {part} part is too short to score: {who} observed for at most "
+            f"{longest_seen(dataset, card.parts)} frames in a row, and a step to score takes "
+            f"{least + 1} (the model and the baselines look back {least}); {mend}; or, where it "
+            f"was given, a smaller --downsample, or a larger --train.{part.replace('-', '')}"
         ) from None

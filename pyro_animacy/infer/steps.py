@@ -75,6 +75,12 @@ class Steps(NamedTuple):
         kl = torch.distributions.kl_divergence(self.posterior, self.prior)
         return kl.mean(0) if kl.dim() == 4 else kl
 
+    def latent_seen(self) -> Tensor:
+        """Whether the guide saw anything of each latent dimension, (T, B, Z)."""
+        parts = self.log_ratio.shape[-1]
+        some = self.seen.unflatten(-1, (parts, -1)).any(-1)
+        return some.repeat_interleave(self.prior.batch_shape[-1] // parts, -1)
+
 
 @torch.no_grad()
 def draw_steps(

@@ -169,9 +169,7 @@ class ControlVAE(SceneModel):
             )  # fmt: skip
         self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy, self.parts)
 
-    def context(
-        self, state: Tensor, actions: list[Tensor], here: Tensor | None = None
-    ) -> Tensor:
+    def context(self, state: Tensor, actions: list[Tensor], here: Tensor | None = None) -> Tensor:
         """c_t (..., C), as of `SceneModel`, or what each body of a set knows, body after body."""
         if self.set_context is None:
             return super().context(state, actions)

@@ -376,9 +376,7 @@ class SceneModel(nn.Module):
         high = self.high.where((state <= self.high) & walled, torch.inf)
         return low, high
 
-    def context(
-        self, state: Tensor, actions: list[Tensor], here: Tensor | None = None
-    ) -> Tensor:
+    def context(self, state: Tensor, actions: list[Tensor], here: Tensor | None = None) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
 
         Args:
