@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_animacy.data.bodies import is_present
 from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.metrica_csv import other_team
 from pyro_animacy.data.windows import evenly
@@ -45,6 +46,7 @@ DATA_OPTIONS = {
         "alone), instead of cutting trajectories there",
     ),
 }
+NAMED = 4  # bodies in a message
 SOME = 50  # episodes, that show what all of a run of `act` are like
 OF_THE_RECORDING = ("labels", "resolution")  # not taken over from a run to other recordings
 
@@ -154,14 +156,17 @@ def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Data
     taken = [name for name in taken if name not in given]
     every = data.get("downsample") if "--downsample" in taken else None
     try:
-        found = read_data(run.card.model, data)
+        found = _of_the_runs_places(run, data, read_data(run.card.model, data))
         if every and every > 1 and np.isclose(found.attrs["fps"] * every, run.card.fps, rtol=0.01):
             print(
                 f"{run.path}: its --downsample {every} is not taken over, since the recordings "
                 f"have the model's {run.card.fps:g} frames a second already",
                 file=sys.stderr,
             )
-            found = read_data(run.card.model, data | {"downsample": 1})
+            found = _of_the_runs_places(
+                run, data, read_data(run.card.model, data | {"downsample": 1})
+            )
+        _say_by_place(run, found)
         return found
     except DataError as error:
         if not taken:
@@ -170,6 +175,29 @@ def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Data
             f"{error} ({', '.join(taken)} {'is' if len(taken) == 1 else 'are'} taken over from the "
             "run: give what is right for these recordings)"
         ) from None
+
+
+def _of_the_runs_places(run: Run, data: dict[str, Any], found: xr.Dataset) -> xr.Dataset:
+    """Whoever is present in the places that the run has, if it has as many."""
+    if run.data == "scenes" and is_present(data.get("bodies")):
+        places = [*run.card.bodies]
+        if {*map(str, found["body"].values)} < {*places}:
+            return found.reindex(body=places)
+    return found
+
+
+def _say_by_place(run: Run, found: xr.Dataset) -> None:
+    """Say which body stands for which where they have other names than the run's."""
+    if run.data != "scenes":
+        return
+    theirs, ours = [str(body) for body in found["body"].values], run.card.bodies
+    if len(theirs) == len(ours) and {*theirs} != {*ours}:
+        pairs = [f"{a} as {b}" for a, b in zip(theirs, ours, strict=True) if a != b]
+        said = ", ".join(pairs[:NAMED]) + (", ..." if len(pairs) > NAMED else "")
+        print(
+            f"{run.path}: bodies are taken by their place, {said}; --bodies gives another order",
+            file=sys.stderr,
+        )
 
 
 def _present(data: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.elpd import elpd, elpd_baselines
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
-from pyro_animacy.criticism.traversal import traversals
+from pyro_animacy.criticism.traversal import traversal_gif, traversals
 from pyro_animacy.data.windows import begun, dequantised, of_those_given
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.score import (
@@ -350,6 +350,7 @@ def test_every_instrument_serves_bodies_that_come_and_go(run):
         assert np.isnan(traversal.paths[:, :, gone]).all()
         assert np.isfinite(traversal.paths[:, :, ~gone]).all()
         assert (traversal.reach[gone] == 0).all()
+        assert traversal_gif(traversal)[:3] == b"GIF"
     scores = score_animacy(run, heldout, draws=32, surrogates=4, **options)
     assert (np.isfinite(scores["choice"].to_numpy()[:, 1:-1]) == steps).all()
 

@@ -492,7 +492,8 @@ def normal_scores(correlation, steps=20_000, seed=3):
             "correlated by −0.42, in steps drawn from the model by +0.42",
         ),
         (0.2, 0.0, 10_000, "near", "leaves open is correlated by +0.20"),
-        (0.2, 0.0, 20, "right", "may be chance"),
+        (0.2, 0.0, 30, "right", "may be chance"),
+        (0.2, 0.0, 8, "near", "may be chance"),  # of fewer steps no better is said
         (0.42, 0.0, 8, "near", "may be chance"),
     ],
 )
@@ -603,6 +604,16 @@ def test_a_curve_in_the_band_of_the_figure_may_be_chance(power, independent, gra
     assert found.sentence.endswith(", which may be chance.") == chance
     said = {row[2] for row in section(low).tables[0].rows if row[0].startswith("mouse")}
     assert said == {"may be chance" if chance else "too low"}
+
+
+@pytest.mark.parametrize("independent", [1, 2])
+def test_one_or_two_steps_are_never_beyond_chance(independent):
+    low = right().isel(step=slice(0, 12)).assign_coords(independent=("body", [independent] * 2))
+    low["pit"][:] = rng(3).beta(4, 4, low["pit"].shape)
+    grades = {f.grade for f in section(low).findings if "one step" in f.sentence.lower()}
+    said = [f for f in section(low).findings if f.grade == "wrong" and "forecasts" in f.sentence]
+    assert "wrong" not in grades
+    assert not [f for f in said if "too wide" in f.sentence]
 
 
 def test_a_gap_is_said_to_as_many_digits_as_its_grade_needs():

@@ -1313,6 +1313,52 @@ def test_halves_of_epts_whose_frames_go_in_steps(tmp_path):
     assert ds["length"].values.tolist() == [67, 13]
 
 
+@pytest.mark.parametrize("first", ["NaN", "0.5", "0.50000000000000004"])
+def test_the_resolution_of_epts_is_not_that_of_its_first_line(tmp_path, first):
+    """Some lines in which nobody was seen, or whose numbers are written otherwise than all."""
+    lines = real("metrica", "tracking.txt").read_text().splitlines()[:400]
+    (tmp_path / "metadata.xml").write_text(real("metrica", "metadata.xml").read_text())
+    odd = [re.sub(r"-?\d\.\d+", first, line) for line in lines[:5]]
+    (tmp_path / "tracking.txt").write_text("\n".join(odd + lines[5:]))
+    ds = read_trajectories(tmp_path, bodies="home_1,away_3")
+    assert ds["resolution"].values == pytest.approx(105e-5)
+
+
+def test_epts_in_metres_is_refused(tmp_path):
+    lines = real("metrica", "tracking.txt").read_text().splitlines()[:50]
+    (tmp_path / "metadata.xml").write_text(real("metrica", "metadata.xml").read_text())
+    metres = [re.sub(r"-?\d\.\d+", lambda x: f"{105 * float(x[0]):.2f}", line) for line in lines]
+    (tmp_path / "tracking.txt").write_text("\n".join(metres))
+    with pytest.raises(DataError, match="shares of the pitch, from 0 to 1, and these are"):
+        read_trajectories(tmp_path)
+
+
+def test_clips_of_two_rates_are_refused():
+    """By frames and times together; clips of a few frames, whose times are rounded, may differ."""
+    clips = ("a", 20, 30), ("b", 20, 30), ("c", 40, 30), ("d", 20, 30), ("e", 30, 4)
+    rows = [
+        {"clip": clip, "frame": t, "time": round(t / fps, 2), "id": "a", "x": t % 7, "y": t}
+        for clip, fps, frames in clips
+        for t in range(frames)
+    ]
+    table = pd.DataFrame(rows)
+    with pytest.raises(DataError, match=r"'c' has 40\.28 frames a second, and most have 20"):
+        read_trajectories(table)
+    assert read_trajectories(table[table["clip"] != "c"]).attrs["fps"] == 20
+
+
+def test_what_is_left_out_is_said(capfd):
+    """Half of the frames of one clip, and another whose second body is never there."""
+    x = np.random.default_rng(0).normal(size=(3, 40, 2, 2)).cumsum(1)
+    x[0, 20:, 1] = np.nan
+    x[2, :, 1] = np.nan
+    read_trajectories(make_trajectories(x, fps=5, source="clips"))
+    said = capfd.readouterr().err
+    assert "clips: 50% of the frames are left out, among them 1 recording of 3, since not" in said
+    read_trajectories(make_trajectories(x[:2, :, :1], fps=5))
+    assert capfd.readouterr().err == ""
+
+
 def test_epts_line_up_that_changes(write):
     """Two line formats: a player of the second replaces one of the first."""
 

@@ -310,6 +310,17 @@ def test_a_recording_without_a_common_step_takes_the_pooled_one():
     np.testing.assert_allclose(estimate_resolution(position), 3.0)
 
 
+def test_short_recordings_of_several_scales_are_no_finer_than_any_that_is_known():
+    """Together they have no common step: that of a decimal would be, of a drawing, far too fine."""
+    scaled = [np.round(clicks(step, seed=s), 2) for s, step in enumerate((3.91, 5.3, 7.17, 4.79))]
+    smooth = [np.round(walk(1, 400, 1, seed=s)[0] * 1e4, 2) for s in range(300)]
+    position = np.stack(scaled + smooth)
+    together = estimate_resolution(position, ["all"] * len(position))
+    np.testing.assert_allclose(together, 0.01)
+    expected = [3.91, 5.3, 7.17, 4.79, *[3.91] * 300]
+    np.testing.assert_allclose(estimate_resolution(position), expected)
+
+
 def test_resolution_of_many_short_recordings():
     """So many that only some frames of each are looked at, and still enough."""
     steps = np.random.default_rng(0).normal(0, 8, (2000, 100, 3, 2)).round()

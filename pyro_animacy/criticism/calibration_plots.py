@@ -31,6 +31,7 @@ from pyro_animacy.errors import how_many
 
 LEVELS = (0.5, 0.8, 0.95)  # of central intervals
 PANELS = 6
+FEWEST_STEPS = 3  # of which the band of a curve is known
 SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables; see `frames_ahead`
 
 
@@ -78,7 +79,9 @@ def in_band(calibration: xr.Dataset, body: str, axis: str) -> bool:
 
 @cache
 def _band(independent: int) -> tuple[np.ndarray, np.ndarray]:
-    """The simultaneous 95 % band of F(u) - u on the grid."""
+    """The simultaneous 95 % band of F(u) - u on the grid; of one or two steps there is none."""
+    if independent < FEWEST_STEPS:
+        return np.full_like(GRID, -1), np.ones_like(GRID)
     from arviz_stats.ecdf_utils import get_pointwise_confidence_band, simulate_confidence_bands
 
     generator = np.random.default_rng(0)

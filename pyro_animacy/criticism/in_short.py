@@ -12,7 +12,7 @@ from pyro_animacy.criticism.attempts import Figures, attempts
 from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.judgement import FEW_DRAWS, judge
 from pyro_animacy.criticism.section import Section
-from pyro_animacy.criticism.verdicts import score_grade
+from pyro_animacy.criticism.verdicts import finite_baselines, score_grade
 from pyro_animacy.criticism.wording import listed, number
 
 ENTRIES = 6  # sentences in a list of the summary, at most
@@ -61,8 +61,8 @@ def in_short(
             "explodes. Everything below is about the rest."
         )
     score, sentence = score_grade(summary)
-    if score in lists:
-        lists[score].append(sentence)
+    if score in lists or finite_baselines(summary):  # that it cannot be told apart leads too
+        lists[score if score in lists else "near"].append(sentence)
         where[sentence] = ("score", "Score")
     for grade, sentences in lists.items():
         lead = [s for s in sections if s.key in LEADING]

@@ -112,10 +112,11 @@ def finding(pairs: list[Together], mend: str) -> Finding | None:
     if math.isnan(pair.off):
         return Finding("undefined", "Whether bodies move together within a step is not known.")
     chance = pair.off <= _limit(len(pairs)) * pair.error
+    enough = 2 * pair.error <= NEAR  # steps to tell a pair apart that is off by so much
     figures = f"correlated by {_figure(pair.recorded)}, in steps drawn from the model by "
     figures += _figure(pair.drawn) + ("" if len(pairs) == 1 else ", the pair that differs most")
     good = f"a difference of {RIGHT:g} or less is good"
-    if pair.off <= RIGHT or (chance and pair.off <= NEAR):
+    if pair.off <= RIGHT or (chance and enough and pair.off <= NEAR):
         more = "" if pair.off <= RIGHT else ", and this one may be chance"
         return Finding(
             "right",

@@ -246,9 +246,9 @@ def traversal_gif(traversal: Traversal) -> bytes:
     columns = min(3, len(order))
     noise = traversal.spread * math.sqrt(paths.shape[1] - 1)  # the steps' noise is independent
     rows = -(-len(order) // columns)
-    every = np.concatenate([past, paths.reshape(-1, *past.shape[1:])])
-    low, high = np.nanmin(every, axis=0), np.nanmax(every, axis=0)  # (body, 2)
-    centre, half = (low + high) / 2, 0.56 * float((high - low)[order].max()) or 1.0
+    every = np.concatenate([past, paths.reshape(-1, *past.shape[1:])])[:, order]
+    low, high = np.nanmin(every, axis=0), np.nanmax(every, axis=0)  # (place, 2)
+    centre, half = (low + high) / 2, 0.56 * float((high - low).max()) or 1.0
     looks = body_looks(traversal.bodies)
     with styled():
         side = WIDTH / columns
@@ -259,7 +259,7 @@ def traversal_gif(traversal: Traversal) -> bytes:
         for place, body in enumerate(order):
             axis = figure.add_subplot(grid[divmod(place, columns)])
             colour, marker = looks[int(body)]
-            step = frame_panel(axis, centre[body] - half, centre[body] + half)
+            step = frame_panel(axis, centre[place] - half, centre[place] + half)
             axis.set_title(traversal.name(int(body)), fontweight="bold")
             axis.plot(*past[:, body].T, color="#8c8c8c", lw=2.4)
             for path in paths[:: max(1, len(paths) // 10), :, body]:

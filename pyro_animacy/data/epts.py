@@ -2,7 +2,9 @@
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from pyro_animacy.data.tables import Table, make_table
 from pyro_animacy.data.text import UNREADABLE
 from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
+
+LOOK = 1_000  # lines that are looked at for their decimals
+SHARE = 2  # of the pitch: no body is so far off
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ def read_epts(path: Path, pause: int = 1) -> Table:
     Players are named `home_1`, `home_2`, ..., `away_1`, ...: numbered within their team in the
     order of their shirts, among those the file has channels for. Coordinates 0..1 become metres
     by the size of the pitch; (0, 0) stays the top left corner. The resolution is the last
-    decimal of the file along the longer side. Frames may be numbered on from one half to the next;
-    where players are elsewhere then, no run of frames goes across.
+    decimal of the file, as most coordinates have it, along the longer side. Frames may be numbered
+    on from one half to the next; where players are elsewhere then, no run of frames goes across.
 
     Args:
         path: the tracking file.
@@ -46,7 +51,8 @@ def read_epts(path: Path, pause: int = 1) -> Table:
         A wide table of all players and `ball`.
 
     Raises:
-        DataError: where the metadata are missing or do not fit, or a cell is no number.
+        DataError: where the metadata are missing or do not fit, a cell is no number, or positions
+            are no shares of the pitch.
     """
     metadata = read_metadata(_metadata_of(path), path.name)
     try:
@@ -62,7 +68,7 @@ def read_epts(path: Path, pause: int = 1) -> Table:
     pairs = {body: ({f"{body}_x": 1.0}, {f"{body}_y": 1.0}) for body in bodies}
     table = make_table(rows, Columns((), (), "frame", None, (), pairs), path.name, 1)
     width, height = metadata.size
-    decimals = max(len(cell.partition(".")[2]) for cell in lines[table.row[0] - 1].split(","))
+    _are_shares(table)
     return replace(
         table,
         frame=_with_pauses(table, metadata.halves, pause),
@@ -70,8 +76,29 @@ def read_epts(path: Path, pause: int = 1) -> Table:
         fps=metadata.fps,
         units="m",
         animate=[body != "ball" for body in bodies],
-        resolution=max(width, height) * 10.0**-decimals,
+        resolution=max(width, height) * 10.0 ** -_decimals(lines),
     )
+
+
+def _are_shares(table: Table) -> None:
+    """Raise DataError where positions are no shares of the pitch, as where they are metres."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a body that is never seen
+        middle = [float(np.nanmedian(np.abs(values))) for pair in table.pairs for values in pair]
+    if (usual := np.nanmedian([*middle, 0.0])) > SHARE:
+        raise DataError(
+            f"{table.where}: EPTS positions are shares of the pitch, from 0 to 1, and these are "
+            f"{usual:.3g} in the middle; divide them by its length and width, or write them as a "
+            "CSV with columns such as home_1_x,home_1_y"
+        )
+
+
+def _decimals(lines: list[str]) -> int:
+    """How many decimals most coordinates have, of some lines; zeros at the end may be left out."""
+    some = lines[:: max(1, len(lines) // LOOK)]
+    count = Counter(len(cell.partition(".")[2]) for line in some for cell in line.split(",")[1:])
+    del count[0]  # of those that were not observed
+    return count.most_common(1)[0][0] if count else 0
 
 
 def _with_pauses(table: Table, halves: list[int], pause: int) -> Codes | None:

@@ -12,6 +12,7 @@ from pyro_animacy.errors import DataError
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
 EVEN = 0.25  # of a frame, by which times may be out of step
 RARE = 0.05  # of the steps, the most that may be pauses, or late
+OTHER, ENOUGH = 0.2, 10  # a rate so far off, log, of so many frames, is another
 SLOW = 1.01  # frames a second; slower times may also be milliseconds, or numbers of frames
 
 
@@ -159,7 +160,19 @@ def _rate(table: Table, stride: int) -> float | None:
     usable = (seconds > 0) & (frames > 0)
     if not usable.any():
         return None
-    return tidy(float(np.median(frames[usable] / seconds[usable])), table.where)
+    rate = frames[usable] / seconds[usable]
+    fps = tidy(float(np.median(rate)), table.where)
+    # where there are enough frames for the rounding of their times not to matter
+    other = (np.abs(np.log(rate / fps)) > OTHER) & (frames[usable] >= ENOUGH)
+    if other.any():
+        kept = np.unique(table.trajectory[known])[usable]
+        i = int(other.argmax())
+        raise DataError(
+            f"{table.where}: trajectory {table.trajectories[kept[i]]!r} has {rate[i]:.4g} frames a "
+            f"second, and most have {fps:g}; give files of one rate each, and --downsample those "
+            "that have more"
+        )
+    return fps
 
 
 def tidy(fps: float, where: str) -> float:

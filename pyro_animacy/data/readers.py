@@ -1,6 +1,7 @@
 """From what a person has, files or objects of other libraries, to trajectories."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -22,10 +23,11 @@ from pyro_animacy.data.schema import check_trajectories, shortened
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
 from pyro_animacy.data.trajectories import join, seen_together, split_at_gaps
-from pyro_animacy.errors import ConfigError, DataError
+from pyro_animacy.errors import ConfigError, DataError, how_many
 
 __all__ = ["metrica_sample", "read_trajectories"]
 
+MOST = 0.95  # of the frames: where fewer are kept it is said
 LONGEST_PAUSE = 10_000  # frames; a pause has a place in the array
 TEXT = (".csv", ".txt", ".tsv", ".dat")
 KINDS = {
@@ -293,13 +295,31 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
     if chosen is not None and is_many(chosen):  # now that there are fewer frames
         cut, own = select_bodies(cut, chosen), False
     if options.split_gaps and not is_present(options.bodies):
+        whole = cut
         try:
-            cut = split_at_gaps(cut, options.minimum_frames, copy=not own)
+            cut = split_at_gaps(whole, options.minimum_frames, copy=not own)
+            _say_left_out(whole, cut)
         except DataError as error:
             mend = "; or a smaller --downsample" if options.downsample > 1 else ""
             together = "" if is_many(options.bodies) else seen_together(cut)
             raise DataError(f"{error}{mend}{together}") from None
     return cut, cut is ds and options.bodies is None
+
+
+def _say_left_out(whole: xr.Dataset, cut: xr.Dataset) -> None:
+    """Say how much is left out since not all bodies of a scene were observed, where it is much."""
+    frames, kept = (int(ds["length"].sum()) for ds in (whole, cut))
+    recordings, left = (len(np.unique(ds["recording"])) for ds in (whole, cut))
+    if kept < MOST * frames and whole.sizes["body"] > 1:
+        said = f"{1 - kept / frames:.0%} of the frames are left out"
+        if left < recordings:
+            said += f", among them {how_many(recordings - left, 'recording')} of {recordings}"
+        print(
+            f"{whole.attrs['source']}: {said}, since not all {whole.sizes['body']} bodies of a "
+            "scene were observed; choose others by --bodies, or --bodies present, of whoever is "
+            "there",
+            file=sys.stderr,
+        )
 
 
 def _table(item: Any, options: _Options) -> tables.Table | None:

@@ -38,7 +38,8 @@ def estimate_resolution(
 
     1. the smallest common step of the recording (a mouse moves by whole pixels, so a drawing
        scaled from pixels shows a smallest step much larger than its decimals);
-    2. the smallest common step of all recordings together;
+    2. the smallest common step of all recordings together; or where they have none, as where few
+       are short and each was scaled by itself, the smallest that any of them has;
     3. the decimal grid 10^-k of the values (k <= 9); 0 where they have none;
     4. but where 1 % of the steps or more are exactly zero, no less than the step that 1 % of the
        recording's non-zero steps do not reach: what rests so often is not measured more finely,
@@ -74,8 +75,9 @@ def estimate_resolution(
     new, number = step[counted], of_each(counted)
     resolution = _smallest_common(new, number) * unit
     if np.isnan(resolution).any():
-        pooled = _smallest_common(new, np.array([len(new)]))[0]
-        resolution[np.isnan(resolution)] = grid if np.isnan(pooled) else pooled * unit
+        pooled = _smallest_common(new, np.array([len(new)]))[0] * unit
+        found = (pooled, np.fmin.reduce(resolution), grid)
+        resolution[np.isnan(resolution)] = next(of for of in found if not np.isnan(of))
     moving, rest = of_each(step > 0), of_each(step == 0)
     rests = (moving > 0) & (rest >= REST * (moving + rest))
     if rests.any():

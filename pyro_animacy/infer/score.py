@@ -159,9 +159,9 @@ def score(
         draws: K of IWAE.
         progress: Show a progress bar.
     """
-    model: SceneModel = guide.model  # type: ignore[assignment]
+    scenes: SceneModel = guide.model  # type: ignore[assignment]
     noisy = dequantised(heldout, DEQUANTISE_HELDOUT)
-    windows = scoring_windows(noisy, scale, history, model.parts)
+    windows = scoring_windows(noisy, scale, history, scenes.parts)
     which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}

@@ -97,7 +97,7 @@ class SceneSource:
             )
         options, self.dataset = config.train, check_trajectories(dataset)
         history, self.steps = config.model.history, options.window
-        needed, cut = _frames_needed(dataset, options, history), _if_cut(dataset)
+        needed, cut = _frames_needed(dataset, options, history), _if_cut(dataset, history)
         try:
             out = options.heldout if heldout is None else check_trajectories(heldout)
             parts = split_recordings(dataset, out, options.validation, options.seed)
@@ -203,14 +203,15 @@ def _frames_needed(dataset: xr.Dataset, options: TrainConfig, history: int) -> i
     return math.ceil((least_context(history) + 0.5) / min(shares))  # a part is of whole frames
 
 
-def _if_cut(dataset: xr.Dataset) -> str:
+def _if_cut(dataset: xr.Dataset, history: int) -> str:
     """What else helps where recordings are in pieces, since more of the same would not."""
     if not (dataset["start"] > 0).any():
         return ""
+    longest = int(dataset["length"].max())
+    over = "--split_gaps false goes on over gaps, " if longest > least_context(history) else ""
     return (
-        f"; they are in pieces of at most {int(dataset['length'].max())} frames, since not all "
-        "bodies were observed: --split_gaps false goes on over gaps, --bodies chooses bodies, or "
-        "each by itself"
+        f"; they are in pieces of at most {longest} frames, since not all bodies were observed: "
+        f"{over}--bodies chooses bodies, each by itself, or present, of whoever is there"
     )
 
 
