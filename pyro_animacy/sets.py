@@ -162,16 +162,30 @@ class SetContext(nn.Module):
         self.size = layout.token_size + layout.kinds + messages
 
     def forward(
-        self, state: Tensor, actions: Sequence[Tensor], here: Tensor | None = None
+        self,
+        state: Tensor,
+        actions: Sequence[Tensor],
+        here: Tensor | None = None,
+        heard: tuple[Tensor, Sequence[Tensor]] | None = None,
     ) -> Tensor:
         """Return c (..., N * C), body after body, of what `SetLayout.tokens` takes.
 
-        Where ``here`` (..., N) is false a body is not there: nobody hears it, and what is given of
-        it means nothing. None is nowhere.
+        Args:
+            state: s_t.
+            actions: Displacements before it.
+            here: Where it is false, (..., N), a body is not there: nobody hears it, and what is
+                given of it means nothing. None is nowhere.
+            heard: Another state and displacements, what everybody hears of the others in place of
+                these; ``here`` is then of them.
         """
+        x = self._known(state, actions)
+        senders = x if heard is None else self._known(*heard)
+        return torch.cat([x, self.messages(x, senders, here)], -1).flatten(-2)
+
+    def _known(self, state: Tensor, actions: Sequence[Tensor]) -> Tensor:
+        """Tokens with their types, (..., N, F + types)."""
         x = self.layout.tokens(state, actions)
-        x = torch.cat([x, self.kind.to(x).expand(*x.shape[:-1], -1)], -1)
-        return torch.cat([x, self.messages(x, here)], -1).flatten(-2)
+        return torch.cat([x, self.kind.to(x).expand(*x.shape[:-1], -1)], -1)
 
 
 class SetMessages(nn.Module):
@@ -191,22 +205,27 @@ class SetMessages(nn.Module):
         self.theirs = nn.Linear(layout.token_size + layout.kinds, size, bias=False)
         self.between = nn.Linear(layout.axes, size, bias=False)
 
-    def forward(self, x: Tensor, here: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, senders: Tensor, here: Tensor | None = None) -> Tensor:
         """Map tokens with their types (..., N, F + types) to (..., N, M), 0 for a lone body.
 
-        Only bodies that are ``here`` (..., N) are heard; all by default.
+        Args:
+            x: Of those who hear.
+            senders: Of those who are heard, the same ones most often.
+            here: Whether each sender is there, (..., N); all by default.
         """
         scenes = max(1, AT_ONCE // (x.shape[-2] ** 2 * self.theirs.out_features))
         if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
-            return self._heard(x, here)
-        given = [x.flatten(0, -3).split(scenes)]
+            return self._heard(x, senders, here)
+        given = [of.flatten(0, -3).split(scenes) for of in (x, senders)]
         if here is not None:
             given.append(here.expand(x.shape[:-1]).flatten(0, -2).split(scenes))
         return torch.cat([*map(self._heard, *given)]).view(*x.shape[:-1], -1)
 
-    def _heard(self, x: Tensor, here: Tensor | None = None) -> Tensor:
-        N, near = x.shape[-2], self.between(x[..., : self.axes] * self.nearness)
-        receiver, sender = self.mine(x) - near, self.theirs(x) + near
+    def _heard(self, x: Tensor, senders: Tensor, here: Tensor | None = None) -> Tensor:
+        N, axes = x.shape[-2], self.axes
+        near = self.between(x[..., :axes] * self.nearness)
+        theirs = near if senders is x else self.between(senders[..., :axes] * self.nearness)
+        receiver, sender = self.mine(x) - near, self.theirs(senders) + theirs
         m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=x.dtype, device=x.device)
         if here is not None:

@@ -27,6 +27,7 @@ from pyro_animacy import (
 )
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.calibration import calibrate
+from pyro_animacy.criticism.contenders import compare_runs
 from pyro_animacy.criticism.elpd import elpd, elpd_baselines
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
@@ -442,3 +443,30 @@ def test_a_joint_model_needs_all_of_them(tmp_path):
     data = read_trajectories(passers_by(), bodies="present", fps=2.5)
     with pytest.raises(DataError, match="all bodies are observed"):
         fit(data, debug({"structure": "joint"}), out=tmp_path / "run", progress=False)
+
+
+def test_runs_are_compared_on_those_who_are_there(run, tmp_path):
+    data = scenes(clips=10)
+    config = debug({"structure": "set", "history": 3}, score_draws=8)
+    other = fit(data, config, out=tmp_path / "other", progress=False)
+    found = compare_runs([run, other], run.heldout(data), draws=32, progress=False)
+    assert len(found.runs) == 2
+    assert {*found.runs} < {*found.table.index}
+    assert found.windows > 0
+    assert np.isfinite(found.forecasts["ADE"]).all()
+
+
+def test_what_is_heard_of_others_is_that_of_another_scene():
+    """All bodies at once, as each alone among the others of that scene."""
+    model, _guide = model_of(TYPES)
+    batch, elsewhere = coming_and_going(), coming_and_going(share=0.2)
+    elsewhere = Batch(elsewhere.position.flip(1), elsewhere.observed.flip(1))
+    context = model.evidence(batch, heard=elsewhere).context
+    each = context.unflatten(-1, (4, -1))
+    for i in range(4):
+        mine = torch.zeros(8, dtype=torch.bool)
+        mine[2 * i : 2 * i + 2] = True
+        pairs = zip(batch, elsewhere, strict=True)
+        mixed = Batch(*(own.where(mine, other) for own, other in pairs))
+        alone = model.evidence(mixed).context.unflatten(-1, (4, -1))[..., i, :]
+        torch.testing.assert_close(each[..., i, :], alone, rtol=1e-12, atol=1e-12)

@@ -276,12 +276,13 @@ class _Drawn(NamedTuple):
         return np.where(self.seen, values - math.log(len(self.log_ratio)), np.nan)
 
 
-def _draw(run: Run, batch: Batch, draws: int) -> _Drawn:
+def _draw(run: Run, batch: Batch, draws: int, heard: Batch | None = None) -> _Drawn:
     """Draw z for the last step of each window, from the mixture of prior and guide."""
     axes = len(run.card.axes)
     parameter = next(run.guide.parameters(), run.model.view)
     batch = batch.to(parameter.device, parameter.dtype)
-    steps = draw_steps(run.guide, batch, draws, "defensive", axes)
+    heard = heard and heard.to(parameter.device, parameter.dtype)
+    steps = draw_steps(run.guide, batch, draws, "defensive", axes, heard)
     seen = steps.seen[-1].unflatten(-1, (-1, axes)).all(-1).cpu().numpy()
     log_ratio, log_policy = (
         x[:, -1].double().cpu().numpy() for x in (steps.log_ratio, steps.log_policy)
@@ -352,6 +353,9 @@ def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floa
     fewest = PARTICLES if run.model.latent_remembered else 2
     axes, each = len(run.card.axes), max(fewest, draws // len(pasts))
     result = _draw(run, batch, draws).log_density()
+    if run.model.parts > 1:  # every body by itself hears others: all bodies at once
+        of_all = [_draw(run, batch, each, heard=past).log_density() for past in pasts]
+        return result - (logsumexp(np.stack(of_all), axis=0) - math.log(len(pasts)))
     for i in range(result.shape[1]):
         mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)
         mine[i * axes : (i + 1) * axes] = True

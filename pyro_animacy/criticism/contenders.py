@@ -234,7 +234,9 @@ def _forecasts(
     columns = ["contender", "seconds", "ADE", "FDE", f"minADE_{BEST_OF}", f"minFDE_{BEST_OF}"]
     fps = float(dataset.attrs["fps"])
     # Where bodies go missing, runs of different histories would be given different windows.
-    whole = split_at_gaps(dataset, context + 1)
+    whole = dataset
+    if min(run.card.parts for run in runs.values()) == 1:
+        whole = split_at_gaps(dataset, context + 1)
     horizons = frames_ahead(SECONDS, fps, frames_left(whole, context))
     if not horizons:
         return pd.DataFrame(columns=columns), 0

@@ -239,6 +239,16 @@ def latent_use(
     )  # fmt: skip
 
 
+def kl_per_step(use: xr.Dataset) -> Array:
+    """Mean KL of each latent dimension (latent_dim,), nats per step; 0 of who was not there.
+
+    Args:
+        use: from `latent_use`.
+    """
+    each = use["kl"].fillna(0).where(use["distortion"].notnull())
+    return each.mean(("trajectory", "time")).to_numpy()
+
+
 def _at_most(dataset: xr.Dataset, most: int) -> xr.Dataset:
     """Trajectories evenly spread, together of at most ``most`` frames, padding counted."""
     dataset = dataset.isel(time=slice(0, most))

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_animacy.criticism.attempts import smaller_kl_weight
-from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery
+from pyro_animacy.criticism.latent import ACTIVE, NEIGHBOURS, Surgery, kl_per_step
 from pyro_animacy.criticism.section import Finding, Grade, Panel, Section, embed, picture
 from pyro_animacy.criticism.style import (
     BODY_COLOURS,
@@ -38,7 +38,7 @@ def plot_kl(use: xr.Dataset) -> Figure:
     Args:
         use: from `latent_use`.
     """
-    kl = use["kl"].mean(("trajectory", "time")).to_numpy()
+    kl = kl_per_step(use)
     order = np.argsort(-kl, kind="stable")[:ROWS]
     active = use["activity"].to_numpy()[order] > ACTIVE
     with styled():
@@ -196,7 +196,7 @@ def _carried(use: xr.Dataset, rate: float, attempt: str, level: bool) -> Finding
         attempt: what to try where that is nothing.
         level: whether the model's score is level with that of the best baseline.
     """
-    kl, Z = use["kl"].mean(("trajectory", "time")).to_numpy(), use.sizes["latent_dim"]
+    kl, Z = kl_per_step(use), use.sizes["latent_dim"]
     if rate < COLLAPSED and level:
         return Finding(
             "near",

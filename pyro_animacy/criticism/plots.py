@@ -137,7 +137,7 @@ def plot_scores(summary: Mapping[str, Any]) -> Figure:
         axis.grid(axis="y", visible=False)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(tick)
-        axis.set_xlabel("held-out nats per step (more is better)")
+        axis.set_xlabel("held-out nats per step (more is better)", loc="right")
     return figure
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Circle
 
 from pyro_animacy.criticism.aligned import data_units
 from pyro_animacy.criticism.animation import gif
-from pyro_animacy.criticism.latent import ACTIVE
+from pyro_animacy.criticism.latent import ACTIVE, kl_per_step
 from pyro_animacy.criticism.style import (
     WIDTH,
     body_looks,
@@ -217,7 +217,7 @@ def traversals(run: Run, dataset: xr.Dataset, use: xr.Dataset, *, dims: int = 3)
     actions = np.diff(x[t - history + 1 : t + 1], axis=0)[::-1]
     values = np.linspace(-REACH, REACH, 17)
     active = np.flatnonzero(use["activity"] > ACTIVE)
-    total = use["kl"].mean(("trajectory", "time")).to_numpy()[active]
+    total = kl_per_step(use)[active]
     return [
         Traversal(
             dim=int(dim), values=values, past=x[max(0, t - steps // 2) : t + 1],

@@ -16,11 +16,11 @@ MODEST = 1.0  # nats per step, two standard errors up to which no difference mea
 
 
 def baseline_name(key: str) -> str:
-    """`constant_velocity` -> constant velocity, `ar3_each` -> AR(3), each body by itself."""
+    """`constant_velocity` -> constant velocity, `ar3_each` -> AR(3), each body."""
     kind = key.removesuffix(EACH)
     order = kind.removeprefix("ar")
     name = f"AR({order})" if order.isdigit() else kind.replace("_", " ")
-    return name if kind == key else f"{name}, each body by itself"
+    return name if kind == key else f"{name}, each body"
 
 
 def finite_baselines(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -84,7 +84,12 @@ class Steps(NamedTuple):
 
 @torch.no_grad()
 def draw_steps(
-    guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal = "posterior", axes: int = 2
+    guide: MessengerGuide,
+    batch: Batch,
+    draws: int,
+    proposal: Proposal = "posterior",
+    axes: int = 2,
+    heard: Batch | None = None,
 ) -> Steps:
     """Draw z_t at every step of a batch from the recorded context.
 
@@ -97,14 +102,19 @@ def draw_steps(
             weighted by their mixture r = (q + p) / 2, so that no weight exceeds 2 pi: for a part
             of the displacement, of which q knows too much (Owen & Zhou 2000, section 3).
         axes: Coordinates of each body.
+        heard: Of a set, what each body hears of the others, as of `SceneModel.evidence`.
     """
     model: SceneModel = guide.model  # type: ignore[assignment]
-    drawn = (_filtered if model.latent_remembered else _independent)(guide, batch, draws, proposal)
-    evidence = model.evidence(batch)
+    if model.latent_remembered:
+        drawn = _filtered(guide, batch, draws, proposal)
+    else:
+        drawn = _independent(guide, batch, draws, proposal, heard)
+    state, target, _, _ = model.recorded(batch)
     seen = model.seen(batch)
+    shown = (target - state) * seen
     bodies = seen.shape[-1] // axes
-    log_policy = log_prob_in_parts(observed(drawn.policy, seen), evidence.shown, bodies)
-    return Steps(*drawn, log_policy=log_policy, shown=evidence.shown, seen=seen)
+    log_policy = log_prob_in_parts(observed(drawn.policy, seen), shown, bodies)
+    return Steps(*drawn, log_policy=log_policy, shown=shown, seen=seen)
 
 
 class Followed(NamedTuple):
@@ -125,11 +135,11 @@ class Followed(NamedTuple):
     known: Any
 
 
-def follow(guide: MessengerGuide, batch: Batch) -> Followed:
+def follow(guide: MessengerGuide, batch: Batch, heard: Batch | None = None) -> Followed:
     """Run the guide's model along a recording, teacher forced."""
     model: SceneModel = guide.model  # type: ignore[assignment]
     with guide:
-        evidence, memory = model.follow(batch)
+        evidence, memory = model.follow(batch, heard=heard)
     nodes = guide.trace.nodes
     if not model.latent_size:
         return Followed(evidence, memory, None, None, None)
@@ -181,10 +191,12 @@ def _log_ratio(p: Independent, q: Independent, z: Tensor, proposal: Proposal, pa
     return log_p - (log_q if proposal == "posterior" else log_p)
 
 
-def _independent(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal) -> _Drawn:
+def _independent(
+    guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposal, heard: Batch | None
+) -> _Drawn:
     """All steps in one batch: no latent is carried from one to the next."""
     model: SceneModel = guide.model  # type: ignore[assignment]
-    evidence, memory, p, q, _ = follow(guide, batch)
+    evidence, memory, p, q, _ = follow(guide, batch, heard)
     if not model.latent_size:
         pi = model.policy(evidence.context, memory)
         nothing = Normal(memory.latent, torch.ones_like(memory.latent))

@@ -169,11 +169,17 @@ class ControlVAE(SceneModel):
             )  # fmt: skip
         self.step = Step(FixedScaleNormal(mean, config.latent_scale), policy, self.parts)
 
-    def context(self, state: Tensor, actions: list[Tensor], here: Tensor | None = None) -> Tensor:
+    def context(
+        self,
+        state: Tensor,
+        actions: list[Tensor],
+        here: Tensor | None = None,
+        heard: tuple[Tensor, list[Tensor]] | None = None,
+    ) -> Tensor:
         """c_t (..., C), as of `SceneModel`, or what each body of a set knows, body after body."""
         if self.set_context is None:
             return super().context(state, actions)
-        return self.set_context(state, actions, here)
+        return self.set_context(state, actions, here, heard)
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
@@ -186,12 +192,14 @@ class ControlVAE(SceneModel):
         """Return pi(. | c_t, h_t, z_t)."""
         return self.step.policy(_beside(context, memory.hidden), memory.latent)
 
-    def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
+    def follow(
+        self, batch: Batch, discount: float = 1.0, heard: Batch | None = None
+    ) -> tuple[Evidence, Memory]:
         """As `SceneModel.follow`, all steps at one site: given the recording they are independent.
 
         A memory h_t does not change that, since it depends on the recorded states alone.
         """
-        evidence = self.evidence(batch)
+        evidence = self.evidence(batch, heard)
         T, B, _ = evidence.seen.shape
         hidden = self._remembered(evidence.context, self.start((B,)).hidden)
         with (

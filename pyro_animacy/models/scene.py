@@ -280,17 +280,20 @@ class SceneModel(nn.Module):
                 )
                 pyro.factor("action_cost", -cost * seen.any(-1))
 
-    def follow(self, batch: Batch, discount: float = 1.0) -> tuple[Evidence, Memory]:
+    def follow(
+        self, batch: Batch, discount: float = 1.0, heard: Batch | None = None
+    ) -> tuple[Evidence, Memory]:
         """Run the step program teacher forced: declare z_t at every recorded step.
 
         Args:
             batch: Windows of ``history + T`` frames.
             discount: gamma, which scales site t by gamma^t.
+            heard: As of `evidence`.
 
         Returns:
             What each step showed, tensors of (T, B, ...), and m_t, likewise.
         """
-        evidence = self.evidence(batch)
+        evidence = self.evidence(batch, heard)
         T, B, _ = evidence.seen.shape
         memory, followed = self.start((B,)), []
         with every_trajectory("latent_trajectory", B):
@@ -376,13 +379,20 @@ class SceneModel(nn.Module):
         high = self.high.where((state <= self.high) & walled, torch.inf)
         return low, high
 
-    def context(self, state: Tensor, actions: list[Tensor], here: Tensor | None = None) -> Tensor:
+    def context(
+        self,
+        state: Tensor,
+        actions: list[Tensor],
+        here: Tensor | None = None,
+        heard: tuple[Tensor, list[Tensor]] | None = None,
+    ) -> Tensor:
         """c_t (..., C): s_t, the differences between bodies, and the last displacements.
 
         Args:
             state: s_t (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             here: Which bodies of a set are there, (..., N); all by default.
+            heard: Another state and displacements, of which a set's bodies hear of one another.
         """
         return torch.cat([state @ self.view, *actions], -1)
 
@@ -431,19 +441,26 @@ class SceneModel(nn.Module):
         following = batch.observed[self.config.history :]
         return following & self.each(self.complete(batch), self.state_size)
 
-    def evidence(self, batch: Batch) -> Evidence:
+    def evidence(self, batch: Batch, heard: Batch | None = None) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
 
         A step, or the part of it that is of one body of a set, is seen where its context was
         recorded in full, and at least one coordinate of what follows. A context that was not
         recorded in full is 0, and others do not hear of it.
+
+        Args:
+            batch: Windows of ``history + T`` frames.
+            heard: Of a set, others as many: what each body hears of the others is taken from them,
+                all else from ``batch``.
         """
         state, target, _, actions = self.recorded(batch)
         known, seen = self.complete(batch), self.seen(batch)
-        if all_true(known):
-            context = self.context(state, actions)
-        else:
-            context = self.context(state, actions, known)
+        here, others = known, None
+        if heard is not None:
+            elsewhere, _, _, moves = self.recorded(heard)
+            here, others = self.complete(heard), (elsewhere, moves)
+        context = self.context(state, actions, None if all_true(here) else here, others)
+        if not all_true(known):
             context = context * self.each(known, self.context_size)
         some = self._some(seen)
         return Evidence(context, (target - state) * seen, some, all_true(some))
