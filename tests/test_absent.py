@@ -17,6 +17,7 @@ from pyro_animacy import (
     ControlVAEConfig,
     ControlVAEGuide,
     DataError,
+    RunError,
     Scale,
     ScaledELBO,
     Windows,
@@ -29,6 +30,7 @@ from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.contenders import compare_runs
 from pyro_animacy.criticism.elpd import elpd, elpd_baselines
+from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.traversal import traversal_gif, traversals
@@ -41,8 +43,10 @@ from pyro_animacy.infer.score import (
     least_context,
     log_density,
     scoring_windows,
+    suitable,
 )
 from pyro_animacy.infer.steps import draw_steps, follow
+from pyro_animacy.infer.summary import summarise
 from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.linear_gaussian import LinearAutoregression, Moments
 from pyro_animacy.nets import StackConfig
@@ -470,3 +474,27 @@ def test_what_is_heard_of_others_is_that_of_another_scene():
         mixed = Batch(*(own.where(mine, other) for own, other in pairs))
         alone = model.evidence(mixed).context.unflatten(-1, (4, -1))[..., i, :]
         torch.testing.assert_close(each[..., i, :], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_joint_baselines_are_not_asked_about_those_who_come_and_go(tmp_path):
+    """A run whose own recordings have all, on others in which some are away, and the reverse."""
+    whole, some = (
+        scenes(share=0.0, clips=10).isel(body=[1, 2, 3]),
+        scenes(seed=1).isel(body=[1, 2, 3]),
+    )
+    for name, own, other in (("whole", whole, some), ("some", some, whole)):
+        config = debug({"structure": "set", "history": 2}, score_draws=8)
+        run = fit(own, config, out=tmp_path / name, progress=False)
+        joint = {"ar1", "ar2", "ar3", "ar4", "ar5", "constant_velocity"}
+        each = {f"{kind}_each" for kind in joint}
+        assert set(run.summary["baselines"]) == (each | joint if own is whole else each)
+        found = summarise(run, other, progress=False)
+        assert set(found["baselines"]) == each
+        assert all(kind in each for kind in rivals(run, other))
+        calibrate(run, other, draws=40, horizon=3, progress=False)
+
+
+def test_a_run_of_a_joint_baseline_alone_says_so():
+    with pytest.raises(RunError, match="of all bodies together"):
+        suitable({"ar1": None}, partial=True)
+    assert suitable({"ar1": None}, partial=False) == {"ar1": None}

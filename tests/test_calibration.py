@@ -268,7 +268,7 @@ def test_bodies_at_rest_are_covered_as_often_as_intervals_say(
     tiny_run, tiny_data, monkeypatch, resolution
 ):
     """Where bodies stay with probability 0.6, and draws of the same law are in single precision."""
-    g, names = rng(24), ["recorded", "model", *rivals(tiny_run)]
+    g, names = rng(24), ["recorded", "model", *rivals(tiny_run, tiny_data)]
     given = g.uniform(-50, 50, (300, 2, 2)).round(2)
 
     def moved(*draws):
@@ -360,13 +360,13 @@ def test_bad_options_are_named(tiny_run, tiny_data, tmp_path):
 
 
 @pytest.mark.parametrize("best", ["constant_velocity", "ar2"])
-def test_the_autoregression_of_best_score_is_the_rival(tiny_run, best):
+def test_the_autoregression_of_best_score_is_the_rival(tiny_run, tiny_data, best):
     """As found where much was missing: AR(5), fitted to nine steps, stood for all of them."""
     scores = {"constant_velocity": -2.0, "ar1": -3.0, "ar2": -2.5, "ar3": -9.0, "ar5": -1e22}
     scores[best] = -1.0
     summary = {"baselines": scores, "best_baseline": best}
-    assert [*rivals(dataclasses.replace(tiny_run, summary=summary))] == ["constant_velocity", "ar2"]
-    assert [*rivals(dataclasses.replace(tiny_run, summary={}))] == ["constant_velocity", "ar5"]
+    found = (rivals(dataclasses.replace(tiny_run, summary=x), tiny_data) for x in (summary, {}))
+    assert [*map(list, found)] == [["constant_velocity", "ar2"], ["constant_velocity", "ar5"]]
 
 
 def test_calibration_has_every_contender_and_horizon(calibration, tiny_data):

@@ -177,7 +177,7 @@ def one_step(
     noisy = dequantised(dataset, DEQUANTISE_HELDOUT)
     windows = scoring_windows(noisy, scale, history, run.card.parts)
     which = torch.from_numpy(evenly(len(windows), STEPS))
-    baselines = rivals(run)
+    baselines = rivals(run, dataset)
     found: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *baselines)}
     drawn: list[np.ndarray] = []
     with torch.random.fork_rng(), tqdm(

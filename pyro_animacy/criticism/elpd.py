@@ -119,7 +119,7 @@ def elpd_baselines(
         DataError: If the recordings do not suit the model or are too short.
     """
     windows, which = _steps(run, dataset, context)
-    baselines = rivals(run)
+    baselines = rivals(run, dataset)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in baselines}
     for chunk in which.split(CHUNK):
         batch = windows.batch(chunk)

@@ -11,13 +11,13 @@ from pyro_animacy.criticism.forecast_scores import matched
 from pyro_animacy.criticism.verdicts import finite_baselines
 from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import observed, positions
-from pyro_animacy.data.windows import consecutive, evenly, of_those_given, whole
+from pyro_animacy.data.windows import comes_and_goes, consecutive, evenly, of_those_given, whole
 from pyro_animacy.errors import DataError, require
 from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.infer.score import least_context
+from pyro_animacy.infer.score import least_context, suitable
 from pyro_animacy.models.linear_gaussian import EACH, LinearAutoregression
 from pyro_animacy.progress import tqdm
 
@@ -70,7 +70,7 @@ def forecast_all(
         RunError: If the run has no baselines, where they are asked for.
     """
     dataset = suited(run.card, dataset)
-    others = rivals(run) if baselines else {}
+    others = rivals(run, dataset) if baselines else {}
     history = run.card.config["history"]
     if context is None:
         context = frames_given([run], dataset)
@@ -109,15 +109,20 @@ def forecast_all(
     return {name: x.assign_coords(ahead).assign_attrs(attrs) for name, x in found.items()}
 
 
-def rivals(run: Run) -> dict[str, LinearAutoregression]:
+def rivals(run: Run, dataset: xr.Dataset) -> dict[str, LinearAutoregression]:
     """Constant velocity and the autoregression that scored best on the run's held-out frames.
 
     Of a run that was not scored, AR(5).
 
+    Args:
+        run: The fitted run.
+        dataset: What they are to be asked about.
+
     Raises:
-        RunError: If the run has no baselines.
+        RunError: If the run has no such baselines.
     """
-    baselines = load_baselines(run.path / BASELINES)
+    partial = comes_and_goes(dataset, run.card.parts)
+    baselines = suitable(load_baselines(run.path / BASELINES), partial)
     scores = finite_baselines(run.summary)
     unscored = sorted(baselines, key=lambda name: (not name.endswith(EACH), name), reverse=True)
 

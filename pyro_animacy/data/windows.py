@@ -146,6 +146,11 @@ def begun(dataset: xr.Dataset, frames: int, after: int = 0, parts: int = 1) -> x
     return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())
 
 
+def comes_and_goes(dataset: xr.Dataset, parts: int) -> bool:
+    """Whether some of several ``parts`` that count by themselves are observed, and some not."""
+    return parts > 1 and not np.array_equal(*stored.observed(positions(dataset)))
+
+
 def of_those_given(dataset: xr.Dataset, given: slice, parts: int) -> xr.Dataset:
     """Trajectories of those bodies that are observed in full in the frames ``given``.
 
@@ -220,7 +225,8 @@ class Windows:
         self.bodies, self.axes = map(int, x.shape[2:])
         self.coordinates = self.bodies * self.axes
         self.frames, self.context, self.symmetry = frames, context, symmetry
-        self.complete, self.scale, self.parts, self.partial = complete, scale, parts, False
+        self.complete, self.scale, self.parts = complete, scale, parts
+        self.partial = comes_and_goes(dataset, parts)
         self.resolution = (dataset["resolution"].to_numpy() / scale.unit).astype(np.float32)
         # Runs of windows that start one frame after another: their trajectories, how many windows
         # there are up to the last of each, and what of a window's number makes its first frame.
@@ -237,10 +243,8 @@ class Windows:
 
     def _valid(self, position: Floats | Stored, length: Integers) -> np.ndarray:
         """Where windows begin, (trajectory, time)."""
-        complete, some = map(torch.from_numpy, stored.observed(position))
-        if self.parts > 1 and not complete.equal(some):
-            self.partial = True
-            complete, some = map(torch.from_numpy, stored.observed(position, self.parts))
+        parts = self.parts if self.partial else None
+        complete, some = map(torch.from_numpy, stored.observed(position, parts))
         need = self.frames if self.complete else self.context
         if complete.shape[1] < need:
             return np.zeros((len(position), 0), bool)

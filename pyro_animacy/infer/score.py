@@ -23,6 +23,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly
+from pyro_animacy.errors import RunError
 from pyro_animacy.infer.steps import Steps, draw_steps, log_mean_exp, window_steps
 from pyro_animacy.models.linear_gaussian import EACH, LinearAutoregression, Moments
 from pyro_animacy.models.program import MessengerGuide
@@ -138,6 +139,23 @@ def fit_baselines(
     return found
 
 
+def suitable(
+    baselines: dict[str, LinearAutoregression], partial: bool
+) -> dict[str, LinearAutoregression]:
+    """The baselines that can be asked about scenes: of each body, where bodies come and go.
+
+    Raises:
+        RunError: If there is none.
+    """
+    found = {name: one for name, one in baselines.items() if name.endswith(EACH) or not partial}
+    if not found:
+        raise RunError(
+            "the run's baselines are of all bodies together, and not all are always observed here; "
+            "fit it again on recordings in which bodies come and go (--bodies present)"
+        )
+    return found
+
+
 def score(
     guide: MessengerGuide,
     heldout: xr.Dataset,
@@ -162,6 +180,7 @@ def score(
     scenes: SceneModel = guide.model  # type: ignore[assignment]
     noisy = dequantised(heldout, DEQUANTISE_HELDOUT)
     windows = scoring_windows(noisy, scale, history, scenes.parts)
+    baselines = suitable(baselines, windows.partial)
     which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}
