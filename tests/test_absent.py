@@ -443,9 +443,9 @@ def test_pedestrians_are_fitted_from_a_file(tmp_path):
     assert all(name.endswith("_each") for name in run.summary["baselines"])
 
 
-def test_a_joint_model_needs_all_of_them(tmp_path):
+def test_a_model_of_the_whole_scene_needs_all_of_them(tmp_path):
     data = read_trajectories(passers_by(), bodies="present", fps=2.5)
-    with pytest.raises(DataError, match="all bodies are observed"):
+    with pytest.raises(DataError, match=r"needs all \d+ bodies at once.*--model.structure set"):
         fit(data, debug({"structure": "joint"}), out=tmp_path / "run", progress=False)
 
 

@@ -146,9 +146,9 @@ def begun(dataset: xr.Dataset, frames: int, after: int = 0, parts: int = 1) -> x
     return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())
 
 
-def comes_and_goes(dataset: xr.Dataset, parts: int) -> bool:
-    """Whether some of several ``parts`` that count by themselves are observed, and some not."""
-    return parts > 1 and not np.array_equal(*stored.observed(positions(dataset)))
+def come_and_go(dataset: xr.Dataset) -> bool:
+    """Whether at some frame some bodies are observed, and some are not."""
+    return not np.array_equal(*stored.observed(positions(dataset)))
 
 
 def of_those_given(dataset: xr.Dataset, given: slice, parts: int) -> xr.Dataset:
@@ -226,7 +226,7 @@ class Windows:
         self.coordinates = self.bodies * self.axes
         self.frames, self.context, self.symmetry = frames, context, symmetry
         self.complete, self.scale, self.parts = complete, scale, parts
-        self.partial = comes_and_goes(dataset, parts)
+        self.partial = parts > 1 and come_and_go(dataset)
         self.resolution = (dataset["resolution"].to_numpy() / scale.unit).astype(np.float32)
         # Runs of windows that start one frame after another: their trajectories, how many windows
         # there are up to the last of each, and what of a window's number makes its first frame.

@@ -17,8 +17,16 @@ import xarray as xr
 
 from pyro_animacy.data.schema import check_trajectories
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
-from pyro_animacy.data.windows import Batch, Scale, Windows, dequantised, evenly, longest_seen
-from pyro_animacy.errors import DataError
+from pyro_animacy.data.windows import (
+    Batch,
+    Scale,
+    Windows,
+    come_and_go,
+    dequantised,
+    evenly,
+    longest_seen,
+)
+from pyro_animacy.errors import DataError, how_many
 from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.checkpoint import ModelCard, parts_of
 from pyro_animacy.infer.config import BATCH, FitConfig, TrainConfig
@@ -110,7 +118,16 @@ class SceneSource:
         bodies = tuple(str(b) for b in dataset["body"].to_numpy())
         if isinstance(model, ControlVAEConfig):
             model = model.structured(len(bodies))
-        scale = Scale.of(self.fit_part, parts_of(asdict(model), bodies))
+        count = parts_of(asdict(model), bodies)
+        together = longest_seen(self.fit_part)
+        if count == 1 and together <= history and come_and_go(self.fit_part):
+            raise DataError(
+                f"this model needs all {len(bodies)} bodies at once, and they are seen together "
+                f"for at most {how_many(together, 'frame')} in a row, {history + 1} being needed; "
+                "take --model.structure set of control_vae, which serves bodies that come and go, "
+                "choose bodies by --bodies or, where it was given, a smaller --downsample"
+            )
+        scale = Scale.of(self.fit_part, count)
         self.card = ModelCard(
             model=config.family,
             config=asdict(model),
