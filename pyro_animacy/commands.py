@@ -232,9 +232,10 @@ def _sample(chosen: Namespace) -> None:
     draw = predict_episodes if run.data == "episodes" else predict
     recordings = asked_for(run, chosen).recordings
     if run.data == "scenes":
+        run = run.on(recordings)
         recordings = _begun(run, recordings, chosen.context)
     draws = draw(
-        run.on(recordings), recordings, mode=chosen.mode, context=chosen.context,
+        run, recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,
     )  # fmt: skip
     save_draws(draws, chosen.out)
@@ -251,7 +252,8 @@ def _begun(run: Run, recordings: xr.Dataset, context: int | None) -> xr.Dataset:
         later = int((found["start"].values != recordings["start"].values).sum())
         print(
             f"note: {how_many(later, 'trajectory')} of {len(found['trajectory'])} drawn from a "
-            "later frame on, where all bodies are observed",
+            f"later frame on, where {'all bodies are' if run.card.parts == 1 else 'a body is'} "
+            "observed",
             file=sys.stderr,
         )
     return found

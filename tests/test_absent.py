@@ -26,6 +26,7 @@ from pyro_animacy import (
     predict,
     read_trajectories,
 )
+from pyro_animacy.cli import main
 from pyro_animacy.criticism.animacy import score_animacy
 from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.contenders import compare_runs
@@ -48,6 +49,7 @@ from pyro_animacy.infer.score import (
 from pyro_animacy.infer.steps import draw_steps, follow
 from pyro_animacy.infer.summary import summarise
 from pyro_animacy.infer.traced import Gradient
+from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.linear_gaussian import LinearAutoregression, Moments
 from pyro_animacy.nets import StackConfig
 
@@ -169,7 +171,8 @@ def test_in_closed_loop_a_scene_goes_on_with_those_it_began_with():
     guide(batch)
     site = guide.get_traces()[0].nodes["reconstruction"]
     each = site["fn"].base_dist.log_prob(site["value"]).unflatten(-1, (4, 2))
-    seen = batch.observed[HISTORY:].unflatten(-1, (4, 2)) & first[None, ..., None]
+    there = batch.observed[HISTORY:].unflatten(-1, (4, 2)).all(-1).cumprod(0).bool()
+    seen = (there & first)[..., None].expand(-1, -1, -1, 2)  # not of who was away in between
     assert (each[~seen] == 0).all()
     assert (each[seen] != 0).all()
     losses = []
@@ -221,8 +224,8 @@ def test_windows_are_of_whoever_is_there(complete):
         for b, (i, start) in enumerate(expected):
             x = data["position"].to_numpy()[i]
             shown = np.isfinite(x[start : start + frames])
-            if complete:
-                shown = shown & complete_in(x, start, frames)[:, None]
+            if complete:  # nothing is asked of the others, who are heard
+                shown[context:] &= complete_in(x, start, frames)[:, None]
             np.testing.assert_array_equal(batch.observed[:, b], shown.reshape(frames, -1))
 
 
@@ -366,8 +369,12 @@ def test_who_is_not_given_is_not_asked_after():
     x = data["position"].to_numpy()
     for one, other in zip(x, kept, strict=True):
         there = complete_in(one, 2, 3)
-        np.testing.assert_array_equal(one[:, there], other[:, there])
         assert np.isnan(other[:, ~there]).all()
+        for i in np.flatnonzero(there):
+            away = np.isnan(one[5:, i]).any(-1)
+            until = 5 + int(away.argmax()) if away.any() else len(one)
+            np.testing.assert_array_equal(one[:until, i], other[:until, i])
+            assert np.isnan(other[until:, i]).all()  # who is there later may be another
     assert of_those_given(data, slice(2, 5), 1) is data
 
 
@@ -498,3 +505,75 @@ def test_a_run_of_a_joint_baseline_alone_says_so():
     with pytest.raises(RunError, match="of all bodies together"):
         suitable({"ar1": None}, partial=True)
     assert suitable({"ar1": None}, partial=False) == {"ar1": None}
+
+
+def test_who_is_heard_does_not_depend_on_what_is_scored():
+    """Not on who stays to the next frame, nor on how far the baselines look back."""
+    data, (_, guide) = scenes(), model_of(TYPES)
+    model, scale = guide.model, Scale.of(data)
+    windows = scoring_windows(data, scale, HISTORY, 4)
+    which = torch.arange(len(windows))
+    row, start = windows.places(which)
+    whole = windows.stretches(row, start, windows.frames)
+    whole = Batch(whole.nan_to_num(0.0).double(), ~whole.isnan())
+    shown = windows.batch(which).to(torch.device("cpu"), torch.float64)
+    one, other = (Batch(*(x[-HISTORY - 1 :] for x in of)) for of in (shown, whole))
+    torch.testing.assert_close(model.evidence(one).context, model.evidence(other).context)
+    assert model.seen(one).sum() < model.seen(other).sum()
+
+
+def test_the_cost_of_an_action_is_of_those_who_are_there():
+    model, guide = model_of((0, 0, 0), action_cost=0.7, action_cost_absolute=0.3)
+    batch = recording(8, 5, bodies=3)
+    batch.observed[..., 2:] = False
+    guide(batch)
+    nodes = guide.get_traces()[0].nodes
+    evidence, z = model.evidence(batch), nodes["latent"]["value"]
+    pi = model.policy(evidence.context, model.start((5,))._replace(latent=z))
+    expected = expected_cost(pi.mean[..., :2], pi.stddev[..., :2], 0.7, 0.3)
+    torch.testing.assert_close(-nodes["action_cost"]["fn"].log_factor, expected)
+
+
+def test_a_kind_that_is_not_there_in_training_is_taken_for_any(tmp_path):
+    """Its baselines are those of all bodies together."""
+    x = scenes(share=0.0, clips=10)["position"].to_numpy().copy()
+    x[:8, :, 3] = np.nan
+    names = ["a_1", "a_2", "a_3", "bike_1"]
+    data = make_trajectories(x, fps=10, body=names, resolution=0.01)
+    scale = Scale.of(data.isel(trajectory=slice(8)), 4)
+    fits = fit_baselines(data.isel(trajectory=slice(8)), scale, HISTORY, (0, 0, 0, 1))
+    for one in fits.values():
+        blocks = one.covariance.view(4, 2, 4, 2)
+        torch.testing.assert_close(blocks[3, :, 3], blocks[0, :, 0])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(-i) for i in range(1, 26)],
+        [str(i + 0.5) for i in range(25)],
+        [f"s{i}_7" for i in range(25)],
+        [f"{7919 * i:x}q" for i in range(1, 26)],
+    ],
+    ids=["negative", "half", "inner", "hexadecimal"],
+)
+def test_ids_of_any_sort_make_few_places(names):
+    table = passers_by(frames=80)
+    table = table[table["id"] <= 25].assign(id=lambda t: [names[i - 1] for i in t["id"]])
+    data = read_trajectories(table, bodies="present", fps=2.5)
+    assert data.sizes["body"] <= table.groupby("frame").size().max() + 4
+    assert data["body"].to_numpy()[0] == "body_1"
+
+
+def test_another_number_of_places_is_drawn(run, tmp_path):
+    """From the command line, of recordings in which more, or fewer, are there at a time."""
+    path = tmp_path / "run"
+    data = read_trajectories(passers_by(), bodies="present", fps=2.5)
+    fit(data, debug({"history": 2}), out=path, progress=False, data={"bodies": "present"})
+    for seed, frames in ((3, 60), (4, 300)):
+        file = tmp_path / f"{seed}.csv"
+        passers_by(seed, frames).to_csv(file, index=False)
+        out = tmp_path / f"{seed}.nc"
+        options = ["--bodies", "present", "--fps", "2.5", "--draws", "2", "--out", str(out)]
+        assert main(["sample", str(path), str(file), *options]) == 0
+        assert out.is_file()

@@ -544,6 +544,18 @@ def test_the_pair_that_is_beyond_chance_leads():
     assert finding(pairs, "mend").attempt == "mend"
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_two_bodies_that_were_seldom_there_together(seed):
+    """Three steps of both, of a thousand of each, are no sign of anything."""
+    of = several(2, [50, 50])
+    of["pit"][:] = rng(seed).random(of["pit"].shape)
+    absent = np.ones((2000, 2), bool)
+    absent[:1001, 0], absent[998:, 1] = False, False
+    of = of.where(~xr.DataArray(absent, dims=("step", "body")))
+    assert finding(together(of), "mend").grade in ("near", "right", "undefined")
+    assert "mend" not in (finding(together(of), "mend").attempt or "")
+
+
 def test_many_bodies_that_are_right_are_not_called_wrong():
     """The largest of 253 correlations is large by chance; the model's own is told from nothing."""
     of = several(23, [60] * 23, steps=240)

@@ -1345,6 +1345,11 @@ def test_clips_of_two_rates_are_refused():
     with pytest.raises(DataError, match=r"'c' has 40\.28 frames a second, and most have 20"):
         read_trajectories(table)
     assert read_trajectories(table[table["clip"] != "c"]).attrs["fps"] == 20
+    paused = table["clip"].eq("b") & (table["frame"] >= 15)  # the counter runs on
+    table = table[table["clip"] != "c"].assign(time=table["time"] + 60 * paused)
+    ds = read_trajectories(table)
+    assert ds.attrs["fps"] == pytest.approx(20, rel=0.01)
+    assert ds.sizes["trajectory"] == 5
 
 
 def test_what_is_left_out_is_said(capfd):
@@ -1356,7 +1361,9 @@ def test_what_is_left_out_is_said(capfd):
     said = capfd.readouterr().err
     assert "clips: 50% of the frames are left out, among them 1 recording of 3, since not" in said
     read_trajectories(make_trajectories(x[:2, :, :1], fps=5))
-    assert capfd.readouterr().err == ""
+    paused = np.concatenate([x[1, :20], np.full((500, 2, 2), np.nan), x[1, 20:]])
+    assert read_trajectories(make_trajectories(paused, fps=5)).sizes["trajectory"] == 2
+    assert capfd.readouterr().err == ""  # nothing was there in between
 
 
 def test_epts_line_up_that_changes(write):

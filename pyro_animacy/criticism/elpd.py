@@ -123,7 +123,7 @@ def elpd_baselines(
     found: dict[str, list[torch.Tensor]] = {name: [] for name in baselines}
     for chunk in which.split(CHUNK):
         batch = windows.batch(chunk)
-        jacobian = run.card.scale.log_jacobian(batch.observed[-1].sum(-1))
+        jacobian = run.card.scale.log_jacobian(batch.observed[-1].sum(-1).double())
         for name, baseline in baselines.items():
             found[name].append(baseline(batch) - jacobian)
     return {

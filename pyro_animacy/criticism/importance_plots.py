@@ -72,7 +72,8 @@ def plot_iwae(quality: xr.Dataset) -> Figure:
 
 def plot_vsbc(quality: xr.Dataset) -> Figure:
     """Histograms of p = Q(z <= z*) of `guide_quality`, for the latent dimensions of most KL."""
-    order = np.argsort(-quality["kl"].to_numpy())[:PANELS]
+    kl = quality["kl"].to_numpy()
+    order = np.argsort(-kl)[: min(PANELS, np.isfinite(kl).sum())]
     simulated = [p[~np.isnan(p)] for p in quality["vsbc"].to_numpy().T]
     N = len(simulated[order[0]])
     bins = int(np.clip(N // 25, 4, 20))

@@ -60,13 +60,15 @@ def together(calibration: xr.Dataset) -> list[Together]:
     recorded = calibration["pit"].sel(model=MODEL).transpose(*dims).values
     drawn = calibration["pit_drawn"].transpose("draw", *dims).values
     names, steps = [*map(str, calibration["body"].values)], calibration["independent"].values
-    found = []
+    seen, found = np.isfinite(recorded).all(-1), []
     for i, j in body_pairs(len(names)):
         r = correlation(recorded[:, i], recorded[:, j])
         made = float(np.mean([correlation(of[:, i], of[:, j]) for of in drawn]))
-        trials = min(steps[i], steps[j]) * calibration.sizes["space"]
+        both = (seen[:, i] & seen[:, j]).sum()
+        shared = both / max(seen[:, i].sum(), seen[:, j].sum(), 1)  # of the steps of either
+        trials = max(min(steps[i], steps[j]) * shared, EDGE) * calibration.sizes["space"]
         # steps drawn from the model are independent given the past, however near in time
-        trials_drawn = drawn[..., 0, 0].size * calibration.sizes["space"]
+        trials_drawn = max(both * len(drawn), EDGE) * calibration.sizes["space"]
         error = math.hypot(trials**-0.5, trials_drawn**-0.5)
         found.append(Together((names[i], names[j]), r, made, error))
     limits = _limit(len(found))

@@ -15,6 +15,7 @@ from pyro_animacy.data.tables import Table
 from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
 
+KINDS = 10  # of bodies, at most
 SOME = 97  # one row in so many is looked at before all are
 
 
@@ -146,7 +147,8 @@ def _by_place(table: Table, frames: Frames, pause: int) -> Table:
 
     A place is free for the next once it was empty for as many frames as a pause is long: then some
     frame that is kept shows that it is another body. Bodies are of a kind where their names differ
-    by a number; those that are bare numbers are of one.
+    by a number; those that are bare numbers are of one, and so are all
+    where that would make more than ten.
     """
     assert table.body is not None
     pair = table.trajectory.astype(np.int64) * len(table.bodies) + table.body
@@ -155,7 +157,9 @@ def _by_place(table: Table, frames: Frames, pause: int) -> Table:
     first, last = (extreme(f, at, code, len(kept)) for f in (np.minimum, np.maximum))
     scene, body = np.divmod(kept, len(table.bodies))
     stems = [body_stem(name) for name in table.bodies]
-    kinds = ["body" if stem.isdigit() else stem for stem in stems]
+    kinds = ["body" if _is_number(stem) else stem for stem in stems]
+    if len({*kinds}) > KINDS:  # they do not say which are alike
+        kinds = ["body"] * len(kinds)
     ends: defaultdict[tuple[int, str], list[int]] = defaultdict(list)  # the last frame of each
     place: list[tuple[str, int]] = [("", 0)] * len(kept)
     for i in np.argsort(first, kind="stable").tolist():
@@ -172,6 +176,14 @@ def _by_place(table: Table, frames: Frames, pause: int) -> Table:
         bodies=[f"{kind}_{k + 1}" for kind, k in names],
         animate=None,
     )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _same_bodies(table: Table) -> None:

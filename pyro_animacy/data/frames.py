@@ -12,6 +12,7 @@ from pyro_animacy.errors import DataError
 LOOK = 2**18  # rows that are looked at to find the frame stride; enough to tell
 EVEN = 0.25  # of a frame, by which times may be out of step
 RARE = 0.05  # of the steps, the most that may be pauses, or late
+PAUSED = 3  # times the usual step: not of a rate
 OTHER, ENOUGH = 0.2, 10  # a rate so far off, log, of so many frames, is another
 SLOW = 1.01  # frames a second; slower times may also be milliseconds, or numbers of frames
 
@@ -164,14 +165,18 @@ def _rate(table: Table, stride: int) -> float | None:
     fps = tidy(float(np.median(rate)), table.where)
     # where there are enough frames for the rounding of their times not to matter
     other = (np.abs(np.log(rate / fps)) > OTHER) & (frames[usable] >= ENOUGH)
-    if other.any():
-        kept = np.unique(table.trajectory[known])[usable]
-        i = int(other.argmax())
-        raise DataError(
-            f"{table.where}: trajectory {table.trajectories[kept[i]]!r} has {rate[i]:.4g} frames a "
-            f"second, and most have {fps:g}; give files of one rate each, and --downsample those "
-            "that have more"
-        )
+    for i in np.unique(table.trajectory[known])[usable][other]:
+        rows = known & (table.trajectory == i)
+        number, first = np.unique(table.frame[rows], return_index=True)
+        passed, counted = np.diff(table.time[rows][first]), np.diff(number) // stride
+        steady = passed <= PAUSED * np.median(passed / counted) * counted
+        own = counted[steady].sum() / max(passed[steady].sum(), 1e-9)
+        if abs(np.log(own / fps)) > OTHER:
+            raise DataError(
+                f"{table.where}: trajectory {table.trajectories[i]!r} has {own:.4g} frames a "
+                f"second, and most have {fps:g}; give files of one rate each, and --downsample "
+                "those that have more"
+            )
     return fps
 
 

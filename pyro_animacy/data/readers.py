@@ -20,6 +20,7 @@ from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
 from pyro_animacy.data.schema import check_trajectories, shortened
+from pyro_animacy.data.stored import observed, positions
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
 from pyro_animacy.data.trajectories import join, seen_together, split_at_gaps
@@ -308,9 +309,11 @@ def _read_one(item: Any, options: _Options) -> tuple[xr.Dataset, bool]:
 
 def _say_left_out(whole: xr.Dataset, cut: xr.Dataset) -> None:
     """Say how much is left out since not all bodies of a scene were observed, where it is much."""
-    frames, kept = (int(ds["length"].sum()) for ds in (whole, cut))
+    if cut is whole or whole.sizes["body"] == 1:
+        return
+    frames, kept = int(observed(positions(whole))[1].sum()), int(cut["length"].sum())
     recordings, left = (len(np.unique(ds["recording"])) for ds in (whole, cut))
-    if kept < MOST * frames and whole.sizes["body"] > 1:
+    if kept < MOST * frames:
         said = f"{1 - kept / frames:.0%} of the frames are left out"
         if left < recordings:
             said += f", among them {how_many(recordings - left, 'recording')} of {recordings}"

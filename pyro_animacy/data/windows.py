@@ -154,14 +154,20 @@ def come_and_go(dataset: xr.Dataset) -> bool:
 def of_those_given(dataset: xr.Dataset, given: slice, parts: int) -> xr.Dataset:
     """Trajectories of those bodies that are observed in full in the frames ``given``.
 
-    Of several ``parts`` that count by themselves the others are left out, not observed; where there
-    is one, nothing is.
+    Of several ``parts`` that count by themselves the others are left out, not observed; and so are
+    those who were once away, from there on: in their place may be others. Where there is one part,
+    nothing is.
     """
     x = dataset["position"].to_numpy()
-    known = np.isfinite(x[:, given]).all((1, 3)).reshape(len(x), parts, -1).all(-1)
-    if parts == 1 or known.all():
+    if parts == 1:
         return dataset
-    each = known.repeat(x.shape[2] // parts, 1)[:, None, :, None]
+    there = np.isfinite(x).all(-1).reshape(*x.shape[:2], parts, -1).all(-1)
+    begin, end, _ = given.indices(x.shape[1])
+    known = there[:, begin:end].all(1, keepdims=True)
+    known = known & np.concatenate(
+        [there[:, :end] | True, np.logical_and.accumulate(there[:, end:], axis=1)], axis=1
+    )
+    each = known.repeat(x.shape[2] // parts, 2)[..., None]
     return dataset.assign(position=dataset["position"].copy(data=np.where(each, x, np.nan)))
 
 
@@ -198,8 +204,8 @@ class Windows:
         scale: The model's scale.
         symmetry: Draw each window under a random motion that leaves the law of motion as it is:
             ``reflect`` mirrors either axis about the centre, ``rotate`` turns by any angle as well.
-        complete: Keep only windows observed in full; of several parts, what is not observed in full
-            is not shown.
+        complete: Keep only windows observed in full. Of several parts one is enough; of those that
+            are not, nothing is shown after the context, so that nothing is asked of them.
         parts: Into how many parts a step falls that count by themselves, `SceneModel.parts`.
 
     Attributes:
@@ -323,10 +329,11 @@ class Windows:
         return _seen(x)
 
     def _shown(self, x: Tensor) -> Tensor:
-        """What is shown of windows (..., frames, B, D), in place: parts in full, if so asked."""
+        """What is shown of windows (..., frames, B, D), in place; see ``complete``."""
         if self.complete and self.partial:
             each = x.unflatten(-1, (self.parts, -1))
-            each.masked_fill_(each.isnan().any(-1, keepdim=True).any(-4, keepdim=True), torch.nan)
+            lacking = each.isnan().any(-1, keepdim=True).any(-4, keepdim=True)
+            each[..., self.context :, :, :, :].masked_fill_(lacking, torch.nan)
         return x
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:

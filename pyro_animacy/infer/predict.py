@@ -240,6 +240,7 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
             rolled = model.roll_out(s[0], [a[0] for a in actions], len(s), (target, seen), known[0])
         s, a, pi = rolled.stacked(s[0])
         z, known = torch.stack(rolled.latent), known[:1].expand_as(known)
+        seen = seen & model.each(model.followed(batch), seen.shape[-1])
     else:
         if importance_samples > 1:
             pi, z = _chosen(run, recording, draws, importance_samples)

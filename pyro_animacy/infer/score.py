@@ -125,13 +125,16 @@ def fit_baselines(
     windows = scoring_windows(noisy, scale, history, max(1, len(types)))
     alike = [[i for i, of in enumerate(types) if of == kind] for kind in sorted({*types})]
     joint = [] if windows.partial else [range(windows.bodies)]
-    moments = Moments.of(max(BASELINE_ORDERS), windows, joint, alike, progress=progress)
+    everybody = [[*range(windows.bodies)]] if types else []
+    most = max(BASELINE_ORDERS)
+    moments = Moments.of(most, windows, joint, [*alike, *everybody], progress=progress)
     fits = {"constant_velocity": LinearAutoregression.constant_velocity} | {
         f"ar{order}": partial(LinearAutoregression.fit, order) for order in BASELINE_ORDERS
     }
     found = {name: fit(moments[0]) for name, fit in fits.items() if joint}
     if types:
-        each = moments[len(joint) :]
+        *kinds, of_all = moments[len(joint) :]
+        each = [kind if kind.number else of_all for kind in kinds]  # of one that is not there
         found |= {
             f"{name}{EACH}": LinearAutoregression.each([*map(fit, each)], types)
             for name, fit in fits.items()
@@ -189,12 +192,12 @@ def score(
     ) as bar:  # fmt: skip
         torch.manual_seed(DEQUANTISE_HELDOUT)
         for part, steps in window_steps(guide, windows, which, draws):
-            jacobian = scale.log_jacobian(steps.seen[-1].sum(-1))
+            jacobian = scale.log_jacobian(steps.seen[-1].sum(-1).double())
             found.append(torch.stack([x[-1] - jacobian for x in bounds(steps)], 1).double().cpu())
             bar.update(len(part))
     for part in which.split(CHUNK):
         batch = windows.batch(part)
-        jacobian = scale.log_jacobian(batch.observed[-1].sum(-1))
+        jacobian = scale.log_jacobian(batch.observed[-1].sum(-1).double())
         for name, baseline in baselines.items():
             others[name].append(baseline(batch) - jacobian)
     both = torch.cat(found)

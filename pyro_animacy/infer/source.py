@@ -164,7 +164,7 @@ class SceneSource:
         which = torch.from_numpy(evenly(len(self.validation), VALIDATION_STEPS))
         steps = window_steps(guide, self.validation, which, VALIDATION_DRAWS)
         jacobian = self.card.scale.log_jacobian
-        found = [(bounds(of)[0] - jacobian(of.seen.sum(-1)))[-1] for _, of in steps]
+        found = [(bounds(of)[0] - jacobian(of.seen.sum(-1).double()))[-1] for _, of in steps]
         return torch.cat(found).double().mean().item()
 
     def fingerprint(self) -> list[float]:

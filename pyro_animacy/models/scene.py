@@ -252,7 +252,7 @@ class SceneModel(nn.Module):
 
         if closed_loop:
             here = self.complete(batch)[0]
-            seen = seen & self.each(here, self.state_size)
+            seen = seen & self.each(self.followed(batch), self.state_size)
             with trajectory:
                 rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen), here)
             state, action, pi = rolled.stacked(state[0])
@@ -274,11 +274,12 @@ class SceneModel(nn.Module):
             pyro.deterministic("state", state + action, 1)
             weights = config.action_cost, config.action_cost_absolute
             if any(weights) and not score:
-                cost = sum(
-                    expected_cost(of.loc, of.scale, *weights, share=share)
+                parts = (
+                    [x.unflatten(-1, (self.parts, -1)) for x in (of.loc, of.scale, share)]
                     for share, of in components(pi)
                 )
-                pyro.factor("action_cost", -cost * seen.any(-1))
+                cost = sum(expected_cost(mu, sigma, *weights, share=s) for mu, sigma, s in parts)
+                pyro.factor("action_cost", -(cost * self._some(seen)).sum(-1))
 
     def follow(
         self, batch: Batch, discount: float = 1.0, heard: Batch | None = None
@@ -423,6 +424,17 @@ class SceneModel(nn.Module):
         Of a model of the whole scene that is c_t; of a set, that of each body by itself.
         """
         return self.known(batch.observed[:-1])
+
+    def followed(self, batch: Batch) -> Tensor:
+        """Whether a roll-out from the first context is to follow each part, (T, B, parts).
+
+        Of a set, a body that was once away is not followed any more: in its place may be another.
+        """
+        here, following = self.complete(batch)[0], batch.observed[self.config.history :]
+        if self.parts == 1:
+            return torch.ones_like(following[..., :1])
+        there = following.unflatten(-1, (self.parts, -1)).all(-1)
+        return here & there.cumprod(0).bool()
 
     def known(self, observed: Tensor) -> Tensor:
         """Whether the context that ends with each frame but the first ones is complete.
