@@ -13,8 +13,8 @@ from pyro_animacy.data.metrica_csv import other_team
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, how_many
 from pyro_animacy.infer.episodes import suited_episodes
-from pyro_animacy.infer.recordings import REPLAY, absolute, files_read, read_data
-from pyro_animacy.infer.run import Run
+from pyro_animacy.infer.recordings import REPLAY, absolute, files_read, fingerprint, read_data
+from pyro_animacy.infer.run import Run, split_recordings
 
 DATA_HELP = (
     "recordings: a file (CSV, csv.gz, parquet, netCDF, zarr, npz, npy, Metrica's tracking.txt), "
@@ -96,7 +96,13 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
     new = learned.isdisjoint(files)
     if new or acting:
         found = read_as_the_run(run, data, given)
-        return Asked(suited_episodes(run.card, found) if run.data == "episodes" else found, new=new)
+        if run.data == "episodes":
+            return Asked(suited_episodes(run.card, found), new=new)
+        if (heldout := own_under_another_name(run, found)) is not None:
+            said = "these are its own recordings under another name; their held-out part is used"
+            print(f"{run.path}: {said}", file=sys.stderr)
+            return Asked(heldout, new=False)
+        return Asked(found, new=new)
     if learned != files:
         raise ConfigError(
             f"{run.path} was fitted to {min(learned & files)}; leave DATA out to use what it held "
@@ -118,6 +124,19 @@ def _of_data(run: Run, chosen: Namespace, given: list[str]) -> Asked:
     count = f"{unseen.sum():,} of {how_many(len(unseen), 'trajectory')}"
     print(f"{run.path}: used are {count}, of recordings it was not fitted to", file=sys.stderr)
     return Asked(found.isel(trajectory=unseen), new=True)
+
+
+def own_under_another_name(run: Run, found: xr.Dataset) -> xr.Dataset | None:
+    """What a run held out of recordings that turn out to be its own; None of any others."""
+    train, known = run.config.train, run.settings.get("heldout")
+    try:
+        heldout = split_recordings(found, train.heldout, train.validation, train.seed)[3]
+    except DataError:  # too short to be
+        return None
+    # written in another format, the same positions are so by some digits
+    if known is None or not np.allclose(known, fingerprint(heldout), rtol=1e-7, atol=0):
+        return None
+    return heldout
 
 
 def files_named(model: str, source: str | list[str]) -> set[str]:

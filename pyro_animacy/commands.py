@@ -21,6 +21,7 @@ from pyro_animacy.command_data import (
     data_options,
     files_named,
     fitted_to,
+    own_under_another_name,
     read_as_the_run,
 )
 from pyro_animacy.criticism.animacy import score_animacy
@@ -376,6 +377,12 @@ def _recordings_of_all(runs: list[Run], chosen: Namespace) -> tuple[Any, Any]:
             )
     given = [f"--{name}" for name in DATA_OPTIONS if chosen[name] is not None]
     recordings = read_as_the_run(runs[0], data, given)
+    for run in runs:
+        if own_under_another_name(run, recordings) is not None:
+            raise ConfigError(
+                f"--recordings: {run.path} was fitted to these, under another name; leave the "
+                "option out to compare on what all runs held out, or give others"
+            )
     return recordings, recordings
 
 

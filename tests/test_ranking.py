@@ -577,6 +577,19 @@ def test_compare_on_other_recordings(folders, tmp_path, capsys):
     assert "one" in capsys.readouterr().out
 
 
+def test_a_runs_own_recordings_are_known_under_another_name(folders, tmp_path, capsys):
+    """Also with other frame numbers: what it was fitted to is not scored as if it were new."""
+    own = pd.read_csv(folders / "chase.csv")
+    own.assign(frame=own["frame"] + 700).to_csv(tmp_path / "copy.csv", index=False)
+    run, copy = str(folders / "one"), str(tmp_path / "copy.csv")
+    assert main(["compare", run, "--draws", "32", "--recordings", copy]) == 2
+    assert "was fitted to these, under another name" in capsys.readouterr().err
+    assert main(["score", run, copy, "--steps", "9", "--out", str(tmp_path / "scores.csv")]) == 0
+    said = capsys.readouterr()
+    assert "its own recordings under another name; their held-out part is used" in said.err
+    assert "of the run's held-out part" in said.out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
