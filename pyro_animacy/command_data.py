@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
-from pyro_animacy.data.bodies import is_present
 from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.metrica_csv import other_team
+from pyro_animacy.data.readers import in_places
 from pyro_animacy.data.windows import evenly
 from pyro_animacy.errors import ConfigError, DataError, how_many
 from pyro_animacy.infer.episodes import suited_episodes
@@ -175,16 +175,14 @@ def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Data
     taken = [name for name in taken if name not in given]
     every = data.get("downsample") if "--downsample" in taken else None
     try:
-        found = _of_the_runs_places(run, data, read_data(run.card.model, data))
+        found = _of_the_runs_places(run, read_data(run.card.model, data))
         if every and every > 1 and np.isclose(found.attrs["fps"] * every, run.card.fps, rtol=0.01):
             print(
                 f"{run.path}: its --downsample {every} is not taken over, since the recordings "
                 f"have the model's {run.card.fps:g} frames a second already",
                 file=sys.stderr,
             )
-            found = _of_the_runs_places(
-                run, data, read_data(run.card.model, data | {"downsample": 1})
-            )
+            found = _of_the_runs_places(run, read_data(run.card.model, data | {"downsample": 1}))
         _say_by_place(run, found)
         return found
     except DataError as error:
@@ -196,12 +194,12 @@ def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Data
         ) from None
 
 
-def _of_the_runs_places(run: Run, data: dict[str, Any], found: xr.Dataset) -> xr.Dataset:
+def _of_the_runs_places(run: Run, found: xr.Dataset) -> xr.Dataset:
     """Whoever is present in the places that the run has, if it has as many."""
-    if run.data == "scenes" and is_present(data.get("bodies")):
+    if run.data == "scenes" and "place" in found.coords:
         places = [*run.card.bodies]
         if {*map(str, found["body"].values)} < {*places}:
-            return found.reindex(body=places)
+            return in_places(found, places)
     return found
 
 

@@ -27,9 +27,14 @@ from pyro_animacy import (
     read_trajectories,
 )
 from pyro_animacy.cli import main
+from pyro_animacy.criticism.aligned import align
+from pyro_animacy.criticism.alike import counted_as, pooled
 from pyro_animacy.criticism.animacy import score_animacy
+from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.calibration import calibrate
+from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.contenders import compare_runs
+from pyro_animacy.criticism.criticise import criticise
 from pyro_animacy.criticism.elpd import elpd, elpd_baselines
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import guide_quality
@@ -577,3 +582,57 @@ def test_another_number_of_places_is_drawn(run, tmp_path):
         options = ["--bodies", "present", "--fps", "2.5", "--draws", "2", "--out", str(out)]
         assert main(["sample", str(path), str(file), *options]) == 0
         assert out.is_file()
+
+
+@pytest.fixture(scope="module")
+def passing(tmp_path_factory):
+    """A run of places, and what it held out."""
+    data = read_trajectories(passers_by(frames=400), bodies="present", fps=2.5)
+    out = tmp_path_factory.mktemp("passing") / "run"
+    run = fit(data, debug({"history": 2}), out=out, progress=False)
+    return run, run.heldout(data)
+
+
+def test_what_is_said_of_places_is_said_of_all_of_a_kind(passing):
+    run, heldout = passing
+    assert set(counted_as(heldout)) == {"body"}
+    found = calibrate(run, heldout, draws=40, horizon=3, progress=False)
+    whole = pooled(found, counted_as(heldout))
+    assert whole["body"].to_numpy().tolist() == ["body"]
+    for name in ("pit", "pit_drawn"):
+        one, all_of_it = whole[name].to_numpy(), found[name].to_numpy()
+        np.testing.assert_array_equal(
+            np.sort(one[np.isfinite(one)]), np.sort(all_of_it[np.isfinite(all_of_it)])
+        )
+    np.testing.assert_array_equal(whole["energy_score"], found["energy_score"])
+    np.testing.assert_allclose(whole["crps"].isel(body=0), found["crps"].mean("body"))
+    assert int(whole["independent"][0]) == int(found["independent"].sum())
+    assert pooled(found, [*map(str, found["body"].values)]) is found
+    two = pooled(found, ["bike", *["ped"] * (found.sizes["body"] - 1)])
+    assert two["body"].to_numpy().tolist() == ["bike", "ped"]
+    for i, part in enumerate((slice(0, 1), slice(1, None))):
+        values = two["pit"].isel(body=i).to_numpy()
+        expected = found["pit"].isel(body=part).to_numpy()
+        assert np.isfinite(values).sum() == np.isfinite(expected).sum()
+    scores = score_animacy(run, heldout, draws=32, surrogates=4, progress=False)
+    table = by_body(scores)
+    assert table.index.tolist() == ["body"]
+    assert table["choice"].item() == pytest.approx(float(scores["choice"].mean()))
+
+
+def test_a_report_of_places_is_of_their_kinds(passing, tmp_path):
+    run, heldout = passing
+    path = criticise(run, heldout, out=tmp_path / "report.html", draws=20, progress=False)
+    page = path.read_text()
+    assert "Traceback" not in page
+    observed = of_those_given(heldout, slice(2), run.card.parts)
+    made = predict(run, observed, mode="generate", draws=3, progress=False)
+    comparisons = compare(*align(observed, made), progress=False)
+    kinds = {one.body for one in comparisons}
+    assert kinds <= {"body", "body – body", "body → body"}
+    speed = next(one for one in comparisons if one.statistic.name == "speed")
+    x = observed["position"].to_numpy()
+    expected = np.linalg.norm(np.diff(x, axis=1), axis=-1) * 2.5
+    expected = expected[np.isfinite(expected)]
+    assert len(speed.observed) == len(expected)
+    assert speed.observed_mean == pytest.approx(expected.mean())

@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pyro_animacy.criticism.alike import counted_as, groups
 from pyro_animacy.criticism.animacy_table import by_body
 from pyro_animacy.criticism.animation import animate_scores, smooth_frames
 from pyro_animacy.criticism.importance import k_hat_threshold
@@ -82,7 +83,9 @@ def section(
         courses: the scores of each window by its name, (time, body).
         doubt: why the model says nothing of the bodies, of `verdicts.doubt`.
     """
-    table, animate = by_body(scores), agents(observed)
+    table = by_body(scores)
+    first = [bodies[0] for bodies in groups(counted_as(scores)).values()]
+    animate = agents(observed)[first]
     findings = [_agency(table, animate, doubt), *_interplay(table, doubt), _reliable(scores)]
     caption = (
         "Means over the steps of each body; bars are two standard errors either side. Evidence "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pyro_animacy.criticism.alike import counted_as, groups
 from pyro_animacy.criticism.animacy import DIMS, MEASURES
 from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.netcdf import save_netcdf
@@ -15,7 +16,7 @@ from pyro_animacy.infer.score import mean_and_error
 
 
 def by_body(scores: xr.Dataset) -> pd.DataFrame:
-    """Mean of each measure over the steps of each body, and its standard error.
+    """Mean of each measure over the steps of each body, and its standard error; of places, of all.
 
     The standard error is over what is independent: recordings, or stretches of time; see
     `infer.score.independent_groups`.
@@ -28,12 +29,12 @@ def by_body(scores: xr.Dataset) -> pd.DataFrame:
     """
     names = [n for n in ("choice", "surprise", "evidence", "interaction") if n in scores]
     rows: dict[str, dict[str, float]] = {}
-    for body in map(str, scores["body"].to_numpy()):
+    for body, several in groups(counted_as(scores)).items():
         rows[body] = {}
         for name in names:
-            values = scores[name].sel(body=body).to_numpy()
+            values = scores[name].isel(body=several).transpose(*DIMS).to_numpy()
             index = np.argwhere(np.isfinite(values))
-            mean, error = mean_and_error(values[tuple(index.T)], scores, index)
+            mean, error = mean_and_error(values[tuple(index.T)], scores, index[:, :2])
             rows[body] |= {name: mean, f"{name}_error": error}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("body")
 

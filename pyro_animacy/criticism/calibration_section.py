@@ -41,7 +41,8 @@ def section(calibration: xr.Dataset) -> Section:
          "both baselines."),
     )  # fmt: skip
     ahead, covered = list(_one_step_findings(calibration)), _coverage_finding(calibration)
-    of_pairs = finding(together(calibration), _linked(calibration))
+    apart = calibration.attrs.get("pooled")  # steps of several bodies in one
+    of_pairs = None if apart else finding(together(calibration), _linked(calibration))
     beside = [_beside(*pair, units) for pair in scores(calibration)]
     grades = [_worst(ahead), covered.grade, _worst(beside)]
     return Section(

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_animacy.criticism.aligned import DIMS, data_units, each_draw, motion_shown
+from pyro_animacy.criticism.alike import groups
 from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
 from pyro_animacy.errors import ConfigError
@@ -205,8 +206,8 @@ def compare(
     recorded = dict(_by_body(position, scene, statistics, members, 0))
     count = generated.sizes["chain"] * generated.sizes["draw"]
     most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
-    kept: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in recorded}
-    moments: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in recorded}
+    kept: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in recorded}
+    moments: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in recorded}
     draws = enumerate(each_draw(observed, generated))
     bar = tqdm(draws, "compare", count, leave=False, unit="draw", disable=not progress, delay=1)
     for draw, position in bar:
@@ -215,18 +216,18 @@ def compare(
             kept[key].append(values if values.size <= most else _quantiles(values, most))
 
     comparisons = []
-    for (name, index), values in recorded.items():
+    for (name, label), values in recorded.items():
         statistic = statistics[name]
         mean, sd = _moments(values, statistic.signed)
-        means, sds = np.array(moments[name, index]).reshape(-1, 2).T
-        pool = np.concatenate([*kept[name, index], np.empty(0)])
+        means, sds = np.array(moments[name, label]).reshape(-1, 2).T
+        pool = np.concatenate([*kept[name, label], np.empty(0)])
         comparisons.append(
             Comparison(
                 statistic=statistic,
-                body=statistic.over.labels(scene)[index],
+                body=label,
                 units=statistic.units.format(units=units),
                 observed=values,
-                generated=tuple(kept[name, index]),
+                generated=tuple(kept[name, label]),
                 observed_mean=mean,
                 observed_sd=sd,
                 generated_means=means,
@@ -235,11 +236,16 @@ def compare(
                     posterior_predictive_p(mean, means), posterior_predictive_p(-mean, -means)
                 ),
                 distance=wasserstein(values, pool),
-                p_distance=_distance_p(values, kept[name, index], pool),
-                motions=len(members[name][index]),
+                p_distance=_distance_p(values, kept[name, label], pool),
+                motions=sum(len(members[name][i]) for i in alike(statistic, scene)[label]),
             )
         )
     return comparisons
+
+
+def alike(statistic: Statistic, scene: Scene) -> dict[str, list[int]]:
+    """The groups of bodies of a statistic that have one label, which are pooled."""
+    return groups(statistic.over.labels(scene))
 
 
 Members = dict[str, list[list[np.ndarray]]]
@@ -269,15 +275,20 @@ def _by_body(
     statistics: Mapping[str, Statistic],
     members: Members,
     draw: int,
-) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-    """Each (statistic, index on its last axis) and its sorted finite values, each motion once."""
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Each (statistic, label) and its sorted finite values, each motion once."""
     for name, statistic in statistics.items():
-        for index, values in enumerate(_values(statistic, position, scene)):
-            rows = [motion[draw % len(motion)] for motion in members[name][index]]
-            chosen = values if len(rows) == len(values) else values[rows]
-            chosen = chosen[np.isfinite(chosen)]
-            chosen.sort()
-            yield (name, index), chosen
+        found = _values(statistic, position, scene)
+        for label, several in alike(statistic, scene).items():
+            parts = [np.empty(0)]
+            for index, values in ((i, found[i]) for i in several if i < len(found)):
+                rows = [motion[draw % len(motion)] for motion in members[name][index]]
+                chosen = values if len(rows) == len(values) else values[rows]
+                parts.append(chosen[np.isfinite(chosen)])
+            if several[0] < len(found):
+                together = np.concatenate(parts) if len(parts) > 2 else parts[1]
+                together.sort()
+                yield (name, label), together
 
 
 def _values(statistic: Statistic, position: np.ndarray, scene: Scene) -> np.ndarray:

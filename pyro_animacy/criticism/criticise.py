@@ -15,6 +15,7 @@ from pyro_animacy.criticism import (
     importance_plots,
     latent_plots,
 )
+from pyro_animacy.criticism.alike import counted_as, pooled
 from pyro_animacy.criticism.animacy import FEW_BODIES, score_animacy
 from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.importance import guide_quality
@@ -65,7 +66,7 @@ def _guide(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
 
 def _calibration(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:
     found = calibrate(run, dataset, seed=seed, progress=progress)
-    return calibration_section.section(with_named_bodies(found))
+    return calibration_section.section(with_named_bodies(pooled(found, counted_as(dataset))))
 
 
 def _latent(run: Run, dataset: xr.Dataset, seed: int, progress: bool) -> Section:

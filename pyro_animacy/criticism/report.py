@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from pyro_animacy.criticism import plots
 from pyro_animacy.criticism.aligned import DIMS, align, data_units, each_draw, share_lost
+from pyro_animacy.criticism.alike import counted_as, groups
 from pyro_animacy.criticism.animation import animate
 from pyro_animacy.criticism.checks import chance, checks
 from pyro_animacy.criticism.comparison import compare
@@ -264,8 +265,10 @@ def _following(observed: xr.Dataset, followed: xr.DataArray) -> Table:
         square = ((position - recorded) ** 2).sum(-1)
         total += np.nansum(square, axis=(0, 1))
         count += np.isfinite(square).sum((0, 1))
+    of = groups(counted_as(observed))
+    total, count = (np.array([x[bodies].sum() for bodies in of.values()]) for x in (total, count))
     error = np.sqrt(total / np.where(count > 0, count, np.nan))
-    names = map(str, observed["body"].values)
+    names = list(of)
     return Table(
         "Following the recording: distance of the reconstruction from it",
         ("body", f"root mean square ({data_units(observed)})"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
+from pyro_animacy.criticism.alike import counted_as
 from pyro_animacy.data.schema import agents
 
 
@@ -27,6 +28,7 @@ class Scene:
             from the true model; so, the two are there equally often on average. NaN where there
             are no others.
         high: (..., 2) greatest corner, alike.
+        kinds: what each body counts as, of which all are pooled; empty for their names.
     """
 
     fps: float
@@ -35,6 +37,7 @@ class Scene:
     extent: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, recording: xr.Dataset) -> Scene:
@@ -59,6 +62,7 @@ class Scene:
             extent,
             _least_of_others(low),
             -_least_of_others(-high),
+            tuple(counted_as(recording)),
         )
 
     def part(self, rows: slice) -> Scene:
@@ -88,8 +92,9 @@ class Over:
     joint: str = " – "
 
     def labels(self, scene: Scene) -> list[str]:
-        """The name of each group."""
-        return [self.joint.join(scene.bodies[i] for i in group) for group in self.groups(scene)]
+        """The name of each group; those of bodies of the same kinds have one name."""
+        names = scene.kinds or scene.bodies
+        return [self.joint.join(names[i] for i in group) for group in self.groups(scene)]
 
     def ends(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """The first and the second bodies of pairs, (group,) each."""

@@ -52,10 +52,11 @@ def table_dataset(
         _same_bodies(table)
     frames = frame_axis(table, pause)
     table, frames = _drop_short(table, frames)
-    if present and table.body is not None:
+    places = present and table.body is not None
+    if places:
         table = _by_place(table, frames, pause)
     whole = each and table.body is not None
-    return make_trajectories(
+    ds = make_trajectories(
         scatter(table, frames),
         fps=agreed_fps(fps, table.fps, table.where)
         if table.fps
@@ -71,6 +72,7 @@ def table_dataset(
         animate=table.animate,
         source=table.where,
     )
+    return ds.assign_coords(place=("body", np.ones(len(table.bodies), bool))) if places else ds
 
 
 def _starts(table: Table, frames: Frames) -> Codes:

@@ -19,7 +19,7 @@ from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
-from pyro_animacy.data.schema import check_trajectories, shortened
+from pyro_animacy.data.schema import OF_BODIES, check_trajectories, shortened
 from pyro_animacy.data.stored import observed, positions
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
@@ -141,13 +141,19 @@ def read_trajectories(
     return ds if checked == [True] and labels is None else check_trajectories(ds)
 
 
+def in_places(part: xr.Dataset, places: Sequence[str]) -> xr.Dataset:
+    """A recording of whoever is present with these places, which nobody may take."""
+    known = part.drop_vars(OF_BODIES, errors="ignore").reindex(body=[*places])
+    return known.assign_coords(place=("body", np.ones(len(places), bool)))
+
+
 def _of_the_same_places(parts: list[xr.Dataset]) -> list[xr.Dataset]:
     """Recordings with the places that any of them has, which nobody takes in the others."""
     names = {str(name) for part in parts for name in part["body"].values}
     places = sorted(names, key=lambda name: (body_stem(name), len(name), name))
     if all(len(places) == part.sizes["body"] for part in parts):
         return parts
-    return [part.drop_vars("animate", errors="ignore").reindex(body=places) for part in parts]
+    return [in_places(part, places) for part in parts]
 
 
 def _no_file_twice(items: Iterable[Any]) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.schema import (
+    OF_BODIES,
     Integers,
     assemble,
     like,
@@ -254,8 +255,8 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
     )
     if all("label" in p.coords for p in aligned):
         out = out.assign_coords(label=("trajectory", _stacked(aligned, "label")))
-    if "animate" in first.coords:
-        out = out.assign_coords(animate=("body", first["animate"].values))
+    kept = [name for name in OF_BODIES if name in first.coords]
+    out = out.assign_coords({name: ("body", first[name].values) for name in kept})
     no_duplicates(out["trajectory"].values, "trajectory", out.attrs["source"])
     return out
 
