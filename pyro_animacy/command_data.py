@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from jsonargparse import ArgumentParser, Namespace
 
+from pyro_animacy.data.bodies import is_place
 from pyro_animacy.data.episodes import episode_files, read_episodes
 from pyro_animacy.data.metrica_csv import other_team
 from pyro_animacy.data.readers import in_places
@@ -196,10 +197,9 @@ def read_as_the_run(run: Run, data: dict[str, Any], given: list[str]) -> xr.Data
 
 def _of_the_runs_places(run: Run, found: xr.Dataset) -> xr.Dataset:
     """Whoever is present in the places that the run has, if it has as many."""
-    if run.data == "scenes" and "place" in found.coords:
-        places = [*run.card.bodies]
-        if {*map(str, found["body"].values)} < {*places}:
-            return in_places(found, places)
+    places = [*run.card.bodies] if run.data == "scenes" else []
+    if any(map(is_place, places)) and {*map(str, found["body"].values)} < {*places}:
+        return in_places(found, places)
     return found
 
 

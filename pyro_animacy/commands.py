@@ -270,12 +270,7 @@ def _criticise(chosen: Namespace) -> None:
         _criticise_episodes(run, recordings, new, chosen)
         return
     sections = [name.strip() for name in chosen.sections.split(",") if name.strip()]
-    if run.on(recordings) is not run:
-        raise ConfigError(
-            f"{run.path}: its baselines are of {how_many(len(run.card.bodies), 'body')}, and a "
-            "report compares with them; choose as many with --bodies, or take `sample` or `score`, "
-            "which serve any number"
-        )
+    run = run.on(recordings)
     out = criticise(
         run, recordings, out=chosen.out, draws=chosen.draws, most=chosen.windows,
         frames=chosen.frames, sections=sections, seed=chosen.seed, new=new,
@@ -335,8 +330,10 @@ def _compare(chosen: Namespace) -> None:
         refuse_existing(str(Path(chosen.out) / "compare.csv"), chosen.overwrite)
     runs = [Run.load(path) for path in chosen.runs]
     names = run_names(runs)
-    comparable(runs)
+    if not chosen.recordings:
+        comparable(runs)
     whole, heldout = _recordings_of_all(runs, chosen)
+    runs = [run.on(heldout) for run in runs]
     if chosen.leave_future_out is not None:
         expanding(whole, chosen.leave_future_out)  # what cannot be cut is said before the work
     ranking = compare_runs(runs, heldout, draws=chosen.draws, seed=chosen.seed)

@@ -40,8 +40,9 @@ from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.traversal import traversal_gif, traversals
+from pyro_animacy.data.readers import in_places
+from pyro_animacy.data.schema import agents
 from pyro_animacy.data.windows import begun, dequantised, of_those_given
-from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
     DEQUANTISE_TRAIN,
@@ -57,6 +58,7 @@ from pyro_animacy.infer.traced import Gradient
 from pyro_animacy.models.densities import expected_cost
 from pyro_animacy.models.linear_gaussian import LinearAutoregression, Moments
 from pyro_animacy.nets import StackConfig
+from pyro_animacy.sets import body_types
 
 NET = StackConfig(hidden=9, layers=2)
 TYPES = (0, 1, 0, 2)
@@ -309,7 +311,7 @@ def test_a_score_adds_up_those_who_are_there(run):
     bound, _ = log_density(run.guide, last, 4096)
     per_step = bound[0].double().numpy() - scale.log_jacobian(2 * np.sum(present, 1))
     assert run.summary["heldout_nats_per_step"] == pytest.approx(per_step.mean(), abs=0.05)
-    for name, baseline in load_baselines(run.path / BASELINES).items():
+    for name, baseline in run.baselines().items():
         density = baseline(batch).numpy() - scale.log_jacobian(2 * np.sum(present, 1))
         assert run.summary["baselines"][name] == pytest.approx(density.mean(), abs=1e-4)
     elpds = {"model": elpd(run, heldout, context=None, draws=4096, progress=False)}
@@ -421,7 +423,7 @@ def test_whoever_is_present_takes_a_place(downsample):
             assert one == two or 0 in (one, two)
     most = table.groupby("frame").size().max()
     assert most <= x.shape[1] <= most + 4  # places are taken again
-    assert data["body"].to_numpy().tolist() == [f"body_{i + 1}" for i in range(x.shape[1])]
+    assert data["body"].to_numpy().tolist() == [f"body_place_{i + 1}" for i in range(x.shape[1])]
     assert data.sizes["trajectory"] == 1
 
 
@@ -437,8 +439,8 @@ def test_places_are_of_a_kind_and_of_all_recordings(tmp_path):
     names = data["body"].to_numpy().tolist()
     bikes = [name for name in names if name.startswith("bike")]
     assert names == [
-        *(f"bike_{i + 1}" for i in range(len(bikes))),
-        *(f"ped_{i + 1}" for i in range(len(names) - len(bikes))),
+        *(f"bike_place_{i + 1}" for i in range(len(bikes))),
+        *(f"ped_place_{i + 1}" for i in range(len(names) - len(bikes))),
     ]
     second = data.sel(trajectory="two")["position"].to_numpy()
     assert np.isnan(second[:, : len(bikes)]).all()
@@ -507,7 +509,7 @@ def test_joint_baselines_are_not_asked_about_those_who_come_and_go(tmp_path):
 
 
 def test_a_run_of_a_joint_baseline_alone_says_so():
-    with pytest.raises(RunError, match="of all bodies together"):
+    with pytest.raises(RunError, match="of all its bodies together"):
         suitable({"ar1": None}, partial=True)
     assert suitable({"ar1": None}, partial=False) == {"ar1": None}
 
@@ -567,7 +569,7 @@ def test_ids_of_any_sort_make_few_places(names):
     table = table[table["id"] <= 25].assign(id=lambda t: [names[i - 1] for i in t["id"]])
     data = read_trajectories(table, bodies="present", fps=2.5)
     assert data.sizes["body"] <= table.groupby("frame").size().max() + 4
-    assert data["body"].to_numpy()[0] == "body_1"
+    assert data["body"].to_numpy()[0] == "body_place_1"
 
 
 def test_another_number_of_places_is_drawn(run, tmp_path):
@@ -636,3 +638,65 @@ def test_a_report_of_places_is_of_their_kinds(passing, tmp_path):
     expected = expected[np.isfinite(expected)]
     assert len(speed.observed) == len(expected)
     assert speed.observed_mean == pytest.approx(expected.mean())
+
+
+def test_baselines_serve_another_number_of_bodies(passing):
+    """Each body's are the same ones; a scene's density is the sum, however many places it has."""
+    run, heldout = passing
+    wider = in_places(heldout, [f"body_place_{i + 1}" for i in range(heldout.sizes["body"] + 3)])
+    other = run.on(wider)
+    assert other is not run
+    scale = run.card.scale
+    one, two = (
+        scoring_windows(of, scale, 2, of.sizes["body"]).batch(torch.arange(20))
+        for of in (heldout, wider)
+    )
+    for name, baseline in run.baselines().items():
+        torch.testing.assert_close(baseline(one), other.baselines()[name](two))
+    found = summarise(other, wider, progress=False)
+    mine = summarise(run, heldout, progress=False)
+    assert found["baselines"] == pytest.approx(mine["baselines"], rel=0.02)  # of other noise
+    assert found["score_bodies"] == pytest.approx(mine["score_bodies"])
+    x = heldout["position"].to_numpy()[0]
+    there = [complete_in(x, t, 7).sum() for t in range(len(x) - 6)]
+    assert mine["score_bodies"] == pytest.approx(np.mean([n for n in there if n]))
+
+
+def test_a_run_is_criticised_and_compared_on_another_day(passing, tmp_path, capsys):
+    """With another number of people there at a time, more and fewer."""
+    run, _ = passing
+    for seed, frames in ((7, 60), (8, 500)):
+        file = tmp_path / f"{seed}.csv"
+        passers_by(seed, frames).to_csv(file, index=False)
+        options = [str(file), "--bodies", "present", "--fps", "2.5"]
+        out = str(tmp_path / f"{seed}.html")
+        words = ["criticise", str(run.path), *options, "--sections", "calibration", "--draws", "20"]
+        assert main([*words, "--out", out]) == 0
+        words = ["compare", str(run.path), "--draws", "32", "--recordings", *options]
+        assert main(words) == 0
+        said = capsys.readouterr()
+        assert "each body" in said.out
+
+
+def test_what_happened_is_of_those_who_were_given(passing):
+    """Who takes a place later is another, and nothing that was forecast."""
+    run, heldout = passing
+    draws = predict(run, heldout, mode="forecast", draws=2, horizon=40, progress=False)
+    shown = draws["observed_data"]["position"].to_numpy()[0]
+    x = heldout["position"].to_numpy()[0, : len(shown)]
+    given = complete_in(x, 0, 2)
+    there = np.isfinite(x).all(-1)
+    followed = given & np.vstack([there[:2] | True, np.logical_and.accumulate(there[2:], axis=0)])
+    np.testing.assert_array_equal(np.isfinite(shown).all(-1), followed & there)
+    assert (there & ~followed).any()
+
+
+def test_a_body_whose_place_nobody_takes_keeps_its_name():
+    table = passers_by(frames=60)
+    table["id"] = ["ball" if i == 1 else f"ped_{i}" for i in table["id"]]
+    data = read_trajectories(table, bodies="present", fps=2.5)
+    names = data["body"].to_numpy().tolist()
+    assert names[0] == "ball"
+    assert all(name.startswith("ped_place_") for name in names[1:])
+    assert agents(data).tolist() == [False] + [True] * (len(names) - 1)
+    assert body_types(["ped_place_3", "ped_7"]) == (0, 0)

@@ -3,16 +3,13 @@
 import numpy as np
 import xarray as xr
 
-from pyro_animacy.data.bodies import body_stem
+from pyro_animacy.data.bodies import body_stem, is_place
 
 
 def counted_as(dataset: xr.Dataset | xr.DataArray) -> list[str]:
     """What each body counts as where figures are of bodies: a place as its kind, others by name."""
     names = [str(body) for body in dataset["body"].values]
-    if "place" not in dataset.coords:
-        return names
-    places = dataset["place"].values
-    return [body_stem(n) if place else n for n, place in zip(names, places, strict=True)]
+    return [body_stem(name) if is_place(name) else name for name in names]
 
 
 def groups(kinds: list[str]) -> dict[str, list[int]]:

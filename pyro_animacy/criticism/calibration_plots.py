@@ -31,6 +31,7 @@ from pyro_animacy.errors import how_many
 
 LEVELS = (0.5, 0.8, 0.95)  # of central intervals
 PANELS = 6
+LONG = 40  # letters of a legend in one line
 FEWEST_STEPS = 3  # of which the band of a curve is known
 SHOWN = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds ahead, in the tables; see `frames_ahead`
 
@@ -143,7 +144,8 @@ def plot_scores(calibration: xr.Dataset) -> Figure:
             axis.set_xlabel("seconds ahead")
             axis.set_ylim(bottom=0)
         handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=1.8)
+        columns = 1 if sum(map(len, labels)) > LONG else 3
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=1.8)
     return figure
 
 

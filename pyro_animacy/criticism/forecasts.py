@@ -13,7 +13,6 @@ from pyro_animacy.data.schema import pieces
 from pyro_animacy.data.stored import observed, positions
 from pyro_animacy.data.windows import come_and_go, consecutive, evenly, of_those_given, whole
 from pyro_animacy.errors import DataError, require
-from pyro_animacy.infer.checkpoint import BASELINES, load_baselines
 from pyro_animacy.infer.draws import DIMS
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.run import Run, suited
@@ -122,7 +121,7 @@ def rivals(run: Run, dataset: xr.Dataset) -> dict[str, LinearAutoregression]:
         RunError: If the run has no such baselines.
     """
     partial = run.card.parts > 1 and come_and_go(dataset)
-    baselines = suitable(load_baselines(run.path / BASELINES), partial)
+    baselines = suitable(run.baselines(), partial)
     scores = finite_baselines(run.summary)
     unscored = sorted(baselines, key=lambda name: (not name.endswith(EACH), name), reverse=True)
 

@@ -128,16 +128,19 @@ def elbo_surgery(mean: Array, spread: Array, *, steps: int = 2_000, seed: int = 
     return Surgery(rate, information, rate - information, error, N)
 
 
-def training_path(run: Run, points: int = 40) -> tuple[Array, Array, Array]:
+def training_path(
+    run: Run, points: int = 40, coordinates: float | None = None
+) -> tuple[Array, Array, Array]:
     """Rate and distortion of the batches that a run was trained on, as far as it logged both.
 
-    The log holds them in model units: D in data units is D + (body x space) log unit, were every
-    coordinate observed. It is noisy, and fastest at the start: medians over blocks of rows that
-    lengthen geometrically. Rows of KL weight 0 have no KL in the log, and are left out.
+    The log holds them in model units: D in data units is D + (coordinates observed) log unit. It is
+    noisy, and fastest at the start: medians over blocks of rows that lengthen geometrically. Rows
+    of KL weight 0 have no KL in the log, and are left out.
 
     Args:
         run: the fitted run.
         points: blocks at most.
+        coordinates: observed in a step, in the mean; all by default.
 
     Returns:
         Step, rate and distortion, each (point,), nats per step, data units. Empty unless the
@@ -154,7 +157,7 @@ def training_path(run: Run, points: int = 40) -> tuple[Array, Array, Array]:
     logged = np.array([[row["step"], row["kl"], row["reconstruction"]] for row in rows])
     ends = np.unique(np.geomspace(1, len(rows), points).astype(int))[:-1]
     step, rate, distortion = np.array([np.median(b, axis=0) for b in np.split(logged, ends)]).T
-    coordinates = len(card.bodies) * len(card.axes)
+    coordinates = coordinates or len(card.bodies) * len(card.axes)
     return step, rate, distortion + card.scale.log_jacobian(coordinates)
 
 
@@ -214,7 +217,8 @@ def latent_use(
     mean, spread, distortion, seen = per_step
     where, each = ("trajectory", "time"), ("trajectory", "time", "latent_dim")
     surgery = elbo_surgery(mean, spread, seed=seed)
-    step, rates, distortions = training_path(run)
+    there = np.isfinite(dataset["position"].to_numpy()[trajectory, start + history])
+    step, rates, distortions = training_path(run, coordinates=float(there.sum((1, 2)).mean()))
     return xr.Dataset(
         {
             "kl": (each, of_seen(kl_to_prior(mean, spread)), {"units": "nats"}),

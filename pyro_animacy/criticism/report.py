@@ -111,6 +111,7 @@ def write_report(
             title=title,
             subject="a model of moving bodies has learned their motion",
             motion=True,
+            places=len({*counted_as(observed)}) < observed.sizes["body"],
             in_short=in_short(comparisons, summary, metrics, share_lost(observed, draws), sections),
             facts=_facts(observed, draws, summary),
             animations=animations,

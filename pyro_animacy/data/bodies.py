@@ -13,13 +13,19 @@ from pyro_animacy.data.stored import HELD, Floats, Stored, positions, sharing
 from pyro_animacy.errors import ConfigError, DataError
 
 GROUPS = r"\s+x\s+"  # between the groups of a choice of bodies
+PLACE = "_place_"  # in the name of a place that bodies take in turn, home_place_3
 # a number at the end, after a letter: home_1, home 12, dog3
-_NUMBERED = re.compile(r"(?<=[^\W\d_])[\s_.#-]*\d+$")
+_NUMBERED = re.compile(rf"(?<=[^\W\d_])({PLACE}|[\s_.#-]*)\d+$")
 
 
 def body_stem(name: str) -> str:
-    """The name of a body without the number after its letters: home of home_1."""
+    """The name of a body without the number after its letters: home of home_1, or home_place_1."""
     return _NUMBERED.sub("", str(name).strip())
+
+
+def is_place(name: str) -> bool:
+    """Whether a body is a place that others take in turn."""
+    return PLACE in name
 
 
 def is_present(bodies: str | None) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_animacy.data.bodies import body_groups, body_stem, is_each, is_present
+from pyro_animacy.data.bodies import PLACE, body_groups, body_stem, is_each, is_present
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
 from pyro_animacy.data.schema import make_trajectories
@@ -52,11 +52,10 @@ def table_dataset(
         _same_bodies(table)
     frames = frame_axis(table, pause)
     table, frames = _drop_short(table, frames)
-    places = present and table.body is not None
-    if places:
+    if present and table.body is not None:
         table = _by_place(table, frames, pause)
     whole = each and table.body is not None
-    ds = make_trajectories(
+    return make_trajectories(
         scatter(table, frames),
         fps=agreed_fps(fps, table.fps, table.where)
         if table.fps
@@ -72,7 +71,6 @@ def table_dataset(
         animate=table.animate,
         source=table.where,
     )
-    return ds.assign_coords(place=("body", np.ones(len(table.bodies), bool))) if places else ds
 
 
 def _starts(table: Table, frames: Frames) -> Codes:
@@ -171,11 +169,13 @@ def _by_place(table: Table, frames: Frames, pause: int) -> Table:
         taken[free : free + 1] = [int(last[i])]
         place[i] = kind, free
     names = sorted({*place})
+    alone = {name for name, kind in zip(table.bodies, kinds, strict=True) if kinds.count(kind) == 1}
+    alone &= {*kinds}  # such as a ball, whose place nobody else takes
     number = {of: k for k, of in enumerate(names)}
     return replace(
         table,
         body=np.array([number[of] for of in place])[code],
-        bodies=[f"{kind}_{k + 1}" for kind, k in names],
+        bodies=[kind if kind in alone else f"{kind}{PLACE}{k + 1}" for kind, k in names],
         animate=None,
     )
 

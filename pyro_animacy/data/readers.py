@@ -19,7 +19,7 @@ from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
-from pyro_animacy.data.schema import OF_BODIES, check_trajectories, shortened
+from pyro_animacy.data.schema import check_trajectories, shortened
 from pyro_animacy.data.stored import observed, positions
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
@@ -84,8 +84,9 @@ def read_trajectories(
         bodies: which bodies make up a scene: "home_1,away_3,ball", "home x away x ball" (every
             triple of one from each group, no body twice), "ant x ant" (every pair of one group),
             "each" (every body on its own, of the recording it comes from) or "present" (whoever is
-            there: bodies come and go, and of a table with ids the scene has places, body_1,
-            body_2, ..., which they take in turn); a list of names is these bodies; all by default.
+            there: bodies come and go, and of a table with ids the scene has places,
+            body_place_1, body_place_2, ..., which they take in turn); a list of names is these
+            bodies; all by default.
         labels: only trajectories with one of these labels: "chase,follow"; all by default.
         fps: frames per second of the recording, where it does not say.
         downsample: keep every Nth frame.
@@ -143,8 +144,7 @@ def read_trajectories(
 
 def in_places(part: xr.Dataset, places: Sequence[str]) -> xr.Dataset:
     """A recording of whoever is present with these places, which nobody may take."""
-    known = part.drop_vars(OF_BODIES, errors="ignore").reindex(body=[*places])
-    return known.assign_coords(place=("body", np.ones(len(places), bool)))
+    return part.drop_vars("animate", errors="ignore").reindex(body=[*places])
 
 
 def _of_the_same_places(parts: list[xr.Dataset]) -> list[xr.Dataset]:

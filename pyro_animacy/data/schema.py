@@ -9,8 +9,7 @@ and also pads trajectories shorter than the longest. Coordinates along `trajecto
 - `resolution`: the smallest step that the recording can show, in data units; 0 if none is known.
 - `label` (optional): what it shows.
 
-`animate(body)` (optional) says which bodies move themselves, `place(body)` (optional) which are
-places that bodies take in turn (`--bodies present`). Attributes: `fps`, `units`, `source`.
+`animate(body)` (optional) says which bodies move themselves. Attributes: `fps`, `units`, `source`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,6 @@ from pyro_animacy.data.stored import Stored, extremes, mapping, observed, positi
 from pyro_animacy.errors import DataError
 
 DIMS = ("trajectory", "time", "body", "space")
-OF_BODIES = ("animate", "place")  # coordinates, where they are known
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Names = Sequence[str] | npt.NDArray[np.object_]  # plain strings, or a coordinate of a Dataset
@@ -334,7 +332,7 @@ def like(
         rows: (new trajectories,) which of `ds` each comes from.
         position: (new trajectories, time, body, 2).
         trajectory: new names.
-        body: new bodies; those of `ds` by default, and only then is kept what is known of them.
+        body: new bodies; those of `ds` by default, and only then is `animate` kept.
 
     Returns:
         A Dataset of the schema.
@@ -352,8 +350,9 @@ def like(
     )
     if "label" in ds.coords:
         out = out.assign_coords(label=("trajectory", ds["label"].values[rows]))
-    kept = [name for name in OF_BODIES if name in ds.coords and body is None]
-    return out.assign_coords({name: ("body", ds[name].values) for name in kept})
+    if "animate" in ds.coords and body is None:
+        out = out.assign_coords(animate=("body", ds["animate"].values))
+    return out
 
 
 def pieces(ds: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr.Dataset:

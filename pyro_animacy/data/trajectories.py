@@ -11,7 +11,6 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.schema import (
-    OF_BODIES,
     Integers,
     assemble,
     like,
@@ -60,7 +59,7 @@ def split_at_gaps(ds: xr.Dataset, minimum_frames: int = 2, *, copy: bool = True)
         raise DataError(
             f"{ds.attrs.get('source') or 'trajectories'}: no run of {max(minimum_frames, 2)} frames"
             f" in which all bodies are observed (the longest has {longest}); choose other "
-            "--bodies, or --bodies each for one-body trajectories"
+            "--bodies, or --bodies present, of whoever is there, or each for one-body trajectories"
         )
     return pieces(ds, rows[keep], begin[keep], end[keep])
 
@@ -255,8 +254,8 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
     )
     if all("label" in p.coords for p in aligned):
         out = out.assign_coords(label=("trajectory", _stacked(aligned, "label")))
-    kept = [name for name in OF_BODIES if name in first.coords]
-    out = out.assign_coords({name: ("body", first[name].values) for name in kept})
+    if "animate" in first.coords:
+        out = out.assign_coords(animate=("body", first["animate"].values))
     no_duplicates(out["trajectory"].values, "trajectory", out.attrs["source"])
     return out
 

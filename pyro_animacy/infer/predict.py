@@ -12,7 +12,8 @@ import torch
 import xarray as xr
 from torch.distributions import Categorical
 
-from pyro_animacy.data.windows import Batch, whole
+from pyro_animacy.data.bodies import is_place
+from pyro_animacy.data.windows import Batch, of_those_given, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
 from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
@@ -71,7 +72,8 @@ def predict(
       recorded or for ``horizon``. Group ``posterior_predictive``.
 
     All hold ``position`` (chain, draw, trajectory, time, body, space) in data units;
-    ``observed_data`` holds the recording at the same times, NaN beyond its end.
+    ``observed_data`` holds the recording at the same times, NaN beyond its end; of places that
+    bodies take in turn, in forecasts and free motion of those who were there at its beginning.
 
     Args:
         run: The fitted run.
@@ -129,6 +131,8 @@ def predict(
     rows = position.reshape(draws * trajectories, -1)  # NumPy is slow over a short last axis
     rows *= scale.unit
     rows += np.tile(origin.astype(dtype), frames)
+    if not reconstruct and any(map(is_place, run.card.bodies)):  # who comes later is another
+        observed = of_those_given(observed, slice(context - history, context), run.card.parts)
     return draws_tree(position, observed, mode=mode, context=context, model=run.card.model, **kept)
 
 

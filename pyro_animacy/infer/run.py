@@ -14,11 +14,20 @@ from torch import nn
 from pyro_animacy.data.schema import check_form
 from pyro_animacy.data.trajectories import split
 from pyro_animacy.errors import ConfigError, DataError, RunError, command_line, how_many
-from pyro_animacy.infer.checkpoint import WEIGHTS, EpisodeCard, ModelCard, folder, load_weights
+from pyro_animacy.infer.checkpoint import (
+    BASELINES,
+    WEIGHTS,
+    EpisodeCard,
+    ModelCard,
+    folder,
+    load_baselines,
+    load_weights,
+)
 from pyro_animacy.infer.config import FitConfig, parse_config, parse_model
 from pyro_animacy.infer.recordings import fingerprint, read_data
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.models import FAMILIES
+from pyro_animacy.models.linear_gaussian import EACH, LinearAutoregression
 from pyro_animacy.models.program import MessengerGuide
 from pyro_animacy.sets import body_types
 
@@ -161,6 +170,26 @@ class Run:
         model.load_state_dict(ours, strict=False)  # buffers are of the scene
         guide.load_state_dict(self.guide.state_dict())
         return dataclasses.replace(self, model=model, guide=guide, card=card)
+
+    def baselines(self) -> dict[str, LinearAutoregression]:
+        """Those that were fitted to the same frames; of other bodies (`on`) those of each body.
+
+        Raises:
+            RunError: If there are none, or the file is damaged.
+        """
+        found = load_baselines(self.path / BASELINES)
+        _, fitted = load_weights(folder(self.path, self.checkpoint) / WEIGHTS)
+        if not isinstance(fitted, ModelCard) or fitted.bodies == self.card.bodies:
+            return found
+        types = body_types(self.card.bodies, fitted.bodies)
+        first = [body_types(fitted.bodies).index(kind) for kind in range(max(types) + 1)]
+        return {
+            name: LinearAutoregression.each(
+                [one.alone(body, len(fitted.bodies)) for body in first], types
+            )
+            for name, one in found.items()
+            if name.endswith(EACH)
+        }
 
     def recordings(self, instead: str = "read them as for the fit") -> xr.Dataset:
         """All that the run was fitted to, read again; `heldout` gives the held-out part of it.

@@ -70,6 +70,7 @@ class Score:
         baselines: Mean log density of each baseline on the same steps.
         gain_standard_error: Of the mean difference from the best baseline, paired by step.
         steps: Number of steps scored.
+        bodies: How many bodies are there in a step, in the mean.
     """
 
     model: float
@@ -78,6 +79,7 @@ class Score:
     baselines: dict[str, float]
     gain_standard_error: float
     steps: int
+    bodies: float
 
     @property
     def best_baseline(self) -> str:
@@ -153,8 +155,8 @@ def suitable(
     found = {name: one for name, one in baselines.items() if name.endswith(EACH) or not partial}
     if not found:
         raise RunError(
-            "the run's baselines are of all bodies together, and not all are always observed here; "
-            "fit it again on recordings in which bodies come and go (--bodies present)"
+            "the run's baselines are of all its bodies together, and here are others, or not all "
+            "of them; fit it again (a set of bodies has baselines of each body too)"
         )
     return found
 
@@ -186,6 +188,7 @@ def score(
     baselines = suitable(baselines, windows.partial)
     which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
+    seen = 0
     others: dict[str, list[Tensor]] = {name: [] for name in baselines}
     with torch.random.fork_rng(), tqdm(
         total=len(which), desc="score", unit="step", disable=not progress, delay=1
@@ -194,6 +197,7 @@ def score(
         for part, steps in window_steps(guide, windows, which, draws):
             jacobian = scale.log_jacobian(steps.seen[-1].sum(-1).double())
             found.append(torch.stack([x[-1] - jacobian for x in bounds(steps)], 1).double().cpu())
+            seen += int(steps.seen[-1].sum())
             bar.update(len(part))
     for part in which.split(CHUNK):
         batch = windows.batch(part)
@@ -212,6 +216,7 @@ def score(
         baselines={name: values.mean().item() for name, values in rivals.items()},
         gain_standard_error=mean_and_error((both[:, 0] - best).numpy(), heldout, index)[1],
         steps=len(which),
+        bodies=seen / (len(which) * windows.axes),
     )
 
 

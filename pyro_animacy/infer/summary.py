@@ -9,7 +9,6 @@ import xarray as xr
 
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.errors import command_line, how_many
-from pyro_animacy.infer import checkpoint
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import Score, score
 
@@ -39,7 +38,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
     result: Score = score(
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,
-        baselines=checkpoint.load_baselines(run.path / checkpoint.BASELINES),
+        baselines=run.baselines(),
         progress=progress,
     )  # fmt: skip
     return {
@@ -51,6 +50,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         "gain_standard_error": known(result.gain_standard_error),
         "score_density": _density(run, draws),
         "score_steps": result.steps,
+        "score_bodies": result.bodies,
         "train_seconds": run.summary.get("train_seconds"),
         "steps": run.summary.get("steps"),
         "batch_size": run.summary.get("batch_size"),
@@ -166,13 +166,18 @@ def summary_text(run: Run) -> str:
     if run.data == "episodes":
         return _episodes_text(run)
     s, units = run.summary, run.card.units
+    wide = max(20, *(len(name) + 1 for name in s["baselines"]))
+
+    def row(name: str, value: float, more: str = "") -> str:
+        return f"  {name:<{wide}}{value:9.3f}{more}"
+
+    error = _spread(s["heldout_standard_error"])
     lines = [
         f"held-out log density, nats per time step of the joint displacement (units: {units})",
-        f"  {'model':<20}{s['heldout_nats_per_step']:9.3f} {_spread(s['heldout_standard_error'])}"
-        f"   ({s['score_density']})",
-        f"  {'model, ELBO':<20}{s['heldout_elbo_per_step']:9.3f}",
+        row("model", s["heldout_nats_per_step"], f" {error}   ({s['score_density']})"),
+        row("model, ELBO", s["heldout_elbo_per_step"]),
+        *(row(name, value) for name, value in s["baselines"].items()),
     ]
-    lines += [f"  {name:<20}{value:9.3f}" for name, value in s["baselines"].items()]
     gain = s["heldout_nats_per_step"] - s["baselines"][s["best_baseline"]]
     lines.append(
         f"{gain:+.3f}{_spread(s['gain_standard_error'])} nats per step against the best baseline "
@@ -180,6 +185,10 @@ def summary_text(run: Run) -> str:
         f"{how_many(s['score_steps'], 'step')}; {_updates(run)} in "
         f"{s['train_seconds']:.0f} s, {s['parameters']:,} parameters"
     )
+    there = s.get("score_bodies", len(run.card.bodies))
+    if there < len(run.card.bodies):  # a score grows with how many are there
+        each = s["heldout_nats_per_step"] / there
+        lines.append(f"{there:.1f} bodies are there in the mean: {each:.3f} nats per body and step")
     return "\n".join([*lines, _next(run)])
 
 

@@ -149,6 +149,14 @@ class LinearAutoregression(nn.Module):
             covariance[i, :, i] = alone[of].covariance
         return cls(coefficients, covariance.view(N * size, N * size))
 
+    def alone(self, body: int, bodies: int) -> "LinearAutoregression":
+        """That of one of so many bodies, each of which moves by itself."""
+        size, k = len(self.covariance) // bodies, self.history - 1
+        own = slice(body * size, (body + 1) * size)
+        lags = self.coefficients[1:].view(k, bodies, size, -1)[:, body, :, own].flatten(0, 1)
+        coefficients = torch.cat([self.coefficients[:1, own], lags])
+        return LinearAutoregression(coefficients, self.covariance[own, own])
+
     def forward(self, batch: Batch) -> Tensor:
         """Declare the last step of each window (frames, B, D); returns log p(a_t | past), (B,).
 
