@@ -30,7 +30,7 @@ from pyro_animacy.cli import main
 from pyro_animacy.criticism.aligned import align
 from pyro_animacy.criticism.alike import counted_as, pooled
 from pyro_animacy.criticism.animacy import score_animacy
-from pyro_animacy.criticism.animacy_table import by_body
+from pyro_animacy.criticism.animacy_table import by_body, save_scores
 from pyro_animacy.criticism.calibration import calibrate
 from pyro_animacy.criticism.comparison import compare
 from pyro_animacy.criticism.contenders import compare_runs
@@ -41,7 +41,7 @@ from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
 from pyro_animacy.criticism.traversal import traversal_gif, traversals
 from pyro_animacy.data.readers import in_places
-from pyro_animacy.data.schema import agents
+from pyro_animacy.data.schema import agents, person_of, pieces
 from pyro_animacy.data.windows import begun, dequantised, of_those_given
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
@@ -418,6 +418,8 @@ def test_whoever_is_present_takes_a_place(downsample):
         (body,) = np.flatnonzero((x[t] == place).all(-1))
         of[t, body] = who
     assert np.isfinite(x).all(-1).sum() == len(kept)
+    persons = person_of(data)[0]
+    np.testing.assert_array_equal(persons[of > 0], of[of > 0].astype(str))
     for owners in of.T:
         for one, two in pairwise(owners):
             assert one == two or 0 in (one, two)
@@ -445,6 +447,13 @@ def test_places_are_of_a_kind_and_of_all_recordings(tmp_path):
     second = data.sel(trajectory="two")["position"].to_numpy()
     assert np.isnan(second[:, : len(bikes)]).all()
     assert np.isfinite(data["position"].to_numpy()).all(-1).sum() == len(one) + len(two)
+    cut = pieces(data, np.array([1, 0]), np.array([20, 30]), np.array([60, 90]))
+    shown = zip((two, one), (20, 30), person_of(cut), cut["position"].to_numpy(), strict=True)
+    for table, begin, persons, x in shown:
+        number = (table["frame"] - table["frame"].min()) // 10 - begin
+        for t, body in zip(*np.nonzero(np.isfinite(x).all(-1)), strict=True):
+            (who,) = table["id"][(number == t) & (table["x"] == x[t, body, 0])]
+            assert who == persons[t, body]
 
 
 def test_pedestrians_are_fitted_from_a_file(tmp_path):
@@ -595,7 +604,7 @@ def passing(tmp_path_factory):
     return run, run.heldout(data)
 
 
-def test_what_is_said_of_places_is_said_of_all_of_a_kind(passing):
+def test_what_is_said_of_places_is_said_of_all_of_a_kind(passing, tmp_path):
     run, heldout = passing
     assert set(counted_as(heldout)) == {"body"}
     found = calibrate(run, heldout, draws=40, horizon=3, progress=False)
@@ -617,6 +626,12 @@ def test_what_is_said_of_places_is_said_of_all_of_a_kind(passing):
         expected = found["pit"].isel(body=part).to_numpy()
         assert np.isfinite(values).sum() == np.isfinite(expected).sum()
     scores = score_animacy(run, heldout, draws=32, surrogates=4, progress=False)
+    rows = save_scores(scores, tmp_path / "scores.csv")
+    written = pd.read_csv(tmp_path / "scores.csv")
+    assert len(written) == rows
+    assert written["person"].notna().all()
+    assert written["person"].nunique() > heldout.sizes["body"]
+    save_scores(scores, tmp_path / "scores.nc")
     table = by_body(scores)
     assert table.index.tolist() == ["body"]
     assert table["choice"].item() == pytest.approx(float(scores["choice"].mean()))

@@ -33,7 +33,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from pyro_animacy.criticism.importance import FEWEST, psis
-from pyro_animacy.data.schema import agents
+from pyro_animacy.data.schema import agents, visits
 from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
@@ -125,7 +125,7 @@ def score_animacy(
     result["evidence"] -= run.card.scale.log_jacobian(data.sizes["space"])
     result["evidence"] += result["surprise"]
     result = result.assign(linked)
-    result = result[[name for name in MEASURES if name in result]]
+    result = result[[name for name in MEASURES if name in result]].assign_coords(visits(data))
     for variable, measure in result.items():
         measure.attrs = {"long_name": MEASURES[str(variable)], "units": "nats"}
     result["k_hat"].attrs.update(units="1", draws=draws)

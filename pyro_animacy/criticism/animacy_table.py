@@ -10,6 +10,7 @@ from pyro_animacy.criticism.alike import counted_as, groups
 from pyro_animacy.criticism.animacy import DIMS, MEASURES
 from pyro_animacy.criticism.wording import body_name
 from pyro_animacy.data.netcdf import save_netcdf
+from pyro_animacy.data.schema import VISIT, person_of
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.checkpoint import write_atomically
 from pyro_animacy.infer.score import mean_and_error
@@ -55,9 +56,9 @@ def scores_text(scores: xr.Dataset) -> str:
 def save_scores(scores: xr.Dataset, path: str | Path) -> int:
     """Write the scores: ``.nc`` as they are, ``.csv`` as a long table of one row a body and step.
 
-    Columns of the table: trajectory, label (where there are any), body, frame (on the axis of the
-    recording as it was read, which downsampling thins), time (that frame in seconds), and the
-    measures.
+    Columns of the table: trajectory, label (where there are any), body, person (where bodies are
+    places that others take in turn), frame (on the axis of the recording as it was read, which
+    downsampling thins), time (that frame in seconds), and the measures.
 
     Returns:
         The number of steps written, counted by body.
@@ -72,11 +73,14 @@ def save_scores(scores: xr.Dataset, path: str | Path) -> int:
         return int(scores["evidence"].notnull().sum())
     names = [name for name in MEASURES if name in scores]
     frame = scores["start"] + xr.DataArray(np.arange(scores.sizes["time"]), dims="time")
-    wide = scores.assign(frame=frame).reset_coords()
+    wide = scores.assign(frame=frame)
+    if persons := ["person"] if VISIT in scores.dims else []:
+        wide = wide.assign(person=(DIMS, person_of(scores))).drop_dims(VISIT)
+    wide = wide.reset_coords()
     labels = ["label"] if "label" in wide else []
     table = wide.to_dataframe(dim_order=list(DIMS)).reset_index().dropna(subset=["evidence"])
     table["time"] = table["frame"] / float(scores.attrs["fps"])
-    table = table[["trajectory", *labels, "body", "frame", "time", *names]]
+    table = table[["trajectory", *labels, "body", *persons, "frame", "time", *names]]
     write_atomically(path, lambda to: table.to_csv(to, index=False, float_format="%.6g"))
     return len(table)
 

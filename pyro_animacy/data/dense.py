@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,12 @@ import xarray as xr
 from pyro_animacy.data.bodies import PLACE, body_groups, body_stem, is_each, is_present
 from pyro_animacy.data.cells import scatter
 from pyro_animacy.data.frames import Frames, agreed_fps, extreme, frame_axis, timed_fps
-from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.schema import VISIT, make_trajectories
 from pyro_animacy.data.tables import Table
 from pyro_animacy.data.values import Codes
 from pyro_animacy.errors import DataError
 
+SECONDS = ("visit_begin", "visit_end")
 KINDS = 10  # of bodies, at most
 SOME = 97  # one row in so many is looked at before all are
 
@@ -52,10 +54,11 @@ def table_dataset(
         _same_bodies(table)
     frames = frame_axis(table, pause)
     table, frames = _drop_short(table, frames)
+    taken: dict[str, list[Any]] = {}
     if present and table.body is not None:
-        table = _by_place(table, frames, pause)
+        table, taken = _by_place(table, frames, pause)
     whole = each and table.body is not None
-    return make_trajectories(
+    ds = make_trajectories(
         scatter(table, frames),
         fps=agreed_fps(fps, table.fps, table.where)
         if table.fps
@@ -70,6 +73,13 @@ def table_dataset(
         resolution=table.resolution,
         animate=table.animate,
         source=table.where,
+    )
+    fps = float(ds.attrs["fps"])
+    return ds.assign_coords(
+        {
+            name: (VISIT, np.array(x) / fps if name in SECONDS else np.array(x, object))
+            for name, x in taken.items()
+        }
     )
 
 
@@ -142,13 +152,16 @@ def _body_by_body(table: Table) -> Table:
     )
 
 
-def _by_place(table: Table, frames: Frames, pause: int) -> Table:
+def _by_place(table: Table, frames: Frames, pause: int) -> tuple[Table, dict[str, list[Any]]]:
     """The bodies of each trajectory in as few places as there are of their kind at a time.
 
     A place is free for the next once it was empty for as many frames as a pause is long: then some
     frame that is kept shows that it is another body. Bodies are of a kind where their names differ
-    by a number; those that are bare numbers are of one, and so are all
-    where that would make more than ten.
+    by a number; those that are bare numbers are of one, and so are all where that would make more
+    than ten.
+
+    Returns:
+        The table, and who was where in which frames, `visit_person` and so on of the schema.
     """
     assert table.body is not None
     pair = table.trajectory.astype(np.int64) * len(table.bodies) + table.body
@@ -172,12 +185,17 @@ def _by_place(table: Table, frames: Frames, pause: int) -> Table:
     alone = {name for name, kind in zip(table.bodies, kinds, strict=True) if kinds.count(kind) == 1}
     alone &= {*kinds}  # such as a ball, whose place nobody else takes
     number = {of: k for k, of in enumerate(names)}
-    return replace(
-        table,
-        body=np.array([number[of] for of in place])[code],
-        bodies=[kind if kind in alone else f"{kind}{PLACE}{k + 1}" for kind, k in names],
-        animate=None,
-    )
+    called = [kind if kind in alone else f"{kind}{PLACE}{k + 1}" for kind, k in names]
+    recordings = table.recordings or table.trajectories
+    visits: dict[str, list[Any]] = {
+        "visit_person": [table.bodies[i] for i in body],
+        "visit_place": [called[number[of]] for of in place],
+        "visit_recording": [recordings[i] for i in scene],
+        "visit_begin": first.tolist(),
+        "visit_end": last.tolist(),
+    }
+    rows = np.array([number[of] for of in place])[code]
+    return replace(table, body=rows, bodies=called, animate=None), visits
 
 
 def _is_number(name: str) -> bool:

@@ -9,7 +9,10 @@ and also pads trajectories shorter than the longest. Coordinates along `trajecto
 - `resolution`: the smallest step that the recording can show, in data units; 0 if none is known.
 - `label` (optional): what it shows.
 
-`animate(body)` (optional) says which bodies move themselves. Attributes: `fps`, `units`, `source`.
+`animate(body)` (optional) says which bodies move themselves. Where bodies are places that others
+take in turn, `visit_person(visit)`, `visit_place`, `visit_recording`, `visit_begin` and `visit_end`
+(optional) say who was where: the first and the last frame in seconds, on the recording's own frame
+axis. Attributes: `fps`, `units`, `source`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ from pyro_animacy.data.stored import Stored, extremes, mapping, observed, positi
 from pyro_animacy.errors import DataError
 
 DIMS = ("trajectory", "time", "body", "space")
+VISIT = "visit"  # the dimension of who took which place when
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Names = Sequence[str] | npt.NDArray[np.object_]  # plain strings, or a coordinate of a Dataset
@@ -352,7 +356,31 @@ def like(
         out = out.assign_coords(label=("trajectory", ds["label"].values[rows]))
     if "animate" in ds.coords and body is None:
         out = out.assign_coords(animate=("body", ds["animate"].values))
-    return out
+    return out.assign_coords(visits(ds))
+
+
+def visits(ds: xr.Dataset) -> dict[str, tuple[str, npt.NDArray]]:
+    """The coordinates that say who took which place when; none where there are no places."""
+    return {str(n): (VISIT, c.values) for n, c in ds.coords.items() if c.dims == (VISIT,)}
+
+
+def person_of(ds: xr.Dataset) -> npt.NDArray[np.object_]:
+    """Who is in each place at each frame, (trajectory, time, body); "" where that is nobody.
+
+    Args:
+        ds: recordings of places (`--bodies present`), or what was computed of them.
+    """
+    found = np.full([ds.sizes[d] for d in DIMS[:3]], "", object)
+    recording, bodies = ds["recording"].values.astype(str), [*map(str, ds["body"].values)]
+    moment = (ds["start"].values[:, None] + np.arange(ds.sizes["time"])) / float(ds.attrs["fps"])
+    half, taken = 0.5 / float(ds.attrs["fps"]), visits(ds)
+    columns = "person", "place", "recording", "begin", "end"
+    each = zip(*(taken[f"visit_{name}"][1] for name in columns), strict=True)
+    for person, place, of, begin, end in each:
+        for row in np.flatnonzero(recording == str(of)):
+            there = (moment[row] > begin - half) & (moment[row] < end + half)
+            found[row, there, bodies.index(str(place))] = person
+    return found
 
 
 def pieces(ds: xr.Dataset, rows: Integers, begin: Integers, end: Integers) -> xr.Dataset:

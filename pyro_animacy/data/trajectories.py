@@ -11,12 +11,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.schema import (
+    VISIT,
     Integers,
     assemble,
     like,
     no_duplicates,
     pieces,
     shortened,
+    visits,
 )
 from pyro_animacy.data.stored import (
     Floats,
@@ -256,6 +258,10 @@ def join(parts: Sequence[xr.Dataset], source: str = "") -> xr.Dataset:
         out = out.assign_coords(label=("trajectory", _stacked(aligned, "label")))
     if "animate" in first.coords:
         out = out.assign_coords(animate=("body", first["animate"].values))
+    taken = [visits(p) for p in aligned]
+    if all(taken):
+        joint = {n: (VISIT, np.concatenate([of[n][1] for of in taken])) for n in taken[0]}
+        out = out.assign_coords(joint)
     no_duplicates(out["trajectory"].values, "trajectory", out.attrs["source"])
     return out
 

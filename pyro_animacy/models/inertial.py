@@ -143,7 +143,9 @@ def inertial_surprise(dataset: xr.Dataset, scale: Scale) -> xr.DataArray:
     floor = np.maximum(resolution / math.sqrt(12), 1e-4 * scale.unit)
     surprise = np.full(x.shape[:3], np.nan)
     surprise[:, 1:-1] = -inertial_log_density(x, fit_inertia(x, floor))
-    return xr.DataArray(surprise, dataset.drop_dims("space").coords, ("trajectory", "time", "body"))
+    dims = ("trajectory", "time", "body")
+    coords = {n: c for n, c in dataset.coords.items() if {*c.dims} <= {*dims}}
+    return xr.DataArray(surprise, coords, dims)
 
 
 class _Expected(NamedTuple):
