@@ -22,8 +22,7 @@ PROPOSALS = ["posterior", "prior", "defensive"]
 def filtered(oracle, model, batch):
     """The exact filter of what the batch shows."""
     evidence = model.evidence(batch)
-    seen = model.recorded(batch)[2] & evidence.seen[..., None]
-    return oracle.filter(evidence.shown, observed=seen)
+    return oracle.filter(evidence.shown, observed=model.seen(batch))
 
 
 def gapped(oracle, bodies=1):

@@ -178,7 +178,7 @@ def test_an_unobserved_step_keeps_the_prior_and_rolls_on_its_sample(monkeypatch,
     noise = supply_noise(monkeypatch, T, B, 5, D)
     torch.manual_seed(0)
     followed = follow(guide, batch)
-    unseen = ~followed.evidence.seen[:, 0]
+    unseen = ~followed.evidence.seen[:, 0, 0]
     assert unseen.nonzero().flatten().tolist() == [2, 3, 4]
     p, q = followed.prior.base_dist, followed.posterior.base_dist
     kl = kl_divergence(followed.posterior, followed.prior)
@@ -240,7 +240,7 @@ def brute_force(model, guide, evidence, followed, noise, asked, stop=True):
             t = start + d
             if t >= T:
                 break
-            u, seen = evidence.context[t], evidence.seen[t]
+            u, seen = evidence.context[t], evidence.seen[t, :, 0]
             h, belief = plain_pytorch.predicted(dynamics, h, z, u)
             p = plain_pytorch.gaussian_prior(dynamics, belief)
             z = p[0] + p[1] * noise["latent"][start]

@@ -149,8 +149,9 @@ def criticise(
         raise ConfigError(
             f"section {unknown[0]!r} does not exist; choose from {', '.join(SECTIONS)}"
         )
+    dataset = suited(run.card, dataset)
     history, bodies = run.card.config["history"], run.card.parts
-    dataset = begun(suited(run.card, dataset), history, parts=bodies)
+    dataset = begun(dataset, history, parts=bodies)
     observed = _cut(dataset, *_places(dataset, run, frames=frames, most=most))
     observed = of_those_given(observed, slice(history), bodies)
     source = Path(str(dataset.attrs.get("source") or "recording")).name
