@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import debug
+from matplotlib.figure import Figure
 from scipy.stats import multivariate_normal
 from torch.distributions import kl_divergence
 from variants import recording, scale_of
@@ -39,6 +40,7 @@ from pyro_animacy.criticism.elpd import elpd, elpd_baselines
 from pyro_animacy.criticism.forecasts import rivals
 from pyro_animacy.criticism.importance import guide_quality
 from pyro_animacy.criticism.latent import latent_use
+from pyro_animacy.criticism.style import body_legend
 from pyro_animacy.criticism.traversal import traversal_gif, traversals
 from pyro_animacy.data.readers import in_places
 from pyro_animacy.data.schema import agents, person_of, pieces
@@ -715,3 +717,14 @@ def test_a_body_whose_place_nobody_takes_keeps_its_name():
     assert all(name.startswith("ped_place_") for name in names[1:])
     assert agents(data).tolist() == [False] + [True] * (len(names) - 1)
     assert body_types(["ped_place_3", "ped_7"]) == (0, 0)
+
+
+def test_a_legend_does_not_name_places():
+    figure = Figure()
+    body_legend(figure, [f"body_place_{i + 1}" for i in range(9)])
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "9 places"
+    assert not legend.get_texts()
+    body_legend(figure, ["ball", *(f"body_place_{i + 1}" for i in range(3))])
+    assert [text.get_text() for text in figure.legends[1].get_texts()] == ["ball"]
+    assert figure.legends[1].get_title().get_text() == "and 3 more"

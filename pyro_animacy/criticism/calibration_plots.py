@@ -64,7 +64,10 @@ def plot_pit(calibration: xr.Dataset) -> Figure:
         top = max(0.1, 1.2 * max(curves))  # the band may leave the panel
         axes[0].set(xlim=(0, 1), ylim=(-top, 1.35 * top))
         axes[-1].set_xlabel("point of the forecast (share of it that lies below)")
-        figure.supylabel("recorded share below, less forecast", fontsize=9)
+        said = (
+            "recorded share below, less forecast" if len(bodies) > 1 else "recorded less forecast"
+        )
+        figure.supylabel(said, fontsize=9)
     return figure
 
 

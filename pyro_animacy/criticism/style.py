@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from pyro_animacy.criticism.wording import body_name
-from pyro_animacy.data.bodies import body_stem
+from pyro_animacy.data.bodies import body_stem, is_place
 from pyro_animacy.sets import body_types
 
 BODY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -120,11 +120,16 @@ def frame_panel(axis: Axes, low: np.ndarray, high: np.ndarray) -> float:
 
 
 def body_legend(figure: Figure, bodies: Sequence[str]) -> None:
-    """The bodies under the figure; with many, their types, or the first few and how many more."""
-    shown = bodies if _by_type(bodies) else bodies[:NAMED]
+    """The bodies under the figure; with many, their types, or the first few and how many more.
+
+    Places that bodies take in turn are nobody's name.
+    """
+    named = [body for body in bodies if _by_type(bodies) or not is_place(body)]
+    shown = named if _by_type(bodies) else named[:NAMED]
     more, alike = len(bodies) - len(shown), dict[tuple[str, str], list[str]]()
-    for look, body in zip(body_looks(bodies), shown, strict=False):
-        alike.setdefault(look, []).append(body)
+    for look, body in zip(body_looks(bodies), bodies, strict=True):
+        if body in shown:
+            alike.setdefault(look, []).append(body)
     handles = []
     for (colour, marker), (body, *others) in alike.items():
         name = f"{body_stem(body)} ({1 + len(others)})" if others else body_name(body)
@@ -137,8 +142,8 @@ def body_legend(figure: Figure, bodies: Sequence[str]) -> None:
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(4, len(handles)),
-        title=f"and {more} more" if more else None,
+        ncols=min(4, max(1, len(handles))),
+        title=(f"and {more} more" if shown else f"{more} places") if more else None,
         handlelength=1.2,
         columnspacing=1.2,
     )
