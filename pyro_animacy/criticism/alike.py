@@ -14,7 +14,10 @@ def counted_as(dataset: xr.Dataset | xr.DataArray) -> list[str]:
 
 def groups(kinds: list[str]) -> dict[str, list[int]]:
     """The bodies that count as each, in the order in which they come."""
-    return {kind: [i for i, of in enumerate(kinds) if of == kind] for kind in dict.fromkeys(kinds)}
+    found: dict[str, list[int]] = {}
+    for i, kind in enumerate(kinds):
+        found.setdefault(kind, []).append(i)
+    return found
 
 
 def pooled(calibration: xr.Dataset, kinds: list[str]) -> xr.Dataset:

@@ -203,7 +203,9 @@ def compare(
     scene, units = Scene.of(observed), data_units(observed)
     position = observed["position"].transpose(*DIMS).values.astype(float, copy=False)
     members = _members(observed, position, scene, statistics)
-    recorded = dict(_by_body(position, scene, statistics, members, 0))
+    # groups of bodies of one label are pooled
+    pools = {name: groups(one.over.labels(scene)) for name, one in statistics.items()}
+    recorded = dict(_by_body(position, scene, statistics, members, pools, 0))
     count = generated.sizes["chain"] * generated.sizes["draw"]
     most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
     kept: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in recorded}
@@ -211,7 +213,7 @@ def compare(
     draws = enumerate(each_draw(observed, generated))
     bar = tqdm(draws, "compare", count, leave=False, unit="draw", disable=not progress, delay=1)
     for draw, position in bar:
-        for key, values in _by_body(position, scene, statistics, members, draw):
+        for key, values in _by_body(position, scene, statistics, members, pools, draw):
             moments[key].append(_moments(values, statistics[key[0]].signed))
             kept[key].append(values if values.size <= most else _quantiles(values, most))
 
@@ -237,15 +239,10 @@ def compare(
                 ),
                 distance=wasserstein(values, pool),
                 p_distance=_distance_p(values, kept[name, label], pool),
-                motions=sum(len(members[name][i]) for i in alike(statistic, scene)[label]),
+                motions=sum(len(members[name][i]) for i in pools[name][label]),
             )
         )
     return comparisons
-
-
-def alike(statistic: Statistic, scene: Scene) -> dict[str, list[int]]:
-    """The groups of bodies of a statistic that have one label, which are pooled."""
-    return groups(statistic.over.labels(scene))
 
 
 Members = dict[str, list[list[np.ndarray]]]
@@ -274,21 +271,24 @@ def _by_body(
     scene: Scene,
     statistics: Mapping[str, Statistic],
     members: Members,
+    pools: dict[str, dict[str, list[int]]],
     draw: int,
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """Each (statistic, label) and its sorted finite values, each motion once."""
     for name, statistic in statistics.items():
         found = _values(statistic, position, scene)
-        for label, several in alike(statistic, scene).items():
-            parts = [np.empty(0)]
-            for index, values in ((i, found[i]) for i in several if i < len(found)):
+        if not len(found):  # it does not apply
+            continue
+        for label, several in pools[name].items():
+            parts = []
+            for index in several:
+                values = found[index]
                 rows = [motion[draw % len(motion)] for motion in members[name][index]]
                 chosen = values if len(rows) == len(values) else values[rows]
                 parts.append(chosen[np.isfinite(chosen)])
-            if several[0] < len(found):
-                together = np.concatenate(parts) if len(parts) > 2 else parts[1]
-                together.sort()
-                yield (name, label), together
+            together = np.concatenate(parts)
+            together.sort()
+            yield (name, label), together
 
 
 def _values(statistic: Statistic, position: np.ndarray, scene: Scene) -> np.ndarray:

@@ -294,9 +294,8 @@ def guide_quality(
             f"no step of these recordings follows {history} frames observed in full, which the "
             "model needs; use recordings with fewer gaps"
         )
-    known = ~np.isnan(joined["kl"])  # of a body that is never there, none is
-    total = np.sum(joined["kl"], axis=0, where=known)
-    joined["kl"] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+    # NaN of a body that is never there
+    joined["kl"] = np.ma.filled(np.ma.masked_invalid(joined["kl"]).mean(0), np.nan)
     step, curve = ("trajectory", "time"), ("K", "trajectory", "time")
     dims = {"k_hat": step[:1], "ess": step[:1], "steps": step[:1], "kl": ("latent_dim",),
             "vsbc": ("sample", "latent_dim"), "iwae": curve, "iwae_error": curve}  # fmt: skip

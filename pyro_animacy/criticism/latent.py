@@ -58,12 +58,8 @@ def activity(mean: Array) -> Array:
     Returns:
         (latent_dim,), prior variances; NaN for a single step.
     """
-    known = ~np.isnan(mean)
-    count = known.sum(0)
-    centred = mean - np.sum(mean, axis=0, where=known) / np.maximum(count, 1)
-    return np.where(
-        count > 1, np.sum(centred**2, axis=0, where=known) / np.maximum(count, 1), np.nan
-    )
+    known = np.ma.masked_invalid(mean)
+    return np.where(known.count(0) > 1, np.ma.filled(known.var(0), np.nan), np.nan)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pyro_animacy.data.columns import ROLES
 from pyro_animacy.data.dense import table_dataset
 from pyro_animacy.data.epts import read_epts
 from pyro_animacy.data.metrica_csv import is_team, of_matches, read_teams
-from pyro_animacy.data.schema import check_trajectories, shortened, visits
+from pyro_animacy.data.schema import check_trajectories, shortened
 from pyro_animacy.data.stored import observed, positions
 from pyro_animacy.data.text import read_text_table
 from pyro_animacy.data.trajectories import downsample as every_nth
@@ -269,13 +269,9 @@ def _prefixed(part: xr.Dataset, name: str) -> xr.Dataset:
 
     return part.assign_coords(
         {
-            along: ("trajectory", np.array([named(str(e)) for e in part[along].values], object))
-            for along in ("trajectory", "recording")
-        }
-        | {
-            n: (of, np.array([named(str(e)) for e in values], object))
-            for n, (of, values) in visits(part).items()
-            if n == "visit_recording"
+            along: (part[along].dims, np.array([named(str(e)) for e in part[along].values], object))
+            for along in ("trajectory", "recording", "visit_recording")
+            if along in part.coords
         }
     )
 

@@ -121,9 +121,15 @@ def body_pairs(bodies: int) -> list[tuple[int, int]]:
 
 def longest_seen(dataset: xr.Dataset, parts: int = 1) -> int:
     """For how many frames in a row all bodies, or those of a part, are observed, at most."""
-    complete, _ = stored.observed(positions(dataset), parts)
-    _, begin, end = stored.runs(np.concatenate(np.moveaxis(complete, -1, 0)))
+    _, begin, end = _runs_of_parts(dataset, parts)
     return int((end - begin).max(initial=0))
+
+
+def _runs_of_parts(dataset: xr.Dataset, parts: int) -> tuple[Integers, Integers, Integers]:
+    """(run,) trajectory, first frame and the frame after the last, in which a part is observed."""
+    complete, _ = stored.observed(positions(dataset), parts)
+    row, begin, end = stored.runs(np.concatenate(np.moveaxis(complete, -1, 0)))
+    return row % len(complete), begin, end
 
 
 def begun(dataset: xr.Dataset, frames: int, after: int = 0, parts: int = 1) -> xr.Dataset:
@@ -133,14 +139,12 @@ def begun(dataset: xr.Dataset, frames: int, after: int = 0, parts: int = 1) -> x
     split at its gaps may begin in one. It is cut where the first such frames are, or ``after``
     frames before them; a trajectory that has none stays as it is.
     """
-    complete, _ = stored.observed(positions(dataset), parts)
-    count = len(complete)
-    row, first, end = stored.runs(np.concatenate(np.moveaxis(complete, -1, 0)))
-    first = np.maximum(first, after)
+    row, first, end = _runs_of_parts(dataset, parts)
+    first, none = np.maximum(first, after), dataset.sizes["time"]
     enough = end - first >= frames
-    begin = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(begin, row[enough] % count, first[enough] - after)  # of several the first
-    begin[begin == np.iinfo(np.int64).max] = 0
+    begin = np.full(dataset.sizes["trajectory"], none)
+    np.minimum.at(begin, row[enough], first[enough] - after)  # of several the first
+    begin[begin == none] = 0
     if not begin.any():
         return dataset
     return pieces(dataset, np.arange(len(begin)), begin, dataset["length"].to_numpy())
@@ -158,15 +162,14 @@ def of_those_given(dataset: xr.Dataset, given: slice, parts: int) -> xr.Dataset:
     those who were once away, from there on: in their place may be others. Where there is one part,
     nothing is.
     """
-    x = dataset["position"].to_numpy()
     if parts == 1:
         return dataset
-    there = np.isfinite(x).all(-1).reshape(*x.shape[:2], parts, -1).all(-1)
+    x = dataset["position"].to_numpy()
+    there, _ = stored.observed(x, parts)
     begin, end, _ = given.indices(x.shape[1])
     known = there[:, begin:end].all(1, keepdims=True)
-    known = known & np.concatenate(
-        [there[:, :end] | True, np.logical_and.accumulate(there[:, end:], axis=1)], axis=1
-    )
+    there[:, :end] = True  # of the rest, up to where one is first away
+    known = known & np.logical_and.accumulate(there, axis=1)
     each = known.repeat(x.shape[2] // parts, 2)[..., None]
     return dataset.assign(position=dataset["position"].copy(data=np.where(each, x, np.nan)))
 

@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from torch.distributions import Categorical
 
+from pyro_animacy.data import stored
 from pyro_animacy.data.bodies import is_place
 from pyro_animacy.data.windows import Batch, of_those_given, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
@@ -293,7 +294,7 @@ def _usable(dataset: xr.Dataset, context: int, history: int, parts: int) -> np.n
         DataError: If there is none.
     """
     given = dataset["position"].to_numpy()[:, context - history : context]
-    known = np.isfinite(given).all((1, 3)).reshape(len(given), parts, -1).all(-1)
+    known = stored.observed(given, parts)[0].all(1)
     usable = known.any(-1) & (given.shape[1] == history)
     if not usable.any():
         raise DataError(

@@ -50,6 +50,7 @@ class Run:
             known again, versions and seed.
         summary: ``summary.json``; empty before the fit has ended, and of an older checkpoint.
         checkpoint: The step or episode of an older checkpoint that was loaded, or None.
+        like: The card of the run as it was fitted, where the model is for other bodies (`on`).
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Run:
     settings: dict[str, Any]
     summary: dict[str, Any]
     checkpoint: int | None = None
+    like: ModelCard | None = None
 
     def __repr__(self) -> str:
         of = "episodes" if self.data == "episodes" else _some(self.card.bodies)
@@ -169,7 +171,9 @@ class Run:
         ours = {name: value for name, value in self.model.named_parameters()}
         model.load_state_dict(ours, strict=False)  # buffers are of the scene
         guide.load_state_dict(self.guide.state_dict())
-        return dataclasses.replace(self, model=model, guide=guide, card=card)
+        return dataclasses.replace(
+            self, model=model, guide=guide, card=card, like=self.like or self.card
+        )
 
     def baselines(self) -> dict[str, LinearAutoregression]:
         """Those that were fitted to the same frames; of other bodies (`on`) those of each body.
@@ -178,15 +182,13 @@ class Run:
             RunError: If there are none, or the file is damaged.
         """
         found = load_baselines(self.path / BASELINES)
-        _, fitted = load_weights(folder(self.path, self.checkpoint) / WEIGHTS)
-        if not isinstance(fitted, ModelCard) or fitted.bodies == self.card.bodies:
+        if self.like is None:
             return found
-        types = body_types(self.card.bodies, fitted.bodies)
-        first = [body_types(fitted.bodies).index(kind) for kind in range(max(types) + 1)]
+        bodies = self.like.bodies
+        types = body_types(self.card.bodies, bodies)
+        first = [body_types(bodies).index(kind) for kind in range(max(types) + 1)]
         return {
-            name: LinearAutoregression.each(
-                [one.alone(body, len(fitted.bodies)) for body in first], types
-            )
+            name: LinearAutoregression.each([one.alone(i, len(bodies)) for i in first], types)
             for name, one in found.items()
             if name.endswith(EACH)
         }

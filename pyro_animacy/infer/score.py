@@ -95,8 +95,8 @@ def least_context(*history: int) -> int:
 def scoring_windows(dataset: xr.Dataset, scale: Scale, history: int, parts: int = 1) -> Windows:
     """Complete windows of one step whose context serves the model and every baseline alike.
 
-    Of ``parts`` that count by themselves, as the bodies of a set, those are shown that are complete
-    in a window.
+    Of ``parts`` that count by themselves, as the bodies of a set, the step of those is shown that
+    are complete in a window.
     """
     context = least_context(history)
     return Windows(
