@@ -112,6 +112,10 @@ def _sample_parser(_: Defaults) -> ArgumentParser:
         metavar="H",
         help="frames to draw; null for as many as the longest trajectory has left",
     )
+    parser.add_argument(
+        "--stride", type=int | None, default=None, metavar="N",
+        help="forecast again from every Nth frame; null for once of each trajectory",
+    )  # fmt: skip
     return parser
 
 
@@ -170,8 +174,8 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
         exit_on_error=False,
         description=(
             "Rank fitted models, constant velocity and an autoregression on recordings that none "
-            "was fitted to: held-out log density with paired errors, and forecast errors 1, 2 and "
-            "4 seconds ahead (frames, below one a second). "
+            "was fitted to: held-out log density with paired errors, and forecast errors at "
+            "several horizons. "
             "Example: pyro-animacy compare runs/one runs/two --out compared"
         ),
     )
@@ -186,6 +190,11 @@ def _compare_parser(_: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT holds of these")
     parser.add_argument("--draws", type=int, default=256, help="draws of the latent at each step")
+    parser.add_argument(
+        "--horizons", nargs="+", type=float, default=None, metavar="S",
+        help="seconds ahead at which forecasts are compared; default: 1 2 4 (frames, below one a "
+        "second), as far as recordings go on",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the forecasts")
     parser.add_argument(
         "--leave-future-out", type=int | None, default=None, metavar="N",
@@ -234,7 +243,12 @@ def _sample(chosen: Namespace) -> None:
     recordings = asked_for(run, chosen).recordings
     if run.data == "scenes":
         run = run.on(recordings)
-        recordings = _begun(run, recordings, chosen.context)
+        if chosen.stride is None:
+            recordings = _begun(run, recordings, chosen.context)
+        else:
+            some["stride"] = chosen.stride
+    elif chosen.stride is not None:
+        raise ConfigError(f"--stride is of models of scenes; {run.card.model} is of episodes")
     draws = draw(
         run, recordings, mode=chosen.mode, context=chosen.context,
         horizon=chosen.horizon, seed=chosen.seed, **some,
@@ -336,7 +350,9 @@ def _compare(chosen: Namespace) -> None:
     runs = [run.on(heldout) for run in runs]
     if chosen.leave_future_out is not None:
         expanding(whole, chosen.leave_future_out)  # what cannot be cut is said before the work
-    ranking = compare_runs(runs, heldout, draws=chosen.draws, seed=chosen.seed)
+    ranking = compare_runs(
+        runs, heldout, draws=chosen.draws, horizons=chosen.horizons, seed=chosen.seed
+    )
     if chosen.leave_future_out is not None:
         N, seconds = chosen.leave_future_out, [r.summary.get("train_seconds") or 0 for r in runs]
         print(f"{N * len(runs)} fits, about {N * sum(seconds):.0f} s in all", file=sys.stderr)

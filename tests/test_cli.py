@@ -89,6 +89,16 @@ def test_sample(run, tmp_path, capsys, mode, more, group, frames):
         np.testing.assert_array_equal(observed, chase()[0, 96 : 96 + frames])
 
 
+def test_sample_forecasts_from_every_nth_frame(run, tmp_path, refused):
+    out = tmp_path / "draws.nc"
+    words = ["sample", str(run), "--mode", "forecast", "--stride", "4", "--draws", "3"]
+    assert main([*words, "--context", "5", "--horizon", "7", "--out", str(out)]) == 0
+    with xr.open_datatree(out, engine="h5netcdf") as tree:
+        assert tree["predictions"]["position"].shape == (1, 3, 4, 12, 2, 2)  # of 24 frames
+        assert tree["constant_data"]["start"].values.tolist() == [96, 100, 104, 108]
+    assert "needs the mode forecast, and a horizon" in refused(*words, "--out", tmp_path / "d.nc")
+
+
 def test_sample_takes_the_data_options_of_the_run(run, csv, tmp_path):
     """--fps was given to fit; sample on another file need not be told again."""
     table(chase(30, seed=8)).to_csv(tmp_path / "new.csv", index=False)

@@ -12,7 +12,7 @@ import xarray as xr
 from helpers import chase, recordings
 
 import pyro_animacy.infer.predict  # noqa: F401  the module, which the function's name hides
-from pyro_animacy.data.schema import make_trajectories
+from pyro_animacy.data.schema import make_trajectories, pieces
 from pyro_animacy.data.stored import Stored
 from pyro_animacy.data.windows import Scale, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError
@@ -101,6 +101,26 @@ def test_horizon(tiny_run, mode, horizon, frames):
     if frames > 12:
         assert np.isfinite(position.isel(time=-1)).all()
         assert np.isnan(tree["observed_data"]["position"].isel(time=slice(12, None))).all()
+
+
+def test_sliding_forecasts_are_those_of_the_windows_cut_by_hand(tiny_run):
+    data, K, H, stride = ragged(), 4, 3, 2
+    asked = {"mode": "forecast", "draws": 3, "context": K, "horizon": H}
+    tree = draw(tiny_run, data, stride=stride, **asked)
+    found, seen = tree["predictions"]["position"], tree["observed_data"]["position"]
+    x, length = data["position"].values, data["length"].values
+    windows = [
+        (i, f) for i, n in enumerate(length) for f in range(0, n - K - H + 1, stride)
+        if np.isfinite(x[i, f + K - 2 : f + K]).all()  # its history
+    ]  # fmt: skip
+    assert len(windows) > 4
+    np.testing.assert_array_equal(seen, [x[i, f : f + K + H] for i, f in windows])
+    about = tree["constant_data"]
+    assert about["start"].values.tolist() == [f for _, f in windows]
+    assert about["recording"].values.tolist() == [data["recording"].values[i] for i, _ in windows]
+    rows, begin = np.transpose(windows)
+    by_hand = draw(tiny_run, pieces(data, rows, begin, begin + K + H), **asked)
+    np.testing.assert_array_equal(found, by_hand["predictions"]["position"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -470,6 +490,9 @@ def test_far_from_the_origin_nothing_is_rounded_away():
         ({"mode": "forecast", "context": 12}, "12 frames and 12 are context"),
         ({"mode": "forecast", "context": 99}, "12 frames and 99 are context"),
         ({"horizon": 0}, "horizon is 0; it must be at least 1"),
+        ({"stride": 2, "horizon": 3}, "stride is of forecasts"),
+        ({"stride": 2, "mode": "forecast"}, "it needs the mode forecast, and a horizon"),
+        ({"stride": 0, "mode": "forecast", "horizon": 3}, "stride is 0; it must be at least 1"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**70}, "seed is "),
     ],
@@ -489,6 +512,11 @@ def test_options_that_cannot_be_used(tiny_run, options, says):
 def test_recordings_of_something_else(tiny_run, data, says):
     with pytest.raises(DataError, match=says):
         draw(tiny_run, data)
+
+
+def test_no_trajectory_is_as_long_as_a_sliding_forecast(tiny_run):
+    with pytest.raises(DataError, match="has 12 frames, and context and horizon are 13"):
+        draw(tiny_run, ragged(), mode="forecast", context=4, horizon=9, stride=1)
 
 
 def test_no_trajectory_has_the_context(tiny_run):

@@ -329,6 +329,26 @@ def test_every_contender_is_in_every_table(ranking, tiny_run, tiny_data):
     assert row["ADE":].tolist() == pytest.approx([error[-1] for error in errors.values()])
 
 
+def test_horizons_that_are_asked_for(tiny_run):
+    """Those of the longest do not depend on the others; none is left out unsaid."""
+    data, few = recordings(frames=40, seed=3), {"draws": 64, "forecast_draws": 25}
+    own = [
+        compare_runs([tiny_run], data, horizons=seconds, progress=False, **few).forecasts
+        for seconds in ([2.5, 0.52], [2.5])
+    ]
+    assert own[0]["seconds"].unique().tolist() == [0.5, 2.5]  # frames nearest, at 10 Hz
+    last = own[0][own[0]["seconds"] == 2.5].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, own[1])
+    for seconds, says in (
+        ([1, 3.5], r"horizons are 1, 3\.5 s; the recordings go on for 3\.4 s after the 6 frames"),
+        ([0.0], "horizons are 0; give seconds, each above 0"),
+        ([np.nan], "give seconds"),
+        ([], "horizons are none; give seconds"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            compare_runs([tiny_run], data, horizons=seconds, progress=False)
+
+
 @pytest.mark.parametrize(("fps", "said"), [(0.2, ["5", "10", "20"]), (15.0001, ["1", "2", "4"])])
 def test_horizons_are_said_as_what_they_are(tiny_run, fps, said):
     """Of whole frames; of 1, 2 and 4 where there is less than one a second."""

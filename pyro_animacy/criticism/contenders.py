@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,9 +50,9 @@ class Ranking:
         table: By log density, best first; see `compare_elpd`.
         elpds: ELPDData of each contender, of the same units.
         forecasts: A row a contender and horizon: ``contender``, ``seconds`` (those of the whole
-            frames nearest to 1, 2 and 4 s; of 1, 2 and 4 frames where there is less than one a
-            second), ``ADE``, ``FDE``, ``minADE_20``, ``minFDE_20`` in data units; no rows where no
-            horizon fits.
+            frames nearest to what was asked for, or to 1, 2 and 4 s; of 1, 2 and 4 frames where
+            there is less than one a second), ``ADE``, ``FDE``, ``minADE_20``, ``minFDE_20`` in data
+            units; no rows where no horizon fits.
         runs: Names of the runs among the contenders; the others are baselines of the first.
         units: Of positions, for people to read.
         future: As ``table``, by leave-future-out; None where it was not asked for.
@@ -87,6 +88,7 @@ def compare_runs(
     draws: int = 256,
     forecast_draws: int = 100,
     windows: int = 100,
+    horizons: Sequence[float] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Ranking:
@@ -101,6 +103,8 @@ def compare_runs(
         draws: S, draws of the latent at each step for the log density.
         forecast_draws: Draws of each forecast, at least 20.
         windows: Windows forecast at most.
+        horizons: Seconds ahead at which forecasts are compared; by default 1, 2 and 4, as far as
+            recordings go on for so long.
         seed: Seeds the forecasts.
         progress: Show progress bars.
 
@@ -111,6 +115,12 @@ def compare_runs(
     """
     names = run_names(runs)
     comparable(runs)
+    given = frames_given(runs, dataset)
+    whole = dataset
+    if min(run.card.parts for run in runs) == 1:
+        # Where bodies go missing, runs of different histories would be given different windows.
+        whole = split_at_gaps(dataset, given + 1)
+    ahead = _horizons(horizons, whole, given)
     context = least_context(*(run.card.config["history"] for run in runs))
     elpds = {
         name: elpd(run, dataset, context=context, draws=draws, progress=progress)
@@ -119,8 +129,8 @@ def compare_runs(
     baselines = elpd_baselines(runs[0], dataset, context=context)
     elpds |= {baseline_name(name): one for name, one in baselines.items()}
     forecasts, count = _forecasts(
-        dict(zip(names, runs, strict=True)), dataset, frames_given(runs, dataset), forecast_draws,
-        windows, seed, progress,
+        dict(zip(names, runs, strict=True)), whole, given, ahead, forecast_draws, windows, seed,
+        progress,
     )  # fmt: skip
     units = next((run.card.units for run in runs if run.card.units != "unknown"), "data units")
     squared = [run.card.config["likelihood"] == "squared_error" for run in runs]
@@ -226,24 +236,40 @@ def common_heldout(runs: Sequence[Run], recordings: Sequence[xr.Dataset]) -> xr.
     return common
 
 
+def _horizons(asked: Sequence[float] | None, dataset: xr.Dataset, context: int) -> list[int]:
+    """Frames ahead: those of SECONDS that fit, or all that were asked for.
+
+    Raises:
+        ConfigError: If one that was asked for does not fit, or is not above 0.
+    """
+    fps, left = float(dataset.attrs["fps"]), frames_left(dataset, context)
+    if asked is None:
+        return frames_ahead(SECONDS, fps, left)
+    said = f"horizons are {', '.join(f'{s:g}' for s in asked) or 'none'}"
+    if not asked or not all(0 < s < math.inf for s in asked):
+        raise ConfigError(f"{said}; give seconds, each above 0")
+    found = sorted({max(1, round(s * fps)) for s in asked})
+    if found[-1] > left:
+        raise ConfigError(
+            f"{said} s; the recordings go on for {max(left, 0) / fps:.3g} s after the "
+            f"{how_many(context, 'frame')} that are given: ask for less"
+        )
+    return found
+
+
 def _forecasts(
-    runs: Mapping[str, Run], dataset: xr.Dataset, context: int, draws: int, most: int, seed: int,
-    progress: bool,
+    runs: Mapping[str, Run], dataset: xr.Dataset, context: int, horizons: Sequence[int],
+    draws: int, most: int, seed: int, progress: bool,
 ) -> tuple[pd.DataFrame, int]:  # fmt: skip
-    """Errors at each of SECONDS that fits, of every run and baseline; and of how many windows."""
+    """Errors at each horizon, of every run and baseline; and of how many windows."""
     columns = ["contender", "seconds", "ADE", "FDE", f"minADE_{BEST_OF}", f"minFDE_{BEST_OF}"]
-    fps = float(dataset.attrs["fps"])
-    # Where bodies go missing, runs of different histories would be given different windows.
-    whole = dataset
-    if min(run.card.parts for run in runs.values()) == 1:
-        whole = split_at_gaps(dataset, context + 1)
-    horizons = frames_ahead(SECONDS, fps, frames_left(whole, context))
     if not horizons:
         return pd.DataFrame(columns=columns), 0
+    fps = float(dataset.attrs["fps"])
     rows: list[list[object]] = []
     for i, (name, run) in enumerate(runs.items()):
         found = forecast_all(
-            run, suited(run.card, whole), context=context, horizon=horizons[-1],
+            run, suited(run.card, dataset), context=context, horizon=horizons[-1],
             draws=draws, most=most, seed=seed, baselines=i == 0, progress=progress,
         )  # fmt: skip
         recorded = found[RECORDED].to_numpy()

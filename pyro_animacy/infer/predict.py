@@ -14,7 +14,8 @@ from torch.distributions import Categorical
 
 from pyro_animacy.data import stored
 from pyro_animacy.data.bodies import is_place
-from pyro_animacy.data.windows import Batch, of_those_given, whole
+from pyro_animacy.data.schema import pieces
+from pyro_animacy.data.windows import Batch, consecutive, of_those_given, whole
 from pyro_animacy.errors import ConfigError, DataError, RunError, how_many, require
 from pyro_animacy.infer.draws import draws_tree
 from pyro_animacy.infer.run import Run, suited
@@ -53,6 +54,7 @@ def predict(
     draws: int = 100,
     context: int | None = None,
     horizon: int | None = None,
+    stride: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> xr.DataTree:
@@ -68,7 +70,9 @@ def predict(
       N(s_{t+1}, I/2), in model units, about the state that was drawn; over the coordinates that
       were observed, NaN where none was.
     - ``forecast``: the first ``context`` frames are given, the next ``horizon`` are drawn with z_t
-      from the prior. Group ``predictions``.
+      from the prior. With a ``stride`` each trajectory is forecast again and again, from a window
+      of ``context + horizon`` frames at every ``stride``-th frame; each is a trajectory of the
+      result, whose ``start`` says where. Group ``predictions``.
     - ``generate``: free motion from each trajectory's initial state, for as many frames as were
       recorded or for ``horizon``. Group ``posterior_predictive``.
 
@@ -83,18 +87,22 @@ def predict(
         draws: Number of draws for each trajectory.
         context: Frames given before a forecast; at least the model's history, its default.
         horizon: Frames to draw; by default as many as the longest trajectory has left.
+        stride: Frames from one forecast to the next; by default each trajectory has one.
         seed: Seeds all draws.
         progress: Show a progress bar.
 
     Raises:
         ConfigError: If an option cannot be used, or the draws would not fit in memory; or the run
             is of episodes, from which `predict_episodes` draws.
-        DataError: If the recordings do not suit the model, or none has the context observed.
+        DataError: If the recordings do not suit the model, none has the context observed, or with
+            a stride none is as long as context and horizon.
         RunError: If a position that is drawn is not a finite number.
     """
     dataset = suited(run.card, dataset)
     history = run.card.config["history"]
-    context, horizon = _asked(mode, draws, context, horizon, seed, history, dataset)
+    context, horizon = _asked(mode, draws, context, horizon, stride, seed, history, dataset)
+    if stride is not None:
+        dataset = _sliding(dataset, context + horizon, stride)
     scale = run.card.scale
     origin = np.tile(scale.center, len(run.card.bodies))
     # Seven digits are enough unless the origin is far off, as in map coordinates.
@@ -138,8 +146,8 @@ def predict(
 
 
 def _asked(
-    mode: str, draws: int, context: int | None, horizon: int | None, seed: int, history: int,
-    dataset: xr.Dataset,
+    mode: str, draws: int, context: int | None, horizon: int | None, stride: int | None, seed: int,
+    history: int, dataset: xr.Dataset,
 ) -> tuple[int, int]:  # fmt: skip
     """Frames that are given and frames to draw.
 
@@ -153,11 +161,14 @@ def _asked(
         raise ConfigError(f"mode is {mode!r}; choose reconstruct, forecast or generate")
     require(
         "",
-        {"draws": draws, "horizon": horizon, "seed": seed},
+        {"draws": draws, "horizon": horizon, "stride": stride, "seed": seed},
         ("draws", draws >= 1, "at least 1"),
         ("horizon", horizon is None or horizon >= 1, "at least 1"),
+        ("stride", stride is None or stride >= 1, "at least 1"),
         ("seed", 0 <= seed < 2**63, "from 0 to 2^63 - 1"),
     )
+    if stride is not None and (mode != "forecast" or horizon is None):
+        raise ConfigError("stride is of forecasts: it needs the mode forecast, and a horizon")
     if context < history:
         raise ConfigError(
             f"context is {how_many(context, 'frame')}; the model's history needs {history}"
@@ -303,6 +314,21 @@ def _usable(dataset: xr.Dataset, context: int, history: int, parts: int) -> np.n
             "other recordings" + (" or a smaller --context" if context > history else "")
         )
     return np.flatnonzero(usable)
+
+
+def _sliding(dataset: xr.Dataset, frames: int, stride: int) -> xr.Dataset:
+    """Windows of so many frames, from every ``stride``-th frame of each trajectory.
+
+    Raises:
+        DataError: If no trajectory is as long.
+    """
+    length = dataset["length"].to_numpy()
+    if length.max() < frames:
+        raise DataError(
+            f"the longest trajectory has {how_many(int(length.max()), 'frame')}, and context and "
+            f"horizon are {frames}: take a smaller --context or --horizon, or longer recordings"
+        )
+    return pieces(dataset, *consecutive(length, frames, every=stride, least=frames))
 
 
 def _first_frames(dataset: xr.Dataset, frames: int) -> xr.Dataset:
