@@ -537,7 +537,7 @@ def test_who_is_heard_does_not_depend_on_what_is_scored():
     shown = windows.batch(which).to(torch.device("cpu"), torch.float64)
     one, other = (Batch(*(x[-HISTORY - 1 :] for x in of)) for of in (shown, whole))
     torch.testing.assert_close(model.evidence(one).context, model.evidence(other).context)
-    assert model.seen(one).sum() < model.seen(other).sum()
+    assert model.recorded(one).seen.sum() < model.recorded(other).seen.sum()
 
 
 def test_the_cost_of_an_action_is_of_those_who_are_there():

@@ -22,7 +22,7 @@ PROPOSALS = ["posterior", "prior", "defensive"]
 def filtered(oracle, model, batch):
     """The exact filter of what the batch shows."""
     evidence = model.evidence(batch)
-    return oracle.filter(evidence.shown, observed=model.seen(batch))
+    return oracle.filter(evidence.shown, observed=model.recorded(batch).seen)
 
 
 def gapped(oracle, bodies=1):

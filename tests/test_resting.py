@@ -194,10 +194,10 @@ def test_bodies_rest_in_free_motion_as_often_as_the_policy_says(name):
     """However long it goes on: what is at rest has not drifted."""
     model, _ = told_to_rest(name, 1.0)
     batch, steps = recording(model.config.history + 1, 40), 60
-    state, _, _, actions = model.recorded(batch)
+    of = model.recorded(batch)
     torch.manual_seed(0)
     with torch.no_grad():
-        rolled = model.roll_out(state[0], [a[0] for a in actions], steps)
+        rolled = model.roll_out(of.state[0], [a[0] for a in of.actions], steps)
     still = (torch.stack(rolled.action) == 0).unflatten(-1, (3, 2)).all(-1).double()
     expected, error = 1 / (1 + np.exp(-1.0)), 4 * 0.5 / (40 * 3 * 20) ** 0.5
     for part in still.split(20):
@@ -255,8 +255,7 @@ def test_overshooting_scores_what_was_seen(name):
     batch = recording(model.config.history + 5, 20, missing=0.1)
     guide(batch, overshooting=Overshooting(distance=3, observation=1.0))
     trace, _ = guide.get_traces()
-    _, _, seen, _ = model.recorded(batch)
-    seen = (seen & model.complete(batch)).numpy()
+    seen = model.recorded(batch).seen.numpy()
     for d in (2, 3):
         site = trace.nodes[f"reconstruction_ahead_{d}"]
         fn, a = site["fn"], site["value"]

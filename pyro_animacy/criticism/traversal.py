@@ -31,6 +31,7 @@ from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.steps import needs_gaussian_latent
 from pyro_animacy.models.program import HeldResidual
+from pyro_animacy.models.recorded import spread
 from pyro_animacy.models.scene import RollOut
 
 SECONDS = 1.0  # of a roll-out
@@ -66,7 +67,7 @@ def traverse(
     """
     rolled, start, here = _hold(run, start_state, past_actions, dim, values, steps)
     states = torch.stack([start, *rolled.state], 1)
-    states = states.masked_fill(~run.model.each(here, states.shape[-1]), torch.nan)
+    states = states.masked_fill(~spread(here, states.shape[-1]), torch.nan)
     position = states.double().cpu().numpy()
     shape = (len(values), steps + 1, *start_state.shape)
     return position.reshape(shape) * run.card.scale.unit + np.asarray(run.card.scale.center)
@@ -97,7 +98,7 @@ def policy_spread(
     rolled, _, here = _hold(run, start_state, past_actions, dim, values, 1)
     variance = rolled.policy[0].variance.double().cpu().numpy()
     of_body = variance.reshape(len(values), *start_state.shape).mean(-1)
-    there = run.model.each(here, of_body.shape[1]).cpu().numpy()
+    there = spread(here, of_body.shape[1]).cpu().numpy()
     of_body[:, ~there] = np.nan
     return np.sqrt(of_body) * run.card.scale.unit
 

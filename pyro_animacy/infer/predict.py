@@ -23,6 +23,7 @@ from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Memory
+from pyro_animacy.models.recorded import known, spread
 from pyro_animacy.progress import tqdm
 from pyro_animacy.resting import Policy, free
 
@@ -215,11 +216,12 @@ def _roll_on(run: Run, recording: Batch, draws: int, context: int, horizon: int)
         with run.guide:
             followed = run.model.follow(batch)[1]
         memory = Memory(*(part[-1] for part in followed))
-    x, here = batch.position[-history:], run.model.known(batch.observed[-history:])[0]
+    x = batch.position[-history:]
+    here = known(batch.observed[-history:], history, run.model.parts)[0]
     newest_first = [*x.diff(dim=0).flip(0)]
     rolling = run.model.rolling(x[-1], newest_first, horizon, here=here, memory=memory)
     states = _finite(run, torch.stack([s for s, *_ in rolling]))
-    return Drawn(states.masked_fill(~run.model.each(here, states.shape[-1]), torch.nan))
+    return Drawn(states.masked_fill(~spread(here, states.shape[-1]), torch.nan))
 
 
 def _finite(run: Run, states: torch.Tensor) -> torch.Tensor:
@@ -249,14 +251,15 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
     teacher forced it answers each recorded state with one step.
     """
     model, batch = run.model, _repeated(recording, draws)
-    s, target, seen, actions = model.recorded(batch)
-    known = model.complete(batch)
+    of = model.recorded(batch)
+    s, target, seen, there = of.state, of.target, of.seen, of.known
     if run.card.config["roll_out"] == "closed_loop":
         with run.guide:
-            rolled = model.roll_out(s[0], [a[0] for a in actions], len(s), (target, seen), known[0])
+            first = [a[0] for a in of.actions]
+            rolled = model.roll_out(s[0], first, len(s), (target, of.observed), there[0])
         s, a, pi = rolled.stacked(s[0])
-        z, known = torch.stack(rolled.latent), known[:1].expand_as(known)
-        seen = seen & model.each(model.followed(batch), seen.shape[-1])
+        z, there = torch.stack(rolled.latent), there[:1].expand_as(there)
+        seen = of.followed & spread(there, s.shape[-1])
     else:
         if importance_samples > 1:
             pi, z = _chosen(run, recording, draws, importance_samples)
@@ -265,11 +268,11 @@ def _reconstruct(run: Run, recording: Batch, draws: int, importance_samples: int
                 evidence, memory = model.follow(batch)
             pi, z = model.policy(evidence.context, memory), memory.latent
         a = free(pi)()
-    states, seen = _finite(run, s + a), seen & model.each(known, seen.shape[-1])
+    states = _finite(run, s + a)
     density = model.observation(pi, a, seen).log_prob((target - s).masked_fill(~seen, 0))
     density = density - run.card.scale.log_jacobian(seen.sum(-1))
     density = density.masked_fill(~seen.any(-1), torch.nan)
-    states, z = (x.masked_fill(~model.each(known, x.shape[-1]), torch.nan) for x in (states, z))
+    states, z = (x.masked_fill(~spread(there, x.shape[-1]), torch.nan) for x in (states, z))
     return Drawn(states, z, density[..., None])
 
 

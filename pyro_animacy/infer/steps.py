@@ -30,6 +30,7 @@ from pyro_animacy.data.windows import Batch, Scale, Windows, whole
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.models.densities import log_prob_in_parts, rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
+from pyro_animacy.models.recorded import some_of, spread
 from pyro_animacy.models.scene import SceneModel
 from pyro_animacy.resting import Policy, observed
 
@@ -78,8 +79,7 @@ class Steps(NamedTuple):
     def latent_seen(self) -> Tensor:
         """Whether the guide saw anything of each latent dimension, (T, B, Z)."""
         parts = self.log_ratio.shape[-1]
-        some = self.seen.unflatten(-1, (parts, -1)).any(-1)
-        return some.repeat_interleave(self.prior.batch_shape[-1] // parts, -1)
+        return spread(some_of(self.seen, parts), self.prior.batch_shape[-1])
 
 
 @torch.no_grad()
@@ -109,9 +109,9 @@ def draw_steps(
         drawn = _filtered(guide, batch, draws, proposal)
     else:
         drawn = _independent(guide, batch, draws, proposal, heard)
-    state, target, _, _ = model.recorded(batch)
-    seen = model.seen(batch)
-    shown = (target - state) * seen
+    of = model.recorded(batch)
+    seen = of.seen
+    shown = (of.target - of.state) * seen
     bodies = seen.shape[-1] // axes
     log_policy = log_prob_in_parts(observed(drawn.policy, seen), shown, bodies)
     return Steps(*drawn, log_policy=log_policy, shown=shown, seen=seen)
@@ -215,7 +215,7 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
     """A particle filter moved by the guide, resampled at every step; r is asked aside from it."""
     model: SceneModel = guide.model  # type: ignore[assignment]
     evidence = model.evidence(batch)
-    seen = model.seen(batch)
+    seen = model.recorded(batch).seen
     T, B, _ = seen.shape
     m, found = model.start((draws, B)), []
     for t in range(T):

@@ -38,6 +38,7 @@ from pyro_animacy.models.program import (
     every_trajectory,
     no_memory,
 )
+from pyro_animacy.models.recorded import Recorded, some_of, spread
 from pyro_animacy.resting import Policy, components, free, observed
 
 MEMORY_STEPS = 32  # where neither the options nor a fit's window says how many
@@ -245,20 +246,20 @@ class SceneModel(nn.Module):
         if closed_loop and overshooting is not None:
             raise ConfigError("train.overshooting needs model.roll_out: teacher_forced")
         gamma = 1.0 if score else config.discount
-        state, target, seen, actions = self.recorded(batch)
+        of = self.recorded(batch)
+        state, target = of.state, of.target
         T, B, _ = state.shape
         discount = discounts(gamma, T, state)
         time, trajectory = pyro.plate("time", T, dim=-2), every_trajectory("trajectory", B)
 
         if closed_loop:
-            here = self.complete(batch)[0]
-            seen = seen & self.each(self.followed(batch), self.state_size)
+            seen, first = of.followed, [a[0] for a in of.actions]
             with trajectory:
-                rolled = self.roll_out(state[0], [a[0] for a in actions], T, (target, seen), here)
+                rolled = self.roll_out(state[0], first, T, (target, seen), of.known[0])
             state, action, pi = rolled.stacked(state[0])
         else:
             evidence, memory = self.follow(batch, gamma)
-            seen = self.seen(batch)
+            seen = of.seen
             if overshooting is not None:
                 self.overshoot(evidence, memory, seen, overshooting)
             pi = self.policy(evidence.context, memory)
@@ -279,7 +280,7 @@ class SceneModel(nn.Module):
                     for share, of in components(pi)
                 )
                 cost = sum(expected_cost(mu, sigma, *weights, share=s) for mu, sigma, s in parts)
-                pyro.factor("action_cost", -(cost * self._some(seen)).sum(-1))
+                pyro.factor("action_cost", -(cost * some_of(seen, self.parts)).sum(-1))
 
     def follow(
         self, batch: Batch, discount: float = 1.0, heard: Batch | None = None
@@ -349,7 +350,7 @@ class SceneModel(nn.Module):
         gamma = 1.0 if recording is None else self.config.discount
         walled = recording is None and self.config.arena == "recorded"
         walls = self.walls(state) if walled else None
-        recorded = recording and (*recording, self._some(recording[1]))
+        recorded = recording and (*recording, some_of(recording[1], self.parts))
         complete = recording is not None and all_true(recording[1])
         here = None if here is None or all_true(here) else here
         s, m = state, memory or self.start(state.shape[:-1])
@@ -405,53 +406,9 @@ class SceneModel(nn.Module):
             weight[:, viewed : viewed + D] = torch.eye(D)
         return weight
 
-    def recorded(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Unpack a batch of ``history + T`` frames.
-
-        Returns:
-            s~_{0..T-1} (T, B, D); s~_{1..T} (T, B, D); whether each coordinate of s~_{1..T} was
-            observed; and the displacements before each s~_t, newest first, each (T, B, D).
-        """
-        k = self.config.history
-        x, observed = batch
-        moves = x[1:] - x[:-1]
-        T = len(x) - k
-        return x[k - 1 : -1], x[k:], observed[k:], [moves[i : i + T] for i in range(k - 2, -1, -1)]
-
-    def complete(self, batch: Batch) -> Tensor:
-        """Whether the context of each part of a step was recorded in full, (T, B, parts).
-
-        Of a model of the whole scene that is c_t; of a set, that of each body by itself.
-        """
-        return self.known(batch.observed[:-1])
-
-    def followed(self, batch: Batch) -> Tensor:
-        """Whether a roll-out from the first context is to follow each part, (T, B, parts).
-
-        Of a set, a body that was once away is not followed any more: in its place may be another.
-        """
-        here, following = self.complete(batch)[0], batch.observed[self.config.history :]
-        if self.parts == 1:
-            return torch.ones_like(following[..., :1])
-        there = following.unflatten(-1, (self.parts, -1)).all(-1)
-        return here & there.cumprod(0).bool()
-
-    def known(self, observed: Tensor) -> Tensor:
-        """Whether the context that ends with each frame but the first ones is complete.
-
-        Args:
-            observed: Whether each coordinate was observed, (frames, ..., D).
-
-        Returns:
-            (frames - history + 1, ..., parts).
-        """
-        observed = observed.unflatten(-1, (self.parts, -1)).all(-1)
-        return observed.unfold(0, self.config.history, 1).all(-1)
-
-    def seen(self, batch: Batch) -> Tensor:
-        """Whether each coordinate of s~_{t+1} was observed, after a complete context, (T, B, D)."""
-        following = batch.observed[self.config.history :]
-        return following & self.each(self.complete(batch), self.state_size)
+    def recorded(self, batch: Batch) -> Recorded:
+        """What a batch of ``history + T`` frames shows of each step, in the model's parts."""
+        return Recorded.of(batch, self.config.history, self.parts)
 
     def evidence(self, batch: Batch, heard: Batch | None = None) -> Evidence:
         """What the recording shows at every step, teacher forced: tensors of (T, B, ...).
@@ -465,25 +422,17 @@ class SceneModel(nn.Module):
             heard: Of a set, others as many: what each body hears of the others is taken from them,
                 all else from ``batch``.
         """
-        state, target, _, actions = self.recorded(batch)
-        known, seen = self.complete(batch), self.seen(batch)
-        here, others = known, None
+        of = self.recorded(batch)
+        here, others = of.known, None
         if heard is not None:
-            elsewhere, _, _, moves = self.recorded(heard)
-            here, others = self.complete(heard), (elsewhere, moves)
-        context = self.context(state, actions, None if all_true(here) else here, others)
-        if not all_true(known):
-            context = context * self.each(known, self.context_size)
-        some = self._some(seen)
-        return Evidence(context, (target - state) * seen, some, all_true(some))
-
-    def each(self, of_parts: Tensor, size: int) -> Tensor:
-        """What is of each part of a step (..., parts), for each of ``size`` numbers (..., size)."""
-        return of_parts.repeat_interleave(size // self.parts, -1)
-
-    def _some(self, seen: Tensor) -> Tensor:
-        """Whether anything was seen (..., D), of each part (..., parts)."""
-        return seen.unflatten(-1, (self.parts, -1)).any(-1)
+            elsewhere = self.recorded(heard)
+            here, others = elsewhere.known, (elsewhere.state, elsewhere.actions)
+        context = self.context(of.state, of.actions, None if all_true(here) else here, others)
+        if not all_true(of.known):
+            context = context * spread(of.known, self.context_size)
+        seen = of.seen
+        some = some_of(seen, self.parts)
+        return Evidence(context, (of.target - of.state) * seen, some, all_true(some))
 
 
 def _view(bodies: int, axes: int, scale: Scale) -> Tensor:
