@@ -40,7 +40,7 @@ from pyro_animacy.infer.draws import save_draws
 from pyro_animacy.infer.fit import fit, resume
 from pyro_animacy.infer.predict import predict
 from pyro_animacy.infer.predict_episodes import predict_episodes
-from pyro_animacy.infer.presets import PRESETS
+from pyro_animacy.infer.presets import presets_of
 from pyro_animacy.infer.recordings import read_data
 from pyro_animacy.infer.run import SUMMARY, Run, check_kind
 from pyro_animacy.infer.settings import data_of_run, read_settings
@@ -77,7 +77,7 @@ def _fit_parser(defaults: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--preset", type=str, default="small",
-        help=f"where the options below start from: {', '.join(PRESETS[config.family])}",
+        help=f"where the options below start from: {', '.join(presets_of(config.family))}",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     add_data_options(parser)

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
 
+from pyro_animacy.errors import ConfigError
+
 
 class RestingNormal(TorchDistribution):
     """pi(a) of bodies that rest or move, over a (..., D), body after body.
@@ -141,11 +143,25 @@ class _Observed(RestingNormal):
         return _Observed(super().expand(batch_shape), self.seen)
 
 
+def gaussian(pi: Policy) -> Normal:
+    """The normal of each coordinate (..., D) of a policy without a state of rest.
+
+    Raises:
+        ConfigError: If it is none: scores, calibration, costs and planning take it for one.
+    """
+    inner = pi.base_dist if isinstance(pi, Independent) else pi
+    if not isinstance(inner, Normal):
+        raise ConfigError(
+            f"the policy is {pi}; it must be Normal(mu, sigma).to_event(1) or a RestingNormal"
+        )
+    return inner
+
+
 def observed(pi: Policy, seen: Tensor) -> TorchDistribution:
     """The density of the coordinates of an action that were seen, (..., D)."""
     if isinstance(pi, RestingNormal):
         return _Observed(pi, seen)
-    return pi.base_dist.mask(seen).to_event(1)
+    return gaussian(pi).mask(seen).to_event(1)
 
 
 def free(pi: Policy) -> Policy:
@@ -168,7 +184,8 @@ def chosen(pi: Policy, eps: Tensor) -> Tensor:
         noise, choice = eps.split([pi.loc.shape[-1], pi.bodies], -1)
         rests = torch.special.ndtr(choice).repeat_interleave(pi.axes, -1) < pi.rest
         return (pi.loc + pi.scale * noise).masked_fill(rests, 0.0)
-    return pi.base_dist.loc + pi.base_dist.scale * eps
+    normal = gaussian(pi)
+    return normal.loc + normal.scale * eps
 
 
 def components(pi: Policy) -> list[tuple[Tensor, Normal]]:
@@ -176,7 +193,8 @@ def components(pi: Policy) -> list[tuple[Tensor, Normal]]:
     if isinstance(pi, RestingNormal):
         still = Normal(torch.zeros_like(pi.loc), pi.rest_scale)
         return [(1 - pi.rest, Normal(pi.loc, pi.scale)), (pi.rest, still)]
-    return [(torch.ones_like(pi.base_dist.loc), pi.base_dist)]
+    normal = gaussian(pi)
+    return [(torch.ones_like(normal.loc), normal)]
 
 
 MOVING, STAYING = -5.0, 8.0  # log odds of rest, and what rest adds to them, where training begins

@@ -25,7 +25,7 @@ import xarray as xr
 
 from pyro_animacy.data.resolution import estimate_resolution
 from pyro_animacy.data.stored import Stored, extremes, mapping, observed, positions
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, how_many
 
 DIMS = ("trajectory", "time", "body", "space")
 VISIT = "visit"  # the dimension of who took which place when
@@ -168,6 +168,11 @@ def check_form(ds: xr.Dataset) -> str:
         if "position" in ds:
             there = f"`position` has the dimensions {', '.join(map(str, ds['position'].dims))}"
         raise DataError(f"{where}: {there}; it must have {', '.join(DIMS)}, in this order")
+    if ds.sizes["space"] != 2:
+        raise DataError(
+            f"{where}: `space` has {how_many(ds.sizes['space'], 'coordinate')}; motion is in a "
+            "plane, so it must have two, x and y"
+        )
     _usable_fps(ds.attrs.get("fps"), where)
     missing = {"recording", "start", "length", "resolution"} - set(map(str, ds.coords))
     if missing:
@@ -195,7 +200,9 @@ def _check_values(ds: xr.Dataset, where: str) -> None:
     if beyond.any():
         raise DataError(
             f"{where}: trajectory {names[beyond][0]!r}: `length` is more than the "
-            f"{values.shape[1]} frames of the array, or `start` is below 0; count both in frames"
+            f"{values.shape[1]} frames of the array, or `start` is below 0; count both in frames "
+            "(of the first N frames, ds.isel(time=slice(N)).assign_coords(length="
+            "ds.length.clip(max=N)))"
         )
     short = ds["length"].values < 2
     if short.any():

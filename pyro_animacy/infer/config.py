@@ -241,9 +241,7 @@ class FitConfig:
     @property
     def remembers(self) -> bool:
         """Whether the model is of scenes and looks back further than its history."""
-        model: Any = self.model
-        memory = getattr(model, "memory_size", 0) or isinstance(model, DynamicsConfig)
-        return isinstance(model, SceneConfig) and bool(memory)
+        return isinstance(self.model, SceneConfig) and self.model.remembers
 
     def _check_window(self) -> None:
         """Raise ConfigError for a window too short for the model, or for its memory."""
@@ -300,7 +298,9 @@ class FitConfig:
         """Whether steps are independent given the recording, and their loss is of a density."""
         model = self.model
         return (
-            isinstance(model, ControlVAEConfig)
+            isinstance(model, SceneConfig)
+            and model.latent_size > 0
+            and not model.latent_remembered
             and (model.roll_out, model.likelihood) == ("teacher_forced", "policy")
             and not (model.action_cost or model.action_cost_absolute)
         )
@@ -315,7 +315,7 @@ class FitConfig:
         if not self._independent:
             raise ConfigError(
                 f"train.importance_samples is {K}; only steps that are independent given the "
-                "recording can be weighted each by itself: those of control_vae, teacher forced, "
+                "recording are weighted each by itself, as those of control_vae: teacher forced, "
                 "with the policy likelihood and no action cost. Leave it out"
             )
         if not self._without_kl_options:

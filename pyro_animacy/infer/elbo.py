@@ -123,6 +123,12 @@ class ScaledELBO(TraceMeanField_ELBO):
         messenger = poutine.unwrap(guide)
         if not isinstance(messenger, GuideMessenger):
             return super()._get_trace(model, guide, args, kwargs)
+        if model is not messenger.model:
+            raise ConfigError(
+                "a messenger guide runs the model that it was made for, and this is another, or "
+                "stands under handlers of its own: make a guide for it, or put the handlers around "
+                "the guide"
+            )
         held = self.kl_balance is not None and isinstance(messenger, MessengerGuide)
         with messenger.prior_held() if held else nullcontext():
             guide(*args, **kwargs)  # one run makes both traces; densities are scored stacked, later
@@ -172,7 +178,10 @@ class ScaledELBO(TraceMeanField_ELBO):
                 continue
             posterior = guide_trace.nodes[name]
             if not posterior["fn"].has_rsample:
-                raise NotImplementedError(f"site {name}: ScaledELBO needs reparameterised draws")
+                raise ConfigError(
+                    f"site {name}: its posterior {posterior['fn']} has no reparameterised draws, "
+                    "which ScaledELBO needs; sum it out in the model's density"
+                )
             if posterior["fn"] is not site["fn"]:
                 latents[_stem(name)].append((posterior, site))
         for stem, pairs in latents.items():

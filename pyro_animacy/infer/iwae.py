@@ -31,9 +31,11 @@ from typing import Any, cast
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.distributions import Normal
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -41,6 +43,7 @@ from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.elbo import ScaledELBO, declared, differ
 from pyro_animacy.infer.steps import log_mean_exp
 from pyro_animacy.models.densities import base, log_prob_in_parts
+
 
 DRAWS = -3  # their dimension, in front of time and trajectory
 
@@ -70,6 +73,11 @@ class ImportanceWeightedELBO(ScaledELBO):
     def _get_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict
     ) -> tuple[Trace, Trace]:
+        if not isinstance(poutine.unwrap(guide), GuideMessenger):
+            raise ConfigError(
+                "importance_samples are of a messenger guide, which answers in the model's own "
+                "run; of others take pyro.infer.RenyiELBO(alpha=0)"
+            )
         plate = pyro.plate("importance_samples", self.importance_samples, dim=DRAWS)
         with plate, _Residuals() as residuals:
             traces = super()._get_trace(model, guide, args, kwargs)
@@ -84,9 +92,10 @@ class ImportanceWeightedELBO(ScaledELBO):
         observed = [site for site in sites if site["is_observed"]]
         latents = [site for site in sites if not site["is_observed"]]
         if [site["name"] for site in latents] != [*self._residuals] or len(latents) != 1:
+            found = ", ".join(f"{site['name']} ~ {site['fn']}" for site in latents) or "none"
             raise ConfigError(
                 "importance_samples are of one latent, with a normal prior and a normal posterior; "
-                f"the sites here are {[site['name'] for site in latents]}: take ScaledELBO"
+                f"here are {found}: take ScaledELBO (train.importance_samples 1)"
             )
         (site,), (r,) = latents, self._residuals.values()
         posterior, gamma = guide_trace.nodes[site["name"]]["fn"], observed[0]["scale"]
@@ -97,8 +106,8 @@ class ImportanceWeightedELBO(ScaledELBO):
         log_ratio = log_p - log_q
         if log_x.shape != log_ratio.shape:
             raise ConfigError(
-                "importance_samples: the steps are not independent given the recording, so that "
-                "each could be weighted by itself; take ScaledELBO"
+                "importance_samples: the latents of all steps must be one site, independent given "
+                "the recording, so that each is weighted by itself; take ScaledELBO"
             )
         log_ratio = log_ratio.where(seen, 0.0)
         log_w = log_x + beta * log_ratio  # (K, T, B, P)

@@ -194,9 +194,8 @@ def _asked(
 
 def _width(run: Run) -> int:
     """Numbers that the widest layer of the networks holds for one step."""
-    stacks = [run.card.config[name] for name in ("prior", "posterior", "policy")]
-    widths = [stack["hidden"] * stack["experts"] for stack in stacks]
-    return max(*widths, 4 * run.model.memory_size)  # a GRU has three gates and its state
+    networks = [*run.model.parameters(), *run.guide.parameters()]
+    return max(weight[..., 0].numel() for weight in networks if weight.dim() > 1)
 
 
 def _by_draw(x: torch.Tensor, several: int) -> np.ndarray:

@@ -248,6 +248,17 @@ PRESETS: dict[str, dict[str, Preset]] = {
 }
 
 
+def presets_of(model: str) -> dict[str, Preset]:
+    """The presets of a model by name; of one that has none, ``small``: all options at defaults."""
+    return PRESETS.get(model) or {"small": partial(_defaults, model)}
+
+
+def _defaults(model: str) -> FitConfig:
+    config = family(model).config()
+    several = getattr(config, "remembers", True)  # of episodes all do
+    return FitConfig(model, config, TrainConfig(window=32 if several else 1))
+
+
 def preset(name: str = "small", model: str = "control_vae") -> FitConfig:
     """Return the options of a preset of a model: ``small`` or ``debug``; some have more.
 
@@ -259,4 +270,4 @@ def preset(name: str = "small", model: str = "control_vae") -> FitConfig:
         ConfigError: If there is no such preset or model.
     """
     family(model)
-    return named(f"preset {name!r} of {model}", name, PRESETS[model])()
+    return named(f"preset {name!r} of {model}", name, presets_of(model))()

@@ -247,8 +247,15 @@ def build(
             are others.
 
     Raises:
+        ConfigError: If torch makes new parameters in another type than float32.
         RunError: If this version knows no such model or its options differ.
     """
+    if (default := torch.get_default_dtype()) != torch.float32:
+        raise ConfigError(
+            f"torch's default type is {default}, and runs are in float32: "
+            "torch.set_default_dtype(torch.float32). A model of your own may be .double(), with "
+            "batches likewise"
+        )
     if card.model not in FAMILIES:
         raise RunError(
             f"the run's model is {card.model!r}; this version knows {', '.join(FAMILIES)}"

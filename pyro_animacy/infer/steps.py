@@ -28,11 +28,11 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, whole
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.models.densities import log_prob_in_parts, rebuilt
+from pyro_animacy.models.densities import PARAMETERS, base, log_prob_in_parts, rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.recorded import some_of, spread
 from pyro_animacy.models.scene import SceneModel
-from pyro_animacy.resting import Policy, observed
+from pyro_animacy.resting import Policy, RestingNormal, observed
 
 Proposal = Literal["posterior", "prior", "defensive"]
 PARTICLES_HELD = 1_048_576  # draws x steps of stretches looked at together
@@ -146,14 +146,26 @@ def follow(guide: MessengerGuide, batch: Batch, heard: Batch | None = None) -> F
     if "latent" in nodes:
         site = nodes["latent"]
         p, q, known = site["infer"]["prior"], site["fn"], site["infer"]["evidence"].context
+        _scorable(p, q)
         return Followed(evidence, memory, p, q, known)
     sites = [nodes[f"latent_{t}"] for t in range(len(evidence.seen))]
+    _scorable(sites[0]["infer"]["prior"], sites[0]["fn"])
     p, q = (
         rebuilt(of, torch.stack)
         for of in ([s["infer"]["prior"] for s in sites], [s["fn"] for s in sites])
     )
     known = torch.stack([s["infer"]["evidence"].context for s in sites])
     return Followed(evidence, memory, p, q, known)
+
+
+def _scorable(prior: Any, posterior: Any) -> None:
+    """Raise ConfigError where the densities of a latent are of families not known here."""
+    for what, density in (("prior", prior), ("posterior", posterior)):
+        if type(base(density)[0]) not in PARAMETERS:
+            raise ConfigError(
+                f"the {what} of the latent is {density}; models of scenes are scored with "
+                f"{', '.join(of.__name__ for of in PARAMETERS if of is not RestingNormal)}"
+            )
 
 
 def needs_gaussian_latent(model: SceneModel) -> None:
@@ -224,6 +236,7 @@ def _filtered(guide: MessengerGuide, batch: Batch, draws: int, proposal: Proposa
             m = model.advance("latent", now.context, m, now)
         node = guide.trace.nodes["latent"]
         p, q, z = node["infer"]["prior"], node["fn"], node["value"]
+        _scorable(p, q)
         pi = model.policy(now.context, m)
         log_pi = observed(pi, seen[t]).log_prob(now.shown)
         log_w = p.log_prob(z) - q.log_prob(z) + log_pi

@@ -32,7 +32,13 @@ from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, discounts
+from pyro_animacy.models.program import (
+    Evidence,
+    Memory,
+    MessengerGuide,
+    discounts,
+    every_step,
+)
 from pyro_animacy.models.scene import SceneConfig, SceneModel
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import Policy
@@ -91,6 +97,11 @@ class ControlVAEConfig(SceneConfig):
                 "model.memory_size is of the whole scene; with model.structure set leave it 0, and "
                 "look back by model.history"
             )
+
+    @property
+    def latent_remembered(self) -> bool:
+        """z_t bears on nothing after its own step."""
+        return False
 
     def structured(self, bodies: int) -> "ControlVAEConfig":
         """These options with a structure, the one for so many bodies where none was chosen."""
@@ -195,18 +206,16 @@ class ControlVAE(SceneModel):
     def follow(
         self, batch: Batch, discount: float = 1.0, heard: Batch | None = None
     ) -> tuple[Evidence, Memory]:
-        """As `SceneModel.follow`, all steps at one site: given the recording they are independent.
+        """As `SceneModel.follow`; also with a memory all steps at one site.
 
-        A memory h_t does not change that, since it depends on the recorded states alone.
+        Given the recording h_t is known, since it depends on the recorded states alone.
         """
+        if self.recurrence is None:
+            return super().follow(batch, discount, heard)
         evidence = self.evidence(batch, heard)
         T, B, _ = evidence.seen.shape
         hidden = self._remembered(evidence.context, self.start((B,)).hidden)
-        with (
-            pyro.plate("latent_time", T, dim=-2),
-            pyro.plate("latent_trajectory", B, dim=-1),
-            poutine.scale(scale=discounts(discount, T, hidden)),
-        ):
+        with every_step(T, B), poutine.scale(scale=discounts(discount, T, hidden)):
             return evidence, self._choose("latent", evidence.context, hidden, evidence)
 
     def _choose(

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
@@ -151,6 +152,16 @@ def every_trajectory(name: str, trajectories: int) -> IndepMessenger:
     densities, which have the plate's size already: together these cost more than a small network.
     """
     return IndepMessenger(name, trajectories, -1)
+
+
+@contextmanager
+def every_step(steps: int, trajectories: int) -> Iterator[None]:
+    """Plates over time and trajectories, of a latent that is declared at all steps at once."""
+    with (
+        pyro.plate("latent_time", steps, dim=-2),
+        pyro.plate("latent_trajectory", trajectories, dim=-1),
+    ):
+        yield
 
 
 def declare_parameters(module: nn.Module) -> None:

@@ -26,7 +26,7 @@ from pyro.distributions import Normal, TorchDistribution
 from torch import Tensor, nn
 
 from pyro_animacy.data.windows import Batch, Scale, body_pairs
-from pyro_animacy.errors import ConfigError, require
+from pyro_animacy.errors import ConfigError, how_many, require
 from pyro_animacy.models.densities import expected_cost, rebuilt
 from pyro_animacy.models.program import (
     Evidence,
@@ -35,6 +35,7 @@ from pyro_animacy.models.program import (
     all_true,
     declare_parameters,
     discounts,
+    every_step,
     every_trajectory,
     no_memory,
 )
@@ -107,6 +108,19 @@ class SceneConfig:
             )
 
     @property
+    def latent_remembered(self) -> bool:
+        """Whether z_{t-1} bears on later steps; if not, these are independent given the recording.
+
+        So it may be with any model; one whose steps are independent says so.
+        """
+        return self.latent_size > 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether more of the past bears on a step than the context c_t."""
+        return self.latent_remembered or getattr(self, "memory_size", 0) > 0
+
+    @property
     def rests(self) -> bool:
         """Whether bodies may rest."""
         return self.rest and allows_rest(vars(self))
@@ -150,8 +164,6 @@ class SceneModel(nn.Module):
         latent_size: Numbers in z_t; 0 where the model has no latent.
         memory_size: Numbers in h_t; 0 where the model has no memory.
         memory_steps: Past steps that scores and forecasts show to a model that remembers.
-        latent_remembered: Whether z_{t-1} bears on later steps, so that they are not independent
-            given the recorded states.
         parts: Into how many equal parts, of independent bodies and their latents, a step falls
             given the recorded states.
     """
@@ -161,7 +173,6 @@ class SceneModel(nn.Module):
     high: Tensor
     latent_size: int
     memory_size: int = 0
-    latent_remembered: bool = False
     parts: int = 1
 
     def __init__(self, config: SceneConfig, *, scale: Scale, bodies: int, axes: int = 2) -> None:
@@ -178,9 +189,14 @@ class SceneModel(nn.Module):
         self.least_scale = max(scale.resolution / math.sqrt(12), 1e-4)
 
     @property
+    def latent_remembered(self) -> bool:
+        """As of the options."""
+        return self.config.latent_remembered
+
+    @property
     def remembers(self) -> bool:
-        """Whether more of the past bears on a step than the context c_t."""
-        return self.latent_remembered or self.memory_size > 0
+        """As of the options."""
+        return self.config.remembers
 
     def advance(
         self, name: str, context: Tensor, memory: Memory, evidence: Evidence | None
@@ -287,6 +303,8 @@ class SceneModel(nn.Module):
     ) -> tuple[Evidence, Memory]:
         """Run the step program teacher forced: declare z_t at every recorded step.
 
+        In a loop, or where a step depends on its context alone, of all steps at one site.
+
         Args:
             batch: Windows of ``history + T`` frames.
             discount: gamma, which scales site t by gamma^t.
@@ -297,6 +315,11 @@ class SceneModel(nn.Module):
         """
         evidence = self.evidence(batch, heard)
         T, B, _ = evidence.seen.shape
+        if not self.remembers:
+            with every_step(T, B), poutine.scale(scale=discounts(discount, T, evidence.context)):
+                return evidence, self.advance(
+                    "latent", evidence.context, self.start((T, B)), evidence
+                )
         memory, followed = self.start((B,)), []
         with every_trajectory("latent_trajectory", B):
             for t in range(T):
@@ -407,7 +430,22 @@ class SceneModel(nn.Module):
         return weight
 
     def recorded(self, batch: Batch) -> Recorded:
-        """What a batch of ``history + T`` frames shows of each step, in the model's parts."""
+        """What a batch of ``history + T`` frames shows of each step, in the model's parts.
+
+        Raises:
+            ConfigError: If the batch is not of this model.
+        """
+        (frames, _, D), k = batch.position.shape, self.config.history
+        if frames <= k or self.state_size != D:
+            raise ConfigError(
+                f"the batch has {how_many(frames, 'frame')} of {how_many(D, 'coordinate')}; this "
+                f"model looks back on {k}, so that a step needs {k + 1}, of {self.state_size}"
+            )
+        if batch.position.dtype != self.view.dtype:
+            raise ConfigError(
+                f"the batch is {batch.position.dtype} and the model {self.view.dtype}; "
+                "batch.to(device, dtype) changes the one, model.to(dtype) the other"
+            )
         return Recorded.of(batch, self.config.history, self.parts)
 
     def evidence(self, batch: Batch, heard: Batch | None = None) -> Evidence:

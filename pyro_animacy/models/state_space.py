@@ -310,7 +310,6 @@ class StateSpaceModel(SceneModel):
         super().__init__(config, scale=scale, bodies=bodies, axes=axes)
         self.dynamics = Dynamics(config, self.context_size, direct=True)
         self.memory_size, self.latent_size = self.dynamics.memory_size, self.dynamics.latent_size
-        self.latent_remembered = self.latent_size > 0
         known = self.context_size + self.memory_size
         self.decoder = PolicyNormal(
             known, self.latent_size, self.state_size, config.policy, scale=config.policy_scale,
