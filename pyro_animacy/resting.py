@@ -152,7 +152,8 @@ def gaussian(pi: Policy) -> Normal:
     inner = pi.base_dist if isinstance(pi, Independent) else pi
     if not isinstance(inner, Normal):
         raise ConfigError(
-            f"the policy is {pi}; it must be Normal(mu, sigma).to_event(1) or a RestingNormal"
+            f"the policy is {type(inner).__name__}; it must be Normal(mu, sigma).to_event(1) or a "
+            "RestingNormal"
         )
     return inner
 

@@ -30,6 +30,7 @@ SMALL = {
         'act_preset("small", "dreamer")': 'act_preset("debug", "dreamer")',
         "max_episode_steps=200": "max_episode_steps=10",
     },
+    "docs/pyro.md": {"steps=2000": "steps=5"},
     "docs/models/image_vae.md": {
         "episodes=20, frames=200": "episodes=2, frames=5", "range(2000)": "range(2)",
     },

@@ -41,7 +41,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from pyro_animacy.errors import ConfigError, require
-from pyro_animacy.models.densities import PARAMETERS, base, rebuilt, stop_gradient
+from pyro_animacy.models.densities import PARAMETERS, base, family_of, rebuilt, stop_gradient
 from pyro_animacy.models.program import MessengerGuide, Overshooting
 
 
@@ -179,8 +179,9 @@ class ScaledELBO(TraceMeanField_ELBO):
             posterior = guide_trace.nodes[name]
             if not posterior["fn"].has_rsample:
                 raise ConfigError(
-                    f"site {name}: its posterior {posterior['fn']} has no reparameterised draws, "
-                    "which ScaledELBO needs; sum it out in the model's density"
+                    f"site {name}: its posterior, {family_of(posterior['fn'])}, has no "
+                    "reparameterised draws, which ScaledELBO needs; sum it out in the "
+                    "model's density"
                 )
             if posterior["fn"] is not site["fn"]:
                 latents[_stem(name)].append((posterior, site))

@@ -42,8 +42,7 @@ from torch import Tensor
 from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.infer.elbo import ScaledELBO, declared, differ
 from pyro_animacy.infer.steps import log_mean_exp
-from pyro_animacy.models.densities import base, log_prob_in_parts
-
+from pyro_animacy.models.densities import base, family_of, log_prob_in_parts
 
 DRAWS = -3  # their dimension, in front of time and trajectory
 
@@ -92,10 +91,10 @@ class ImportanceWeightedELBO(ScaledELBO):
         observed = [site for site in sites if site["is_observed"]]
         latents = [site for site in sites if not site["is_observed"]]
         if [site["name"] for site in latents] != [*self._residuals] or len(latents) != 1:
-            found = ", ".join(f"{site['name']} ~ {site['fn']}" for site in latents) or "none"
+            found = ", ".join(f"{site['name']} ~ {family_of(site['fn'])}" for site in latents)
             raise ConfigError(
                 "importance_samples are of one latent, with a normal prior and a normal posterior; "
-                f"here are {found}: take ScaledELBO (train.importance_samples 1)"
+                f"here are {found or 'none'}: take ScaledELBO (train.importance_samples 1)"
             )
         (site,), (r,) = latents, self._residuals.values()
         posterior, gamma = guide_trace.nodes[site["name"]]["fn"], observed[0]["scale"]

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pyro_animacy.data.windows import Batch, Scale, Windows, whole
 from pyro_animacy.errors import ConfigError
-from pyro_animacy.models.densities import PARAMETERS, base, log_prob_in_parts, rebuilt
+from pyro_animacy.models.densities import PARAMETERS, base, family_of, log_prob_in_parts, rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide
 from pyro_animacy.models.recorded import some_of, spread
 from pyro_animacy.models.scene import SceneModel
@@ -163,8 +163,8 @@ def _scorable(prior: Any, posterior: Any) -> None:
     for what, density in (("prior", prior), ("posterior", posterior)):
         if type(base(density)[0]) not in PARAMETERS:
             raise ConfigError(
-                f"the {what} of the latent is {density}; models of scenes are scored with "
-                f"{', '.join(of.__name__ for of in PARAMETERS if of is not RestingNormal)}"
+                f"the {what} of the latent is {family_of(density)}; models of scenes are scored "
+                f"with {', '.join(of.__name__ for of in PARAMETERS if of is not RestingNormal)}"
             )
 
 

@@ -100,3 +100,8 @@ def base(d: Distribution) -> tuple[Any, int]:
     while isinstance(inner, Independent):
         inner, dims = inner.base_dist, dims + inner.reinterpreted_batch_ndims
     return inner, dims
+
+
+def family_of(d: Distribution) -> str:
+    """What a message calls a density: the family of what lies under `Independent`."""
+    return type(base(d)[0]).__name__
