@@ -326,9 +326,9 @@ def _score(chosen: Namespace) -> None:
     )  # fmt: skip
     steps, told = save_scores(scores, chosen.out), run.summary
     print(scores_text(scores))
-    if not told and ours is run:  # the baselines are of its own bodies
-        with suppress(DataError, RunError):  # they take longer recordings, or were removed
-            told = summarise(run, recordings)
+    if new or not told:
+        with suppress(DataError, RunError):  # baselines take longer recordings, or were removed
+            told = summarise(ours, recordings)
     if why := doubt(told):
         print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"

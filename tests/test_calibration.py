@@ -458,6 +458,18 @@ def test_a_slow_recording_is_forecast_some_frames_ahead(tiny_run, tiny_data):
     assert found["horizon"].values.tolist() == [5, 10, 15, 20]
 
 
+def test_a_small_difference_of_coverage_that_chance_gives_is_called_chance():
+    """As found: 90 in place of 95 % in 20 stretches, where the true process had 93."""
+    found = right()
+    groups = int(found["group"].max()) + 1
+    chance = 1.96 * np.sqrt(0.95 * 0.05 / groups)
+    for off, said in ((0.9 * chance, "which may be chance"), (1.2 * chance, "overconfident")):
+        found["coverage"].loc[{"model": "model"}] = np.array([0.5, 0.8, 0.95 - off])[:, None, None]
+        [finding] = [f for f in section(found).findings if "intervals cover" in f.sentence]
+        assert ("may be chance" in finding.sentence) == (off < chance)
+        assert said in finding.sentence
+
+
 def test_findings_name_what_is_wrong():
     wrong = right()
     wrong["pit"].loc[{"model": "model", "body": "mouse"}] = rng(17).beta(0.4, 0.4, (1000, 2))

@@ -208,7 +208,7 @@ def test_score_of_a_checkpoint(csv, tmp_path, capfd):
     for words, doubted, bodies in (
         ([run, "--checkpoint", "40"], True, 2),
         ([run, tmp_path / "short.csv"], True, 2),  # by the score of the fit
-        ([run, tmp_path / "one.csv", "--checkpoint", "40"], False, 1),
+        ([run, tmp_path / "one.csv", "--checkpoint", "40"], True, 1),  # by baselines of each body
         ([run, tmp_path / "short.csv", "--checkpoint", "40"], False, 2),
         ([unfinished], True, 2),
         ([bare], False, 2),

@@ -462,6 +462,14 @@ def test_posterior_collapse_is_named():
     assert section(use_of([0.001, 0.002], [0, 0]), [], {}).findings[0].attempt
 
 
+def test_a_latent_that_is_not_needed_is_not_called_wrong():
+    """As found: of linear-Gaussian motion, foreseen as well as it can be."""
+    ahead = {"heldout_nats_per_step": 3.0, "baselines": {"ar2": 1.0}, "gain_standard_error": 0.1}
+    found = section(use_of([0.001, 0.002], [0, 0]), [], ahead).findings[0]
+    assert found.grade == "near"
+    assert "enough where one step ahead it is calibrated" in found.sentence
+
+
 @pytest.mark.parametrize(("lost", "grade"), [(0.05, "right"), (0.3, "near"), (2.0, "wrong")])
 def test_the_loss_to_the_aggregate_posterior_is_graded_by_its_share(lost, grade):
     assert words(use_of([1.0 + lost], [1], marginal=lost))[1][0] == grade

@@ -285,6 +285,27 @@ def test_a_mean_far_off_is_wrong_though_a_long_tail_hides_it():
     assert judgement.judge(fast).grade == "wrong"
 
 
+@pytest.mark.parametrize(("clips", "grade"), [(4, "wrong"), (9, "near"), (100, "wrong")])
+def test_a_mean_that_is_off_as_recordings_differ_may_be_chance(clips, grade):
+    """Clips of their own tempos, of which those held out happen to be fast; a few tell nothing.
+
+    Of fewer than five their spread is not known, and of many such a difference is none of chance.
+    """
+    rng = np.random.default_rng(12)
+    tempo = np.exp(0.5 * stats.norm.ppf((np.arange(clips) + 0.5) / clips))[:, None, None, None]
+    observed = recording((tempo * rng.normal(size=(clips, 40, 1, 2))).cumsum(1))
+    made = rng.normal(size=(1, 25, clips, 40, 1, 2)).cumsum(3) * 0.8
+    speed = compare(*align(observed, tree(observed, made)))[0]
+    verdict = judgement.judge(speed)
+    assert verdict.grade == grade
+    assert ("9 recordings differ as much among themselves" in verdict.sentence) == (clips == 9)
+    size = np.linalg.norm(np.diff(observed["position"].values[:, :, 0], axis=1), axis=-1) * FPS
+    assert speed.observed_mean == pytest.approx(size.mean())
+    if clips > 4:
+        by_clip = size.mean(1).std(ddof=1) / np.sqrt(clips)
+        assert speed.observed_error == pytest.approx(by_clip)
+
+
 def test_score_sentences():
     def said(score, error=0.1):
         return verdicts.score_grade(
@@ -404,6 +425,9 @@ def test_what_to_try_next():
     for log in (falling, [*rising, {"step": 8, "validation_nats_per_step": 7}]):
         assert longer not in attempts(metrics=log)
     assert "best at step 2 and fell after it" in attempts(metrics=falling)
+    noise = [{**row, "validation_nats_per_step": 1e-3 * row["validation_nats_per_step"]}
+             for row in falling]  # fmt: skip
+    assert "fell after it" not in attempts(metrics=noise)
     assert "A smaller KL weight" in attempts(metrics=[{"step": 1, "kl": 1e-4}])
     found = [Finding("wrong", "The guide is bad.", "Train longer, or a larger posterior network.")]
     for log, given in ((rising, True), (falling, False)):  # by heart already
@@ -944,3 +968,24 @@ def test_what_is_said_of_bodies_agrees_with_their_number(bodies, animate, value,
     finding = animacy_plots._agency(table, np.full(len(bodies), animate), "")
     assert finding.grade == "near"
     assert said in finding.sentence
+
+
+def animacy_table(**columns):
+    errors = {f"{name}_error": 0.01 for name in columns}
+    return pd.DataFrame(columns | errors, index=["wolf", "sheep"])
+
+
+def test_slight_evidence_and_slight_interaction_are_not_praised():
+    """As found: beads in a spring trap had evidence of 0.02 nats, a prey that ignores 0.02."""
+    both = np.ones(2, bool)
+    slight = animacy_plots._agency(animacy_table(evidence=[0.5, 0.04]), both, "")
+    assert slight.grade == "near"
+    assert "that of sheep is above 0, but slight: a force towards a place" in slight.sentence
+    assert animacy_plots._agency(animacy_table(evidence=[0.5, 0.4]), both, "").grade == "right"
+    [found] = animacy_plots._interplay(animacy_table(interaction=[1.66, 0.04]), "")
+    assert found.grade == "near"
+    assert "uses the others' past for wolf only" in found.sentence
+    [found] = animacy_plots._interplay(animacy_table(interaction=[0.06, 0.04]), "")
+    assert "or the model has not learned it" in found.sentence
+    [found] = animacy_plots._interplay(animacy_table(interaction=[1.66, 0.4]), "")
+    assert found.grade == "right"

@@ -203,6 +203,25 @@ def test_a_long_pause_leaves_as_many_stretches():
     assert abs(beyond - expected) < 4 * math.sqrt(expected * (1 - expected) / 200)
 
 
+@pytest.mark.parametrize(("recordings", "least"), [(4, 0.8), (6, 0.9), (12, 0.95)])
+def test_clips_that_differ_are_not_taken_for_more_than_they_are(recordings, least):
+    """As found: of four clips of which one is unlike the others, stretches gave half the error.
+
+    Its mean square over many samples of so many clips is the variance of their mean, or more.
+    """
+    rng, n = np.random.default_rng(4), 60
+    x = rng.normal(size=(recordings, n, 1, 2)).cumsum(1)
+    dataset = make_trajectories(x, fps=1, resolution=0)
+    index = np.array([(i, t) for i in range(recordings) for t in range(n)])
+    found = []
+    for _ in range(400):
+        level = rng.normal(size=(recordings, 1))
+        values = (level + rng.normal(size=(recordings, n))).ravel()
+        found.append(mean_and_error(values, dataset, index)[1])
+    truth = math.sqrt((1 + 1 / n) / recordings)
+    assert least < np.sqrt(np.mean(np.square(found))) / truth < 1.3
+
+
 def test_a_score_leaves_the_stream_of_chance_alone():
     dataset = chase(frames=40)
     scale = Scale.of(dataset)

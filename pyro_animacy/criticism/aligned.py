@@ -170,15 +170,21 @@ def motion_shown(
     Returns:
         (row,) numbers from 0; -1 where nothing was observed.
     """
-    of = dataset["recording" if "recording" in dataset.coords else "trajectory"].to_numpy()
-    start = dataset["start"].to_numpy() if "start" in dataset.coords else np.zeros(len(of))
-    recording = np.unique(of, return_inverse=True)[1]
+    recording = recording_of(dataset)
+    none = np.zeros(len(recording))
+    start = dataset["start"].to_numpy() if "start" in dataset.coords else none
     places = shown.reshape(len(shown), -1)
     key = np.column_stack([recording[trajectory], start[trajectory] + begin, places])
     seen, motion = np.isfinite(places).any(1), np.full(len(shown), -1)
     as_bytes = key[seen].view(f"V{key[0].nbytes}")[:, 0]  # in which NaN equals NaN
     motion[seen] = np.unique(as_bytes, return_inverse=True)[1]
     return motion
+
+
+def recording_of(dataset: xr.Dataset) -> np.ndarray:
+    """Number of the recording of each trajectory; one that does not say which is one of its own."""
+    of = dataset["recording" if "recording" in dataset.coords else "trajectory"].to_numpy()
+    return np.unique(of, return_inverse=True)[1]
 
 
 def data_units(observed: xr.Dataset) -> str:

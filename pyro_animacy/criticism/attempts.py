@@ -20,6 +20,7 @@ from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.schedules import KLWeightConfig
 from pyro_animacy.models.scene import REST_NEEDS, allows_rest
 
+LEAST_FALL = 0.05  # nats per step; less is noise of the validation score
 SMALLER = "More data or a smaller model"
 LARGER = ("A larger ", "Train longer")  # how advice begins that is contrary to it
 
@@ -140,7 +141,7 @@ def _length(figures: Figures) -> str:
             "the last one."
         )
     span = max(scores) - min(scores)
-    if len(scores) < 5 or scores[best] - scores[-1] <= 0.1 * span:
+    if len(scores) < 5 or scores[best] - scores[-1] <= max(0.1 * span, LEAST_FALL):
         return ""
     return (
         f"{SMALLER}: the validation score was best at step "
@@ -155,8 +156,9 @@ def _collapse(figures: Figures) -> str:
     if not kl or abs(kl[-1]) >= COLLAPSED or said:
         return ""
     return (
-        f"{attempt}: the KL is {number(kl[-1])}, so the latent variable carries nothing and the "
-        "model knows of one way only to go on from a situation."
+        f"{attempt}, if one step ahead the model is not calibrated: the KL is {number(kl[-1])}, so "
+        "the latent variable carries nothing and from a situation it goes on in one way only, but "
+        "for noise."
     )
 
 

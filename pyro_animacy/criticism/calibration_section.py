@@ -171,11 +171,11 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
         body = str(of_body["body"].values[np.nanargmin(signed)])
         said += f", most for {body} ({percent(float(of_body.sel(body=body)))} inside "
         said += f"{percent(LEVELS[at])} intervals)"
-    if off.max() <= NEAR:
-        return Finding("near", f"{said}.")
     if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
         chance = f"{said}, which may be chance in {how_many(groups, 'stretch')} of motion."
         return Finding("near", chance)
+    if off.max() <= NEAR:
+        return Finding("near", f"{said}.")
     attempt = "A longer --model.history"
     if calibration.attrs["roll_out"] != "closed_loop":
         attempt += ", or closed-loop training (--model.roll_out closed_loop)"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_animacy.criticism.aligned import DIMS, data_units, each_draw, motion_shown
+from pyro_animacy.criticism.aligned import DIMS, data_units, each_draw, motion_shown, recording_of
 from pyro_animacy.criticism.alike import groups
 from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
@@ -24,6 +25,7 @@ from pyro_animacy.progress import tqdm
 KEPT = 1000  # values kept of each draw for the curves: its evenly spaced quantiles
 LEAST_KEPT = 200  # of them, where there are very many draws and pairs of bodies
 ALL_KEPT = 16_000_000  # values kept of all draws together, 128 MB
+FEW_RECORDINGS = 5  # of fewer their spread says little
 BLOCK = 30_000  # positions that statistics are computed of at once: they stay in the cache
 
 
@@ -39,6 +41,9 @@ class Comparison:
         generated: the values of each draw, sorted, finite, at most `KEPT` evenly spaced quantiles;
             fewer of very many draws and bodies.
         observed_mean: mean of the recorded values.
+        observed_error: its standard error by the spread between recordings; NaN where there are
+            fewer than `FEW_RECORDINGS`.
+        recordings: how many there are.
         observed_sd: their standard deviation.
         generated_means: (draw,) mean of each draw.
         generated_sds: (draw,) standard deviation of each draw.
@@ -58,6 +63,8 @@ class Comparison:
     observed: np.ndarray = field(repr=False)
     generated: tuple[np.ndarray, ...] = field(repr=False)
     observed_mean: float
+    observed_error: float
+    recordings: int
     observed_sd: float
     generated_means: np.ndarray
     generated_sds: np.ndarray
@@ -206,6 +213,11 @@ def compare(
     # groups of bodies of one label are pooled
     pools = {name: groups(one.over.labels(scene)) for name, one in statistics.items()}
     recorded = dict(_by_body(position, scene, statistics, members, pools, 0))
+    of_recording = recording_of(observed)
+    errors = {
+        (name, label): _error_of_mean(parts, of_recording, statistics[name].signed)
+        for name, label, parts in _each(position, scene, statistics, members, pools, 0)
+    }
     count = generated.sizes["chain"] * generated.sizes["draw"]
     most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
     kept: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in recorded}
@@ -231,6 +243,8 @@ def compare(
                 observed=values,
                 generated=tuple(kept[name, label]),
                 observed_mean=mean,
+                observed_error=errors[name, label],
+                recordings=int(of_recording.max()) + 1,
                 observed_sd=sd,
                 generated_means=means,
                 generated_sds=sds,
@@ -266,15 +280,29 @@ def _members(
     return found
 
 
-def _by_body(
+def _by_body(*of: Any) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """Each (statistic, label) and its sorted finite values; arguments as of `_each`."""
+    for name, label, parts in _each(*of):
+        together = np.concatenate([values[np.isfinite(values)] for _, values in parts])
+        together.sort()
+        yield (name, label), together
+
+
+Parts = list[tuple[np.ndarray, np.ndarray]]
+
+
+def _each(
     position: np.ndarray,
     scene: Scene,
     statistics: Mapping[str, Statistic],
     members: Members,
     pools: dict[str, dict[str, list[int]]],
     draw: int,
-) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Each (statistic, label) and its sorted finite values, each motion once."""
+) -> Iterator[tuple[str, str, Parts]]:
+    """Each statistic and label: of each group of bodies the windows and their values.
+
+    Each motion is there once, in windows (n,), with values (n, time').
+    """
     for name, statistic in statistics.items():
         found = _values(statistic, position, scene)
         if not len(found):  # it does not apply
@@ -282,13 +310,26 @@ def _by_body(
         for label, several in pools[name].items():
             parts = []
             for index in several:
-                values = found[index]
-                rows = [motion[draw % len(motion)] for motion in members[name][index]]
-                chosen = values if len(rows) == len(values) else values[rows]
-                parts.append(chosen[np.isfinite(chosen)])
-            together = np.concatenate(parts)
-            together.sort()
-            yield (name, label), together
+                values, motions = found[index], members[name][index]
+                if len(motions) == len(values):  # nothing is copied
+                    parts.append((np.arange(len(values)), values))
+                    continue
+                rows = np.array([motion[draw % len(motion)] for motion in motions], int)
+                parts.append((rows, values[rows]))
+            yield name, label, parts
+
+
+def _error_of_mean(parts: Parts, recording: np.ndarray, signed: bool) -> float:
+    """Standard error of the mean of all values, by the spread of their sums over recordings."""
+    R = int(recording.max()) + 1
+    values = np.concatenate([x.ravel() for _, x in parts])
+    of = np.concatenate([recording[rows].repeat(x.shape[1]) for rows, x in parts])
+    some = np.isfinite(values)
+    if R < FEW_RECORDINGS or not some.any():
+        return float("nan")
+    values = np.abs(values[some]) if signed else values[some]
+    totals = np.bincount(of[some], values - values.mean(), R)
+    return float(np.sqrt(np.square(totals).sum() * R / (R - 1)) / len(values))
 
 
 def _values(statistic: Statistic, position: np.ndarray, scene: Scene) -> np.ndarray:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from pyro_animacy.criticism.comparison import Comparison
 from pyro_animacy.criticism.section import Grade
@@ -42,7 +43,8 @@ def judge(comparison: Comparison) -> Verdict:
 
     Right: effect at most RIGHT, or at most NEAR with tail probabilities that chance gives. Near:
     effect at most NEAR, the mean within NEAR_MEAN (but of a share of frames, whose effect says
-    it all) and rest as often; or more, but still what chance gives. Wrong: all others. Undefined:
+    it all) and rest as often; or more, but still what chance gives, in the draws or in which
+    recordings there are. Wrong: all others. Undefined:
     nothing to compare, or an effect above RIGHT of fewer than FEW_DRAWS draws, which chance may
     give. One recorded value is right or wrong by its tail probabilities alone.
     """
@@ -68,6 +70,11 @@ def judge(comparison: Comparison) -> Verdict:
         return Verdict("right", "as recorded, within chance")
     if chance:
         return Verdict("near", f"{_difference(comparison)}, which may be chance")
+    if like_recordings(comparison):
+        return Verdict("near", (
+            f"{_difference(comparison)}, which may be chance: the {comparison.recordings} "
+            "recordings differ as much among themselves"
+        ))  # fmt: skip
     mean = comparison.observed_mean
     close = comparison.effect <= NEAR and not resting(comparison)
     if not comparison.statistic.share:
@@ -80,6 +87,17 @@ def within_chance(comparison: Comparison) -> bool:
     if len(comparison.generated) < FEW_DRAWS:
         return False
     return comparison.p_mean >= TAIL and comparison.p_distance >= 2 * TAIL
+
+
+def like_recordings(comparison: Comparison) -> bool:
+    """Whether it is the mean that differs, within its 95 % interval as recordings differ.
+
+    Tail probabilities are of draws, which start as these recordings do; that other recordings of
+    the same kind are faster or slower, as those fitted to may have been, they do not know.
+    """
+    off = abs(comparison.generated_mean - comparison.observed_mean)
+    interval = stdtrit(comparison.recordings - 1, 0.975) * comparison.observed_error
+    return bool(0.5 * comparison.distance <= off <= interval)
 
 
 def _difference(comparison: Comparison) -> str:

@@ -154,7 +154,7 @@ def section(
         "divergence of its posterior from its prior, in nats), and if another value of it would "
         "have moved the bodies otherwise. One hopes for active dimensions, for a rate that tells "
         "steps apart, and for paths that fan out.",
-        findings=[_carried(use, rate, attempt, score_grade(summary)[0] == "near"), *findings],
+        findings=[_carried(use, rate, attempt, score_grade(summary)[0]), *findings],
         panels=panels,
         note="Active: the posterior mean varies over steps by more than 0.01 prior variances "
         "around the prior's (Burda, Grosse & Salakhutdinov 2016). Posterior collapse: under "
@@ -187,22 +187,30 @@ def _unused(finding: Finding) -> Finding:
     )
 
 
-def _carried(use: xr.Dataset, rate: float, attempt: str, level: bool) -> Finding:
+def _carried(use: xr.Dataset, rate: float, attempt: str, score: Grade) -> Finding:
     """How many dimensions are active, and what they carry.
 
     Args:
         use: from `latent_use`.
         rate: nats per step.
         attempt: what to try where that is nothing.
-        level: whether the model's score is level with that of the best baseline.
+        score: of the model's score beside that of the best baseline.
     """
     kl, Z = kl_per_step(use), use.sizes["latent_dim"]
-    if rate < COLLAPSED and level:
+    if rate < COLLAPSED and score == "near":
         return Finding(
             "near",
             f"The latent carries {number(rate)} nats per step, under {COLLAPSED}: what a linear "
             "model of the last frames leaves open, as well as this one, may be nothing but chance; "
             "if it is not, the posterior has collapsed.",
+        )
+    if rate < COLLAPSED and score == "right":
+        return Finding(
+            "near",
+            f"The latent carries {number(rate)} nats per step, under {COLLAPSED}: from a situation "
+            "the model goes on in one way only, but for noise. That is enough where one step ahead "
+            "it is calibrated; where it is not, the posterior has collapsed.",
+            f"{attempt}.",
         )
     if rate < COLLAPSED:
         return Finding(

@@ -32,8 +32,8 @@ from pyro_animacy.progress import tqdm
 
 BASELINE_ORDERS = (1, 2, 3, 4, 5)
 DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
-GROUPS = 20  # of steps, at least, where there are as many
 FEWEST = 5  # groups whose spread says how far off their mean may be
+GROUPS = 20  # stretches of time, at least, of fewer recordings
 CHUNK = 65_536  # windows that the baselines score together
 MOST_STEPS = 50_000  # scored; of more, this many are taken evenly spaced
 
@@ -223,9 +223,10 @@ def score(
 def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Number of the group of each step, such that steps of different groups are nearly independent.
 
-    A group is a recording or, where there are fewer than GROUPS, a stretch of time of one: all
-    trajectories cut from the same frames of a recording are in one group. Stretches are of as many
-    of the different frames at which there is a step, so that none is empty, as in a pause.
+    A group is a recording or, where there are fewer than FEWEST, a stretch of time of one, so that
+    there are GROUPS: all trajectories cut from the same frames of a recording are in one group.
+    Stretches are of as many of the different frames at which there is a step, so that none is
+    empty, as in a pause. Those of one recording may be more alike than recordings are.
 
     Args:
         dataset: Recordings.
@@ -240,7 +241,7 @@ def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt
     end = int(frame.max()) + 1
     moments, moment = np.unique(recording * end + frame, return_inverse=True)
     frames = np.bincount(moments // end)  # of each recording
-    pieces = -(-GROUPS // len(frames))
+    pieces = 1 if len(frames) >= FEWEST else -(-GROUPS // len(frames))
     rank = moment - (frames.cumsum() - frames)[recording]
     stretch = rank * pieces // frames[recording]
     return np.unique(recording * pieces + stretch, return_inverse=True)[1]
@@ -250,6 +251,8 @@ def mean_and_error(
     values: npt.NDArray[np.float64], dataset: xr.Dataset, index: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
     """Mean over dependent steps and its standard error, by the spread of the sums over groups.
+
+    Of three or four recordings, the greater of the spreads over stretches and over recordings.
 
     Args:
         values: (step,) one a step.
@@ -262,8 +265,13 @@ def mean_and_error(
     if not len(values):
         return math.nan, math.nan
     mean, group = float(values.mean()), independent_groups(dataset, index)
-    G = int(group.max()) + 1
-    if G < FEWEST:  # two standard errors of less would be no 95 % interval by far
+    if group.max() + 1 < FEWEST:  # two standard errors of less would be no 95 % interval by far
         return mean, math.nan
-    totals = np.bincount(group, weights=values - mean)
-    return mean, float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))
+    recording = np.unique(dataset["recording"].to_numpy()[index[:, 0]], return_inverse=True)[1]
+    kinds = [group, recording] if 2 < recording.max() + 1 < FEWEST else [group]
+
+    def error(of: npt.NDArray[np.int64]) -> float:
+        G, totals = int(of.max()) + 1, np.bincount(of, weights=values - mean)
+        return float(np.sqrt(np.square(totals).sum() * G / (G - 1)) / len(values))
+
+    return mean, max(map(error, kinds))
