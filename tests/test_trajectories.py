@@ -351,6 +351,16 @@ def test_a_smooth_walk_has_the_resolution_of_its_grid(seed):
     assert estimate_resolution(steps.cumsum(1) * 0.01) == pytest.approx(0.01)
 
 
+def test_a_rock_does_not_make_the_others_coarse():
+    """As found: half of all steps are its zeros, of a file with four decimals."""
+    moving = np.round(walk(5, 400, 1) * 10, 4)
+    rock = np.full_like(moving, 3.25)
+    position = np.concatenate([moving, rock], 2)
+    np.testing.assert_allclose(estimate_resolution(position), 1e-4)
+    position[0, 200:, 1] += 1.0  # it is moved once, so it can move: its rest is rest
+    assert (estimate_resolution(position) > 1e-3).all()
+
+
 def test_a_coincidence_of_long_steps_is_no_resolution():
     position = np.round(walk(1, 200, 1) * 1e3, 1)
     position[0, 50:56] = position[0, 49] + 5000.0 * np.arange(1, 7)[:, None, None]
