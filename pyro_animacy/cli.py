@@ -21,7 +21,7 @@ from pyro_animacy.acting.config import act_preset, options_of
 from pyro_animacy.command import Defaults
 from pyro_animacy.commands import COMMANDS
 from pyro_animacy.errors import AnimacyError, ConfigError, command_line, did_you_mean, named
-from pyro_animacy.infer.config import in_words
+from pyro_animacy.infer.parse import in_words
 from pyro_animacy.infer.presets import preset
 from pyro_animacy.infer.settings import CONFIG, read_settings
 from pyro_animacy.infer.trainer import Interrupted

@@ -12,7 +12,7 @@ from pyro_animacy.acting.direct import DirectConfig, direct, save, summary_text
 from pyro_animacy.command import Command, Defaults, refuse_existing
 from pyro_animacy.command_data import add_checkpoint, add_run, asked_for
 from pyro_animacy.errors import ConfigError, command_line, how_many
-from pyro_animacy.infer.config import parsed
+from pyro_animacy.infer.parse import parsed
 from pyro_animacy.infer.run import Run, check_kind, read_metrics
 
 ENVIRONMENTS = (

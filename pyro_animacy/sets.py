@@ -25,7 +25,6 @@ bodies choose and move independently, so that the density of a step, its posteri
 are those of each body.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pyro_animacy.data.bodies import body_stem
-from pyro_animacy.errors import ConfigError, require
+from pyro_animacy.errors import ConfigError
 from pyro_animacy.nets import ACTIVATIONS, Stack, StackConfig, normal, positive
 from pyro_animacy.resting import Policy, Rest
 
@@ -86,32 +85,11 @@ class SetLayout:
     """
 
     types: tuple[int, ...]
-    axes: int = 2
-    history: int = 1
-    extent: float = 1.0
-    separation: float = 1.0
+    axes: int
+    history: int
+    extent: float
+    separation: float
     known_types: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ConfigError: If a value cannot be used; the message names it.
-        """
-        require(
-            "the set's ",
-            vars(self),
-            ("types", self.types and min(self.types) >= 0, "one number from 0 for each body"),
-            ("axes", self.axes >= 1, "at least 1"),
-            ("history", self.history >= 1, "at least 1"),
-            ("extent", 0 < self.extent < math.inf, "positive and finite"),
-            ("separation", 0 < self.separation < math.inf, "positive and finite"),
-            (
-                "known_types",
-                not self.types or max(self.types) < self.kinds,
-                "as many as in types",
-            ),
-        )
 
     @property
     def bodies(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyro_animacy.acting.config import ActConfig, act_preset
-from pyro_animacy.infer.config import parsed
+from pyro_animacy.infer.parse import parsed
 from pyro_animacy.infer.presets import preset
 
 # Yao et al. 2022, appendix and public code

@@ -207,7 +207,7 @@ def dream(model: WorldModel, actor: Any, start: Memory, horizon: int) -> Dream:
         actions.append(a)
         entropies.append(_entropy(pi, a))  # first: pi still knows what a was before tanh
         log_probs.append(_log_prob(pi, a))
-    stacked = Memory(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
+    stacked = Memory.stacked(memories)
     return Dream(stacked, *map(torch.stack, (actions, log_probs, entropies)))
 
 
@@ -267,7 +267,7 @@ def returns(model: WorldModel, critic: Critic, dreamt: Dream, config: BehaviourC
     V_t is in units of the model's ``reward_scale``, so that neither eta nor the learning rates have
     to know how large an environment's rewards are.
     """
-    met = Memory(*(x[1:] for x in dreamt.memory))
+    met = dreamt.memory.at(slice(1, None))
     reward = model.rewarded(met).mean / model.reward_scale
     discount = torch.full_like(reward, config.discount)
     if model.ends is not None:
@@ -342,11 +342,11 @@ class Behaviour(nn.Module):
             self.target.load_state_dict(self.critic.state_dict())
         if c.starts is not None:
             some = torch.randperm(len(start.hidden))[: c.starts].to(start.hidden.device)
-            start = Memory(*(x[some] for x in start))
+            start = start.at(some)
         dreamt = dream(model, self.actor, start, c.horizon)
         worth = returns(model, self.target, dreamt, c)
         with torch.no_grad():
-            baseline = self.target(Memory(*(x[:-1] for x in dreamt.memory))).mean
+            baseline = self.target(dreamt.memory.at(slice(-1))).mean
         losses = (
             actor_loss(dreamt, worth, baseline, reinforce=self.reinforce, entropy=c.entropy),
             critic_loss(self.critic, dreamt, worth),

@@ -147,7 +147,7 @@ class Learner:
         going = batch.observed
         if batch.continuation is not None:  # after an end there is nothing to act in
             going = going & batch.continuation.bool()
-        return Memory(*(x[going] for x in followed))
+        return followed.at(going)
 
     def state(self) -> dict[str, Any]:
         """Parameters and optimisers, to go on from."""

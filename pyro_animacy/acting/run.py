@@ -15,8 +15,8 @@ from pyro_animacy.acting.environments.make import make
 from pyro_animacy.acting.learner import LEARNERS
 from pyro_animacy.acting.tracking import Tracker
 from pyro_animacy.errors import RunError
-from pyro_animacy.infer.config import parsed
 from pyro_animacy.infer.loop import stream
+from pyro_animacy.infer.parse import parsed
 from pyro_animacy.infer.run import Run
 from pyro_animacy.infer.settings import read_settings
 from pyro_animacy.models.world_model import Sight

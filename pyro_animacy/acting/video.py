@@ -236,7 +236,7 @@ def _draws(guide: WorldModelGuide, path: Memory, draws: int, frames: int) -> Dra
     reward = model.rewarded(path).loc.cpu().numpy()
     if not model.sight.image:
         return Draws(model.observation(path).base_dist.loc.cpu().numpy(), reward)
-    image = model.observation(Memory(*(x[:1] for x in path))).base_dist.loc
+    image = model.observation(path.at(slice(1))).base_dist.loc
     return Draws(pixels(image).cpu().numpy(), reward)
 
 

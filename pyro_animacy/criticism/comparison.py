@@ -6,6 +6,7 @@ draw from the model: it compares T(recording) with T(draw) for a summary T of ea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,29 +122,6 @@ def posterior_predictive_p(observed_summary: float, replicated_summaries: ArrayL
     return float((replicated >= observed_summary).mean())
 
 
-def wasserstein(first: ArrayLike, second: ArrayLike) -> float:
-    """The Wasserstein-1 distance of two samples, the integral of |F(x) - G(x)| dx.
-
-    Equal to that of |F^-1(u) - G^-1(u)| du: how far, on average, values of one sample must be moved
-    to become the other.
-
-    Args:
-        first: (n,) values; what is not finite is left out.
-        second: (m,) values; what is not finite is left out.
-
-    Returns:
-        The distance in the units of the values; NaN where a sample is empty.
-
-    Raises:
-        DataError: If they are not numbers.
-    """
-    samples = as_numbers("first", first), as_numbers("second", second)
-    x, y = (z[np.isfinite(z)] for z in samples)
-    if not x.size or not y.size:
-        return float("nan")
-    return float(scipy.stats.wasserstein_distance(x, y))
-
-
 def _finite_mean(values: np.ndarray) -> float:
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -235,6 +213,8 @@ def compare(
         mean, sd = _moments(values, statistic.signed)
         means, sds = np.array(moments[name, label]).reshape(-1, 2).T
         pool = np.concatenate([*kept[name, label], np.empty(0)])
+        both = values.size and pool.size
+        distance = scipy.stats.wasserstein_distance(values, pool) if both else math.nan
         comparisons.append(
             Comparison(
                 statistic=statistic,
@@ -251,7 +231,7 @@ def compare(
                 p_mean=min(
                     posterior_predictive_p(mean, means), posterior_predictive_p(-mean, -means)
                 ),
-                distance=wasserstein(values, pool),
+                distance=float(distance),
                 p_distance=_distance_p(values, kept[name, label], pool),
                 motions=sum(len(members[name][i]) for i in pools[name][label]),
             )

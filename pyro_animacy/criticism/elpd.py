@@ -36,6 +36,7 @@ from pyro_animacy.infer.run import Run, check_kind, suited
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
     independent_groups,
+    of_baselines,
     scoring_windows,
 )
 from pyro_animacy.infer.steps import window_steps
@@ -119,16 +120,9 @@ def elpd_baselines(
         DataError: If the recordings do not suit the model or are too short.
     """
     windows, which = _steps(run, dataset, context)
-    baselines = rivals(run, dataset)
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in baselines}
-    for chunk in which.split(CHUNK):
-        batch = windows.batch(chunk)
-        jacobian = run.card.scale.log_jacobian(batch.observed[-1].sum(-1).double())
-        for name, baseline in baselines.items():
-            found[name].append(baseline(batch) - jacobian)
+    found = of_baselines(rivals(run, dataset), windows, which)
     return {
-        name: _by_unit(torch.cat(densities).numpy(), dataset, windows, which)
-        for name, densities in found.items()
+        name: _by_unit(density.numpy(), dataset, windows, which) for name, density in found.items()
     }
 
 

@@ -22,7 +22,6 @@ from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.steps import draw_steps
 from pyro_animacy.infer.traced import no_validation
 from pyro_animacy.models.densities import rebuilt
-from pyro_animacy.models.program import Memory
 from pyro_animacy.models.recorded import known, spread
 from pyro_animacy.progress import tqdm
 from pyro_animacy.resting import Policy, free
@@ -214,7 +213,7 @@ def _roll_on(run: Run, recording: Batch, draws: int, context: int, horizon: int)
     if run.model.remembers and context > history:
         with run.guide:
             followed = run.model.follow(batch)[1]
-        memory = Memory(*(part[-1] for part in followed))
+        memory = followed.at(-1)
     x = batch.position[-history:]
     here = known(batch.observed[-history:], history, run.model.parts)[0]
     newest_first = [*x.diff(dim=0).flip(0)]

@@ -225,7 +225,7 @@ def followed(guide: WorldModelGuide, batch: EpisodeBatch, seen: int) -> Memory:
     if seen:
         with guide:
             parts.append(model.follow(EpisodeBatch(*_first(batch, seen))))
-        memory = Memory(*(x[-1] for x in parts[0]))
+        memory = parts[0].at(-1)
     if seen < T:
         parts.append(model.imagine(memory, batch.action[seen:]))
     return Memory(*(torch.cat(both) for both in zip(*parts, strict=True)))

@@ -161,6 +161,19 @@ def suitable(
     return found
 
 
+def of_baselines(
+    baselines: dict[str, LinearAutoregression], windows: Windows, which: Tensor
+) -> dict[str, Tensor]:
+    """Log density of the step of each of these windows (W,) under every baseline, in data units."""
+    found: dict[str, list[Tensor]] = {name: [] for name in baselines}
+    for part in which.split(CHUNK):
+        batch = windows.batch(part)
+        jacobian = windows.scale.log_jacobian(batch.observed[-1].sum(-1).double())
+        for name, baseline in baselines.items():
+            found[name].append(baseline(batch) - jacobian)
+    return {name: torch.cat(densities) for name, densities in found.items()}
+
+
 def score(
     guide: MessengerGuide,
     heldout: xr.Dataset,
@@ -189,7 +202,6 @@ def score(
     which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
     found: list[Tensor] = []
     seen = 0
-    others: dict[str, list[Tensor]] = {name: [] for name in baselines}
     with torch.random.fork_rng(), tqdm(
         total=len(which), desc="score", unit="step", disable=not progress, delay=1
     ) as bar:  # fmt: skip
@@ -199,13 +211,7 @@ def score(
             found.append(torch.stack([x[-1] - jacobian for x in bounds(steps)], 1).double().cpu())
             seen += int(steps.seen[-1].sum())
             bar.update(len(part))
-    for part in which.split(CHUNK):
-        batch = windows.batch(part)
-        jacobian = scale.log_jacobian(batch.observed[-1].sum(-1).double())
-        for name, baseline in baselines.items():
-            others[name].append(baseline(batch) - jacobian)
-    both = torch.cat(found)
-    rivals = {name: torch.cat(densities) for name, densities in others.items()}
+    both, rivals = torch.cat(found), of_baselines(baselines, windows, which)
     best = max(rivals.values(), key=lambda values: values.mean())
     index = np.stack(windows.places(which), 1)
     model, standard_error = mean_and_error(both[:, 0].numpy(), heldout, index)

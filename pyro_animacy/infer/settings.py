@@ -9,7 +9,7 @@ import yaml
 
 from pyro_animacy.errors import RunError
 from pyro_animacy.infer import checkpoint
-from pyro_animacy.infer.config import said
+from pyro_animacy.infer.parse import said
 from pyro_animacy.infer.recordings import HOW_READ, REPLAY
 
 CONFIG = "config.yaml"

@@ -35,6 +35,15 @@ class Memory(NamedTuple):
     hidden: Tensor
     latent: Tensor
 
+    @classmethod
+    def stacked(cls, memories: Sequence["Memory"]) -> "Memory":
+        """Those of several steps, with time in front."""
+        return cls(*(torch.stack(parts) for parts in zip(*memories, strict=True)))
+
+    def at(self, index: Any) -> "Memory":
+        """Those at an index, or a slice, of the first dimension."""
+        return Memory(self.hidden[index], self.latent[index])
+
 
 def no_memory(like: Tensor, shape: Sequence[int], hidden: int, latent: int) -> Memory:
     """The memory before the first step: zeros h (*shape, hidden) and z (*shape, latent)."""

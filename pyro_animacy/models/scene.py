@@ -327,7 +327,7 @@ class SceneModel(nn.Module):
                 with poutine.scale(scale=discount**t):
                     memory = self.advance(f"latent_{t}", now.context, memory, now)
                 followed.append(memory)
-        return evidence, Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
+        return evidence, Memory.stacked(followed)
 
     def roll_out(
         self,

@@ -194,7 +194,7 @@ class Dynamics(nn.Module):
         ahead, rolled = memory, []
         T, B = seen.shape
         for d in range(1, min(options.distance, T - 1) + 1):
-            ahead = Memory(*(x[:-1] for x in ahead))
+            ahead = ahead.at(slice(-1))
             h, _, prior = self.predict(ahead, inputs[d:])
             z = ahead.latent
             if prior is not None:

@@ -272,7 +272,7 @@ class WorldModel(nn.Module):
                 now = evidence.at(t)
                 memory = self.dynamics(f"latent_{t}", memory, now.context, now)
                 followed.append(memory)
-        return Memory(*(torch.stack(parts) for parts in zip(*followed, strict=True)))
+        return Memory.stacked(followed)
 
     def imagine(self, memory: Memory, actions: Tensor) -> Memory:
         """Roll the prior on from m_t under actions a_{t..t+H-1} (H, ..., A): m_{t+1..t+H}.
