@@ -153,8 +153,8 @@ class SetContext(nn.Module):
             actions: Displacements before it.
             here: Where it is false, (..., N), a body is not there: nobody hears it, and what is
                 given of it means nothing. None is nowhere.
-            heard: Another state and displacements, what everybody hears of the others in place of
-                these; ``here`` is then of them.
+            heard: Of each body another scene (..., N, N * axes), its state and displacements, in
+                which it hears the others; ``here`` is then of these, (..., N, N).
         """
         x = self._known(state, actions)
         senders = x if heard is None else self._known(*heard)
@@ -188,26 +188,32 @@ class SetMessages(nn.Module):
 
         Args:
             x: Of those who hear.
-            senders: Of those who are heard, the same ones most often.
-            here: Whether each sender is there, (..., N); all by default.
+            senders: Of those who are heard: the same ones most often, or of each who hears others
+                (..., N, N, F + types).
+            here: Whether each sender is there, (..., N) or (..., N, N); all by default.
         """
         scenes = max(1, AT_ONCE // (x.shape[-2] ** 2 * self.theirs.out_features))
-        if torch.is_grad_enabled() or x.shape[:-2].numel() <= scenes:
+        batch = x.shape[:-2]
+        if torch.is_grad_enabled() or batch.numel() <= scenes:
             return self._heard(x, senders, here)
-        given = [of.flatten(0, -3).split(scenes) for of in (x, senders)]
+        given = [x, senders]
         if here is not None:
-            given.append(here.expand(x.shape[:-1]).flatten(0, -2).split(scenes))
-        return torch.cat([*map(self._heard, *given)]).view(*x.shape[:-1], -1)
+            given.append(here.expand(*batch, *here.shape[len(batch) :]))
+        parts = (of.flatten(0, len(batch) - 1).split(scenes) for of in given)
+        return torch.cat([*map(self._heard, *parts)]).view(*x.shape[:-1], -1)
 
     def _heard(self, x: Tensor, senders: Tensor, here: Tensor | None = None) -> Tensor:
         N, axes = x.shape[-2], self.axes
         near = self.between(x[..., :axes] * self.nearness)
         theirs = near if senders is x else self.between(senders[..., :axes] * self.nearness)
         receiver, sender = self.mine(x) - near, self.theirs(senders) + theirs
-        m = self.activation(receiver.unsqueeze(-2) + sender.unsqueeze(-3))  # (..., i, j, M)
+        shared = senders.dim() == x.dim()  # by all who hear
+        if shared:
+            sender = sender.unsqueeze(-3)
+        m = self.activation(receiver.unsqueeze(-2) + sender)  # (..., i, j, M)
         weight = 1 - torch.eye(N, dtype=x.dtype, device=x.device)
         if here is not None:
-            weight = weight * here.unsqueeze(-2)
+            weight = weight * (here.unsqueeze(-2) if shared else here)
         weight = weight / weight.sum(-1, keepdim=True).clamp(min=1)
         return torch.einsum("...ij,...ijm->...im", weight, m)
 

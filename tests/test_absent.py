@@ -26,6 +26,7 @@ from pyro_animacy import (
     make_trajectories,
     predict,
     read_trajectories,
+    sets,
 )
 from pyro_animacy.cli import main
 from pyro_animacy.criticism.aligned import align
@@ -485,18 +486,21 @@ def test_runs_are_compared_on_those_who_are_there(run, tmp_path):
     assert np.isfinite(found.forecasts["ADE"]).all()
 
 
-def test_what_is_heard_of_others_is_that_of_another_scene():
-    """All bodies at once, as each alone among the others of that scene."""
+def test_what_is_heard_of_others_is_that_of_other_scenes():
+    """All bodies at once, each in a scene of its own, as each alone among the others of that."""
     model, _guide = model_of(TYPES)
     batch, elsewhere = coming_and_going(), coming_and_going(share=0.2)
-    elsewhere = Batch(elsewhere.position.flip(1), elsewhere.observed.flip(1))
-    context = model.evidence(batch, heard=elsewhere).context
+    others = [Batch(*(x.roll(i + 1, 1) for x in elsewhere)) for i in range(4)]
+    heard = Batch(*(torch.stack(of, 2) for of in zip(*others, strict=True)))
+    context = model.evidence(batch, heard=heard).context
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sets, "AT_ONCE", 50)  # in several parts
+        torch.testing.assert_close(model.evidence(batch, heard=heard).context, context)
     each = context.unflatten(-1, (4, -1))
-    for i in range(4):
+    for i, other in enumerate(others):
         mine = torch.zeros(8, dtype=torch.bool)
         mine[2 * i : 2 * i + 2] = True
-        pairs = zip(batch, elsewhere, strict=True)
-        mixed = Batch(*(own.where(mine, other) for own, other in pairs))
+        mixed = Batch(*(own.where(mine, x) for own, x in zip(batch, other, strict=True)))
         alone = model.evidence(mixed).context.unflatten(-1, (4, -1))[..., i, :]
         torch.testing.assert_close(each[..., i, :], alone, rtol=1e-12, atol=1e-12)
 

@@ -13,12 +13,12 @@ past of the scene, c^i_t that of body i alone:
   body that is no agent (a ball), of its step in the place of an agent, the two having changed
   places, since a model that knows a ball and its players also foresees how they kick it.
 - interaction, log p(a^i_t | c_t) - log p(a^i_t | c^i_t): what the others' past says of the step. In
-  the second density the others are masked, that is averaged over: their past is drawn from
-  elsewhere in the recordings, log (1/M) sum_m p(a^i_t | c^i_t, others of m). Where the bodies'
-  pasts are independent and M is large, the mean is the transfer entropy from the others to the body
-  (Schreiber, Measuring information transfer, Physical Review Letters 85(2), 2000, equation 4; with
-  surrogates, Marschinski & Kantz 2002), as far as the model is good; it is more where they are
-  dependent, or M is small. Of bodies that ignore each other it is 0, or less where the model errs.
+  the second density the others are averaged over, log (1/M) sum_m p(a^i_t | c^i_t, others of m), as
+  they were at the M moments elsewhere in the recordings when the body's own past was most like this
+  (`surrogates`). The mean is the transfer entropy from the others to the body (Schreiber, Measuring
+  information transfer, Physical Review Letters 85(2), 2000, equation 4), as far as the model is
+  good and those moments are alike; it is more where they are not, or M is small. Of bodies that
+  ignore each other it is 0, or less where the model errs.
 """
 
 import math
@@ -33,8 +33,8 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from pyro_animacy.criticism.importance import FEWEST, psis
+from pyro_animacy.criticism.surrogates import like_moments
 from pyro_animacy.data.schema import agents, visits
-from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.data.windows import Batch, Windows, dequantised, evenly
 from pyro_animacy.errors import ConfigError, DataError
 from pyro_animacy.infer.run import Run, suited
@@ -82,8 +82,8 @@ def score_animacy(
         dataset: Recordings of the same kind of scene. ``animate(body)`` says which bodies are
             agents; without it all are but one called "ball".
         draws: K, importance draws of the latent for each step.
-        surrogates: M, pasts of the others that the interaction averages over; they come from other
-            recordings or, where there are few, from other times of the same one.
+        surrogates: M, moments elsewhere, the most like this, that the interaction takes the others
+            from: of other recordings or, where there are few, of other times of the same one.
         only: Which steps to score, (trajectory, time), where all would take long; an inert body is
             fitted to the whole trajectory even so.
         steps: At most so many of these, evenly spaced; all by default. Inert bodies are then
@@ -116,7 +116,7 @@ def score_animacy(
         )  # fmt: skip
     animate = agents(data)
     result = _each_step(
-        run, data, lambda batch, _: _of_agents(run, batch, animate, draws),
+        run, data, lambda windows, which, _: _of_agents(run, windows.batch(which), animate, draws),
         draws=draws, only=only, seed=seed, progress=progress,
     )  # fmt: skip
     result["surprise"] = inertial_surprise(inert, run.card.scale).reindex_like(result["evidence"])
@@ -166,8 +166,8 @@ def interaction(
     if data.sizes["body"] < 2:
         raise ConfigError("one body alone has no interaction; give scenes of two or more")
 
-    def measure(batch: Batch, pasts: list[Batch]) -> dict[str, Floats]:
-        return {"interaction": _interaction(run, batch, pasts, draws)}
+    def measure(windows: Windows, which: Tensor, elsewhere: Tensor) -> dict[str, Floats]:
+        return {"interaction": _interaction(run, windows, which, elsewhere, draws)}
 
     result = _each_step(
         run, data, measure, draws=draws, surrogates=surrogates, only=only, seed=seed,
@@ -185,7 +185,7 @@ def _prepared(run: Run, dataset: xr.Dataset) -> xr.Dataset:
 def _each_step(
     run: Run,
     dataset: xr.Dataset,
-    measure: Callable[[Batch, list[Batch]], dict[str, Floats]],
+    measure: Callable[[Windows, Tensor, Tensor], dict[str, Floats]],
     *,
     draws: int,
     only: npt.NDArray[np.bool_] | None,
@@ -193,11 +193,12 @@ def _each_step(
     progress: bool,
     surrogates: int = 0,
 ) -> xr.Dataset:
-    """Measure every step with its past, and so many pasts from elsewhere, some at a time.
+    """Measure every step with its past, and those of so many moments elsewhere, some at a time.
 
-    The recordings are `_prepared`, the steps all or ``only`` some. ``measure`` gives arrays (step,)
-    or (step, body); the result has them at (trajectory, time) or (trajectory, time, body), NaN
-    where there is no step.
+    The recordings are `_prepared`, the steps all or ``only`` some. ``measure`` takes the
+    windows, some of them, and the moments (body, M, step) of `like_moments`; it gives arrays
+    (step,) or (step, body), and the result has them at (trajectory, time) or (trajectory, time,
+    body), NaN where there is no step.
     """
     windows, row, last = _windows(run, dataset)
     shape = tuple(dataset.sizes[d] for d in DIMS)
@@ -207,9 +208,11 @@ def _each_step(
         scored = scored[torch.from_numpy(only[row, last])]
     if not len(scored):
         raise DataError("no step that was to be scored was observed with its past")
-    generator = np.random.default_rng(seed)
-    others = _elsewhere(dataset, windows, scored.numpy(), surrogates, generator)
     bodies = dataset.sizes["body"]
+    others = torch.empty((bodies, 0, len(scored)), dtype=torch.int64)
+    if surrogates:
+        history = run.model.config.history
+        others = like_moments(dataset, windows, scored.numpy(), surrogates, history)
     desc = "evidence" if bodies == 1 else "evidence, 2 of 2"
     with torch.random.fork_rng(), tqdm(
         total=len(scored), desc="interaction, 1 of 2" if surrogates else desc, unit="step",
@@ -217,10 +220,9 @@ def _each_step(
     ) as bar:  # fmt: skip
         torch.manual_seed(seed)
         few = max(1, AT_ONCE // (draws * max(1, bodies // FEW_BODIES)))
-        for which, pasts_of in zip(scored.split(few), others.split(few, 1), strict=True):
+        for which, elsewhere in zip(scored.split(few), others.split(few, 2), strict=True):
             at = which.numpy()  # NumPy takes a tensor of one number for a number
-            pasts = [windows.batch(o) for o in pasts_of]
-            for name, values in measure(windows.batch(which), pasts).items():
+            for name, values in measure(windows, which, elsewhere).items():
                 whole = found.setdefault(name, np.full(shape[: values.ndim + 1], np.nan))
                 whole[row[at], last[at]] = values
             bar.update(len(which))
@@ -345,53 +347,37 @@ def _exchanged(batch: Batch, pair: tuple[int, int], run: Run) -> Batch:
     return Batch(moved(batch.position), moved(batch.observed))
 
 
-def _interaction(run: Run, batch: Batch, pasts: list[Batch], draws: int) -> Floats:
+def _interaction(
+    run: Run, windows: Windows, which: Tensor, elsewhere: Tensor, draws: int
+) -> Floats:
     """Log p(a^i | c) - log (1/M) sum_m p(a^i | c^i, others of m), (B, bodies).
 
-    The draws of the second density are shared out among the pasts: it is one mean over both.
+    The draws of the second density are shared out among the moments: it is one mean over both.
+
+    Args:
+        run: The run.
+        windows: Every step with its past.
+        which: (B,) windows.
+        elsewhere: (bodies, M, B) those in which each body finds the others.
+        draws: K.
     """
+    N, M, _ = elsewhere.shape
     fewest = PARTICLES if run.model.latent_remembered else 2
-    axes, each = len(run.card.axes), max(fewest, draws // len(pasts))
+    axes, each = len(run.card.axes), max(fewest, draws // M)
+    batch = windows.batch(which)
     result = _draw(run, batch, draws).log_density()
-    if run.model.parts > 1:  # every body by itself hears others: all bodies at once
-        of_all = [_draw(run, batch, each, heard=past).log_density() for past in pasts]
-        return result - (logsumexp(np.stack(of_all), axis=0) - math.log(len(pasts)))
-    for i in range(result.shape[1]):
-        mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)
-        mine[i * axes : (i + 1) * axes] = True
-        masked = [
-            _draw(run, Batch(
-                batch.position.where(mine, past.position), batch.observed.where(mine, past.observed)
-            ), each).log_density()[:, i]
-            for past in pasts
-        ]  # fmt: skip
-        result[:, i] -= logsumexp(np.stack(masked), axis=0) - math.log(len(masked))
-    return result
-
-
-def _elsewhere(
-    dataset: xr.Dataset,
-    windows: Windows,
-    scored: Integers,
-    count: int,
-    generator: np.random.Generator,
-) -> Tensor:
-    """For windows ``scored``, ``count`` others, (count, scored): of other recordings, or times.
-
-    Where there are few recordings, from the same one: other dishes and courts lie elsewhere. Never
-    the window itself, unless there is no other.
-    """
-    row = windows.index[:, 0].numpy()
-    names, recording = np.unique(dataset["recording"].to_numpy()[row], return_inverse=True)
-    few = len(names) < FEW_RECORDINGS
-    chosen = np.empty((count, len(scored)), np.int64)
-    for number in range(len(names)):
-        own, mine = np.flatnonzero(recording == number), recording[scored] == number
-        shape = count, int(mine.sum())
-        if few and len(own) > 1:  # so many windows on, never once round
-            place = np.searchsorted(own, scored[mine])
-            chosen[:, mine] = own[(place + generator.integers(1, len(own), shape)) % len(own)]
-        else:
-            pool = np.flatnonzero(recording != number) if len(names) > 1 else own
-            chosen[:, mine] = generator.choice(pool, shape)
-    return torch.from_numpy(chosen)
+    alone = np.empty((M, *result.shape))
+    for m in range(M):
+        found = windows.batch(elsewhere[:, m].flatten())
+        scenes = Batch(*(x.unflatten(1, (N, -1)) for x in found))  # (frames, N, B, D), i's others
+        if run.model.parts > 1:  # every body by itself hears others: all bodies at once
+            heard = Batch(*(x.transpose(1, 2) for x in scenes))
+            alone[m] = _draw(run, batch, each, heard).log_density()
+            continue
+        for i in range(N):
+            mine = torch.zeros(batch.position.shape[-1], dtype=torch.bool)
+            mine[i * axes : (i + 1) * axes] = True
+            pairs = zip(batch, scenes, strict=True)
+            mixed = Batch(*(own.where(mine, other[:, i]) for own, other in pairs))
+            alone[m, :, i] = _draw(run, mixed, each).log_density()[:, i]
+    return result - (logsumexp(alone, axis=0) - math.log(M))

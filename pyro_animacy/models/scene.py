@@ -417,7 +417,8 @@ class SceneModel(nn.Module):
             state: s_t (..., D).
             actions: The ``history - 1`` displacements before it, newest first, each (..., D).
             here: Which bodies of a set are there, (..., N); all by default.
-            heard: Another state and displacements, of which a set's bodies hear of one another.
+            heard: Of each body of a set another scene (..., N, D), its state and displacements, in
+                which it hears the others.
         """
         return torch.cat([state @ self.view, *actions], -1)
 
@@ -435,7 +436,7 @@ class SceneModel(nn.Module):
         Raises:
             ConfigError: If the batch is not of this model.
         """
-        (frames, _, D), k = batch.position.shape, self.config.history
+        (frames, *_, D), k = batch.position.shape, self.config.history
         if frames <= k or self.state_size != D:
             raise ConfigError(
                 f"the batch has {how_many(frames, 'frame')} of {how_many(D, 'coordinate')}; this "
@@ -457,8 +458,8 @@ class SceneModel(nn.Module):
 
         Args:
             batch: Windows of ``history + T`` frames.
-            heard: Of a set, others as many: what each body hears of the others is taken from them,
-                all else from ``batch``.
+            heard: Of a set, other windows for each body, (frames, B, N, D): what it hears of the
+                others is taken from these, all else from ``batch``.
         """
         of = self.recorded(batch)
         here, others = of.known, None
