@@ -162,6 +162,26 @@ def test_smooth_is_conditioning_the_joint(case):
             close(cross[t, b], cov[t + 1, :, t])
 
 
+def test_smoothing_does_not_depend_on_units():
+    """As found: a part whose numbers are small was taken for known without noise."""
+    m = matrices(control=False)
+    o, _, seen = recording()
+    plain = LinearStateSpace(**m).smooth(o, None, seen)[0]
+    by = torch.logspace(0, -9, X, dtype=torch.float64)
+    scaled = {
+        **m,
+        "transition_matrix": by[:, None] * m["transition_matrix"] / by,
+        "transition_covariance": by[:, None] * m["transition_covariance"] * by,
+        "observation_matrix": m["observation_matrix"] / by,
+        "initial_mean": by * m["initial_mean"],
+        "initial_covariance": by[:, None] * m["initial_covariance"] * by,
+    }
+    latent = LinearStateSpace(**scaled).smooth(o, None, seen)[0]
+    torch.testing.assert_close(latent.mean / by, plain.mean, rtol=1e-6, atol=1e-6)
+    each = by[:, None] * by
+    torch.testing.assert_close(latent.covariance / each, plain.covariance, rtol=1e-6, atol=1e-6)
+
+
 def test_log_evidence_is_that_of_the_joint(case):
     model, arguments, _ = case
     value = model.log_evidence(*arguments)

@@ -166,9 +166,10 @@ def test_errors_are_paired():
     for name in "bc":
         d = rows["a"] - rows[name]
         assert ranked.loc[name, "elpd_diff"] == pytest.approx(d.sum())
-        assert ranked.loc[name, "dse"] == pytest.approx(np.sqrt(30 * d.var()))
-        assert ranked.loc[name, "dse_per_step"] == pytest.approx(np.sqrt(30 * d.var()) / 300)
-    assert ranked.loc["b", "se"] == pytest.approx(np.sqrt(30 * level.var()))
+        error = np.sqrt(30 * d.var(ddof=1))
+        assert ranked.loc[name, "dse"] == pytest.approx(error)
+        assert ranked.loc[name, "dse_per_step"] == pytest.approx(error / 300)
+    assert ranked.loc["b", "se"] == pytest.approx(np.sqrt(30 * level.var(ddof=1)))
 
 
 def test_a_model_against_itself_differs_by_nothing():

@@ -342,7 +342,11 @@ def test_the_cost_is_linear(monkeypatch, T, distance):
 
 def test_models_that_cannot_overshoot_say_so():
     asked = ScaledELBO(overshooting=Overshooting(2))
-    for name, said in (("small", "latents remember"), ("rssm_closed_loop", "teacher_forced")):
+    for name, said in (
+        ("small", "latents remember"),
+        ("rssm_closed_loop", "teacher_forced"),
+        ("rssm_history_3", "discount: 1"),
+    ):  # as found: gamma^t was left out
         model, guide = build(name)
         with pytest.raises(ConfigError, match=f"train.overshooting needs.*{said}"):
             asked(model, guide)(windows(model, 4, 2))

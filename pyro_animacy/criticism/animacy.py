@@ -8,8 +8,8 @@ past of the scene, c^i_t that of body i alone:
   KL(p(z_t | c_t, a^i_t) || p(z_t | c_t)), it is the body's choice. Both are of the model's own
   posterior: the guide only proposes the draws that are weighted.
 - surprise, -log p_inert(a^i_t | c^i_t): under the best inertial body, `models.inertial`.
-- evidence for an agent, log p_agent(a^i_t | c_t) + surprise: the log Bayes factor of the step
-  (Kass & Raftery, Bayes factors, 1995). p_agent is the model's density of the body's step; for a
+- evidence for an agent, log p_agent(a^i_t | c_t) + surprise: the log likelihood ratio of the step,
+  each side with its fitted parameters. p_agent is the model's density of the body's step; for a
   body that is no agent (a ball), of its step in the place of an agent, the two having changed
   places, since a model that knows a ball and its players also foresees how they kick it.
 - interaction, log p(a^i_t | c_t) - log p(a^i_t | c^i_t): what the others' past says of the step. In

@@ -77,8 +77,9 @@ def elpd(
         ``elpd_i`` (unit,) in nats, data units, with the number of steps as coordinate ``steps``;
         ``pareto_k`` (unit,), the k-hat that 95 % of the unit's steps do not exceed (the largest of
         hundreds of steps is always large, and the sum hardly feels it); ``warning`` where one is
-        above ``good_k``. ``elpd_i.attrs`` holds the Monte Carlo error of ``elpd``. ``p`` is NaN:
-        nothing is averaged over parameters.
+        above ``good_k``. ``elpd_i.attrs`` holds the Monte Carlo error of ``elpd``, of models
+        whose latents remember a part of it, since particles share a past. ``p`` is NaN: nothing is
+        averaged over parameters.
 
     Raises:
         ConfigError: If there are fewer than 25 draws, too few for a tail.
@@ -169,7 +170,7 @@ def elpd_data(values: xr.DataArray, k_hat: xr.DataArray | None, draws: int) -> E
     good = k_hat_threshold(draws) if k_hat is not None else 0.7
     return ELPDData(
         kind="loo", elpd=float(values.sum()), p=np.nan, n_samples=draws, n_data_points=n,
-        se=float(np.sqrt(n * values.var())) if n > 1 else np.nan, scale="log", good_k=good,
+        se=float(np.sqrt(n * values.var(ddof=1))) if n > 1 else np.nan, scale="log", good_k=good,
         warning=k_hat is not None and bool((k_hat > good).any()), elpd_i=values, pareto_k=k_hat,
     )  # fmt: skip
 
@@ -200,7 +201,8 @@ def compare_elpd(elpds: Mapping[str, ELPDData]) -> pd.DataFrame:
     """Rank contenders by held-out log density, with paired errors and stacking weights.
 
     arviz_stats' ``compare``: with d_i = elpd_best,i - elpd_mi over n units, ``elpd_diff`` is
-    sum d_i and ``dse`` is sqrt(n Var d_i) (Vehtari et al. 2017, equation 24). The weights maximise
+    sum d_i and ``dse`` is sqrt(n Var d_i) (Vehtari et al. 2017, equation 24), by n - 1 as units may
+    be few. The weights maximise
     sum_i log sum_m w_m exp(elpd_mi) (stacking; Yao et al. 2018, equation 3). They do not change
     when a constant is added to a unit of all contenders: each unit is shifted by its best, and
     what is more than 100 nats below it is held there, so that no density underflows.
@@ -238,8 +240,8 @@ def compare_elpd(elpds: Mapping[str, ELPDData]) -> pd.DataFrame:
             table = compare(dict(elpds), method="pseudo-bma")
             weight = compare(bounded, method="stacking")["weight"].clip(lower=0)
         table = table.assign(weight=weight / weight.sum())
-        if len(first.elpd_i) < 2:
-            table.loc[table["rank"] > 0, "dse"] = np.nan
+        n = len(first.elpd_i)  # arviz_stats divides by it, and not by n - 1
+        table["dse"] *= np.sqrt(n / (n - 1)) if n > 1 else np.where(table["rank"] > 0, np.nan, 1)
     steps = int(first.elpd_i["steps"].sum())
     for name, column in (("elpd", "elpd"), ("diff", "elpd_diff"), ("dse", "dse")):
         table[f"{name}_per_step"] = table[column] / steps

@@ -278,6 +278,11 @@ class FitConfig:
                 "train.overshooting needs a model whose latents remember (rssm, stochastic, "
                 "world_model), teacher forced"
             )
+        if (gamma := getattr(model, "discount", 1.0)) < 1:
+            raise ConfigError(
+                f"model.discount is {gamma}, and train.overshooting needs 1: its terms are of "
+                "windows, in which no step counts less"
+            )
         if self.train.window <= distance:
             raise ConfigError(
                 f"train.overshooting.distance is {distance} and train.window {self.train.window}; "

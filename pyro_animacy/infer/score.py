@@ -65,7 +65,7 @@ class Score:
     Attributes:
         model: IWAE, mean over steps.
         elbo: ELBO, mean over the same steps; where latents remember, the mean log weight of the
-            filter's particles, whose past is resampled: at or above the ELBO.
+            filter's particles, whose past is resampled.
         standard_error: Of ``model``, over recordings or, where there are few, stretches of time.
         baselines: Mean log density of each baseline on the same steps.
         gain_standard_error: Of the mean difference from the best baseline, paired by step.

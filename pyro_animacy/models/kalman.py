@@ -120,11 +120,15 @@ def backward(result: Filtered, motion: Motion) -> tuple[Tensor, Tensor]:
     """G_t, V_t (T - 1, B, X, X) of x_t given x_{t+1} and o_{<=t}.
 
     That is N(x_{t|t} + G_t (x_{t+1} - x_{t+1|t}), V_t), with V_t in Joseph's form. The
-    pseudo-inverse also serves where a part of the state is known without noise.
+    pseudo-inverse also serves where a part of the state is known without noise; it is of the
+    correlations, so that no part is taken for known because its units are large.
     """
     A, Q = motion
     P, P_ahead = result.filtered.covariance[:-1], result.predicted.covariance[1:]
-    G = P @ A.T @ torch.linalg.pinv(P_ahead, hermitian=True)
+    size = P_ahead.diagonal(dim1=-2, dim2=-1).sqrt()
+    size = size.where(size > 0, 1.0)
+    each = size[..., :, None] * size[..., None, :]
+    G = P @ A.T @ (torch.linalg.pinv(P_ahead / each, hermitian=True) / each)
     left = torch.eye(len(A)).to(P) - G @ A
     return G, symmetric(left @ P @ left.mT + G @ Q @ G.mT)
 

@@ -249,6 +249,14 @@ class SceneModel(nn.Module):
     ) -> None:
         """Declare the joint density of latents, actions and the recording.
 
+            site             its term of the loss, by gamma^t
+            latent[_t]       KL(q(z_t) || p(z_t))
+            reconstruction   -log pi(s~_{t+1} - s_t | c_t, m_t)               policy
+                             -log N(s~_{t+1}; s_t + a_t, I/2), a_t ~ pi       squared_error
+            action_cost      w_a E |a_t|^2 + w_1 E |a_t|_1,  a_t ~ pi
+
+        Teacher forced s_t is the recorded s~_t; in closed loop it is the model's own.
+
         Args:
             batch: Windows of ``history + T`` frames.
             score: Declare the true bound whatever the options: teacher forced, policy likelihood,
@@ -259,8 +267,10 @@ class SceneModel(nn.Module):
         config = self.config
         closed_loop = config.roll_out == "closed_loop" and not score
         squared_error = config.likelihood == "squared_error" and not score
-        if closed_loop and overshooting is not None:
-            raise ConfigError("train.overshooting needs model.roll_out: teacher_forced")
+        if overshooting is not None and (closed_loop or config.discount < 1):
+            raise ConfigError(
+                "train.overshooting needs model.roll_out: teacher_forced, and model.discount: 1"
+            )
         gamma = 1.0 if score else config.discount
         of = self.recorded(batch)
         state, target = of.state, of.target
