@@ -96,7 +96,7 @@ def _evaluate_parser(_: Defaults) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of the episodes")
     parser.add_argument(
         "--simulator", type=bool, default=True,
-        help="also search in the true simulator, which may take minutes",
+        help="of continuous actions also search in the true simulator, which may take minutes",
     )  # fmt: skip
     return parser
 

@@ -274,6 +274,13 @@ def test_the_bound_of_episodes_is_a_ratio_and_its_error_is_over_them():
         x[i, n:], a[i, n:] = np.nan, np.nan
     windows = EpisodeWindows(make_episodes(observation=x, action=a, length=lengths), 12)
     mean, error = elbo_per_frame(guide, windows)
+    lone = np.pad(x[:1], ((0, 4), (0, 0), (0, 0)))  # as found: made the error 0, were they counted
+    more = make_episodes(
+        observation=np.concatenate([x, lone]), action=np.pad(a, ((0, 5), (0, 0), (0, 0))),
+        length=[*lengths, 1, 1, 1, 1, 1],
+    )  # fmt: skip
+    again = elbo_per_frame(guide, EpisodeWindows(more, 12))
+    assert again == pytest.approx((mean, error), rel=1e-9)
     torch.manual_seed(0)
     nats, frames = [], [n - 1 for n in lengths]  # the first is given
     for i in range(4):

@@ -543,6 +543,19 @@ def test_functions_refuse_runs_of_the_other_kind(runs, tiny_run, tiny_data, tmp_
     assert not (tmp_path / "r.html").exists()
 
 
+def test_episodes_of_many_lengths_are_looked_at_where_most_frames_are(runs, tmp_path):
+    """As found: one long episode made windows so long that it was the only one judged."""
+    run, data, out = Run.load(runs["world_model"]), agent(), tmp_path / "r.html"
+    length = np.array([6] * 7 + [14])
+    terminal = np.arange(14) == length[:, None] - 1
+    data = data.assign(terminal=(data["terminal"].dims, terminal))
+    data = data.assign_coords(length=("trajectory", length))
+    criticise_episodes(run, data, out=out, progress=False)
+    assert "9 of 6 frames" in out.read_text()
+    criticise_episodes(run, data, out=out, frames=10, progress=False)
+    assert "1 of 10 frames (7 episodes shorter, not looked at)" in out.read_text()
+
+
 def test_the_runs_own_files_give_their_held_out_part(runs, files, refused, tmp_path, capfd):
     out = tmp_path / "d.nc"
     name = "world_model"

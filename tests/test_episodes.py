@@ -223,6 +223,24 @@ def test_a_damaged_byte_is_read_or_named(suffix, stride, tmp_path):
     assert len(refused) > 30
 
 
+def test_whole_numbers_are_images_and_ends_where_they_can_be():
+    """As other libraries store them: pictures as int64, ends as 0 and 1."""
+    plain = hand_made()
+    as_numbers = {name: plain[name].to_numpy().astype(np.int64) for name in ("image", "terminal")}
+    assert hand_made(**as_numbers).identical(plain)
+    stored = plain.assign({name: (plain[name].dims, x) for name, x in as_numbers.items()})
+    assert check_episodes(stored).identical(plain)
+
+
+def test_unknown_arrays_are_told_what_they_may_be(tmp_path):
+    np.savez(tmp_path / "a.npz", observation=np.zeros((1, 3, 2)), rewards=np.zeros((1, 3)))
+    with pytest.raises(DataError, match=r"unknown arrays rewards; did you mean reward\?"):
+        read_episodes(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", observation=np.zeros((1, 3, 2)), foo=np.zeros((1, 3)))
+    with pytest.raises(DataError, match=r"unknown arrays foo; expected image, observation, action"):
+        read_episodes(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -232,8 +250,12 @@ def test_a_damaged_byte_is_read_or_named(suffix, stride, tmp_path):
         ({"terminal": np.zeros((3, FRAMES))}, "`terminal` is float64; expected bool"),
         ({"reward": np.zeros((3, 5))}, "differ between variables"),
         ({"reward": np.ones((3, FRAMES))}, "`reward` is not 0 at the first frame"),
-        ({"reward": np.where(np.ones((3, 1)) * np.arange(FRAMES) > 0, np.inf, 0)}, "not finite"),
-        ({"observation": np.full((3, FRAMES, 1), np.nan)}, "`observation` has numbers that are"),
+        ({"reward": np.where(np.ones((3, 1)) * np.arange(FRAMES) > 0, np.inf, 0)},
+         "`reward` is inf in trajectory 'a', frame 1; it must be finite"),
+        ({"observation": np.full((3, FRAMES, 1), np.nan)},
+         "`observation` is nan in trajectory 'a', frame 0, feature 0; .*padding, give `length`"),
+        ({"action": np.zeros((3, FRAMES))}, "of discrete actions give one-hot vectors"),
+        ({"image": np.full((3, FRAMES, 2, 4, 3), 256)}, "`image` is int64; expected uint8"),
         ({"terminal": np.ones((3, FRAMES), bool)}, "`terminal` before the last frame"),
         ({"length": [6, 3]}, "length entries for 3"),
         ({"length": [6, 3, 0]}, "whole numbers from 1 to 6"),

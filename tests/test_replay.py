@@ -360,7 +360,7 @@ def test_every_altered_byte_is_found_or_changes_nothing(tmp_path):
         (lambda: episode(1, 4).assign_attrs(seed=1), "has seed, which is not kept"),
         (lambda: episode(1, 4, action=np.zeros((1, 4, 2))), "another environment"),
         (lambda: xr.concat([episode(1, 4), episode(2, 4)], "trajectory"), "2 trajectories"),
-        (lambda: episode(1, 4).assign(reward=np.nan * episode(1, 4)["reward"]), "not finite"),
+        (lambda: episode(1, 4).assign(reward=np.nan * episode(1, 4)["reward"]), "must be finite"),
     ],
 )  # fmt: skip
 def test_episodes_that_do_not_belong(tmp_path, wrong, said):

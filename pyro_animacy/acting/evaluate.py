@@ -139,7 +139,7 @@ def evaluate(
         episodes: How many each plays.
         seed: Of the episodes. Evaluations during `act` have the seed of the run.
         simulator: Also search in the true simulator, which may take minutes; not of
-            ``control_vae``.
+            ``control_vae``, nor among discrete actions.
         checkpoint: The episodes of an older checkpoint of the agent.
         progress: Show a progress bar.
 
@@ -165,7 +165,7 @@ def evaluate(
             free = Tracker(agent.guide, agent.references, controls, led=False)
             actors["prior"] = lambda _: free
         actors["random"] = lambda _: AtRandom(controls)
-        if simulator and not isinstance(agent, Tracker):
+        if simulator and not isinstance(agent, Tracker) and not controls.discrete:
             _check_simulated(probe)
             actors["true simulator"] = Simulated
     for name, of in actors.items():

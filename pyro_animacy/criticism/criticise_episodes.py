@@ -8,6 +8,7 @@ import xarray as xr
 
 from pyro_animacy.criticism import episodes_sections as drawn
 from pyro_animacy.criticism.episodes import active, latent_use, open_loop, pictures, windows
+from pyro_animacy.criticism.forecasts import frames_left
 from pyro_animacy.criticism.report import write_sections
 from pyro_animacy.criticism.section import Section
 from pyro_animacy.criticism.wording import seconds
@@ -41,7 +42,8 @@ def criticise_episodes(
         out: The HTML file to write.
         fitted: What it was fitted to, for principal components and the mean reward.
         most: Windows at most; of more, this many are taken evenly spaced.
-        frames: Frames in a window; 50 by default, or as many as the longest episode has.
+        frames: Frames in a window; by default 50, or as many as the episodes have that hold half of
+            all frames, if these are fewer.
         seed: Seeds the draws.
         new: Measure the bound on ``dataset``; otherwise the report shows the one that
             ``summary.json`` holds, of the run's own held-out episodes.
@@ -56,9 +58,9 @@ def criticise_episodes(
         RunError: If the report cannot be written.
     """
     dataset = suited_episodes(run.card, dataset)
-    longest, images = int(dataset["length"].max()), isinstance(run.model, ImageVAE)
-    frames = min(FRAMES, longest) if frames is None else frames
+    images = isinstance(run.model, ImageVAE)
     least = 1 if images else 2
+    frames = max(least, min(FRAMES, frames_left(dataset, 0))) if frames is None else frames
     require(
         "",
         {"windows": most, "frames": frames},
@@ -104,9 +106,11 @@ def _write(
     summary: dict[str, Any],
 ) -> Path:  # fmt: skip
     source = Path(str(dataset.attrs.get("source") or "episodes")).name
+    short = int((dataset["length"] < cut.sizes["time"]).sum())
+    unseen = f" ({how_many(short, 'episode')} shorter, not looked at)" if short else ""
     facts = [
         ("episodes", f"{dataset.sizes['trajectory']:,}"),
-        ("windows", f"{cut.sizes['trajectory']:,} of {cut.sizes['time']:,} frames"),
+        ("windows", f"{cut.sizes['trajectory']:,} of {cut.sizes['time']:,} frames{unseen}"),
         ("rate", f"{run.card.fps:g} Hz"),
         ("parameters", f"{run.parameters:,}"),
     ]

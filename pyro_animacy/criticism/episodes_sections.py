@@ -262,8 +262,10 @@ def _ahead(loop: OpenLoop, name: str) -> Finding:
         until = f" at each of the {how_many(H, 'frame')} ahead"
     elif lost[0]:
         until = f"; the mean error is less up to {how_many(lost[0], 'frame')} ahead"
-    else:
+    elif grade == "right":
         until = ", but not at the first frame ahead"
+    else:
+        until = ""
     return Finding(
         grade,
         f"In open loop it is {HOW[grade]} {name}: squared error {number(float(ours.mean()))} "

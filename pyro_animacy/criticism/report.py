@@ -167,8 +167,12 @@ def write_sections(
     told = in_short(
         [], {name: summary.get(name) for name in ("train", "steps")}, metrics, 0.0, sections
     )
-    if all(finding.grade != "wrong" for section in sections for finding in section.findings):
-        told = dataclasses.replace(told, wrong=("Nothing that these figures can see.",))
+    findings = [finding for section in sections for finding in section.findings]
+    unknown = [finding for finding in findings if finding.grade == "undefined"]
+    if all(finding.grade != "wrong" for finding in findings):
+        said = "Nothing that these figures can see"
+        said += f", but {len(unknown)} of {len(findings)} findings are not known" if unknown else ""
+        told = dataclasses.replace(told, wrong=(f"{said}.",))
     page = _template().render(
         title=title,
         subject=subject,

@@ -38,7 +38,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_animacy.data.netcdf import save_netcdf
-from pyro_animacy.errors import DataError
+from pyro_animacy.errors import DataError, did_you_mean
 
 DIMS = {
     "image": ("trajectory", "time", "height", "width", "channel"),
@@ -102,8 +102,10 @@ def make_episodes(
     arrays = {name: _typed(name, x, where) for name, x in given.items() if x is not None}
     for name, array in arrays.items():
         if array.ndim != len(DIMS[name]):
+            one_hot = "; of discrete actions give one-hot vectors" if name == "action" else ""
             raise DataError(
                 f"{where}: `{name}` has shape {array.shape}; expected ({', '.join(DIMS[name])})"
+                f"{one_hot}"
             )
     shapes = {name: array.shape[:2] for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
@@ -140,6 +142,9 @@ def _typed(name: str, value: npt.ArrayLike, where: str) -> npt.NDArray:
     kind = KINDS[name]
     if kind == "f" and array.dtype.kind in "iuf":
         return array.astype(np.float32, copy=False)
+    most = {"u": 255, "b": 1}.get(kind, 0)  # as other libraries store them
+    if array.dtype.kind in "iu" and most and array.size and 0 <= array.min() <= array.max() <= most:
+        return array.astype(np.uint8 if kind == "u" else bool, copy=False)
     if array.dtype.kind != kind or (kind == "u" and array.dtype != np.uint8):
         wanted = {"u": "uint8, 0 to 255", "f": "numbers", "b": "bool"}[kind]
         raise DataError(f"{where}: `{name}` is {array.dtype}; expected {wanted}")
@@ -147,7 +152,7 @@ def _typed(name: str, value: npt.ArrayLike, where: str) -> npt.NDArray:
 
 
 def check_episodes(ds: xr.Dataset) -> xr.Dataset:
-    """Check that a Dataset follows the schema; returns it.
+    """Check that a Dataset follows the schema; returns it, with images and ends in their types.
 
     Raises:
         DataError: For dimensions, types, lengths or values that do not: the message names them.
@@ -161,7 +166,9 @@ def check_episodes(ds: xr.Dataset) -> xr.Dataset:
     for name in (name for name in DIMS if name in ds):
         if ds[name].dims != DIMS[name]:
             raise DataError(f"{where}: `{name}` has dims {ds[name].dims}; expected {DIMS[name]}")
-        _typed(name, ds[name].to_numpy(), where)
+        array = ds[name].to_numpy()
+        if (typed := _typed(name, array, where)) is not array and KINDS[name] != "f":
+            ds = ds.assign({name: ds[name].copy(data=typed)})
     fps = ds.attrs.get("fps")
     if not isinstance(fps, int | float | np.number) or not 0 < float(fps) < np.inf:
         raise DataError(f"{where}: attribute fps is {fps!r}; expected frames per second above 0")
@@ -184,8 +191,18 @@ def _check_values(ds: xr.Dataset, length: npt.NDArray, where: str) -> None:
         if name in ds:
             # the last action was not taken: whatever stands there is not read
             read = frame < length[:, None] - 1 if name == "action" else inside
-            if not np.isfinite(ds[name].to_numpy()[read]).all():
-                raise DataError(f"{where}: `{name}` has numbers that are not finite")
+            x = ds[name].to_numpy()
+            bad = ~np.isfinite(x) & read.reshape(*read.shape, *[1] * (x.ndim - 2))
+            if bad.any():
+                i, t, *at = np.argwhere(bad)[0]
+                of = f", {DIMS[name][2]} {at[0]}" if at else ""
+                last = np.isfinite(x[i].reshape(len(x[i]), -1)).any(1).nonzero()[0]
+                padded = "; if this is padding, give `length`" if t > last.max(initial=-1) else ""
+                raise DataError(
+                    f"{where}: `{name}` is {x[i, t][tuple(at)]} in trajectory "
+                    f"{str(ds['trajectory'].to_numpy()[i])!r}, frame {t}{of}; it must be finite"
+                    f"{padded}"
+                )
     if "reward" in ds and ds["reward"].to_numpy()[:, 0].any():
         raise DataError(
             f"{where}: `reward` is not 0 at the first frame; the reward of an action belongs to "
@@ -297,7 +314,12 @@ def _read(path: Path) -> xr.Dataset:
             arrays["fps"] = float(arrays.get("fps", 1.0))
             unknown = arrays.keys() - {*DIMS, "length", "trajectory", "control", "fps", "source"}
             if unknown:
-                raise DataError(f"unknown arrays {', '.join(sorted(unknown))}")
+                known = [*DIMS, "length", "trajectory", "control", "fps", "source"]
+                meant = " ".join(filter(None, (did_you_mean(n, known) for n in sorted(unknown))))
+                raise DataError(
+                    f"unknown arrays {', '.join(sorted(unknown))}; {meant or 'expected'} "
+                    f"{'' if meant else ', '.join(known)}".strip()
+                )
             ds = make_episodes(**arrays)
         return check_episodes(ds)
     except (*DAMAGED, DataError) as error:

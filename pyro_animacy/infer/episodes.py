@@ -225,7 +225,8 @@ def elbo_per_frame(
                 batch = windows.batch(part).to(parameter.device, parameter.dtype)
                 total -= ScaledELBO().loss(model, guide, batch, score=True)
                 seen += int(batch.observed[model.given :].sum())
-            found.append((total, seen))
+            if seen:  # one too short has no frame that counts
+                found.append((total, seen))
     values, frames = np.array(found).T
     mean = values.sum() / frames.sum()
     if len(values) < 2:

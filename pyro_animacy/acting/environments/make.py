@@ -161,8 +161,15 @@ def _scaled_actions(env: gymnasium.Env, name: str) -> gymnasium.Env:
 
 def _vector(env: gymnasium.Env, name: str) -> gymnasium.Env:
     """The world with one flat vector of float32 as observation."""
-    if _is_image(env.observation_space):
+    space = env.observation_space
+    if _is_image(space):
         raise ConfigError(f"{name} is observed in pictures only; give --pixels true")
+    if space.shape is not None and len(space.shape) == 3:
+        raise ConfigError(
+            f"{name}: its observations are {space.dtype} of shape {space.shape}; pictures are "
+            "uint8 of (height, width, 3), so wrap the environment (gymnasium.wrappers."
+            "TransformObservation), or flatten what is no picture (FlattenObservation)"
+        )
     env = wrappers.FlattenObservation(env)
     if not isinstance(env.observation_space, Box):
         raise ConfigError(f"{name}: its observations, {env.observation_space}, make no vector")
