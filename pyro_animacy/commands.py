@@ -160,7 +160,7 @@ def _score_parser(_: Defaults) -> ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--surrogates", type=int, default=32,
-        help="pasts of the others that the interaction averages over; fewer inflate it",
+        help="moments elsewhere that the interaction takes the others from; fewer inflate it",
     )  # fmt: skip
     parser.add_argument(
         "--steps", type=int | None, default=None,

@@ -114,7 +114,7 @@ def shapes(path: Path, fitted: Fitted) -> str:
         controls = yoked(pairs, str(pairs["body"].values[1]), seed=fold)
         pairs = pairs.sel(trajectory=controls["trajectory"])
         for scenes, store in ((pairs, true), (controls, control)):
-            score = interaction(run, scenes, draws=16, surrogates=8, seed=fold)
+            score = interaction(run, scenes, draws=64, seed=fold)
             store.append(score.mean("time").sum("body", skipna=False).values)
         labels.append(pairs["label"].values)
     a, b, label = (np.concatenate(parts) for parts in (true, control, labels))

@@ -103,7 +103,8 @@ def section(
         panels.append(Panel(embed(film, "gif", caption), caption))
     linked = (
         "And do the others matter to it? The interaction is how much better the step is predicted "
-        "from the others' own past than from a past taken from elsewhere."
+        "from what the others did than from what they did elsewhere, when the body's own past was "
+        "like this."
     ) if "interaction" in scores else ""  # fmt: skip
     return Section(
         key="animacy",
@@ -122,10 +123,10 @@ def section(
             "whose damping, noise and impulses (how often it is hit, and how hard) are fitted to "
             "the very trajectory, in hindsight: the shorter that is, the less evidence, so compare "
             "conditions of similar length. A body that is no agent, such as a ball, is scored as "
-            "if it were one. Interaction: the others are masked by their past at other times. That "
-            "estimates transfer entropy (Schreiber 2000) where the bodies' pasts are independent; "
-            "where they are not, as of bodies that stay together, it is more, also of one that "
-            f"does not heed the others. Below {LITTLE} nats per step neither counts. Surprise: "
+            "if it were one. Interaction: an estimate of transfer entropy (Schreiber 2000), the "
+            "others averaged over as they were elsewhere when the body's own past was most like "
+            "this; it is more where such moments are rare. "
+            f"Below {LITTLE} nats per step neither counts. Surprise: "
             "minus the log density under the inertial body. Choice: what the body's step alone "
             "tells of the latent, KL(p(z | own step) || p(z))."
         ),
