@@ -17,7 +17,7 @@ from pyro_animacy.criticism.style import (
 from pyro_animacy.criticism.wording import counted, nats, percent
 from pyro_animacy.errors import how_many
 
-ACTIVE = 0.01  # nats of KL per step from which a latent dimension carries anything
+CARRIES = 0.01  # nats of KL per step from which a latent dimension carries anything
 PANELS = 6  # dimensions drawn, those of most KL
 ENOUGH = 100  # simulated steps without which their histogram says nothing
 LARGER = "Train longer, or a larger posterior network (--model.posterior.hidden)."
@@ -208,10 +208,10 @@ def _jointly(quality: xr.Dataset) -> Finding:
 
 def _simulated(quality: xr.Dataset) -> tuple[Finding, Finding]:
     """Findings on the centre and on the width of the guide, of dimensions that carry anything."""
-    N, active = quality.sizes["sample"], np.flatnonzero(quality["kl"].to_numpy() >= ACTIVE)
+    N, active = quality.sizes["sample"], np.flatnonzero(quality["kl"].to_numpy() >= CARRIES)
     if N < ENOUGH or not len(active):
         few = f"{how_many(N, 'step')} could be simulated, and {ENOUGH} are needed"
-        why = few if N < ENOUGH else f"no latent dimension carries {ACTIVE} nats per step"
+        why = few if N < ENOUGH else f"no latent dimension carries {CARRIES} nats per step"
         names = ("centre", "width")
         first, second = (Finding("undefined", f"The guide's {n} is unknown: {why}.") for n in names)
         return first, second
@@ -229,7 +229,7 @@ def _simulated(quality: xr.Dataset) -> tuple[Finding, Finding]:
     )  # fmt: skip
     return Finding(
         centred,
-        f"The guide's centre, {among} {ACTIVE} nats per step or more: the mean of p, the share of "
+        f"The guide's centre, {among} {CARRIES} nats per step or more: the mean of p, the share of "
         f"the guide below the true z, differs from 1/2 at most {most} (right: 0.05; near: 0.1; "
         "counted where p is asymmetric with a p-value below 0.01 over their number).",
         "" if centred == "right" else LARGER,
