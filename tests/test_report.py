@@ -303,7 +303,21 @@ def test_a_mean_that_is_off_as_recordings_differ_may_be_chance(clips, grade):
     assert speed.observed_mean == pytest.approx(size.mean())
     if clips > 4:
         by_clip = size.mean(1).std(ddof=1) / np.sqrt(clips)
-        assert speed.observed_error == pytest.approx(by_clip)
+        assert speed.between.error == pytest.approx(by_clip)
+        np.testing.assert_allclose(np.sort(speed.between.means), np.sort(size.mean(1)))
+
+
+def test_one_recording_unlike_the_others_excuses_nothing():
+    """As found: four slow clips and a very fast one made any mean a matter of chance."""
+    rng = np.random.default_rng(12)
+    tempo = np.array([1.0, 1.0, 1.0, 1.0, 20.0])[:, None, None, None]
+    observed = recording((tempo * rng.normal(size=(5, 40, 1, 2))).cumsum(1))
+    made = rng.normal(size=(1, 25, 5, 40, 1, 2)).cumsum(3) * 0.3
+    assert judgement.judge(compare(*align(observed, tree(observed, made)))[0]).grade == "wrong"
+    observed["position"][1:] = np.nan  # of the others nothing is known
+    lone = compare(*align(observed, tree(observed, made)))[0]
+    assert not len(lone.between.means)
+    assert np.isnan(lone.between.error)
 
 
 def test_score_sentences():

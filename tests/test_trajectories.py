@@ -357,6 +357,8 @@ def test_a_rock_does_not_make_the_others_coarse():
     rock = np.full_like(moving, 3.25)
     position = np.concatenate([moving, rock], 2)
     np.testing.assert_allclose(estimate_resolution(position), 1e-4)
+    track = np.stack([moving[..., 0], np.full_like(moving[..., 0], 3.25)], -1)
+    np.testing.assert_allclose(estimate_resolution(track), 1e-4)
     position[0, 200:, 1] += 1.0  # it is moved once, so it can move: its rest is rest
     assert (estimate_resolution(position) > 1e-3).all()
 

@@ -169,12 +169,10 @@ def interaction(
     def measure(windows: Windows, which: Tensor, elsewhere: Tensor) -> dict[str, Floats]:
         return {"interaction": _interaction(run, windows, which, elsewhere, draws)}
 
-    result = _each_step(
+    return _each_step(
         run, data, measure, draws=draws, surrogates=surrogates, only=only, seed=seed,
         progress=progress,
     )["interaction"]  # fmt: skip
-    lone = result.notnull().any("body").sum() < 2  # there is no past elsewhere
-    return result.where(not lone)
 
 
 def _prepared(run: Run, dataset: xr.Dataset) -> xr.Dataset:
@@ -352,13 +350,14 @@ def _interaction(
 ) -> Floats:
     """Log p(a^i | c) - log (1/M) sum_m p(a^i | c^i, others of m), (B, bodies).
 
-    The draws of the second density are shared out among the moments: it is one mean over both.
+    M is how many moments there are; NaN where there is none. The draws of the second density are
+    shared out among them: it is one mean over both.
 
     Args:
         run: The run.
         windows: Every step with its past.
         which: (B,) windows.
-        elsewhere: (bodies, M, B) those in which each body finds the others.
+        elsewhere: (bodies, M, B) those in which each body finds the others; -1 are none.
         draws: K.
     """
     N, M, _ = elsewhere.shape
@@ -368,7 +367,7 @@ def _interaction(
     result = _draw(run, batch, draws).log_density()
     alone = np.empty((M, *result.shape))
     for m in range(M):
-        found = windows.batch(elsewhere[:, m].flatten())
+        found = windows.batch(elsewhere[:, m].flatten().clamp(min=0))
         scenes = Batch(*(x.unflatten(1, (N, -1)) for x in found))  # (frames, N, B, D), i's others
         if run.model.parts > 1:  # every body by itself hears others: all bodies at once
             heard = Batch(*(x.transpose(1, 2) for x in scenes))
@@ -380,4 +379,7 @@ def _interaction(
             pairs = zip(batch, scenes, strict=True)
             mixed = Batch(*(own.where(mine, other[:, i]) for own, other in pairs))
             alone[m, :, i] = _draw(run, mixed, each).log_density()[:, i]
-    return result - (logsumexp(alone, axis=0) - math.log(M))
+    there = (elsewhere >= 0).permute(1, 2, 0).numpy()
+    alone[~there] = -np.inf
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return result - (logsumexp(alone, axis=0) - np.log(there.sum(0)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -20,14 +20,26 @@ from pyro_animacy.criticism.aligned import DIMS, data_units, each_draw, motion_s
 from pyro_animacy.criticism.alike import groups
 from pyro_animacy.criticism.arrays import as_numbers
 from pyro_animacy.criticism.statistics import STATISTICS, Scene, Statistic
+from pyro_animacy.data.trajectories import FEW_RECORDINGS
 from pyro_animacy.errors import ConfigError
 from pyro_animacy.progress import tqdm
 
 KEPT = 1000  # values kept of each draw for the curves: its evenly spaced quantiles
 LEAST_KEPT = 200  # of them, where there are very many draws and pairs of bodies
 ALL_KEPT = 16_000_000  # values kept of all draws together, 128 MB
-FEW_RECORDINGS = 5  # of fewer their spread says little
 BLOCK = 30_000  # positions that statistics are computed of at once: they stay in the cache
+
+
+class Between(NamedTuple):
+    """How recordings differ in a mean; nothing is known of it where fewer than five have values.
+
+    Attributes:
+        means: (recording,) the mean of each.
+        error: standard error of the mean of all.
+    """
+
+    means: np.ndarray
+    error: float
 
 
 @dataclass(frozen=True)
@@ -42,9 +54,7 @@ class Comparison:
         generated: the values of each draw, sorted, finite, at most `KEPT` evenly spaced quantiles;
             fewer of very many draws and bodies.
         observed_mean: mean of the recorded values.
-        observed_error: its standard error by the spread between recordings; NaN where there are
-            fewer than `FEW_RECORDINGS`.
-        recordings: how many there are.
+        between: the mean of each recording that has values, and the standard error of their mean.
         observed_sd: their standard deviation.
         generated_means: (draw,) mean of each draw.
         generated_sds: (draw,) standard deviation of each draw.
@@ -64,8 +74,7 @@ class Comparison:
     observed: np.ndarray = field(repr=False)
     generated: tuple[np.ndarray, ...] = field(repr=False)
     observed_mean: float
-    observed_error: float
-    recordings: int
+    between: Between
     observed_sd: float
     generated_means: np.ndarray
     generated_sds: np.ndarray
@@ -190,12 +199,10 @@ def compare(
     members = _members(observed, position, scene, statistics)
     # groups of bodies of one label are pooled
     pools = {name: groups(one.over.labels(scene)) for name, one in statistics.items()}
-    recorded = dict(_by_body(position, scene, statistics, members, pools, 0))
-    of_recording = recording_of(observed)
-    errors = {
-        (name, label): _error_of_mean(parts, of_recording, statistics[name].signed)
-        for name, label, parts in _each(position, scene, statistics, members, pools, 0)
-    }
+    recorded, of_recording, between = {}, recording_of(observed), {}
+    for key, parts in _each(position, scene, statistics, members, pools, 0):
+        recorded[key] = _sorted(parts)
+        between[key] = _between(parts, of_recording, statistics[key[0]].signed)
     count = generated.sizes["chain"] * generated.sizes["draw"]
     most = int(np.clip(ALL_KEPT // max(1, count * len(recorded)), LEAST_KEPT, KEPT))
     kept: dict[tuple[str, str], list[np.ndarray]] = {key: [] for key in recorded}
@@ -203,7 +210,8 @@ def compare(
     draws = enumerate(each_draw(observed, generated))
     bar = tqdm(draws, "compare", count, leave=False, unit="draw", disable=not progress, delay=1)
     for draw, position in bar:
-        for key, values in _by_body(position, scene, statistics, members, pools, draw):
+        for key, parts in _each(position, scene, statistics, members, pools, draw):
+            values = _sorted(parts)
             moments[key].append(_moments(values, statistics[key[0]].signed))
             kept[key].append(values if values.size <= most else _quantiles(values, most))
 
@@ -223,8 +231,7 @@ def compare(
                 observed=values,
                 generated=tuple(kept[name, label]),
                 observed_mean=mean,
-                observed_error=errors[name, label],
-                recordings=int(of_recording.max()) + 1,
+                between=between[name, label],
                 observed_sd=sd,
                 generated_means=means,
                 generated_sds=sds,
@@ -260,14 +267,6 @@ def _members(
     return found
 
 
-def _by_body(*of: Any) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Each (statistic, label) and its sorted finite values; arguments as of `_each`."""
-    for name, label, parts in _each(*of):
-        together = np.concatenate([values[np.isfinite(values)] for _, values in parts])
-        together.sort()
-        yield (name, label), together
-
-
 Parts = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -278,7 +277,7 @@ def _each(
     members: Members,
     pools: dict[str, dict[str, list[int]]],
     draw: int,
-) -> Iterator[tuple[str, str, Parts]]:
+) -> Iterator[tuple[tuple[str, str], Parts]]:
     """Each statistic and label: of each group of bodies the windows and their values.
 
     Each motion is there once, in windows (n,), with values (n, time').
@@ -296,20 +295,29 @@ def _each(
                     continue
                 rows = np.array([motion[draw % len(motion)] for motion in motions], int)
                 parts.append((rows, values[rows]))
-            yield name, label, parts
+            yield (name, label), parts
 
 
-def _error_of_mean(parts: Parts, recording: np.ndarray, signed: bool) -> float:
-    """Standard error of the mean of all values, by the spread of their sums over recordings."""
-    R = int(recording.max()) + 1
+def _sorted(parts: Parts) -> np.ndarray:
+    """All finite values in order."""
+    together = np.concatenate([values[np.isfinite(values)] for _, values in parts])
+    together.sort()
+    return together
+
+
+def _between(parts: Parts, recording: np.ndarray, signed: bool) -> Between:
+    """What is between recordings: by the spread of the sums over those that have values."""
     values = np.concatenate([x.ravel() for _, x in parts])
     of = np.concatenate([recording[rows].repeat(x.shape[1]) for rows, x in parts])
     some = np.isfinite(values)
-    if R < FEW_RECORDINGS or not some.any():
-        return float("nan")
     values = np.abs(values[some]) if signed else values[some]
-    totals = np.bincount(of[some], values - values.mean(), R)
-    return float(np.sqrt(np.square(totals).sum() * R / (R - 1)) / len(values))
+    number = np.bincount(of[some])
+    R = np.count_nonzero(number)
+    if R < FEW_RECORDINGS:
+        return Between(np.empty(0), float("nan"))
+    means = np.bincount(of[some], values)[number > 0] / number[number > 0]
+    totals = number[number > 0] * (means - values.mean())
+    return Between(means, float(np.sqrt(np.square(totals).sum() * R / (R - 1)) / len(values)))
 
 
 def _values(statistic: Statistic, position: np.ndarray, scene: Scene) -> np.ndarray:

@@ -251,8 +251,9 @@ def _horizons(asked: Sequence[float] | None, dataset: xr.Dataset, context: int) 
     found = sorted({max(1, round(s * fps)) for s in asked})
     if found[-1] > left:
         raise ConfigError(
-            f"{said} s; the recordings go on for {max(left, 0) / fps:.3g} s after the "
-            f"{how_many(context, 'frame')} that are given: ask for less"
+            f"{said} s; half of all frames are of recordings that go on for no more than "
+            f"{max(left, 0) / fps:.3g} s after the {how_many(context, 'frame')} that are given: "
+            "ask for less"
         )
     return found
 

@@ -72,8 +72,8 @@ def judge(comparison: Comparison) -> Verdict:
         return Verdict("near", f"{_difference(comparison)}, which may be chance")
     if like_recordings(comparison):
         return Verdict("near", (
-            f"{_difference(comparison)}, which may be chance: the {comparison.recordings} "
-            "recordings differ as much among themselves"
+            f"{_difference(comparison)}, which may be chance: the "
+            f"{len(comparison.between.means)} recordings differ as much among themselves"
         ))  # fmt: skip
     mean = comparison.observed_mean
     close = comparison.effect <= NEAR and not resting(comparison)
@@ -92,12 +92,16 @@ def within_chance(comparison: Comparison) -> bool:
 def like_recordings(comparison: Comparison) -> bool:
     """Whether it is the mean that differs, within its 95 % interval as recordings differ.
 
-    Tail probabilities are of draws, which start as these recordings do; that other recordings of
-    the same kind are faster or slower, as those fitted to may have been, they do not know.
+    And within their own means: one that is unlike all others makes the interval wide. Tail
+    probabilities are of draws, which start as these recordings do; that other recordings of the
+    same kind are faster or slower, as those fitted to may have been, they do not know.
     """
-    off = abs(comparison.generated_mean - comparison.observed_mean)
-    interval = stdtrit(comparison.recordings - 1, 0.975) * comparison.observed_error
-    return bool(0.5 * comparison.distance <= off <= interval)
+    means, error = comparison.between
+    made = comparison.generated_mean
+    if not len(means) or not means.min() <= made <= means.max():
+        return False
+    off = abs(made - comparison.observed_mean)
+    return bool(0.5 * comparison.distance <= off <= stdtrit(len(means) - 1, 0.975) * error)
 
 
 def _difference(comparison: Comparison) -> str:

@@ -27,9 +27,10 @@ def like_moments(
 ) -> Tensor:
     """For each body and window, windows elsewhere in which its own past is most alike.
 
-    They are of other recordings. Where there are few, of the same one, since other dishes and
-    courts lie elsewhere; then at least a tenth of its frames lie between, because the others too
-    are still where they were a moment ago.
+    They are of other recordings; where these have too few, of the same one too. Where there are few
+    recordings, of the same one alone, since other dishes and courts lie elsewhere. Of the same one
+    at least a tenth of its frames lie between, because the others too are still where they were a
+    moment ago.
 
     Args:
         dataset: Recordings.
@@ -39,8 +40,7 @@ def like_moments(
         history: Frames of the past that are compared, the last before the step.
 
     Returns:
-        (bodies, M, S) windows, the most alike first; where there are fewer they repeat, and where
-        there is none it is the window itself.
+        (bodies, M, S) windows, the most alike first; -1 where there are no more.
     """
     pool, asked = torch.from_numpy(evenly(len(windows), POOL)), torch.from_numpy(scored)
     names, number = np.unique(dataset["recording"].to_numpy(), return_inverse=True)
@@ -56,24 +56,22 @@ def like_moments(
     for n in (there := recording.unique()):
         apart[n] = math.ceil(APART * (np.ptp(frame[recording == n].numpy()) + 1))
     few = len(there) < FEW_RECORDINGS
-    found = asked.expand(windows.bodies, count, -1).clone()
+    found = torch.full((windows.bodies, count, len(asked)), -1)
     past, seen = _own_pasts(windows, pool, history)
     sizes = [_size(past[seen[:, i], i], windows.axes) for i in range(windows.bodies)]
     for at, part in enumerate(asked.split(several := max(1, AT_ONCE // len(pool)))):
         own, when = (x[:, None] for x in places(part))
-        if few:
-            elsewhere = (recording == own) & ((frame - when).abs() >= apart[own])
-        else:
-            elsewhere = recording != own
+        later = (recording == own) & ((frame - when).abs() >= apart[own])
+        elsewhere = later if few else recording != own
         now, _ = _own_pasts(windows, part, history)
         for i, size in enumerate(sizes):
+            there = elsewhere & seen[:, i]
+            scarce = there.sum(1, keepdim=True) < count
+            there = there | (later & seen[:, i] & scarce)
             distance = torch.cdist(now[:, i] / size, past[:, i] / size)
-            distance[~(elsewhere & seen[:, i])] = torch.inf
-            nearest = distance.topk(min(count, len(pool)), largest=False)
-            enough = nearest.values.isfinite().sum(1, keepdim=True)
-            like = nearest.indices.gather(1, torch.arange(count) % enough.clamp(min=1))
-            some = slice(at * several, at * several + len(part))
-            found[i, :, some] = pool[like].where(enough > 0, part[:, None]).T
+            nearest = distance.where(there, torch.inf).topk(min(count, len(pool)), largest=False)
+            like = pool[nearest.indices].where(nearest.values.isfinite(), -1)
+            found[i, : like.shape[1], at * several : at * several + len(part)] = like.T
     return found
 
 

@@ -197,11 +197,12 @@ def _check_values(ds: xr.Dataset, length: npt.NDArray, where: str) -> None:
                 i, t, *at = np.argwhere(bad)[0]
                 of = f", {DIMS[name][2]} {at[0]}" if at else ""
                 last = np.isfinite(x[i].reshape(len(x[i]), -1)).any(1).nonzero()[0]
-                padded = "; if this is padding, give `length`" if t > last.max(initial=-1) else ""
+                padded = last.size and t > last.max() and np.isnan(x[i, t][tuple(at)])
+                hint = "; if this is padding, give `length`" if padded else ""
                 raise DataError(
                     f"{where}: `{name}` is {x[i, t][tuple(at)]} in trajectory "
                     f"{str(ds['trajectory'].to_numpy()[i])!r}, frame {t}{of}; it must be finite"
-                    f"{padded}"
+                    f"{hint}"
                 )
     if "reward" in ds and ds["reward"].to_numpy()[:, 0].any():
         raise DataError(

@@ -43,7 +43,8 @@ def estimate_resolution(
     3. the decimal grid 10^-k of the values (k <= 9); 0 where they have none;
     4. but where 1 % of the steps or more are exactly zero, no less than the step that 1 % of the
        recording's non-zero steps do not reach: what rests so often is not measured more finely,
-       however many decimals its file has. Bodies that never move at all do not count as resting.
+       however many decimals its file has. What never moves at all, a rock or the one
+       coordinate of a straight track, does not count as resting.
 
     Call it at the recorded rate: steps of a downsampled recording are sums of several.
 
@@ -81,10 +82,10 @@ def estimate_resolution(
     moving, rest = of_each(step > 0), of_each(step == 0)
     rests = (moving > 0) & (rest >= REST * (moving + rest))
     if rests.any():
-        of_body = step.reshape(len(step), -1, *values.shape[2:])
-        moves = (of_body > 0).any((0, 1, 3))
+        coordinate = step.reshape(len(step), -1, int(np.prod(values.shape[2:])))
+        moves = (coordinate > 0).any((0, 1))
         if not moves.all():
-            step = of_body[:, :, moves].reshape(len(step), -1)
+            step = coordinate[:, :, moves].reshape(len(step), -1)
             rest = of_each(step == 0)
             rests = (moving > 0) & (rest >= REST * (moving + rest))
     if rests.any():

@@ -227,6 +227,8 @@ def elbo_per_frame(
                 seen += int(batch.observed[model.given :].sum())
             if seen:  # one too short has no frame that counts
                 found.append((total, seen))
+    if not found:
+        return math.nan, math.nan
     values, frames = np.array(found).T
     mean = values.sum() / frames.sum()
     if len(values) < 2:
