@@ -43,6 +43,7 @@ from pyro_animacy.infer.predict_episodes import predict_episodes
 from pyro_animacy.infer.presets import presets_of
 from pyro_animacy.infer.recordings import read_data
 from pyro_animacy.infer.run import SUMMARY, Run, check_kind
+from pyro_animacy.infer.score import MOST_STEPS
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
@@ -328,7 +329,7 @@ def _score(chosen: Namespace) -> None:
     print(scores_text(scores))
     if new or not told:
         with suppress(DataError, RunError):  # baselines take longer recordings, or were removed
-            told = summarise(ours, recordings)
+            told = summarise(ours, recordings, most=chosen.steps or MOST_STEPS)
     if why := doubt(told):
         print(f"note: {why}")
     of = "the recordings given" if new else "the run's held-out part"

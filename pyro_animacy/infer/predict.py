@@ -321,6 +321,7 @@ def _sliding(dataset: xr.Dataset, frames: int, stride: int) -> xr.Dataset:
     """Windows of so many frames, from every ``stride``-th frame of each trajectory.
 
     Raises:
+        ConfigError: If they would not fit in memory.
         DataError: If no trajectory is as long.
     """
     length = dataset["length"].to_numpy()
@@ -329,7 +330,10 @@ def _sliding(dataset: xr.Dataset, frames: int, stride: int) -> xr.Dataset:
             f"the longest trajectory has {how_many(int(length.max()), 'frame')}, and context and "
             f"horizon are {frames}: take a smaller --context or --horizon, or longer recordings"
         )
-    return pieces(dataset, *consecutive(length, frames, every=stride, least=frames))
+    rows, begin, end = consecutive(length, frames, every=stride, least=frames)
+    size = 8 * len(rows) * frames * dataset.sizes["body"] * dataset.sizes["space"]
+    check_memory(size, 1, len(rows), frames)
+    return pieces(dataset, rows, begin, end)
 
 
 def _first_frames(dataset: xr.Dataset, frames: int) -> xr.Dataset:

@@ -35,7 +35,7 @@ DEQUANTISE_TRAIN, DEQUANTISE_HELDOUT = 1, 2  # seeds of the fixed draws of noise
 FEWEST = 5  # groups whose spread says how far off their mean may be
 GROUPS = 20  # stretches of time, at least, of fewer recordings
 CHUNK = 65_536  # windows that the baselines score together
-MOST_STEPS = 50_000  # scored; of more, this many are taken evenly spaced
+MOST_STEPS = 50_000
 
 
 def log_density(guide: MessengerGuide, batch: Batch, draws: int) -> tuple[Tensor, Tensor]:
@@ -182,6 +182,7 @@ def score(
     history: int,
     baselines: dict[str, LinearAutoregression],
     draws: int = 64,
+    most: int = MOST_STEPS,
     progress: bool = False,
 ) -> Score:
     """Score the model and the baselines on the held-out recordings.
@@ -193,13 +194,14 @@ def score(
         history: Frames in the model's context.
         baselines: Those of `fit_baselines`.
         draws: K of IWAE.
+        most: Steps scored at most; of more, this many are taken evenly spaced.
         progress: Show a progress bar.
     """
     scenes: SceneModel = guide.model  # type: ignore[assignment]
     noisy = dequantised(heldout, DEQUANTISE_HELDOUT)
     windows = scoring_windows(noisy, scale, history, scenes.parts)
     baselines = suitable(baselines, windows.partial)
-    which = torch.from_numpy(evenly(len(windows), MOST_STEPS))
+    which = torch.from_numpy(evenly(len(windows), most))
     found: list[Tensor] = []
     seen = 0
     with torch.random.fork_rng(), tqdm(

@@ -10,7 +10,7 @@ import xarray as xr
 from pyro_animacy.data.stored import blocks, positions
 from pyro_animacy.errors import command_line, how_many
 from pyro_animacy.infer.run import Run, suited
-from pyro_animacy.infer.score import Score, score
+from pyro_animacy.infer.score import MOST_STEPS, Score, score
 
 SCORE_DRAWS = 64
 SCORE_DENSITY = {
@@ -22,8 +22,10 @@ SCORE_DENSITY = {
 }
 
 
-def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[str, Any]:
-    """Score a run and its baselines on recordings it was not fitted to.
+def summarise(
+    run: Run, heldout: xr.Dataset, *, most: int = MOST_STEPS, progress: bool = True
+) -> dict[str, Any]:
+    """Score a run and its baselines on recordings it was not fitted to, ``most`` steps of them.
 
     Returns:
         The figures of ``summary.json``; see the README. Errors are None where too few steps were
@@ -39,6 +41,7 @@ def summarise(run: Run, heldout: xr.Dataset, *, progress: bool = True) -> dict[s
         run.guide, heldout,
         scale=run.card.scale, history=run.card.config["history"], draws=draws,
         baselines=run.baselines(),
+        most=most,
         progress=progress,
     )  # fmt: skip
     return {
