@@ -20,7 +20,7 @@ from typing import ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 from torch.nn import functional as F  # noqa: N812
 
@@ -149,8 +149,8 @@ def gaussian(pi: Policy) -> Normal:
     Raises:
         ConfigError: If it is none: scores, calibration, costs and planning take it for one.
     """
-    inner = pi.base_dist if isinstance(pi, Independent) else pi
-    if not isinstance(inner, Normal):
+    inner = pi.base_dist if isinstance(pi, distributions.Independent) else pi
+    if not isinstance(inner, distributions.Normal):  # Pyro's or torch's own
         raise ConfigError(
             f"the policy is {type(inner).__name__}; it must be Normal(mu, sigma).to_event(1) or a "
             "RestingNormal"

@@ -251,7 +251,7 @@ def test_the_score_is_the_density_of_what_was_seen(name):
 @pytest.mark.parametrize("name", ["rssm", "rssm_rest"])
 def test_overshooting_scores_what_was_seen(name):
     """Steps further ahead, too, are scored in the coordinates that were observed alone."""
-    model, guide = build(name)
+    model, guide = build(name, discount=1.0)
     batch = recording(model.config.history + 5, 20, missing=0.1)
     guide(batch, overshooting=Overshooting(distance=3, observation=1.0))
     trace, _ = guide.get_traces()
