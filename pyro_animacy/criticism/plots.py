@@ -160,7 +160,7 @@ def plot_statistic(comparison: Comparison) -> Figure:
     fine = np.linspace(low, high, 4 * BINS)
     draws = [values for values in comparison.generated if values.size]
     with styled():
-        figure = Figure(figsize=(4, 3.1), layout="constrained")
+        figure = Figure(figsize=(4, 3.3), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
         for axis, grid, measure in ((above, edges, _density), (below, fine, _cumulative)):
             if draws:
@@ -175,8 +175,7 @@ def plot_statistic(comparison: Comparison) -> Figure:
         above.set_yticks([])
         above.spines["left"].set_visible(False)
         above.set_ylabel("density")
-        if above.get_legend_handles_labels()[1]:
-            above.legend(loc="best", handlelength=1.2)
+        _legend_below(above)
         below.set_ylim(-0.03, 1.03)
         below.set_yticks((0, 0.5, 1), ("0", "½", "1"))
         below.set_ylabel("share below")
@@ -184,6 +183,14 @@ def plot_statistic(comparison: Comparison) -> Figure:
         below.set_xlabel(f"{comparison.statistic.name} ({per_unit(comparison.units)})")
         above.set_title(comparison.body, loc="left", fontweight="bold")
     return figure
+
+
+def _legend_below(axis: Axes) -> None:
+    """The legend of an axis under the figure: bands may leave no room in it."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure = axis.get_figure()
+    if labels and isinstance(figure, Figure):
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, handlelength=1.2)
 
 
 def _cut_tower(axis: Axes, edges: np.ndarray) -> None:
@@ -203,7 +210,7 @@ def _plot_share(comparison: Comparison) -> Figure:
     shares = comparison.generated_means[np.isfinite(comparison.generated_means)]
     top = 1.15 * max([*shares, comparison.observed_mean if comparison.observed.size else 0, 0.01])
     with styled():
-        figure = Figure(figsize=(4, 2.1), layout="constrained")
+        figure = Figure(figsize=(4, 2.3), layout="constrained")
         axis = figure.subplots()
         if shares.size:
             axis.hist(
@@ -211,8 +218,7 @@ def _plot_share(comparison: Comparison) -> Figure:
             )
         if comparison.observed.size:
             axis.axvline(comparison.observed_mean, color=RECORDED, label="recorded")
-        if axis.get_legend_handles_labels()[1]:
-            axis.legend(loc="best", handlelength=1.2)
+        _legend_below(axis)
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axis.set(xlim=(-0.02 * top, top), ylabel="draws")
         axis.set_xlabel(f"{comparison.statistic.name} ({per_unit(comparison.units)})")
