@@ -28,6 +28,7 @@ from pyro_animacy.errors import ConfigError
 from pyro_animacy.infer.run import Run, suited
 from pyro_animacy.infer.score import (
     DEQUANTISE_HELDOUT,
+    GROUPS,
     independent_groups,
     scoring_windows,
 )
@@ -109,7 +110,8 @@ def calibrate(
         found["energy_score"].append(energy_score(x, y))
         found["coverage"].append(coverage(_untied(x, given, grid, noise), happened, LEVELS))
     each = np.stack([np.arange(len(y)), np.zeros(len(y), int)], 1)
-    group = independent_groups(recorded.to_dataset(name="position"), each)
+    of = recorded.to_dataset(name="position")
+    group, trial = independent_groups(of, each), independent_groups(of, each, GROUPS)
     return xr.Dataset(
         {
             "pit": (("model", "step", "body", "space"), np.stack(list(steps.values()))),
@@ -127,6 +129,7 @@ def calibrate(
             "units": data_units(dataset), "draws": draws, "roll_out": run.card.config["roll_out"],
             "policy_scale": "learned" if run.card.config["policy_scale"] is None else "fixed",
             "parts": run.model.parts, "latent_size": run.model.latent_size,
+            "trials": int(trial.max()) + 1,
         },
     )  # fmt: skip
 

@@ -157,9 +157,9 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
     said += "ahead, " + " and ".join(
         f"{percent(level)} intervals {percent(share)}" for level, share in others
     )
-    groups = int(calibration["group"].max()) + 1
-    if groups < 2:  # one trial, whatever the shares are
-        alone = f"{said}, which {how_many(groups, 'stretch')} of motion cannot tell from chance."
+    trials = calibration.attrs["trials"]
+    if trials < 2:  # whatever the shares are
+        alone = f"{said}, which {how_many(trials, 'stretch')} of motion cannot tell from chance."
         return Finding("undefined", alone)
     if off.max() <= RIGHT:
         return Finding("right", f"{said}, as they should.")
@@ -171,8 +171,8 @@ def _coverage_finding(calibration: xr.Dataset) -> Finding:
         body = str(of_body["body"].values[np.nanargmin(signed)])
         said += f", most for {body} ({percent(float(of_body.sel(body=body)))} inside "
         said += f"{percent(LEVELS[at])} intervals)"
-    if off[at] <= 1.96 * sd[at] / np.sqrt(groups):  # a binomial share, each group one trial
-        chance = f"{said}, which may be chance in {how_many(groups, 'stretch')} of motion."
+    if off[at] <= 1.96 * sd[at] / np.sqrt(trials):  # a binomial share, each stretch one trial
+        chance = f"{said}, which may be chance in {how_many(trials, 'stretch')} of motion."
         return Finding("near", chance)
     if off.max() <= NEAR:
         return Finding("near", f"{said}.")

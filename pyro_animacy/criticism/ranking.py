@@ -284,7 +284,7 @@ def _reliability(ranking: Ranking) -> list[Finding]:
     n = len(ranking.pointwise)
     if 1 < n < FEW_UNITS:
         found.append(Finding("undefined", (
-            f"The errors are rough: they come from {n} stretches of time."
+            f"The errors are rough: they come from {n} recordings or stretches of time."
         ), "Hold out more, or cut in time more often by leave-future-out."))  # fmt: skip
     for name, one in ranking.elpds.items():
         if one.warning and one.pareto_k is not None:

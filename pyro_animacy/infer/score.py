@@ -228,17 +228,20 @@ def score(
     )
 
 
-def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def independent_groups(
+    dataset: xr.Dataset, index: npt.NDArray[np.int64], fewest: int = FEWEST
+) -> npt.NDArray[np.int64]:
     """Number of the group of each step, such that steps of different groups are nearly independent.
 
-    A group is a recording or, where there are fewer than FEWEST, a stretch of time of one, so that
-    there are GROUPS: all trajectories cut from the same frames of a recording are in one group.
-    Stretches are of as many of the different frames at which there is a step, so that none is
-    empty, as in a pause. Those of one recording may be more alike than recordings are.
+    A group is a recording or, where there are fewer than ``fewest``, a stretch of time of one, so
+    that there are GROUPS: all trajectories cut from the same frames of a recording are in one
+    group. Stretches are of as many of the different frames at which there is a step, so that none
+    is empty, as in a pause. Those of one recording may be more alike than recordings are.
 
     Args:
         dataset: Recordings.
         index: (step, 2) trajectory and first frame of each step's window.
+        fewest: Recordings that are enough.
 
     Returns:
         (step,) numbers from 0, in the order of recording and time.
@@ -249,7 +252,7 @@ def independent_groups(dataset: xr.Dataset, index: npt.NDArray[np.int64]) -> npt
     end = int(frame.max()) + 1
     moments, moment = np.unique(recording * end + frame, return_inverse=True)
     frames = np.bincount(moments // end)  # of each recording
-    pieces = 1 if len(frames) >= FEWEST else -(-GROUPS // len(frames))
+    pieces = 1 if len(frames) >= fewest else -(-GROUPS // len(frames))
     rank = moment - (frames.cumsum() - frames)[recording]
     stretch = rank * pieces // frames[recording]
     return np.unique(recording * pieces + stretch, return_inverse=True)[1]
