@@ -47,7 +47,7 @@ from pyro_animacy.infer.score import MOST_STEPS
 from pyro_animacy.infer.settings import data_of_run, read_settings
 from pyro_animacy.infer.summary import summarise, summary_text
 from pyro_animacy.models import FAMILIES
-from pyro_animacy.models.scene import REST_NEEDS
+from pyro_animacy.models.scene_config import REST_NEEDS
 
 MANY_STEPS = 20_000  # to score them takes minutes
 SCENE_DEFAULTS = {

@@ -26,7 +26,8 @@ from pyro_animacy.cli import main
 from pyro_animacy.infer.score import log_density
 from pyro_animacy.models import FAMILIES, Family
 from pyro_animacy.models.program import Memory, MessengerGuide
-from pyro_animacy.models.scene import SceneConfig, SceneModel
+from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.models.scene_config import SceneConfig
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import chosen, components, observed
 

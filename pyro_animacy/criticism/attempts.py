@@ -18,7 +18,7 @@ from pyro_animacy.criticism.verdicts import (
 )
 from pyro_animacy.criticism.wording import number
 from pyro_animacy.infer.schedules import KLWeightConfig
-from pyro_animacy.models.scene import REST_NEEDS, allows_rest
+from pyro_animacy.models.scene_config import REST_NEEDS, allows_rest
 
 LEAST_FALL = 0.05  # nats per step; less is noise of the validation score
 SMALLER = "More data or a smaller model"

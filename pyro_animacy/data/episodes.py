@@ -191,19 +191,7 @@ def _check_values(ds: xr.Dataset, length: npt.NDArray, where: str) -> None:
         if name in ds:
             # the last action was not taken: whatever stands there is not read
             read = frame < length[:, None] - 1 if name == "action" else inside
-            x = ds[name].to_numpy()
-            bad = ~np.isfinite(x) & read.reshape(*read.shape, *[1] * (x.ndim - 2))
-            if bad.any():
-                i, t, *at = np.argwhere(bad)[0]
-                of = f", {DIMS[name][2]} {at[0]}" if at else ""
-                last = np.isfinite(x[i].reshape(len(x[i]), -1)).any(1).nonzero()[0]
-                padded = last.size and t > last.max() and np.isnan(x[i, t][tuple(at)])
-                hint = "; if this is padding, give `length`" if padded else ""
-                raise DataError(
-                    f"{where}: `{name}` is {x[i, t][tuple(at)]} in trajectory "
-                    f"{str(ds['trajectory'].to_numpy()[i])!r}, frame {t}{of}; it must be finite"
-                    f"{hint}"
-                )
+            _check_finite(ds[name], read, where)
     if "reward" in ds and ds["reward"].to_numpy()[:, 0].any():
         raise DataError(
             f"{where}: `reward` is not 0 at the first frame; the reward of an action belongs to "
@@ -211,6 +199,24 @@ def _check_values(ds: xr.Dataset, length: npt.NDArray, where: str) -> None:
         )
     if "terminal" in ds and (ds["terminal"].to_numpy() & (frame < length[:, None] - 1)).any():
         raise DataError(f"{where}: `terminal` before the last frame; cut the trajectory there")
+
+
+def _check_finite(values: xr.DataArray, read: npt.NDArray[np.bool_], where: str) -> None:
+    """Raise DataError for the first number that is ``read`` (trajectory, time) and not finite."""
+    x = values.to_numpy()
+    bad = ~np.isfinite(x) & read.reshape(*read.shape, *[1] * (x.ndim - 2))
+    if not bad.any():
+        return
+    i, t, *at = np.argwhere(bad)[0]
+    value, of = x[i, t][tuple(at)], f", {values.dims[2]} {at[0]}" if at else ""
+    known = np.isfinite(x[i].reshape(len(x[i]), -1)).any(1).nonzero()[0]
+    padded = len(known) and t > known[-1] and np.isnan(value)
+    hint = "; if this is padding, give `length`" if padded else ""
+    name = str(values["trajectory"].values[i])
+    raise DataError(
+        f"{where}: `{values.name}` is {value} in trajectory {name!r}, frame {t}{of}; it must be "
+        f"finite{hint}"
+    )
 
 
 def file_format(path: str | Path) -> Format:
@@ -313,13 +319,12 @@ def _read(path: Path) -> xr.Dataset:
                 arrays = {name: stored[name] for name in stored.files}
             arrays["source"] = str(arrays.get("source", path.name))
             arrays["fps"] = float(arrays.get("fps", 1.0))
-            unknown = arrays.keys() - {*DIMS, "length", "trajectory", "control", "fps", "source"}
-            if unknown:
-                known = [*DIMS, "length", "trajectory", "control", "fps", "source"]
-                meant = " ".join(filter(None, (did_you_mean(n, known) for n in sorted(unknown))))
+            known = [*DIMS, "length", "trajectory", "control", "fps", "source"]
+            if unknown := sorted(arrays.keys() - set(known)):
+                meant = " ".join(filter(None, (did_you_mean(name, known) for name in unknown)))
                 raise DataError(
-                    f"unknown arrays {', '.join(sorted(unknown))}; {meant or 'expected'} "
-                    f"{'' if meant else ', '.join(known)}".strip()
+                    f"unknown arrays {', '.join(unknown)}; "
+                    f"{meant or 'expected ' + ', '.join(known)}"
                 )
             ds = make_episodes(**arrays)
         return check_episodes(ds)

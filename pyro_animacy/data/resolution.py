@@ -80,14 +80,11 @@ def estimate_resolution(
         found = (pooled, np.fmin.reduce(resolution), grid)
         resolution[np.isnan(resolution)] = next(of for of in found if not np.isnan(of))
     moving, rest = of_each(step > 0), of_each(step == 0)
-    rests = (moving > 0) & (rest >= REST * (moving + rest))
-    if rests.any():
+    if rest.any():
         coordinate = step.reshape(len(step), -1, int(np.prod(values.shape[2:])))
-        moves = (coordinate > 0).any((0, 1))
-        if not moves.all():
-            step = coordinate[:, :, moves].reshape(len(step), -1)
-            rest = of_each(step == 0)
-            rests = (moving > 0) & (rest >= REST * (moving + rest))
+        coordinate[:, :, ~(coordinate > 0).any((0, 1))] = np.nan  # what never moves
+        rest = of_each(step == 0)
+    rests = (moving > 0) & (rest >= REST * (moving + rest))
     if rests.any():
         step = step[rests[owner]]
         least = _least(step[step > 0], moving[rests]) * unit

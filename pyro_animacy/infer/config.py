@@ -12,7 +12,7 @@ from pyro_animacy.models import family
 from pyro_animacy.models.agent_control_vae import AgentControlVAEConfig
 from pyro_animacy.models.control_vae import ControlVAEConfig
 from pyro_animacy.models.program import Overshooting
-from pyro_animacy.models.scene import SceneConfig
+from pyro_animacy.models.scene_config import SceneConfig
 from pyro_animacy.models.state_space import DynamicsConfig
 from pyro_animacy.models.world_model import WorldModelConfig
 

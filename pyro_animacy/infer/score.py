@@ -278,7 +278,7 @@ def mean_and_error(
     mean, group = float(values.mean()), independent_groups(dataset, index)
     if group.max() + 1 < FEWEST:  # two standard errors of less would be no 95 % interval by far
         return mean, math.nan
-    recording = np.unique(dataset["recording"].to_numpy()[index[:, 0]], return_inverse=True)[1]
+    recording = independent_groups(dataset, index, 1)
     kinds = [group, recording] if 2 < recording.max() + 1 < FEWEST else [group]
 
     def error(of: npt.NDArray[np.int64]) -> float:

@@ -39,7 +39,8 @@ from pyro_animacy.models.program import (
     discounts,
     every_step,
 )
-from pyro_animacy.models.scene import SceneConfig, SceneModel
+from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.models.scene_config import SceneConfig
 from pyro_animacy.nets import FixedScaleNormal, PolicyNormal, ResidualNormal, Stack, StackConfig
 from pyro_animacy.resting import Policy
 from pyro_animacy.sets import EachBody, SetContext, SetLayout, SetPolicy

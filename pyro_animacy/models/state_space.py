@@ -40,7 +40,8 @@ from pyro_animacy.errors import ConfigError, require
 from pyro_animacy.models.categorical import categorical
 from pyro_animacy.models.densities import rebuilt
 from pyro_animacy.models.program import Evidence, Memory, MessengerGuide, Overshooting
-from pyro_animacy.models.scene import SceneConfig, SceneModel
+from pyro_animacy.models.scene import SceneModel
+from pyro_animacy.models.scene_config import SceneConfig
 from pyro_animacy.nets import (
     ACTIVATIONS,
     LearnedNormal,
